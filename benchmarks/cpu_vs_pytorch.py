@@ -1,0 +1,379 @@
+"""A whole training step on the `cpu` device beside the same network in PyTorch on the CPU, in one run.
+
+    python benchmarks/cpu_vs_pytorch.py --threads 2 --profile --out result.json
+
+Both sides hold the same parameters and the same batch, which is already in place: a step is forward,
+backward and the update (momentum, weight decay and rates as the network's recipe has them). PyTorch runs in
+channels_last, its fastest layout here, with its fused SGD. Before anything is timed the loss, all gradients
+and the parameters after an update must agree, in float64. The two then take turns, a few steps each, with a
+pause between so that neither side's waiting threads disturb the other; what counts is the ratio of the
+medians.
+
+JSON (`--out`): machine, versions, command, threads, batch, how far the two agree, every step's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LAYOUT = (0, 2, 3, 1)  # NCHW -> NHWC
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="cifar10_80sec", help="a name that pyconvnet.models knows")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20, help="how often the two take turns")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each in a round")
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between turns")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="also print our time layer by layer")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    return parser.parse_args()
+
+
+# ---- the same network in PyTorch ---------------------------------------------------------------------------
+
+
+def build_twin(
+    torch: Any, plan: Any, device: str = "cpu"
+) -> tuple[Callable[[Any], Any], dict[str, Any], dict[str, Any]]:
+    """(forward(x) -> scores, parameters by our names, dropout masks by layer name) of a plan's network.
+
+    A mask that is set replaces the random one, so that networks with dropout can be compared.
+    """
+    from pyconvnet import layers
+    from pyconvnet.layers.base import padding
+
+    functional = torch.nn.functional
+    parameters: dict[str, Any] = {}
+    masks: dict[str, Any] = {}
+    host = plan.get_parameters()
+
+    def parameter(name: str) -> Any:
+        value = torch.from_numpy(host[name].copy()).to(device)
+        if value.ndim == 4:  # KRSC -> KCRS
+            value = value.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        parameters[name] = value.requires_grad_()
+        return parameters[name]
+
+    def activated(y: Any, activation: str | None) -> Any:
+        return y if activation is None else getattr(functional, activation)(y)
+
+    def symmetric(x: Any, pad: Any, value: float = 0.0) -> tuple[Any, tuple[int, int]]:
+        (top, bottom), (left, right) = padding("pad", pad)
+        if (top, left) == (bottom, right):
+            return x, (top, left)
+        return functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+    def step_of(node: Any) -> Callable[..., Any]:
+        layer = node.layer
+        names = [p.name for p in node.parameters()]
+        own = {key: parameters.get(f"{node.owner}.{key}") for key in names}
+        own = {key: parameter(f"{node.owner}.{key}") if own[key] is None else own[key] for key in names}
+        match layer:
+            case layers.Conv2d():
+
+                def run(x: Any) -> Any:
+                    x, pad = symmetric(x, layer.pad)
+                    y = functional.conv2d(
+                        x, own["weight"], own.get("bias"), layer.stride, pad, 1, layer.groups
+                    )
+                    return activated(y, layer.activation)
+
+            case layers.Linear():
+
+                def run(x: Any) -> Any:
+                    rows = (x.permute(LAYOUT) if x.ndim == 4 else x).reshape(len(x), -1)
+                    return activated(
+                        functional.linear(rows, own["weight"], own.get("bias")), layer.activation
+                    )
+
+            case layers.MaxPool2d():
+
+                def run(x: Any) -> Any:
+                    x, pad = symmetric(x, layer.pad, -torch.inf)
+                    return functional.max_pool2d(x, layer.size, layer.stride, pad, ceil_mode=layer.ceil_mode)
+
+            case layers.AvgPool2d():
+
+                def run(x: Any) -> Any:
+                    pad = padding("pad", layer.pad)
+                    pad = pad[0][0], pad[1][0]
+                    return functional.avg_pool2d(x, layer.size, layer.stride, pad, layer.ceil_mode, False)
+
+            case layers.LRN():
+
+                def run(x: Any) -> Any:  # PyTorch divides alpha by the window
+                    norms = [
+                        functional.local_response_norm(
+                            part, layer.size, layer.alpha * layer.size, layer.beta, layer.k
+                        )
+                        for part in x.chunk(layer.groups, 1)
+                    ]
+                    return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
+
+            case layers.ReLU():
+                run = functional.relu
+            case layers.Tanh():
+                run = torch.tanh
+            case layers.Logistic():
+                run = torch.sigmoid
+            case layers.Dropout():
+                scale = 1.0 if layer.mode == "paper" else 1 / (1 - layer.p)
+
+                def run(x: Any) -> Any:
+                    mask = masks.get(node.name)
+                    if mask is None:
+                        return functional.dropout(x, layer.p)
+                    return x * mask * scale
+
+            case layers.Add():
+
+                def run(*xs: Any) -> Any:
+                    return sum(xs[1:], xs[0])
+
+            case layers.Concat():
+
+                def run(*xs: Any) -> Any:
+                    return torch.cat(xs, 1)
+
+            case _:
+                raise SystemExit(f"no PyTorch counterpart of {type(layer).__name__}")
+        return run
+
+    steps = [(node, step_of(node)) for node in plan.network if not node.layer.is_cost]
+
+    def forward(x: Any) -> Any:
+        values = {"input": x}
+        for node, run in steps:
+            values[node.name] = run(*(values[source] for source in node.inputs))
+        return values[plan.network.output]
+
+    return forward, parameters, masks
+
+
+def to_ours(tensor: Any) -> Any:
+    """A parameter or its gradient as NumPy in our layout."""
+    tensor = tensor.detach()
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy()
+
+
+# ---- agreement ---------------------------------------------------------------------------------------------
+
+
+def distance(a: Any, b: Any) -> float:
+    """|a - b| / |b|, Euclidean, in float64; infinite where a number is missing."""
+    import numpy as np
+
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    value = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-30))
+    return value if np.isfinite(value) else float("inf")
+
+
+class Sides:
+    """Both networks with the same parameters, the same batch in place and the same hyper-parameters."""
+
+    def __init__(self, torch: Any, network: Any, batch: int, dtype: str, seed: int):
+        import numpy as np
+
+        from pyconvnet.plan import Plan
+
+        recipe = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, **network.recipe}
+        lr, momentum, decay = (float(recipe[key]) for key in ("lr", "momentum", "weight_decay"))
+        rng = np.random.default_rng(seed)
+        images = rng.uniform(-128, 128, (batch, *network.input_shape)).astype(dtype)
+        labels = rng.integers(0, network.classes, batch)
+
+        self.plan = Plan(network, "cpu", batch, np.dtype(dtype), seed=seed)
+        self.plan.set_hyper(lr, momentum)
+        self.plan.set_weight_decay(decay)
+        self.plan.feed(images, labels)
+
+        self.torch = torch
+        self.forward, self.parameters, self.masks = build_twin(torch, self.plan)
+        specs = network.parameters()
+        groups = []
+        for name, p in self.parameters.items():
+            rates = {"lr": lr * specs[name].lr_mult, "weight_decay": decay * specs[name].decay_mult}
+            groups.append({"params": [p], **rates})
+        self.optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC memory is channels_last
+        assert self.images.is_contiguous(memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(labels)
+
+    def ours(self) -> None:
+        """A training step."""
+        self.plan.step()
+
+    def theirs(self) -> float:
+        """A training step; the loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.torch.nn.functional.cross_entropy(self.forward(self.images), self.labels)
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+def check(torch: Any, network: Any, batch: int, seed: int) -> dict[str, float]:
+    """How far apart one step in float64 from the same state leaves the two.
+
+    In float32 a rounding error may put a value on the other side of a ReLU's corner and change gradients by
+    more than rounding; in float64 there is nothing to excuse.
+    """
+    sides = Sides(torch, network, batch, "float64", seed)
+    plan = sides.plan
+    plan.forward()
+    plan.backward()
+    loss, gradients = plan.loss(), plan.get_gradients()
+    for node in network:
+        if type(node.layer).__name__ == "Dropout":
+            kept = plan.outputs[node.name] != 0  # elsewhere the input, and so its gradient, may be zero too
+            sides.masks[node.name] = torch.from_numpy(kept.astype("float64"))
+    plan.update()
+    loss_peer = sides.theirs()
+    ours = plan.get_parameters()
+    result = {
+        "loss": abs(loss - loss_peer) / abs(loss_peer),
+        "gradients": max(distance(gradients[name], to_ours(p.grad)) for name, p in sides.parameters.items()),
+        "parameters": max(distance(ours[name], to_ours(p)) for name, p in sides.parameters.items()),
+    }
+    if not all(value <= 1e-11 for value in result.values()):
+        raise SystemExit(f"the two do not agree in float64: {result}")
+    return result
+
+
+# ---- profile -----------------------------------------------------------------------------------------------
+
+
+def profile(plan: Any, steps: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each layer's forward and backward, and of the update."""
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    names = {node.index: node.name for node in plan.network}
+    kinds = {type(node.layer) for node in plan.network}
+    originals = [(kind, way, getattr(kind, way)) for kind in kinds for way in ("forward", "backward")]
+
+    def timed(way: str, function: Callable) -> Callable:
+        def run(self: Any, ctx: Any, *rest: Any) -> None:
+            start = time.perf_counter()
+            function(self, ctx, *rest)
+            times[names[ctx.layer], way].append((time.perf_counter() - start) * 1e3)
+
+        return run
+
+    for kind, way, function in originals:
+        setattr(kind, way, timed(way, function))
+    try:
+        for _ in range(steps):
+            plan.forward()
+            plan.backward()
+            start = time.perf_counter()
+            plan.update()
+            times["(update)", "forward"].append((time.perf_counter() - start) * 1e3)
+    finally:
+        for kind, way, function in originals:
+            setattr(kind, way, function)
+    rows: dict[str, dict[str, float]] = defaultdict(dict)
+    for (name, way), values in times.items():
+        rows[name][way] = statistics.median(values)
+    return dict(rows)
+
+
+def print_profile(rows: dict[str, dict[str, float]]) -> None:
+    total = sum(sum(row.values()) for row in rows.values())
+    print(f"\n{'layer':<12} {'forward':>9} {'backward':>9} {'share':>6}")
+    for name, row in rows.items():
+        share = sum(row.values()) / total
+        print(f"{name:<12} {row.get('forward', 0):>6.2f} ms {row.get('backward', 0):>6.2f} ms {share:>6.1%}")
+    print(f"{'sum':<12} {total:>6.2f} ms")
+
+
+# ---- main --------------------------------------------------------------------------------------------------
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    cut = statistics.quantiles(times, n=10)
+    return {"median_ms": statistics.median(times), "p10_ms": cut[0], "p90_ms": cut[-1], "best_ms": min(times)}
+
+
+def main() -> None:
+    options = arguments()
+    for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(options.threads)  # before NumPy and PyTorch read them
+    import torch
+    from harness import machine, versions
+
+    from pyconvnet import models
+    from pyconvnet.devices import get_device
+
+    torch.set_num_threads(options.threads)
+    network = models.build(options.model)
+    agreement = check(torch, network, min(options.batch, 16), options.seed)
+    apart = ", ".join(f"{key} {value:.0e}" for key, value in agreement.items())
+    print(f"{network.name}, batch {options.batch}, {options.threads} threads")
+    print(f"after a step in float64 the two are apart by: {apart}")
+    both = Sides(torch, network, options.batch, "float32", options.seed)
+
+    load = [os.getloadavg()[0]]
+    times: dict[str, list[float]] = {"pyconvnet": [], "pytorch": []}
+    sides = {"pyconvnet": both.ours, "pytorch": both.theirs}
+    for turn in range(options.rounds):
+        for name in sorted(sides, reverse=turn % 2 == 1):
+            time.sleep(options.pause)
+            sides[name]()  # wakes the threads up
+            for _ in range(options.steps):
+                start = time.perf_counter()
+                sides[name]()
+                times[name].append((time.perf_counter() - start) * 1e3)
+    load.append(os.getloadavg()[0])
+    result = {name: spread(values) for name, values in times.items()}
+    ratio = result["pyconvnet"]["median_ms"] / result["pytorch"]["median_ms"]
+    for name, row in result.items():
+        rate = options.batch / row["median_ms"] * 1e3
+        print(
+            f"{name:<10} median {row['median_ms']:7.1f} ms, 10-90%: {row['p10_ms']:.1f} to "
+            f"{row['p90_ms']:.1f}, best {row['best_ms']:.1f}; {rate:.0f} images/s"
+        )
+    best = result["pyconvnet"]["best_ms"] / result["pytorch"]["best_ms"]
+    print(f"ratio of the medians {ratio:.2f}, of the best {best:.2f}")
+    layers = None
+    if options.profile:
+        layers = profile(both.plan, 5 * options.steps)
+        print_profile(layers)
+    if options.out:
+        device = get_device("cpu")
+        document = {
+            "benchmark": "cpu_vs_pytorch",
+            "command": shlex.join(["python", *sys.argv]),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine(device),
+            "versions": versions(device),
+            "model": network.name,
+            "batch": options.batch,
+            "threads": options.threads,
+            "seed": options.seed,
+            "agreement": agreement,
+            "load_average": load,  # of the machine, before and after: above the threads, others were at work
+            "ratio": ratio,
+            **result,
+            "steps_ms": {name: [round(t, 3) for t in values] for name, values in times.items()},
+            "layers_ms": layers,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# One command for a machine with a GPU and no network: builds the library, tests it, compares the emulator with the
+# device, runs the kernels under compute-sanitizer, times them, trains a small net.
+#
+#   benchmarks/on_gpu.sh OUT              all parts, in under 8 minutes
+#   benchmarks/on_gpu.sh OUT build tests  some parts, in this order: build tests primitives sanitizer benchmarks train
+#
+# Needs CUDA >= 13.0, Python >= 3.11, CuPy 14, NumPy, Pillow, pybind11 >= 3, setuptools >= 77, cmake; for the tests
+# pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch.
+# PYCONVNET_WHEELS=DIR   a folder of wheels to install what is missing from (nothing is ever fetched)
+# PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU
+# PYCONVNET_SITE=DIR     where the library is installed, default a temporary folder; one that stays serves later calls
+# PYCONVNET_SECONDS=N    time for everything, default 465
+# OUT receives summary.txt, machine.txt, benchmarks.json, tests.xml, training.jsonl and logs.tar.gz.
+# The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
+set -uo pipefail
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
+[ $# -ge 1 ] && [ "${1#-}" = "$1" ] || usage
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+exec </dev/null
+
+device=${PYCONVNET_DEVICE:-cuda:0}
+all=(build tests primitives sanitizer benchmarks train)
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
+for part in "${parts[@]}"; do
+  case " ${all[*]} " in *" $part "*) ;; *) echo "no such part: $part (there are: ${all[*]})" >&2; exit 2 ;; esac
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+logs=$work/logs
+mkdir "$logs"
+site=${PYCONVNET_SITE:-$work/site}
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MPLBACKEND=Agg
+[ "${device%%:*}" = cuda ] && export PYCONVNET_REQUIRE=cuda
+python=${PYTHON:-python3}
+summary=()
+failed=0
+
+# part NAME SECONDS COMMAND...: runs it under a time limit, its output in the logs; a line for the summary.
+part() {
+  local name=$1 limit=$2 start=$SECONDS left=$((${PYCONVNET_SECONDS:-465} - SECONDS)) status=0 result note
+  shift 2
+  [ "$limit" -le "$left" ] || limit=$left
+  if [ "$limit" -lt 5 ]; then
+    failed=1
+    summary+=("$(printf '%-12s %s' "$name" "NOT RUN: no time left")")
+    return
+  fi
+  echo "==== $name (at most $limit s)"
+  timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
+  note=$(grep -v '^[[:space:]]*$' "$logs/$name.log" | tail -n 1 | cut -c1-110)
+  case $status in
+    0) result=ok ;;
+    77) result=skipped ;; # the part's own word for: this machine cannot
+    124 | 137) result="stopped after $limit s" ;;
+    *) result="FAILED ($status)" ;;
+  esac
+  [ "$status" = 0 ] || [ "$status" = 77 ] || { failed=1; tail -n 25 "$logs/$name.log"; }
+  summary+=("$(printf '%-12s %-20s %4d s  %s' "$name" "$result" $((SECONDS - start)) "$note")")
+  echo "${summary[-1]}"
+}
+
+machine() {
+  date -u +%Y-%m-%dT%H:%M:%SZ
+  git rev-parse HEAD 2>/dev/null && git status --porcelain | head -20
+  uname -srm
+  nproc
+  nvidia-smi || true
+  nvcc --version || true
+  "$python" --version
+  "$python" -m pip list 2>/dev/null |
+    grep -iE '^(numpy|cupy|torch|nvidia-cudnn|pybind11|setuptools|cmake|ninja|pytest|pillow|safetensors|scikit-learn)' || true
+}
+machine >"$out/machine.txt" 2>&1
+
+# -- the parts, as shell functions that `part` runs in a bash of their own
+
+build() {
+  set -e
+  if [ -n "${PYCONVNET_WHEELS:-}" ]; then
+    "$python" -m pip install -q --no-index --no-deps --upgrade --target "$site" "$PYCONVNET_WHEELS"/*.whl
+  fi
+  "$python" -P - <<'PY'
+import importlib.util, sys
+needed = {"PIL": "pillow", "cupy": "cupy-cuda13x"}
+needed |= {name: name for name in ("numpy", "pybind11", "setuptools", "safetensors", "tqdm")}
+useful = {"sklearn": "scikit-learn", "pytest": "pytest", "hypothesis": "hypothesis", "torch": "torch"}
+lacking = [name for module, name in useful.items() if importlib.util.find_spec(module) is None]
+missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+if lacking:
+    print("missing, so that some parts are skipped: " + ", ".join(lacking))
+if missing:
+    sys.exit("missing: " + ", ".join(missing) + "; put their wheels in a folder and name it in PYCONVNET_WHEELS")
+PY
+  "$python" -m pip install -v --no-build-isolation --no-deps --no-index --upgrade --target "$site" . \
+    >"$logs/pip.log" 2>&1 || { tail -n 60 "$logs/pip.log"; exit 1; }
+  grep -E 'CUDA architectures|Kernel families|warning' "$logs/pip.log" || true
+  "$python" -P -c "
+import pyconvnet, sys
+from pyconvnet import devices
+print(pyconvnet.__file__)
+for name, reason in devices.available_devices():
+    print(name, reason or 'works')
+devices.get_device('$device')
+print('built, and $device works')"
+}
+
+tests() {
+  set -e
+  "$python" -P -c "import pytest" || { echo "skipped: pytest is missing"; exit 77; }
+  if [ "${device%%:*}" = cuda ]; then
+    "$python" -P -m pytest -q -rs -m gpu --junitxml="$out/tests.xml" tests
+  else
+    "$python" -P -m pytest -q -rs -m kernels -k "pool and fwd" --junitxml="$out/tests.xml" tests
+  fi
+}
+
+# Status 2 of the comparison: its program, which is for compute capability 9.0, cannot run here.
+primitives() {
+  local status=0
+  "$python" tests/emulator/compare_primitives.py --build "$work/primitives" --json "$logs/primitives.json" || status=$?
+  [ $status != 2 ] || { echo "skipped: the primitives need a GPU of compute capability 9.0"; exit 77; }
+  return $status
+}
+
+# Every kernel of every family over small shapes under compute-sanitizer, compared with the reference as well.
+sanitizer() {
+  local status=0 tool
+  if [ "${device%%:*}" != cuda ] || ! command -v compute-sanitizer >/dev/null; then
+    echo "skipped: compute-sanitizer needs a CUDA device and the tool"
+    exit 77
+  fi
+  cat >"$work/probe.cu" <<'CU'
+__global__ void write(int* p) { p[threadIdx.x] = 1; }
+int main() {
+  int* p;
+  if (cudaMalloc(&p, 128)) return 3;
+  write<<<1, 32>>>(p);
+  return cudaDeviceSynchronize() ? 4 : 0;
+}
+CU
+  nvcc -o "$work/probe" "$work/probe.cu" && compute-sanitizer "$work/probe" >"$work/probe.log" 2>&1
+  if ! grep -q 'ERROR SUMMARY: 0 errors' "$work/probe.log"; then
+    cat "$work/probe.log"
+    echo "skipped: compute-sanitizer does not work on this machine, even on a correct program"
+    exit 77
+  fi
+  for tool in memcheck racecheck; do
+    compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 \
+      "$python" benchmarks/run.py --check --tiny --batch 2 --device "$device" >"$logs/$tool.log" 2>&1 &
+  done
+  for _ in memcheck racecheck; do wait -n || status=1; done
+  for tool in memcheck racecheck; do
+    [ $status = 0 ] || grep '=========' "$logs/$tool.log" | head -n 40
+    echo "$tool: $(grep -cE 'SUMMARY: 0 (errors|hazards)' "$logs/$tool.log") processes clean," \
+      "$(grep -cE 'SUMMARY: [1-9]' "$logs/$tool.log") with findings; $(tail -n 1 "$logs/$tool.log" | cut -c1-60)"
+  done
+  return $status
+}
+
+benchmarks() {
+  if [ "${device%%:*}" = cuda ]; then
+    "$python" benchmarks/run.py --device "$device" --batch 128 --seconds 0.15 --timeout 90 --json "$out/benchmarks.json"
+  else
+    "$python" benchmarks/run.py --device "$device" --batch 1 --tiny --calls 3 --timeout 60 --json "$out/benchmarks.json"
+  fi
+}
+
+train() {
+  set -e
+  "$python" -P -c "import sklearn" || { echo "skipped: the digits come with scikit-learn, which is missing"; exit 77; }
+  local epochs=()
+  [ "${device%%:*}" = cuda ] || epochs=(--epochs 1)
+  "$python" -P -m pyconvnet train digits --device "$device" --out "$work/digits" "${epochs[@]}"
+  cp "$work/digits/log.jsonl" "$out/training.jsonl"
+}
+
+export python device out work logs site
+export -f build tests primitives sanitizer benchmarks train
+declare -A limits=([build]=180 [tests]=120 [primitives]=60 [sanitizer]=100 [benchmarks]=120 [train]=60)
+for name in "${all[@]}"; do
+  case " ${parts[*]} " in *" $name "*) part "$name" "${limits[$name]}" bash -c "$name" ;; esac
+  if [ "$name" = build ] && [ $failed = 1 ]; then break; fi # nothing to run
+done
+
+tar -C "$work" -czf "$out/logs.tar.gz" logs
+{
+  echo "pyconvnet on $device: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
+  printf '%s\n' "${summary[@]}"
+} | tee "$out/summary.txt"
+exit $failed

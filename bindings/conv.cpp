@@ -1,0 +1,134 @@
+// Bindings of the conv family. One shape object describes all three directions.
+#include "conv/conv.h"
+
+#include "array.h"
+
+namespace pcn::bind {
+namespace {
+
+// Checks what the kernels rely on: every extent positive, every tensor below 2^31 elements, every output
+// pixel's coordinates within 32 bits, group sizes whole.
+Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
+                       int stride_w, int pad_h, int pad_w, int groups, bool aligned) {
+  const auto fail = [](const std::string& text) { throw py::value_error("Conv2dShape: " + text); };
+  elements("Conv2dShape: x", {n, h, w, c});
+  elements("Conv2dShape: y", {n, p, q, k});
+  if (groups < 1 || c % groups != 0 || k % groups != 0)
+    fail("groups must be positive and divide c and k, got groups=" + std::to_string(groups) +
+         ", c=" + std::to_string(c) + ", k=" + std::to_string(k));
+  elements("Conv2dShape: w", {k, r, s, c / groups});
+  if (stride_h < 1 || stride_w < 1) fail("strides must be positive");
+  if (pad_h < 0 || pad_w < 0) fail("padding must not be negative");
+  constexpr std::int64_t limit = 1 << 29;
+  const std::int64_t reach[] = {
+      h, w, pad_h, pad_w, std::int64_t{p} * stride_h + r, std::int64_t{q} * stride_w + s};
+  for (const std::int64_t extent : reach)
+    if (extent >= limit)
+      fail("extents, padding and p * stride must stay below 2^29, got " + std::to_string(extent));
+  // The kernels step along a reduction in 32 bits, and past its end by less than a tile.
+  constexpr std::int64_t longest = (1ll << 31) - 1024;
+  if (std::int64_t{r} * s * (c / groups) > longest || std::int64_t{n} * p * q > longest ||
+      std::int64_t{r} * s * (k / groups) > longest)
+    fail("the number of terms in a sum must stay below 2^31 - 1024");
+  return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups, aligned ? 1 : 0};
+}
+
+std::int64_t x_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
+std::int64_t w_count(const Conv2dShape& s) { return std::int64_t{s.k} * s.r * s.s * (s.c / s.groups); }
+std::int64_t y_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.p * s.q * s.k; }
+
+// The shape promised 16-byte alignment; kernels that move float4 rely on it.
+template <class T>
+T* aligned(const char* op, const char* name, const Conv2dShape& shape, T* pointer) {
+  if (shape.aligned != 0 && reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0)
+    throw py::value_error(std::string(op) + ": " + name +
+                          " must start at a multiple of 16 bytes where the shape says aligned");
+  return pointer;
+}
+
+Activation activation_of(const char* op, int activation) {
+  if (activation != 0 && activation != 1)
+    throw py::value_error(std::string(op) + ": activation must be 0 (none) or 1 (relu), got " +
+                          std::to_string(activation));
+  return static_cast<Activation>(activation);
+}
+
+void fprop(const std::string& name, const Conv2dShape& shape, py::handle y, py::handle x, py::handle w,
+           py::handle b, int activation, py::handle workspace, std::uintptr_t stream) {
+  const char* op = "conv2d_fprop";
+  const auto table = conv2d_fprop_kernels();
+  const auto& row = row_of(op, table, name, shape);
+  const Activation act = activation_of(op, activation);
+  Args args(op);
+  const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
+  const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
+  const float* b_ = args.optional_in<float>(b, "b", shape.k);
+  float* y_ = aligned(op, "y", shape, args.out<float>(y, "y", y_count(shape)));
+  void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
+  run(row.name, [&] { return row.launch(y_, x_, w_, b_, shape, act, scratch, stream_of(stream)); });
+}
+
+void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py::handle dy, py::handle w,
+           py::handle workspace, std::uintptr_t stream) {
+  const char* op = "conv2d_dgrad";
+  const auto table = conv2d_dgrad_kernels();
+  const auto& row = row_of(op, table, name, shape);
+  Args args(op);
+  const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
+  const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
+  float* dx_ = aligned(op, "dx", shape, args.out<float>(dx, "dx", x_count(shape)));
+  void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
+  run(row.name, [&] { return row.launch(dx_, dy_, w_, shape, scratch, stream_of(stream)); });
+}
+
+void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py::handle dy, py::handle x,
+           py::handle workspace, std::uintptr_t stream) {
+  const char* op = "conv2d_wgrad";
+  const auto table = conv2d_wgrad_kernels();
+  const auto& row = row_of(op, table, name, shape);
+  Args args(op);
+  const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
+  const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
+  float* dw_ = aligned(op, "dw", shape, args.out<float>(dw, "dw", w_count(shape)));
+  void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
+  run(row.name, [&] { return row.launch(dw_, dy_, x_, shape, scratch, stream_of(stream)); });
+}
+
+// OP_kernels(shape) -> [(name, workspace bytes)], cheapest first; OP_table() -> every name.
+template <class Table>
+void def_ranked(py::module_& m, const std::string& op, Table (*table)()) {
+  m.def((op + "_kernels").c_str(),
+        [table](const Conv2dShape& shape) {
+          py::list rows;
+          for (const auto* row : ranked(table(), shape))
+            rows.append(py::make_tuple(row->name, row->workspace_bytes(shape)));
+          return rows;
+        },
+        py::arg("shape"));
+  m.def((op + "_table").c_str(), [table] {
+    py::list names;
+    for (const auto& row : table()) names.append(row.name);
+    return names;
+  });
+}
+
+}  // namespace
+
+void register_conv(py::module_& m) {
+  py::class_<Conv2dShape>(m, "Conv2dShape", "A convolution's extents; see kernels/conv/conv.h.")
+      .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
+           py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
+           py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,
+           py::arg("aligned") = true);
+  def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels);
+  def_ranked(m, "conv2d_dgrad", conv2d_dgrad_kernels);
+  def_ranked(m, "conv2d_wgrad", conv2d_wgrad_kernels);
+  m.def("conv2d_fprop", &fprop, py::arg("kernel"), py::arg("shape"), py::arg("y"), py::arg("x"), py::arg("w"),
+        py::arg("b").none(true), py::arg("activation"), py::arg("workspace").none(true), py::arg("stream"));
+  m.def("conv2d_dgrad", &dgrad, py::arg("kernel"), py::arg("shape"), py::arg("dx"), py::arg("dy"),
+        py::arg("w"), py::arg("workspace").none(true), py::arg("stream"));
+  m.def("conv2d_wgrad", &wgrad, py::arg("kernel"), py::arg("shape"), py::arg("dw"), py::arg("dy"),
+        py::arg("x"), py::arg("workspace").none(true), py::arg("stream"));
+}
+
+}  // namespace pcn::bind

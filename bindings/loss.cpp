@@ -1,0 +1,47 @@
+// pyconvnet.ops.loss below Python: softmax, and softmax with cross-entropy.
+#include "loss/loss.h"
+
+#include "array.h"
+
+namespace pcn::bind {
+
+void register_loss(py::module_& m) {
+  py::class_<LossShape>(m, "LossShape")
+      .def(py::init([](int examples, int classes) {
+             elements("LossShape", {examples, classes});
+             return LossShape{examples, classes};
+           }),
+           py::kw_only(), py::arg("examples"), py::arg("classes"));
+  def_table(m, "softmax", softmax_kernels);
+  m.def("softmax", [](const std::string& kernel, const LossShape& shape, py::object y, py::object logits,
+                      std::uintptr_t stream) {
+    Args args("softmax");
+    const std::int64_t count = elements("softmax", {shape.examples, shape.classes});
+    float* y_ = args.out<float>(y, "out", count);
+    const float* logits_ = args.in<float>(logits, "logits", count);
+    const SoftmaxRow& row = row_of("softmax", softmax_kernels(), kernel, shape);
+    run(row.name, [&] { return row.launch(y_, logits_, shape, stream_of(stream)); });
+  });
+  def_table(m, "softmax_cross_entropy", softmax_cross_entropy_kernels);
+  m.def("softmax_cross_entropy",
+        [](const std::string& kernel, const LossShape& shape, py::object loss, py::object dlogits,
+           py::object metrics, py::object logits, py::object labels, int topk, float grad_scale,
+           py::object workspace, std::uintptr_t stream) {
+          Args args("softmax_cross_entropy");
+          const std::int64_t count = elements("softmax_cross_entropy", {shape.examples, shape.classes});
+          float* loss_ = args.out<float>(loss, "loss", 1);
+          float* dlogits_ = args.out<float>(dlogits, "dlogits", count);
+          double* metrics_ = args.optional_out<double>(metrics, "metrics", 4);
+          const float* logits_ = args.in<float>(logits, "logits", count);
+          const std::int32_t* labels_ = args.in<std::int32_t>(labels, "labels", shape.examples);
+          const SoftmaxCrossEntropyRow& row =
+              row_of("softmax_cross_entropy", softmax_cross_entropy_kernels(), kernel, shape);
+          void* workspace_ = args.workspace(workspace, row.workspace_bytes(shape));
+          run(row.name, [&] {
+            return row.launch(loss_, dlogits_, metrics_, logits_, labels_, topk, grad_scale, shape,
+                              workspace_, stream_of(stream));
+          });
+        });
+}
+
+}  // namespace pcn::bind

@@ -1,0 +1,66 @@
+// The compiled module: pyconvnet._cuda (nvcc) or pyconvnet._emulator (g++, PCN_EMULATED) from one source.
+// CMake writes families.inc, one PCN_FAMILY(name) a line, from the folders of kernels/ that were built.
+#include <pybind11/pybind11.h>
+
+#include "array.h"
+#ifdef PCN_EMULATED
+#include "emulation/control.h"
+#endif
+
+#define PCN_FAMILY(name) void register_##name(py::module_& m);
+namespace pcn::bind {
+#include "families.inc"
+}
+#undef PCN_FAMILY
+
+namespace {
+
+#ifdef PCN_EMULATED
+void register_platform(py::module_& m) {
+  m.attr("emulated") = true;
+  m.def(
+      "configure",
+      [](const std::string& order, std::uint64_t seed, const std::string& async_, int workers) {
+        pcn::emulation::configure(order, seed, async_, workers);
+      },
+      py::arg("order") = "fwd", py::arg("seed") = 1, py::arg("async_") = "late", py::arg("workers") = 0,
+      "Sets the schedule of the following launches: the order in which threads run (fwd, rev, dfs, rand, "
+      "mix), its "
+      "seed, when asynchronous copies land (late, eager, rand), and the number of blocks in flight (0: one "
+      "per core).");
+  m.def("flavour", [] { return std::string(pcn::emulation::flavour()); }, "plain, asan or race");
+}
+#else
+void register_platform(py::module_& m) {
+  m.attr("emulated") = false;
+  m.def(
+      "device_count",
+      []() -> py::tuple {
+        int count = 0;
+        const cudaError_t status = cudaGetDeviceCount(&count);
+        if (status == cudaSuccess) return py::make_tuple(count, "");
+        cudaGetLastError();
+        return py::make_tuple(0, std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status));
+      },
+      "Number of CUDA devices, and why it is 0 where it is. Never raises.");
+  m.def("runtime_version", [] {
+    int version = 0;
+    cudaRuntimeGetVersion(&version);
+    return version;
+  });
+  m.attr("architectures") = PCN_ARCHITECTURES;
+}
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(PCN_MODULE, m) {
+  register_platform(m);
+  py::list families;
+#define PCN_FAMILY(name)         \
+  pcn::bind::register_##name(m); \
+  families.append(#name);
+#include "families.inc"
+#undef PCN_FAMILY
+  m.attr("families") = families;
+}

@@ -1,0 +1,26 @@
+// The augment family: crop, mirror, colour and mean in one pass, from the images of a data set to the input
+// of a network.
+#pragma once
+#include "common/types.h"
+
+namespace pcn {
+
+struct AugmentShape {
+  int n, h, w, c;      // images (N, H, W, C)
+  int crop_h, crop_w;  // result (N, crop_h, crop_w, C)
+  int mean_pixels;     // mean: 0 none, 1 a pixel (C), h * w an image (H, W, C)
+};
+
+// images: uint8 or float (bytes says which). crop (N, 2) top and left; mirror (N) or null; colour (N, C) or
+// null; mean or null.
+using AugmentFn = cudaError_t(float* y, const void* images, bool bytes, const std::int32_t* crop,
+                              const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
+                              const AugmentShape& shape, cudaStream_t stream);
+using AugmentRow = KernelRow<AugmentShape, AugmentFn>;
+
+AugmentFn augment_rgb, augment_any;
+bool augment_rgb_supports(const AugmentShape& shape);
+
+KernelTable<AugmentRow> augment_kernels();
+
+}  // namespace pcn

@@ -1,0 +1,166 @@
+// tensor_map.h: descriptions of tensors in global memory for TMA, made on the host
+//
+// pcn::TensorMap is CUDA's CUtensorMap, or its stand-in in the emulator; kernels take it by value as
+// `const __grid_constant__ pcn::TensorMap`. Dimensions are listed innermost first; strides are in bytes.
+#pragma once
+#ifdef __CUDACC__
+#include <cuda.h>
+#include <cuda_runtime.h>
+#else
+#include "emulation/executor_api.h"
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pcn {
+
+enum class TensorElement : int { kBf16, kFloat32 };
+// Swizzle of the box in shared memory; the inner box is at most that many bytes.
+enum class TensorSwizzle : int { kNone = 0, k32 = 1, k64 = 2, k128 = 3 };
+
+#ifdef __CUDACC__
+typedef CUtensorMap TensorMap;
+
+namespace detail {
+// libcuda is not linked, so that the module imports on machines without a driver: the runtime finds the
+// function.
+template <class F>
+cudaError_t driver_function(const char* name, F* function) {
+  void* p = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &p, 12000, cudaEnableDefault, &found);
+  if (error != cudaSuccess) return error;
+  if (found != cudaDriverEntryPointSuccess || !p) return cudaErrorNotSupported;
+  *function = reinterpret_cast<F>(p);
+  return cudaSuccess;
+}
+inline CUtensorMapDataType element_type(TensorElement e) {
+  return e == TensorElement::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+}
+inline CUtensorMapSwizzle swizzle_type(TensorSwizzle s) {
+  return s == TensorSwizzle::k128  ? CU_TENSOR_MAP_SWIZZLE_128B
+         : s == TensorSwizzle::k64 ? CU_TENSOR_MAP_SWIZZLE_64B
+         : s == TensorSwizzle::k32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                                   : CU_TENSOR_MAP_SWIZZLE_NONE;
+}
+typedef CUresult EncodeTiled(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                             const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                             CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+typedef CUresult EncodeIm2col(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                              const cuuint64_t*, const int*, const int*, cuuint32_t, cuuint32_t,
+                              const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+}  // namespace detail
+
+// dim[rank], stride[rank - 1] (of dimension 1 and up), box[rank] elements.
+inline cudaError_t encode_tiled(TensorMap* map, const void* base, TensorElement element, int rank,
+                                const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
+                                TensorSwizzle swizzle) {
+  detail::EncodeTiled* encode = nullptr;
+  if (cudaError_t error = detail::driver_function("cuTensorMapEncodeTiled", &encode)) return error;
+  cuuint64_t d[5], s[5];
+  cuuint32_t b[5], one[5] = {1, 1, 1, 1, 1};
+  for (int i = 0; i < rank; ++i) d[i] = dim[i], b[i] = box[i];
+  for (int i = 0; i + 1 < rank; ++i) s[i] = stride[i];
+  const CUresult result =
+      encode(map, detail::element_type(element), static_cast<cuuint32_t>(rank), const_cast<void*>(base), d, s,
+             b, one, CU_TENSOR_MAP_INTERLEAVE_NONE, detail::swizzle_type(swizzle),
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// NHWC activations as (C, W, H, N); the bounding box of filter origins is [lower, dim - 1 + upper] in {w, h}.
+inline cudaError_t encode_im2col(TensorMap* map, const void* base, TensorElement element,
+                                 const uint64_t (&dim)[4], const uint64_t (&stride)[3], const int (&lower)[2],
+                                 const int (&upper)[2], uint32_t channels, uint32_t pixels,
+                                 const uint32_t (&element_stride)[4], TensorSwizzle swizzle) {
+  detail::EncodeIm2col* encode = nullptr;
+  if (cudaError_t error = detail::driver_function("cuTensorMapEncodeIm2col", &encode)) return error;
+  cuuint64_t d[4], s[3];
+  cuuint32_t e[4];
+  for (int i = 0; i < 4; ++i) d[i] = dim[i], e[i] = element_stride[i];
+  for (int i = 0; i < 3; ++i) s[i] = stride[i];
+  const CUresult result =
+      encode(map, detail::element_type(element), 4, const_cast<void*>(base), d, s, lower, upper, channels,
+             pixels, e, CU_TENSOR_MAP_INTERLEAVE_NONE, detail::swizzle_type(swizzle),
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+#else
+typedef emulation::TensorMap TensorMap;
+
+namespace detail {
+// What the driver refuses too: CUDA driver API, cuTensorMapEncodeTiled.
+inline bool encodable(const void* base, int rank, int bytes, const uint64_t* dim, const uint64_t* stride,
+                      uint64_t inner_bytes, TensorSwizzle swizzle) {
+  if (rank < 1 || rank > 5 || reinterpret_cast<uintptr_t>(base) % 16) return false;
+  for (int i = 0; i < rank; ++i) {
+    if (dim[i] == 0 || dim[i] > (uint64_t{1} << 32)) return false;
+  }
+  for (int i = 0; i + 1 < rank; ++i) {
+    if (stride[i] % 16 || stride[i] >= (uint64_t{1} << 40)) return false;
+  }
+  const uint64_t span =
+      swizzle == TensorSwizzle::kNone ? ~uint64_t{0} : uint64_t{16} << static_cast<int>(swizzle);
+  (void)bytes;
+  return inner_bytes % 16 == 0 && inner_bytes <= span;
+}
+inline TensorMap blank(const void* base, int rank, int bytes, const uint64_t* dim, const uint64_t* stride,
+                       TensorSwizzle swizzle) {
+  TensorMap m{};
+  m.base = static_cast<const char*>(base);
+  m.magic = TensorMap::MAGIC;
+  m.rank = static_cast<uint8_t>(rank);
+  m.element_bytes = static_cast<uint8_t>(bytes);
+  m.swizzle = static_cast<uint8_t>(swizzle);
+  m.stride[0] = static_cast<uint64_t>(bytes);
+  for (int i = 0; i < rank; ++i) m.dim[i] = dim[i], m.element_stride[i] = 1;
+  for (int i = 0; i + 1 < rank; ++i) m.stride[i + 1] = stride[i];
+  return m;
+}
+}  // namespace detail
+
+inline cudaError_t encode_tiled(TensorMap* map, const void* base, TensorElement element, int rank,
+                                const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
+                                TensorSwizzle swizzle) {
+  const int bytes = element == TensorElement::kBf16 ? 2 : 4;
+  if (!detail::encodable(base, rank, bytes, dim, stride, static_cast<uint64_t>(box[0]) * bytes, swizzle)) {
+    return cudaErrorInvalidValue;
+  }
+  *map = detail::blank(base, rank, bytes, dim, stride, swizzle);
+  for (int i = 0; i < rank; ++i) {
+    if (box[i] == 0 || box[i] > 256) return cudaErrorInvalidValue;
+    map->box[i] = static_cast<uint16_t>(box[i]);
+  }
+  return cudaSuccess;
+}
+
+inline cudaError_t encode_im2col(TensorMap* map, const void* base, TensorElement element,
+                                 const uint64_t (&dim)[4], const uint64_t (&stride)[3], const int (&lower)[2],
+                                 const int (&upper)[2], uint32_t channels, uint32_t pixels,
+                                 const uint32_t (&element_stride)[4], TensorSwizzle swizzle) {
+  const int bytes = element == TensorElement::kBf16 ? 2 : 4;
+  if (!detail::encodable(base, 4, bytes, dim, stride, static_cast<uint64_t>(channels) * bytes, swizzle) ||
+      channels > 256 || pixels == 0 || pixels > 1024) {
+    return cudaErrorInvalidValue;
+  }
+  *map = detail::blank(base, 4, bytes, dim, stride, swizzle);
+  map->im2col = 1;
+  map->box[0] = static_cast<uint16_t>(channels);
+  map->box[1] = static_cast<uint16_t>(pixels);
+  for (int i = 0; i < 4; ++i) {
+    if (element_stride[i] == 0 || element_stride[i] > 8) return cudaErrorInvalidValue;
+    map->element_stride[i] = static_cast<uint8_t>(element_stride[i]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    if (lower[i] < -128 || lower[i] > 127 || upper[i] < -128 || upper[i] > 127) return cudaErrorInvalidValue;
+    map->lower[i] = static_cast<int8_t>(lower[i]);
+    map->upper[i] = static_cast<int8_t>(upper[i]);
+  }
+  return cudaSuccess;
+}
+#endif
+
+}  // namespace pcn

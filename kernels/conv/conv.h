@@ -1,0 +1,90 @@
+// The conv family: two-dimensional convolution and its two gradients, float32, and through it the fully
+// connected layers (a 1x1 convolution of one-pixel images).
+//
+//   fprop  y [n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+//   w[k,r,s,c]) dgrad  dx[n,h,w,c] = sum over the (p, r) and (q, s) that meet in (h, w), and over k, of
+//   dy[n,p,q,k] w[k,r,s,c] wgrad  dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r,
+//   q*stride_w - pad_w + s, c]
+//
+// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K); pixels outside the image are zero. Filter k of group g sees
+// the channels [g*C/groups, (g+1)*C/groups). All sums run in an order fixed by the shape.
+#pragma once
+#include <algorithm>
+#include <iterator>
+#include <vector>
+
+#include "common/types.h"
+
+namespace pcn {
+
+struct Conv2dShape {
+  int n, h, w, c;  // input; c over all groups
+  int k, r, s;     // filters over all groups, their height and width
+  int p, q;        // output; with pad_h, pad_w it implies the padding below and to the right
+  int stride_h, stride_w;
+  int pad_h, pad_w;  // above and to the left
+  int groups;
+  int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move four floats at once
+};
+
+using Conv2dFpropFn = cudaError_t(float* y, const float* x, const float* w, const float* b /* or null */,
+                                  const Conv2dShape& shape, Activation activation, void* workspace,
+                                  cudaStream_t stream);
+using Conv2dDgradFn = cudaError_t(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+                                  void* workspace, cudaStream_t stream);
+using Conv2dWgradFn = cudaError_t(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                                  void* workspace, cudaStream_t stream);
+
+// What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
+// estimated to take (arbitrary units, comparable within a table).
+struct Conv2dTraits {
+  bool (*supports)(const Conv2dShape&);
+  std::size_t (*workspace_bytes)(const Conv2dShape&);
+  double (*cost)(const Conv2dShape&);
+};
+
+template <class Launch>
+struct Conv2dRow : KernelRow<Conv2dShape, Launch> {
+  double (*cost)(const Conv2dShape&);
+};
+using Conv2dFpropRow = Conv2dRow<Conv2dFpropFn>;
+using Conv2dDgradRow = Conv2dRow<Conv2dDgradFn>;
+using Conv2dWgradRow = Conv2dRow<Conv2dWgradFn>;
+
+Conv2dFpropFn conv2d_fprop_first_layer, conv2d_fprop_tile128, conv2d_fprop_tile96, conv2d_fprop_tile64,
+    conv2d_fprop_tile32, conv2d_fprop_rows16, conv2d_fprop_generic;
+extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_tile128_traits,
+    conv2d_fprop_tile96_traits, conv2d_fprop_tile64_traits, conv2d_fprop_tile32_traits,
+    conv2d_fprop_rows16_traits, conv2d_fprop_generic_traits;
+
+Conv2dDgradFn conv2d_dgrad_tile128, conv2d_dgrad_tile96, conv2d_dgrad_tile64, conv2d_dgrad_tile48,
+    conv2d_dgrad_tile32, conv2d_dgrad_rows16, conv2d_dgrad_generic;
+extern const Conv2dTraits conv2d_dgrad_tile128_traits, conv2d_dgrad_tile96_traits, conv2d_dgrad_tile64_traits,
+    conv2d_dgrad_tile48_traits, conv2d_dgrad_tile32_traits, conv2d_dgrad_rows16_traits,
+    conv2d_dgrad_generic_traits;
+
+Conv2dWgradFn conv2d_wgrad_first_layer, conv2d_wgrad_tile128, conv2d_wgrad_tile96, conv2d_wgrad_tile64,
+    conv2d_wgrad_tile32, conv2d_wgrad_generic;
+extern const Conv2dTraits conv2d_wgrad_first_layer_traits, conv2d_wgrad_tile128_traits,
+    conv2d_wgrad_tile96_traits, conv2d_wgrad_tile64_traits, conv2d_wgrad_tile32_traits,
+    conv2d_wgrad_generic_traits;
+
+// The tables, in order of preference among equals; every row accepts what its `supports` says, the last one
+// everything.
+KernelTable<Conv2dFpropRow> conv2d_fprop_kernels();
+KernelTable<Conv2dDgradRow> conv2d_dgrad_kernels();
+KernelTable<Conv2dWgradRow> conv2d_wgrad_kernels();
+
+// The rows of a table that support `shape`, cheapest first by their own estimate; the order of the table
+// breaks ties. The first one is the one that runs.
+template <class Row>
+std::vector<const Row*> ranked(const KernelTable<Row>& table, const Conv2dShape& shape) {
+  std::vector<const Row*> rows;
+  for (const Row& row : table)
+    if (row.supports(shape)) rows.push_back(&row);
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const Row* a, const Row* b) { return a->cost(shape) < b->cost(shape); });
+  return rows;
+}
+
+}  // namespace pcn

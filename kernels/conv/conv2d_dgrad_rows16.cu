@@ -1,0 +1,38 @@
+// conv2d_dgrad_rows16: input gradient of few pixels, above all fully connected layers on small batches
+//   dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over k, p*stride_h + r = h+pad_h, q*stride_w + s = w+pad_w
+// dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
+// Implicit GEMM (conv/dgrad.h). With N*H*W <= 16 rows every weight is used once: bound by reading w,
+// hence 32 steps along the reduction at once and a reduction cut into pieces until the blocks fill the
+// device.
+// Block: 128 threads, 38976 bytes of shared memory, 112 / 112 / 118 registers on sm_75 / 80 / 90 (no
+// spills), which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a
+// thread; little reuse.
+// Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,
+// groups.
+// Not timed on a GPU yet.
+#include "conv/dgrad.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
+using Tile = conv::Tile<16, 128, 32, 4, 4, 4, 4>;
+constexpr conv::TileInfo kTile = Tile::info(0.55);
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::dgrad_vectors(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
+double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_extent(shape), kTile); }
+
+}  // namespace
+
+extern const Conv2dTraits conv2d_dgrad_rows16_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_dgrad_rows16(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+                                void* workspace, cudaStream_t stream) {
+  return conv::dgrad<Tile, 4>("conv2d_dgrad_rows16", dx, dy, w, shape, workspace, stream);
+}
+
+}  // namespace pcn

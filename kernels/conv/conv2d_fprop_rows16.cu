@@ -1,0 +1,40 @@
+// conv2d_fprop_rows16: forward convolution of few pixels, above all fully connected layers on small batches
+//   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
+// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   float32, last axis contiguous
+// Implicit GEMM (conv/fprop.h). With M = N*P*Q <= 16 rows every weight is used once: bound by reading w
+// (fc6: 151 MB, 35 us at 4.3 TB/s), hence 32 steps along the reduction at once (8 float4 of w a thread in
+// flight) and a reduction cut into pieces until the blocks fill the device.
+// Block: 128 threads, 38912 bytes of shared memory, 118 / 118 / 117 registers on sm_75 / 80 / 90 (no
+// spills), which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a
+// thread; little reuse.
+// Accepts: C/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding, groups, K.
+// Not timed on a GPU yet.
+#include "conv/fprop.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
+using Tile = conv::Tile<16, 128, 32, 4, 4, 4, 4>;
+constexpr conv::TileInfo kTile = Tile::info(0.55);
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::fprop_vectors(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::fprop_extent(shape), kTile);
+}
+double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_extent(shape), kTile); }
+
+}  // namespace
+
+extern const Conv2dTraits conv2d_fprop_rows16_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_fprop_rows16(float* y, const float* x, const float* w, const float* b,
+                                const Conv2dShape& shape, Activation activation, void* workspace,
+                                cudaStream_t stream) {
+  return conv::fprop<Tile, 4>("conv2d_fprop_rows16", y, x, w, b, shape, activation, workspace, stream);
+}
+
+}  // namespace pcn

@@ -1,0 +1,38 @@
+// conv2d_fprop_tile32: forward convolution, tiles of 128 pixels x 32 filters
+//   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
+// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   float32, last axis contiguous
+// Implicit GEMM (conv/fprop.h). For 32 filters, as in cuda-convnet's CIFAR-10 nets.
+// Block: 128 threads, 10752 bytes of shared memory, 103 / 103 / 111 registers on sm_75 / 80 / 90 (no
+// spills), which leave room for 4 blocks a multiprocessor. 32 FMAs for 48 bytes read from shared memory a
+// thread; 13 flops per byte fetched from L2. Bound by FFMA.
+// Accepts: C/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding, groups, K.
+// Not timed on a GPU yet.
+#include "conv/fprop.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 128 x 32 outputs, 8 along the reduction; 8 x 4 outputs a thread
+using Tile = conv::Tile<128, 32, 8, 8, 4, 4, 4>;
+constexpr conv::TileInfo kTile = Tile::info(0.8);
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::fprop_vectors(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::fprop_extent(shape), kTile);
+}
+double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_extent(shape), kTile); }
+
+}  // namespace
+
+extern const Conv2dTraits conv2d_fprop_tile32_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_fprop_tile32(float* y, const float* x, const float* w, const float* b,
+                                const Conv2dShape& shape, Activation activation, void* workspace,
+                                cudaStream_t stream) {
+  return conv::fprop<Tile, 4>("conv2d_fprop_tile32", y, x, w, b, shape, activation, workspace, stream);
+}
+
+}  // namespace pcn

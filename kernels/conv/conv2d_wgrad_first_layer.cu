@@ -1,0 +1,59 @@
+// conv2d_wgrad_first_layer: filter gradient of a convolution of few channels with a stride, above all
+// AlexNet's first layer (11x11, stride 4, 3 channels), as that of a stride-1 convolution of stride^2 * C
+// channels (space_to_depth.h).
+//   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, t*p + r - pad_h, t*q + s - pad_w, c]
+// x (N,H,W,C <= 4)   dy (N,P,Q,K)   dw (K,R,S,C)   float32, last axis contiguous
+// A copy of x into scratch memory, the product, bound by FFMA, and a small copy of dw' that drops the zero
+// taps. Accepts groups = 1, equal strides of 2, 3 or 4, C <= 4, K divisible by 4, any filter, any padding.
+#include "conv/space_to_depth.h"
+
+namespace pcn {
+namespace {
+
+const conv::Candidate<Conv2dWgradFn>& product(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dWgradFn> candidates[] = {
+      {conv2d_wgrad_tile128_traits, conv2d_wgrad_tile128},
+      {conv2d_wgrad_tile96_traits, conv2d_wgrad_tile96},
+      {conv2d_wgrad_tile64_traits, conv2d_wgrad_tile64},
+      {conv2d_wgrad_tile32_traits, conv2d_wgrad_tile32},
+  };
+  return conv::cheapest(candidates, to);
+}
+
+// ---- supports: scratch memory holds x', dw' and what the product needs
+bool supports(const Conv2dShape& shape) { return shape.k % 4 == 0 && conv::space_to_depth_supports(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  const Conv2dShape to = conv::rearranged(shape);
+  return conv::padded_bytes(conv::image_elements(to)) + conv::padded_bytes(conv::filter_elements(to)) +
+         product(to).traits.workspace_bytes(to);
+}
+double cost(const Conv2dShape& shape) {
+  const Conv2dShape to = conv::rearranged(shape);
+  return product(to).traits.cost(to) + conv::space_to_depth_cost(shape);
+}
+
+}  // namespace
+
+extern const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_wgrad_first_layer(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                                     void* workspace, cudaStream_t stream) {
+  const char* stem = "conv2d_wgrad_first_layer";
+  const Conv2dShape to = conv::rearranged(shape);
+  char* free_bytes = static_cast<char*>(workspace);
+  float* image = reinterpret_cast<float*>(free_bytes);
+  free_bytes += conv::padded_bytes(conv::image_elements(to));
+  float* filters = reinterpret_cast<float*>(free_bytes);
+  free_bytes += conv::padded_bytes(conv::filter_elements(to));
+
+  cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
+  if (status != cudaSuccess) return status;
+  status = product(to).launch(filters, dy, image, to, free_bytes, stream);
+  if (status != cudaSuccess) return status;
+  const int count = static_cast<int>(conv::filter_elements(shape));
+  return launch(stem, conv::filters_from_depth_kernel<>, conv::blocks_of(count), dim3(256), 0, stream, dw,
+                filters, shape, to.r, to.s, to.c, count);
+}
+
+}  // namespace pcn

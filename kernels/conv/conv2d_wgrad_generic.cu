@@ -1,0 +1,36 @@
+// conv2d_wgrad_generic: filter gradient of any shape
+//   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+// dy (N,P,Q,K)   x (N,H,W,C)   dw (K,R,S,C/groups)   float32, last axis contiguous
+// Implicit GEMM (conv/wgrad.h). One float a load, so any number of channels and filters.
+// Block: 128 threads, 6656 bytes of shared memory, 88 / 88 / 87 registers on sm_75 / 80 / 90 (no spills),
+// which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a thread;
+// 11 flops per byte fetched from L2. Bound by FFMA.
+// Accepts: everything.
+// Not timed on a GPU yet.
+#include "conv/wgrad.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 32 x 64 outputs, 8 along the reduction; 4 x 4 outputs a thread
+using Tile = conv::Tile<32, 64, 8, 4, 4, 4, 4>;
+constexpr conv::TileInfo kTile = Tile::info(0.3);
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::wgrad_extent(shape), kTile);
+}
+double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_extent(shape), kTile); }
+
+}  // namespace
+
+extern const Conv2dTraits conv2d_wgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_wgrad_generic(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                                 void* workspace, cudaStream_t stream) {
+  return conv::wgrad<Tile, 1>("conv2d_wgrad_generic", dw, dy, x, shape, workspace, stream);
+}
+
+}  // namespace pcn

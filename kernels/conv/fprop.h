@@ -1,0 +1,92 @@
+// Forward convolution as a matrix product: rows are output pixels, columns the filters of a group, the
+// reduction runs over (tap row, tap column, channel). Both operands are contiguous along the reduction. The
+// kernel of every conv2d_fprop_* file but the first layer's, which prepares its operands and then calls one
+// of them.
+#pragma once
+#include "conv/gemm_tile.h"
+#include "conv/loaders.h"
+
+namespace pcn::conv {
+
+inline GemmExtent fprop_extent(const Conv2dShape& s) {
+  return {std::int64_t{s.n} * s.p * s.q, s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups),
+          s.groups};
+}
+
+// Shapes that can be moved four channels at a time.
+inline bool fprop_vectors(const Conv2dShape& s) { return s.aligned != 0 && s.c / s.groups % 4 == 0; }
+
+struct FpropArgs {
+  float* out;  // y, or the pieces
+  const float *x, *w, *b;
+  Conv2dShape shape;
+  int rows, depth, chunk;
+  int m_tiles, n_tiles;
+  int vectors, relu;
+  Digits step;  // of the reduction index, in (channel, tap column, tap row)
+};
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const FpropArgs args) {
+  const Conv2dShape& s = args.shape;
+  // Blocks that share pixels run next to each other: their image rows stay in L2, the filters do so anyway.
+  int tile = blockIdx.x;
+  const int n0 = tile % args.n_tiles * T::BN;
+  tile /= args.n_tiles;
+  const int m0 = tile % args.m_tiles * T::BM, group = tile / args.m_tiles;
+  const int k_begin = blockIdx.y * args.chunk;
+  const int k_count = min(args.depth - k_begin, args.chunk);
+  const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+  const MicroTile<T> mine;
+
+  PixelLoader<T::BM, T::BK, T::THREADS, VEC, 1, Digits> pixels(
+      args.x, s.h, s.w, s.c, group * group_channels, Radix{group_channels, s.s}, s.r, args.step, k_begin,
+      [&](int row) {
+        const int m = m0 + row;
+        const int q = m % s.q, np = m / s.q;
+        return Digits{q * s.stride_w - s.pad_w, np % s.p * s.stride_h - s.pad_h,
+                      m < args.rows ? np / s.p : -1};
+      });
+  const int first_filter = group * group_filters + n0;
+  MatrixRowsLoader<T::BN, T::BK, T::THREADS, VEC> filters(args.w, first_filter, group_filters - n0,
+                                                          args.depth, k_begin);
+  float acc[T::TM][T::TN];
+  multiply<T>(acc, pixels, filters, (k_count + T::BK - 1) / T::BK, mine);
+
+  float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
+  store<T>(
+      acc, mine, out,
+      [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
+      group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
+      args.relu != 0);
+}
+
+template <class T, int VEC>
+cudaError_t fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
+                  const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
+  const GemmExtent extent = fprop_extent(shape);
+  const GemmGrid grid = gemm_grid(extent, T::info(1));
+  const bool relu = activation == Activation::kRelu, pieces = grid.splits > 1;
+  const int group_channels = shape.c / shape.groups;
+  using Map = AlongK<T::BM, T::BK, T::THREADS, VEC>;
+  const FpropArgs args = {pieces ? static_cast<float*>(workspace) : y,
+                          x,
+                          w,
+                          pieces ? nullptr : b,
+                          shape,
+                          static_cast<int>(extent.rows),
+                          static_cast<int>(extent.depth),
+                          static_cast<int>(grid.chunk),
+                          static_cast<int>(grid.m_tiles),
+                          static_cast<int>(grid.n_tiles),
+                          shape.aligned != 0 && shape.k / shape.groups % 4 == 0,
+                          relu && !pieces,
+                          digits_of(Map::STEP, Radix{group_channels, shape.s})};
+  const dim3 blocks(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
+  const cudaError_t status = launch(stem, fprop_kernel<T, VEC>, blocks, dim3(T::THREADS), 0, stream, args);
+  if (status != cudaSuccess || !pieces) return status;
+  return add_pieces(stem, y, static_cast<const float*>(workspace), b, static_cast<int>(extent.rows) * shape.k,
+                    shape.k, grid.splits, relu, shape.aligned != 0, stream);
+}
+
+}  // namespace pcn::conv

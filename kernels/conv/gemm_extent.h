@@ -1,0 +1,72 @@
+// The convolutions as matrix products, seen from the host: how many tiles, how many pieces the reduction is
+// cut into, and an estimate of the time. Host code only.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "conv/conv.h"
+
+namespace pcn::conv {
+
+// `batches` independent products (rows x depth) (depth x cols).
+struct GemmExtent {
+  std::int64_t rows, cols, depth;
+  std::int64_t batches;
+};
+
+// The part of a tile configuration the host needs.
+struct TileInfo {
+  int bm, bn, bk;
+  int threads, min_ctas;
+  double efficiency;  // share of the FFMA rate its inner loop can reach; estimated, not measured
+};
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// How a product is laid over the grid: tiles in x, pieces of the reduction in y.
+struct GemmGrid {
+  std::int64_t m_tiles, n_tiles, tiles;  // tiles = m_tiles * n_tiles * batches
+  int splits;
+  std::int64_t chunk;  // depth of one piece, a multiple of bk
+};
+
+// The grid is sized for this many multiprocessors (H200: 132, A100: 108) whatever the device, so that the
+// order of every sum, and with it every bit, depends on the shape alone.
+constexpr int kMultiprocessors = 132;
+constexpr int kMinTilesPerSplit = 16;                // a piece is at least so many steps of the inner loop
+constexpr std::int64_t kMaxSplitBytes = 64ll << 20;  // of scratch memory
+
+inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
+  GemmGrid g;
+  g.m_tiles = ceil_div(e.rows, t.bm);
+  g.n_tiles = ceil_div(e.cols, t.bn);
+  g.tiles = g.m_tiles * g.n_tiles * e.batches;
+  const std::int64_t steps = ceil_div(e.depth, t.bk);
+  const std::int64_t out_bytes = e.rows * e.cols * e.batches * 4;
+  std::int64_t splits = kMultiprocessors * t.min_ctas / g.tiles;
+  splits = std::min({splits, steps / kMinTilesPerSplit, kMaxSplitBytes / out_bytes});
+  splits = std::max<std::int64_t>(splits, 1);
+  g.chunk = std::max<std::int64_t>(ceil_div(steps, splits), 1) * t.bk;
+  g.splits = static_cast<int>(std::max<std::int64_t>(ceil_div(e.depth, g.chunk), 1));
+  return g;
+}
+
+// Scratch memory of the pieces' partial results.
+inline std::size_t split_bytes(const GemmExtent& e, const TileInfo& t) {
+  const int splits = gemm_grid(e, t).splits;
+  return splits == 1 ? 0 : static_cast<std::size_t>(splits) * e.rows * e.cols * e.batches * sizeof(float);
+}
+
+// Multiply-adds on the busiest multiprocessor, over the efficiency of the tile. A model, not a measurement:
+// it weighs the padding of ragged tiles, the last wave of blocks, and multiprocessors that hold too few
+// threads to hide latency.
+inline double gemm_cost(const GemmExtent& e, const TileInfo& t) {
+  const GemmGrid g = gemm_grid(e, t);
+  const double block =
+      static_cast<double>(t.bm) * t.bn * std::min<double>(g.chunk, static_cast<double>(e.depth) + t.bk);
+  const double waves = static_cast<double>(ceil_div(g.tiles * g.splits, kMultiprocessors));
+  const double alone = std::max(1.0, 256.0 / t.threads);
+  return block * std::max(waves, alone) / t.efficiency;
+}
+
+}  // namespace pcn::conv

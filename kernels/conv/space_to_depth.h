@@ -1,0 +1,126 @@
+// First layers see few channels and take large strides: AlexNet's is 11x11 at stride 4 on 3 channels.
+// Grouping the image into t x t pixels (t = stride) makes of it exactly a ceil(11/4) x ceil(11/4) convolution
+// of stride 1 on t*t*3 = 48 channels, which the fast kernels take:
+//
+//   x'[n, i, j, (a*t + b)*C + c]   = x[n, t*i + a - pad_h, t*j + b - pad_w, c]     zero outside the image
+//   w'[k, r', s', (a*t + b)*C + c] = w[k, t*r' + a, t*s' + b, c]                   zero beyond the filter
+//   y = conv(x', w'), stride 1, no padding; x' is (P + R' - 1) x (Q + S' - 1), so every kind of padding is in
+//   it.
+//
+// The reduction grows from 363 to 432, and x is copied once (1.04 times its size); the channels are filled up
+// with zeros to a multiple of 4. Device code.
+#pragma once
+#include "common/device.h"
+#include "conv/gemm_extent.h"
+
+namespace pcn::conv {
+
+// Channels of the rearranged image.
+inline int depth_channels(const Conv2dShape& s) {
+  return static_cast<int>(ceil_div(std::int64_t{s.stride_h} * s.stride_h * s.c, 4) * 4);
+}
+
+// The convolution that is left to do.
+inline Conv2dShape rearranged(const Conv2dShape& s) {
+  const int t = s.stride_h, r = static_cast<int>(ceil_div(s.r, t)), q = static_cast<int>(ceil_div(s.s, t));
+  return {s.n, s.p + r - 1, s.q + q - 1, depth_channels(s), s.k, r, q, s.p, s.q, 1, 1, 0, 0, 1, 1};
+}
+
+inline std::int64_t image_elements(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
+inline std::int64_t filter_elements(const Conv2dShape& s) {
+  return std::int64_t{s.k} * s.r * s.s * (s.c / s.groups);
+}
+
+inline bool space_to_depth_supports(const Conv2dShape& s) {
+  if (!(s.aligned != 0 && s.groups == 1 && s.c <= 4 && s.stride_h == s.stride_w && s.stride_h >= 2 &&
+        s.stride_h <= 4))
+    return false;
+  const Conv2dShape to = rearranged(s);
+  return image_elements(to) < (1ll << 31) && filter_elements(to) < (1ll << 31);
+}
+
+// Time of the copies in the units of gemm_cost: 8 bytes an element take as long as about 56 multiply-adds.
+inline double space_to_depth_cost(const Conv2dShape& s) {
+  return 56.0 * static_cast<double>(image_elements(rearranged(s))) / kMultiprocessors;
+}
+
+constexpr std::size_t padded_bytes(std::int64_t elements) {  // so that what follows is aligned, too
+  return static_cast<std::size_t>(ceil_div(elements * 4, 256) * 256);
+}
+
+// One float4 of x' a thread; the t*C floats of a source row are contiguous, so the reads of a warp fill whole
+// sectors. 8 bytes an element: bound by memory.
+template <int = 0>  // a template, so that several files may instantiate it
+__global__ void __launch_bounds__(256)
+    image_to_depth_kernel(float* __restrict__ to, const float* __restrict__ x, const Conv2dShape s, int to_h,
+                          int to_w, int to_c, int quads) {
+  const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  if (at >= quads) return;
+  const int index = static_cast<int>(at) * 4, t = s.stride_h;
+  const int c0 = index % to_c, pixel = index / to_c;
+  const int j = pixel % to_w, i = pixel / to_w % to_h, n = pixel / to_w / to_h;
+  float v[4];
+  PCN_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const int c = (c0 + e) % s.c, tap = (c0 + e) / s.c;
+    const int a = tap / t, h = t * i + a - s.pad_h, w = t * j + (tap - a * t) - s.pad_w;
+    const bool inside = a < t && static_cast<unsigned>(h) < static_cast<unsigned>(s.h) &&
+                        static_cast<unsigned>(w) < static_cast<unsigned>(s.w);
+    v[e] = inside ? __ldg(x + (static_cast<unsigned>(n * s.h + h) * s.w + w) * s.c + c) : 0.f;
+  }
+  *reinterpret_cast<float4*>(to + index) = make_float4(v[0], v[1], v[2], v[3]);
+}
+
+// w -> w'; a few hundred kilobytes.
+template <int = 0>
+__global__ void __launch_bounds__(256)
+    filters_to_depth_kernel(float* __restrict__ to, const float* __restrict__ w, const Conv2dShape s,
+                            int to_r, int to_s, int to_c, int count) {
+  const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  if (at >= count) return;
+  const int index = static_cast<int>(at), t = s.stride_h;
+  const int depth = index % to_c, place = index / to_c;
+  const int c = depth % s.c, tap = depth / s.c, a = tap / t;
+  const int r = place / to_s % to_r * t + a, q = place % to_s * t + (tap - a * t), k = place / to_s / to_r;
+  to[index] = a < t && r < s.r && q < s.s ? __ldg(w + ((k * s.r + r) * s.s + q) * s.c + c) : 0.f;
+}
+
+// dw' -> dw: what belongs to the zeros of w' is dropped.
+template <int = 0>
+__global__ void __launch_bounds__(256)
+    filters_from_depth_kernel(float* __restrict__ dw, const float* __restrict__ from, const Conv2dShape s,
+                              int from_r, int from_s, int from_c, int count) {
+  const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  if (at >= count) return;
+  const int index = static_cast<int>(at), t = s.stride_h;
+  const int c = index % s.c, place = index / s.c;
+  const int q = place % s.s, r = place / s.s % s.r, k = place / s.s / s.r;
+  const int depth = (r % t * t + q % t) * s.c + c;
+  dw[index] = __ldg(from + ((k * from_r + r / t) * from_s + q / t) * from_c + depth);
+}
+
+inline dim3 blocks_of(std::int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, 256))); }
+
+inline cudaError_t image_to_depth(const char* stem, float* to, const float* x, const Conv2dShape& s,
+                                  cudaStream_t stream) {
+  const Conv2dShape shape = rearranged(s);
+  const int quads = static_cast<int>(image_elements(shape) / 4);
+  return launch(stem, image_to_depth_kernel<>, blocks_of(quads), dim3(256), 0, stream, to, x, s, shape.h,
+                shape.w, shape.c, quads);
+}
+
+// The cheapest of some kernels for a shape.
+template <class Launch>
+struct Candidate {
+  const Conv2dTraits& traits;
+  Launch* launch;
+};
+template <class Launch, int COUNT>
+const Candidate<Launch>& cheapest(const Candidate<Launch> (&candidates)[COUNT], const Conv2dShape& shape) {
+  const Candidate<Launch>* best = candidates;
+  for (const Candidate<Launch>& candidate : candidates)
+    if (candidate.traits.cost(shape) < best->traits.cost(shape)) best = &candidate;
+  return *best;
+}
+
+}  // namespace pcn::conv

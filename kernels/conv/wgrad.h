@@ -1,0 +1,86 @@
+// Gradient with respect to the filters as a matrix product: rows are the filters of a group, columns their
+// weights (tap row, tap column, channel), the reduction runs over all output pixels of the batch. It is long
+// and the result small, so it is cut into pieces whose results go to scratch memory and are added in order:
+// the same bits every time.
+#pragma once
+#include "conv/gemm_tile.h"
+#include "conv/loaders.h"
+
+namespace pcn::conv {
+
+inline GemmExtent wgrad_extent(const Conv2dShape& s) {
+  return {s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups), std::int64_t{s.n} * s.p * s.q,
+          s.groups};
+}
+
+inline bool wgrad_vectors(const Conv2dShape& s) {
+  return s.aligned != 0 && s.c / s.groups % 4 == 0 && s.k / s.groups % 4 == 0;
+}
+
+struct WgradArgs {
+  float* out;  // dw, or the pieces
+  const float *dy, *x;
+  Conv2dShape shape;
+  int cols, depth, chunk;
+  int m_tiles, n_tiles;
+  int vectors;
+  Digits step;  // of the reduction index, in (output column, output row, image)
+};
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const WgradArgs args) {
+  const Conv2dShape& s = args.shape;
+  int tile = blockIdx.x;
+  const int n0 = tile % args.n_tiles * T::BN;
+  tile /= args.n_tiles;
+  const int m0 = tile % args.m_tiles * T::BM, group = tile / args.m_tiles;
+  const int k_begin = blockIdx.y * args.chunk;
+  const int k_count = min(args.depth - k_begin, args.chunk);
+  const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+  const MicroTile<T> mine;
+
+  const int first_filter = group * group_filters + m0;
+  MatrixColumnsLoader<T::BM, T::BK, T::THREADS, VEC> gradient(args.dy, s.k, first_filter, group_filters - m0,
+                                                              args.depth, k_begin);
+  PatchLoader<T::BN, T::BK, T::THREADS, VEC> patches(
+      args.x, s, args.step, k_begin, group * group_channels, [&](int col) {
+        const int weight = n0 + col;
+        const int tap = weight / group_channels;
+        return Digits{weight - tap * group_channels, tap % s.s, weight < args.cols ? tap / s.s : -1};
+      });
+  float acc[T::TM][T::TN];
+  multiply<T>(acc, gradient, patches, (k_count + T::BK - 1) / T::BK, mine);
+
+  float* out = args.out + (static_cast<long long>(blockIdx.y) * s.k + first_filter) * args.cols + n0;
+  store<T>(
+      acc, mine, out,
+      [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
+      args.cols - n0, args.vectors != 0, nullptr, false);
+}
+
+template <class T, int VEC>
+cudaError_t wgrad(const char* stem, float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                  void* workspace, cudaStream_t stream) {
+  const GemmExtent extent = wgrad_extent(shape);
+  const GemmGrid grid = gemm_grid(extent, T::info(1));
+  const bool pieces = grid.splits > 1;
+  const WgradArgs args = {pieces ? static_cast<float*>(workspace) : dw,
+                          dy,
+                          x,
+                          shape,
+                          static_cast<int>(extent.cols),
+                          static_cast<int>(extent.depth),
+                          static_cast<int>(grid.chunk),
+                          static_cast<int>(grid.m_tiles),
+                          static_cast<int>(grid.n_tiles),
+                          shape.aligned != 0 && extent.cols % 4 == 0,
+                          digits_of(AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP, Radix{shape.q, shape.p})};
+  const dim3 blocks(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
+  const cudaError_t status = launch(stem, wgrad_kernel<T, VEC>, blocks, dim3(T::THREADS), 0, stream, args);
+  if (status != cudaSuccess || !pieces) return status;
+  return add_pieces(stem, dw, static_cast<const float*>(workspace), nullptr,
+                    static_cast<int>(shape.k * extent.cols), shape.k, grid.splits, false, shape.aligned != 0,
+                    stream);
+}
+
+}  // namespace pcn::conv

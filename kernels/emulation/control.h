@@ -1,0 +1,52 @@
+// control.h: how the host (bindings, tests) steers the emulator. Host-safe: no kernel vocabulary, no macros.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#pragma GCC visibility push(hidden)
+namespace pcn {
+namespace emulation {
+
+// In which order the threads of a block run between synchronisations.
+//   fwd  0, 1, 2, ... as far as each can go         rev   the same from the last thread and the last block
+//   dfs  whoever became ready last                  rand  uniformly random
+//   mix  bursts of lock step, of running ahead and of chaos; preempts at synchronising instructions that do
+//   not block
+enum class Order { fwd, rev, dfs, rand, mix };
+// When asynchronous copies and wgmma take effect: as late as allowed (poisoned until then), at once, or at
+// random.
+enum class Async { late, eager, rand };
+
+struct Config {
+  Order order = Order::fwd;
+  uint64_t seed = 1;
+  Async async = Async::late;
+  int workers = 0;  // OS threads that run blocks; 0: as many as there are cores, at most 8
+};
+
+// The setting every later launch of this process uses. The first call of config() or of a launch reads the
+// defaults from PYCONVNET_EMULATOR_ORDER, _SEED, _ASYNC and _WORKERS.
+Config config();
+// Names as in the enums. Throws std::invalid_argument naming the argument, what was wanted and what came.
+void configure(const std::string& order, uint64_t seed, const std::string& async, int workers);
+const char* order_name(Order);
+const char* async_name(Async);
+
+// What went wrong in this OS thread's last failed launch, with kernel, block and thread; empty if nothing.
+// Clears it.
+std::string take_error();
+
+// Which build this is: "plain", "asan" or "race".
+const char* flavour();
+
+// The arrays of the call that is about to be launched. Only the race flavour looks at them: accesses to
+// registered ranges are checked for races, and once any range is registered, an access to global memory
+// outside all of them, or a write inside read-only ones only, fails the launch. Registrations count:
+// unregister as often as registered.
+void register_global(const void* pointer, size_t bytes, bool writable);
+void unregister_global(const void* pointer);
+
+}  // namespace emulation
+}  // namespace pcn
+#pragma GCC visibility pop

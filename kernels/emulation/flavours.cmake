@@ -1,0 +1,69 @@
+# flavours.cmake: how the emulated build is compiled, by the checks that PYCONVNET_EMULATOR_FLAVOUR asks for
+#
+#   plain  optimised; NaN-poisoned shared memory, redzones, schedules, divergence and deadlock reports
+#   asan   AddressSanitizer and UndefinedBehaviorSanitizer in kernels and executor; Python needs
+#          LD_PRELOAD=$(g++ -print-file-name=libasan.so) and ASAN_OPTIONS=detect_leaks=0
+#   race   the race detector and the global bounds checker of racecheck.cpp: kernels carry the compiler's
+#          -fsanitize=thread instrumentation, libtsan is not linked, the executor is not instrumented
+#
+# pcn_emulator_flavour(kernels executor) applies the flavour of the cache variable to the two targets.
+# pcn_emulator_includes(target) puts the toolkit stand-in first in the target's include path.
+set(PYCONVNET_EMULATOR_MARCH "" CACHE STRING
+  "-march of the emulated kernels; empty: x86-64-v3 where this machine runs it, else the compiler's default")
+
+set(PYCONVNET_EMULATOR_OPTIMISE "-O3" CACHE STRING "Optimisation of the emulated kernels in the plain flavour")
+
+set(PCN_EMULATION_DIR ${CMAKE_CURRENT_LIST_DIR})
+
+# Sets PCN_EMULATOR_MARCH_FLAG. The result is cached: the check runs once per build folder.
+function(pcn_find_emulator_march)
+  if(PYCONVNET_EMULATOR_MARCH)
+    set(flag "-march=${PYCONVNET_EMULATOR_MARCH}")
+  else()
+    include(CheckCXXSourceRuns)
+    set(CMAKE_REQUIRED_FLAGS "-march=x86-64-v3")
+    set(CMAKE_REQUIRED_QUIET ON)
+    check_cxx_source_runs("
+      int main() {
+        return __builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\") && __builtin_cpu_supports(\"bmi2\")
+          ? 0 : 1;
+      }" PCN_RUNS_X86_64_V3)
+    if(PCN_RUNS_X86_64_V3)
+      set(flag "-march=x86-64-v3")
+    else()
+      set(flag "")
+    endif()
+  endif()
+  set(PCN_EMULATOR_MARCH_FLAG "${flag}" PARENT_SCOPE)
+endfunction()
+
+function(pcn_emulator_includes)
+  foreach(target IN LISTS ARGN)
+    target_include_directories(${target} BEFORE PRIVATE ${PCN_EMULATION_DIR}/toolkit)
+  endforeach()
+endfunction()
+
+function(pcn_emulator_flavour kernels executor)
+  pcn_find_emulator_march()
+  pcn_emulator_includes(${kernels} ${executor})
+  set(flavour "${PYCONVNET_EMULATOR_FLAVOUR}")
+  # CUDA's sqrt sets no errno and its comparisons do not trap; without these two g++ vectorises little.
+  target_compile_options(${kernels} PRIVATE -fno-math-errno -fno-trapping-math)
+  target_compile_definitions(${kernels} PRIVATE PCN_EMULATOR_FLAVOUR="${flavour}")
+  target_compile_definitions(${executor} PRIVATE PCN_EMULATOR_FLAVOUR="${flavour}")
+  if(flavour STREQUAL "plain")
+    target_compile_options(${kernels} PRIVATE ${PYCONVNET_EMULATOR_OPTIMISE} ${PCN_EMULATOR_MARCH_FLAG})
+    target_compile_options(${executor} PRIVATE -O2)
+  elseif(flavour STREQUAL "asan")
+    set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g)
+    target_compile_options(${kernels} PRIVATE -O1 ${sanitizers})
+    target_compile_options(${executor} PRIVATE -O1 -fsanitize=address -fno-omit-frame-pointer -g)
+  elseif(flavour STREQUAL "race")
+    target_compile_options(${kernels} PRIVATE -O1 -g -fsanitize=thread --param tsan-instrument-func-entry-exit=0)
+    target_compile_options(${executor} PRIVATE -O2 -g)
+    target_compile_definitions(${executor} PRIVATE PCN_RACECHECK)
+    target_compile_definitions(${kernels} PRIVATE PCN_RACECHECK)
+  else()
+    message(FATAL_ERROR "PYCONVNET_EMULATOR_FLAVOUR must be plain, asan or race, got '${flavour}'")
+  endif()
+endfunction()

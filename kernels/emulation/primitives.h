@@ -1,0 +1,367 @@
+// primitives.h (emulation): the instructions of common/primitives.h on top of the executor
+//
+// Matrix instructions are done by the warp's last lane for all 32, in the PTX fragment layouts (PTX ISA,
+// "Warp Level Matrix Multiply-Accumulate" and "Asynchronous Warpgroup Level Matrix"). Sums are plain float32
+// in order of k: equal to the device for exact inputs (small integers), else up to rounding.
+#pragma once
+#include "emulation/device_side.h"
+
+namespace pcn {
+
+inline uint32_t shared_address(const void* p) { return emulation::shared_address(p); }
+
+// ---- cp.async
+// --------------------------------------------------------------------------------------------------------
+inline void cp_async_4(void* shared, const void* global, bool predicate = true) {
+  emulation::cp_async(shared, global, 4, predicate ? 4 : 0);
+}
+inline void cp_async_8(void* shared, const void* global, bool predicate = true) {
+  emulation::cp_async(shared, global, 8, predicate ? 8 : 0);
+}
+inline void cp_async_16(void* shared, const void* global, bool predicate = true) {
+  emulation::cp_async(shared, global, 16, predicate ? 16 : 0);
+}
+inline void cp_async_commit() { emulation::cp_async_commit(); }
+template <int N>
+inline void cp_async_wait() {
+  emulation::cp_async_wait(N);
+}
+
+// ---- conversions
+// -----------------------------------------------------------------------------------------------------
+inline uint32_t to_tf32(float f) {  // ties away from zero, as cvt.rna
+  uint32_t u = __float_as_uint(f);
+  if ((u & 0x7f800000u) != 0x7f800000u) u += 0x1000u;
+  return u & ~0x1fffu;
+}
+inline uint16_t to_bf16(float f) {  // ties to even
+  const uint32_t u = __float_as_uint(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+inline float from_bf16(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
+
+namespace detail {
+inline float from_tf32(uint32_t u) { return __uint_as_float(u & ~0x1fffu); }  // the low 13 bits are ignored
+inline float from_f16(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31u,
+                 mantissa = h & 0x3ffu;
+  if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
+  if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+  const float subnormal = static_cast<float>(mantissa) * 5.9604644775390625e-8f;  // 2^-24
+  return sign ? -subnormal : subnormal;
+}
+
+// ---- ldmatrix
+// --------------------------------------------------------------------------------------------------------
+// Each lane reads its own row, so that the sanitizers blame the right thread; then the warp exchanges
+// registers.
+struct LdmatrixArg {
+  uint32_t row[4];
+  uint32_t* registers;
+};
+PCN_NO_RACECHECK inline const uint32_t* ldmatrix_row(void* const* args, int lane) {
+  return static_cast<const LdmatrixArg*>(args[lane])->row;
+}
+template <int COUNT, bool TRANS>
+PCN_NO_RACECHECK inline void ldmatrix_exchange(void* const* args, unsigned) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int m = 0; m < COUNT; ++m) {
+      uint32_t value;
+      if (!TRANS) {
+        value = ldmatrix_row(args, m * 8 + lane / 4)[lane % 4];
+      } else {
+        uint16_t half[2];
+        for (int e = 0; e < 2; ++e) {
+          const uint32_t* source = ldmatrix_row(args, m * 8 + 2 * (lane % 4) + e);
+          std::memcpy(&half[e], reinterpret_cast<const char*>(source) + 2 * (lane / 4), 2);
+        }
+        value = half[0] | static_cast<uint32_t>(half[1]) << 16;
+      }
+      static_cast<LdmatrixArg*>(args[lane])->registers[m] = value;
+    }
+  }
+}
+template <int COUNT, bool TRANS>
+inline void ldmatrix(uint32_t* registers, const void* row, const char* name) {
+  LdmatrixArg arg{{0, 0, 0, 0}, registers};
+  if (emulation::own_lane() < COUNT * 8) {  // the other lanes' addresses are ignored
+    if (reinterpret_cast<uintptr_t>(row) % 16) emulation::fail("%s: misaligned row %p", name, row);
+    emulation::shared_pointer(emulation::shared_address(row), 16);
+    emulation::note_read(row, 16);
+    std::memcpy(arg.row, row, 16);
+  }
+  emulation::warp_collective(0xffffffffu, &arg, ldmatrix_exchange<COUNT, TRANS>,
+                             reinterpret_cast<const void*>(&ldmatrix_exchange<COUNT, TRANS>), name);
+}
+
+// ---- mma.sync
+// --------------------------------------------------------------------------------------------------------
+struct MmaArg {
+  float* d;
+  const uint32_t *a, *b;
+};
+template <int K>
+PCN_NO_RACECHECK inline void mma_core(void* const* args, const float (&a)[16][K], const float (&b)[K][8]) {
+  alignas(64) float c[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const float* d = static_cast<MmaArg*>(args[lane])->d;
+    const int g = lane / 4, t = lane % 4;
+    c[g][2 * t] = d[0];
+    c[g][2 * t + 1] = d[1];
+    c[g + 8][2 * t] = d[2];
+    c[g + 8][2 * t + 1] = d[3];
+  }
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < K; ++k) {
+      for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    float* d = static_cast<MmaArg*>(args[lane])->d;
+    const int g = lane / 4, t = lane % 4;
+    d[0] = c[g][2 * t];
+    d[1] = c[g][2 * t + 1];
+    d[2] = c[g + 8][2 * t];
+    d[3] = c[g + 8][2 * t + 1];
+  }
+}
+PCN_NO_RACECHECK inline void mma_tf32(void* const* args, unsigned) {
+  alignas(64) float a[16][8], b[8][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const MmaArg*>(args[lane]);
+    const int g = lane / 4, t = lane % 4;
+    a[g][t] = from_tf32(x->a[0]);
+    a[g + 8][t] = from_tf32(x->a[1]);
+    a[g][t + 4] = from_tf32(x->a[2]);
+    a[g + 8][t + 4] = from_tf32(x->a[3]);
+    b[t][g] = from_tf32(x->b[0]);
+    b[t + 4][g] = from_tf32(x->b[1]);
+  }
+  mma_core<8>(args, a, b);
+}
+template <float (*CONVERT)(uint16_t)>
+PCN_NO_RACECHECK inline void mma_16bit(void* const* args, unsigned) {
+  alignas(64) float a[16][16], b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const MmaArg*>(args[lane]);
+    const int g = lane / 4, t = lane % 4;
+    for (int e = 0; e < 2; ++e) {
+      for (int r = 0; r < 4; ++r) {
+        a[g + 8 * (r & 1)][2 * t + e + 8 * (r >> 1)] = CONVERT(static_cast<uint16_t>(x->a[r] >> (16 * e)));
+      }
+      for (int r = 0; r < 2; ++r)
+        b[2 * t + e + 8 * r][g] = CONVERT(static_cast<uint16_t>(x->b[r] >> (16 * e)));
+    }
+  }
+  mma_core<16>(args, a, b);
+}
+template <emulation::WarpFunction FUNCTION>
+inline void mma(float* d, const uint32_t* a, const uint32_t* b, const char* name) {
+  MmaArg arg{d, a, b};
+  emulation::warp_collective(0xffffffffu, &arg, FUNCTION, reinterpret_cast<const void*>(FUNCTION), name);
+}
+}  // namespace detail
+
+inline void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
+  detail::ldmatrix<1, false>(r, row, "ldmatrix.x1");
+}
+inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
+  detail::ldmatrix<2, false>(r, row, "ldmatrix.x2");
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  detail::ldmatrix<4, false>(r, row, "ldmatrix.x4");
+}
+inline void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row) {
+  detail::ldmatrix<1, true>(r, row, "ldmatrix.x1.trans");
+}
+inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
+  detail::ldmatrix<2, true>(r, row, "ldmatrix.x2.trans");
+}
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+  detail::ldmatrix<4, true>(r, row, "ldmatrix.x4.trans");
+}
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  detail::mma<detail::mma_tf32>(d, a, b, "mma.m16n8k8.tf32");
+}
+inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  detail::mma<detail::mma_16bit<from_bf16>>(d, a, b, "mma.m16n8k16.bf16");
+}
+inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  detail::mma<detail::mma_16bit<detail::from_f16>>(d, a, b, "mma.m16n8k16.f16");
+}
+
+// ---- barriers
+// --------------------------------------------------------------------------------------------------------
+inline void named_barrier_sync(int id, int threads, const char* file = __builtin_FILE(),
+                               int line = __builtin_LINE()) {
+  emulation::barrier_sync(id, threads, false, file, line);
+}
+inline void named_barrier_arrive(int id, int threads, const char* file = __builtin_FILE(),
+                                 int line = __builtin_LINE()) {
+  emulation::barrier_arrive(id, threads, file, line);
+}
+inline void mbarrier_init(uint64_t* b, uint32_t count) { emulation::mbarrier_init(b, count); }
+inline void mbarrier_invalidate(uint64_t* b) { emulation::mbarrier_invalidate(b); }
+inline void fence_mbarrier_init() {}
+inline void fence_proxy_async() { emulation::fence_proxy_async(); }
+inline void mbarrier_arrive(uint64_t* b) { emulation::mbarrier_arrive(b, 0); }
+inline void mbarrier_arrive_expect_tx(uint64_t* b, uint32_t bytes) {
+  emulation::mbarrier_arrive(b, static_cast<int>(bytes));
+}
+inline void mbarrier_wait(uint64_t* b, uint32_t parity, const char* file = __builtin_FILE(),
+                          int line = __builtin_LINE()) {
+  emulation::mbarrier_wait(b, parity, file, line);
+}
+
+// ---- TMA
+// -------------------------------------------------------------------------------------------------------------
+inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y) {
+  const int c[] = {x, y};
+  emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, c, 2);
+}
+inline void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n) {
+  const int x[] = {c, w, h, n};
+  emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, 4);
+}
+inline void tma_load_im2col_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
+                               uint16_t offset_w, uint16_t offset_h) {
+  const int x[] = {c, w, h, n}, offset[] = {offset_w, offset_h};
+  emulation::tma_load_im2col(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, offset);
+}
+inline void tma_store_2d(const void* map, const void* shared, int x, int y) {
+  const int c[] = {x, y};
+  emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, c, 2);
+}
+inline void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n) {
+  const int x[] = {c, w, h, n};
+  emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, x, 4);
+}
+inline void tma_store_commit() { emulation::tma_store_commit(); }
+template <int N>
+inline void tma_store_wait_read() {
+  emulation::tma_store_wait(N);
+}
+template <int N>
+inline void tma_store_wait() {
+  emulation::tma_store_wait(N);
+}
+
+// ---- wgmma
+// -----------------------------------------------------------------------------------------------------------
+namespace detail {
+
+struct WgmmaArg {
+  float* d;
+  uint64_t a, b;
+  int accumulate, warp;
+};
+
+// A K-major operand in shared memory, decoded from its descriptor.
+struct WgmmaOperand {
+  uint32_t start, group_bytes;
+  int mode;
+  explicit WgmmaOperand(uint64_t d)
+      : start(static_cast<uint32_t>(d & 0x3fff) << 4),
+        group_bytes(static_cast<uint32_t>(d >> 32 & 0x3fff) << 4),
+        mode(static_cast<int>(d >> 62)) {
+    if (d >> 49 & 7) emulation::fail("wgmma descriptor: base offset is not emulated");
+    if (mode == 0) emulation::fail("wgmma descriptor: operands without swizzle are not emulated");
+  }
+  // Shared address of a row's byte column. The XOR acts on the absolute address.
+  uint32_t at(int row, int byte) const {
+    const int span = mode == 1 ? 128 : mode == 2 ? 64 : 32;
+    return emulation::swizzle(
+        start + static_cast<uint32_t>(row / 8) * group_bytes + static_cast<uint32_t>(row % 8 * span + byte),
+        mode);
+  }
+};
+
+struct Tf32Element {
+  static constexpr int BYTES = 4;
+  PCN_NO_RACECHECK static float load(const char* p) {
+    uint32_t u;
+    std::memcpy(&u, p, 4);
+    return from_tf32(u);
+  }
+};
+struct Bf16Element {
+  static constexpr int BYTES = 2;
+  PCN_NO_RACECHECK static float load(const char* p) {
+    uint16_t u;
+    std::memcpy(&u, p, 2);
+    return from_bf16(u);
+  }
+};
+
+// Row `row` of an operand: 32 bytes, read in two 16-byte chunks, to out[0], out[stride], ...
+template <class Element>
+PCN_NO_RACECHECK inline void wgmma_row(const WgmmaOperand& operand, int row, float* out, int stride) {
+  for (int half = 0; half < 2; ++half) {
+    const char* p = static_cast<const char*>(emulation::shared_pointer(operand.at(row, 16 * half), 16));
+    emulation::note_read_async(p, 16);
+    constexpr int PER_CHUNK = 16 / Element::BYTES;
+    for (int e = 0; e < PER_CHUNK; ++e)
+      out[(half * PER_CHUNK + e) * stride] = Element::load(p + e * Element::BYTES);
+  }
+}
+
+// One warp's 16 rows of m64nNkK.
+template <int N, class Element>
+PCN_NO_RACECHECK inline void wgmma_warp(void* const* args) {
+  constexpr int K = 32 / Element::BYTES;
+  const auto* first = static_cast<const WgmmaArg*>(args[0]);
+  const WgmmaOperand a_operand(first->a), b_operand(first->b);
+  alignas(64) float a[16][K], b[K][N], c[16][N];
+  for (int i = 0; i < 16; ++i) wgmma_row<Element>(a_operand, 16 * first->warp + i, a[i], 1);
+  for (int j = 0; j < N; ++j) wgmma_row<Element>(b_operand, j, &b[0][j], N);
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const WgmmaArg*>(args[lane]);
+    if (x->a != first->a || x->b != first->b) emulation::fail("wgmma: descriptors differ within a warp");
+    for (int j = 0; j < N / 8; ++j) {
+      for (int e = 0; e < 4; ++e) {
+        c[lane / 4 + 8 * (e / 2)][8 * j + 2 * (lane % 4) + e % 2] = x->accumulate ? x->d[4 * j + e] : 0.0f;
+      }
+    }
+  }
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < K; ++k) {
+      for (int j = 0; j < N; ++j) c[i][j] += a[i][k] * b[k][j];
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const WgmmaArg*>(args[lane]);
+    for (int j = 0; j < N / 8; ++j) {
+      for (int e = 0; e < 4; ++e) x->d[4 * j + e] = c[lane / 4 + 8 * (e / 2)][8 * j + 2 * (lane % 4) + e % 2];
+    }
+  }
+}
+
+template <int N, class Element>
+inline void wgmma(float* d, uint64_t a, uint64_t b, int accumulate, const char* name) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma: N is a multiple of 8 up to 256");
+  WgmmaArg arg{d, a, b, accumulate, static_cast<int>(emulation::context->warp % 4)};
+  emulation::wgmma_issue(&arg, sizeof arg, N / 2, wgmma_warp<N, Element>, name);
+}
+}  // namespace detail
+
+inline void wgmma_fence() { emulation::wgmma_fence(); }
+inline void wgmma_commit() { emulation::wgmma_commit(); }
+template <int N>
+inline void wgmma_wait() {
+  emulation::wgmma_wait(N);
+}
+template <int N>
+inline void wgmma_m64k8_tf32(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
+  detail::wgmma<N, detail::Tf32Element>(d, a, b, accumulate, "wgmma.m64k8.tf32");
+}
+template <int N>
+inline void wgmma_m64k16_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
+  detail::wgmma<N, detail::Bf16Element>(d, a, b, accumulate, "wgmma.m64k16.bf16");
+}
+template <int R>
+inline void setmaxnreg_inc() {}
+template <int R>
+inline void setmaxnreg_dec() {}
+
+}  // namespace pcn

@@ -1,0 +1,44 @@
+// The tables of the norm family, in order of preference.
+#include "norm/norm.h"
+
+namespace pcn {
+namespace {
+
+template <class Row, int N>
+KernelTable<Row> table(const Row (&rows)[N]) {
+  return {rows, N};
+}
+
+constexpr auto kAny = always<LrnShape>;
+constexpr auto kNone = no_workspace<LrnShape>;
+constexpr auto kAnySpatial = always<LrnSpatialShape>;
+constexpr auto kNoneSpatial = no_workspace<LrnSpatialShape>;
+
+const LrnRow kLrn[] = {
+    {"lrn_shuffle", lrn_shuffle_supports, kNone, lrn_shuffle},
+    {"lrn_shared", lrn_shared_supports, kNone, lrn_shared},
+    {"lrn_generic", kAny, kNone, lrn_generic},
+};
+const LrnBackwardRow kLrnBackward[] = {
+    {"lrn_backward_shuffle", lrn_backward_shuffle_supports, kNone, lrn_backward_shuffle},
+    {"lrn_backward_shared", lrn_backward_shared_supports, kNone, lrn_backward_shared},
+    {"lrn_backward_generic", kAny, kNone, lrn_backward_generic},
+};
+const LrnSpatialRow kLrnSpatial[] = {
+    {"lrn_spatial_march", lrn_spatial_march_supports, kNoneSpatial, lrn_spatial_march},
+    {"lrn_spatial_generic", kAnySpatial, kNoneSpatial, lrn_spatial_generic},
+};
+const LrnSpatialBackwardRow kLrnSpatialBackward[] = {
+    {"lrn_spatial_backward_march", lrn_spatial_backward_march_supports, kNoneSpatial,
+     lrn_spatial_backward_march},
+    {"lrn_spatial_backward_generic", kAnySpatial, kNoneSpatial, lrn_spatial_backward_generic},
+};
+
+}  // namespace
+
+KernelTable<LrnRow> lrn_kernels() { return table(kLrn); }
+KernelTable<LrnBackwardRow> lrn_backward_kernels() { return table(kLrnBackward); }
+KernelTable<LrnSpatialRow> lrn_spatial_kernels() { return table(kLrnSpatial); }
+KernelTable<LrnSpatialBackwardRow> lrn_spatial_backward_kernels() { return table(kLrnSpatialBackward); }
+
+}  // namespace pcn

@@ -1,0 +1,496 @@
+"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, check-grads, devices, version.
+
+Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
+told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+_DEFAULT_DATA = {"digits": "digits", "cifar10_80sec": "cifar10", "cifar10_18pct": "cifar10"}
+_PREDICT_AT_ONCE = 256  # images in memory
+_ERRORS = (ValueError, TypeError, OSError, ImportError)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage before them."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default: the process's.
+    """
+    from . import DeviceUnavailableError, NonFiniteLossError
+
+    try:
+        args = _parser().parse_args(argv)
+        args.argv = sys.argv[1:] if argv is None else argv
+    except SystemExit as stop:  # --help, --version, or a wrong option
+        return int(stop.code or 0)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("pyconvnet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except NonFiniteLossError as error:
+        return _fail(error, 1)
+    except (*_ERRORS, DeviceUnavailableError) as error:
+        return _fail(error, 2)
+    except RuntimeError as error:
+        return _fail(error, 1)
+
+
+def _fail(error: BaseException, code: int) -> int:
+    if os.environ.get("PYCONVNET_TRACEBACK"):
+        raise error
+    print(f"pyconvnet: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return code
+
+
+# ---- commands --------------------------------------------------------------------------------------------
+def _train(args: argparse.Namespace) -> int:
+    from . import models
+    from .data import Dataset, open_dataset
+    from .train import train
+
+    name = args.model_option or args.model or "digits"
+    model = _network(name, args.option)
+    data = args.data if args.data_option is None else args.data_option
+    data = _data_of(data, model if isinstance(model, str) else model.network.name)
+    how = {"size": args.image_size, "on_error": args.on_error}
+    train_set, validation = open_dataset(data, **how)
+    if isinstance(args.validation, str):
+        validation = open_dataset(train_set, validation=args.validation, **how)[1]
+    elif args.validation is not None:
+        validation = args.validation
+    if args.option:
+        model = models.build(model, **{"classes": len(train_set.classes), **dict(args.option)})
+    options = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "schedule", "seed", "out", "workers")
+    run = train(
+        model,
+        train_set,
+        validation=False if validation is None else validation,
+        precision=args.precision,
+        devices=args.devices.split(",") if args.devices else None,
+        resume=args.resume,
+        augment=args.augment,
+        progress=not args.quiet,
+        **{option: getattr(args, option) for option in options},
+    )
+    if run.interrupted:
+        again = [
+            *args.argv,
+            *([] if args.out else ["--out", str(run.out)]),
+            *([] if args.resume else ["--resume"]),
+        ]
+        print(f"stopped; go on with: {shlex.join(['pyconvnet', *again])}", file=sys.stderr)
+        return 130
+    best = run.best
+    if best is not None:
+        kind = "train" if best["validation_error"] is None else "validation"
+        print(f"best epoch {best['epoch']}: {kind} error {100 * best[f'{kind}_error']:.2f}%")
+    for path in _pictures(run, validation if isinstance(validation, Dataset) else train_set):
+        print(f"wrote {path}")
+    print(f"model: {run.out / ('last.safetensors' if best is None else 'best.safetensors')}")
+    return 0
+
+
+def _pictures(run: Any, data: Any) -> list[Path]:
+    """What can be drawn of a finished run; nothing where matplotlib is missing."""
+    from . import plots
+
+    made = []
+    drawers: list[Callable[[], Path]] = [
+        lambda: plots.training_curves(run),
+        lambda: plots.filters(run, run.out / "filters.png"),
+        lambda: plots.predictions(run, data, run.out / "predictions.png"),
+    ]
+    for draw in drawers:
+        try:
+            made.append(draw())
+        except ImportError as error:
+            print(f"no pictures: {error}", file=sys.stderr)
+            break
+        except ValueError:
+            continue  # nothing to draw: no convolution, no finished epoch
+    return made
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .checkpoint import load
+    from .evaluate import evaluate
+
+    model = load(args.model)
+    result = evaluate(
+        model,
+        _data_of(args.data, model.network.name),
+        args.views,
+        batch_size=args.batch_size,
+        device=args.device,
+        workers=args.workers,
+        progress=not args.json and sys.stderr.isatty(),
+    )
+    if args.json:
+        values = {
+            "error": result.error,
+            "top5_error": result.top5_error,
+            "loss": result.loss,
+            "views": result.views,
+            "images": len(result),
+            "seconds": round(result.seconds, 3),
+            "skipped": result.skipped,
+        }
+        print(json.dumps(values))
+    else:
+        print(result.report() if args.report else repr(result))
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from .checkpoint import load
+    from .data import load_image
+    from .data.folder import image_files
+    from .evaluate import predict
+
+    model = load(args.model)
+    paths: list[str] = []
+    for name in args.images:
+        found = sorted(path for path, _, _ in image_files(Path(name))) if Path(name).is_dir() else [name]
+        if not found:
+            raise ValueError(f"{name} holds no images")
+        paths += found
+    height, width, channels = model.preprocessing.image_shape
+    failed = 0
+    for start in range(0, len(paths), _PREDICT_AT_ONCE):
+        images: dict[str, Any] = {}
+        for path in paths[start : start + _PREDICT_AT_ONCE]:
+            try:
+                images[path] = load_image(path, (height, width), channels)
+            except (ValueError, OSError) as error:  # the others are still predicted
+                failed = _fail(error, 2)
+        if not images:
+            continue
+        guesses = predict(model, list(images.values()), top=args.top, views=args.views, device=args.device)
+        for path, guess in zip(images, guesses, strict=True):
+            if args.json:
+                classes = [{"name": name, "probability": p} for name, p in guess]
+                print(json.dumps({"image": path, "classes": classes}))
+            else:
+                print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in guess))
+    return failed
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from . import plots
+    from .checkpoint import load
+    from .evaluate import evaluate
+
+    place = Path(args.model)
+    folder = place if place.is_dir() else place.parent
+    output = Path(args.output) if args.output else folder / f"{args.kind}.png"
+    if args.kind == "curves":
+        path = plots.training_curves(args.model if place.suffix != ".safetensors" else folder, output)
+    elif args.kind == "filters":
+        path = plots.filters(load(args.model), output, args.layer)
+    else:
+        model = load(args.model)
+        data = _data_of(args.data, model.network.name)
+        if args.kind == "predictions":
+            path = plots.predictions(
+                model,
+                data,
+                output,
+                count=args.count,
+                only_errors=args.only_errors,
+                views=args.views,
+                seed=args.seed,
+                device=args.device,
+            )
+        else:
+            path = plots.confusion(evaluate(model, data, args.views, device=args.device), output)
+    print(f"wrote {path}")
+    return 0
+
+
+def _summary(args: argparse.Namespace) -> int:
+    print(_network_of(args).summary(args.batch_size))
+    return 0
+
+
+def _check_grads(args: argparse.Namespace) -> int:
+    from .gradients import check_gradients
+
+    network = _network_of(args)
+    print(f"{network.name}: central differences in float64, tolerance {args.tolerance:g}")
+    results = check_gradients(
+        network,
+        batch_size=args.batch_size,
+        samples=args.samples,
+        tolerance=args.tolerance,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+    )
+    width = max(len(r.name) for r in results)
+    failed = 0
+    for r in results:
+        good = r.error <= args.tolerance
+        failed += not good
+        verdict = "ok" if good else "WRONG"
+        figures = f"{r.checked:4d} derivatives  norm {r.norm:.3e}  relative error {r.error:.1e}"
+        print(f"{r.name:{width}}  {figures}  {verdict}")
+    print(f"{failed} of {len(results)} parameter arrays are wrong" if failed else f"all {len(results)} pass")
+    return 1 if failed else 0
+
+
+def _devices(args: argparse.Namespace) -> int:
+    from . import available_devices, get_device
+
+    default = get_device(None).name
+    found = available_devices()
+    if args.json:
+        print(
+            json.dumps(
+                [{"device": n, "works": r is None, "reason": r, "default": n == default} for n, r in found]
+            )
+        )
+        return 0
+    width = max(len(name) for name, _ in found)
+    for name, reason in found:
+        state = "works" if reason is None else f"does not work: {reason}"
+        print(f"{name:{width}}  {state}{' (default)' if name == default else ''}")
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(_version_text())
+    return 0
+
+
+def _version_text() -> str:
+    import platform
+
+    import numpy
+
+    from . import __version__
+
+    return f"pyconvnet {__version__} (Python {platform.python_version()}, NumPy {numpy.__version__})"
+
+
+# ---- what the arguments mean -----------------------------------------------------------------------------
+def _network(name: str, options: list[tuple[str, Any]] | None) -> Any:
+    """What `train` is given for the model named on the command line: a known name, or a loaded checkpoint."""
+    from . import load, models
+
+    if name in models.names():
+        return name
+    if Path(name).exists():
+        if options:
+            raise ValueError(f"--option is for models by name; {name} is a checkpoint")
+        return load(name)
+    raise ValueError(f"model must be one of {', '.join(models.names())}, or a checkpoint, got {name!r}")
+
+
+def _network_of(args: argparse.Namespace) -> Any:
+    from . import models
+
+    model = _network(args.model, args.option)
+    return models.build(model, **dict(args.option or [])) if isinstance(model, str) else model.network
+
+
+def _data_of(data: str | None, model: str) -> str:
+    """The data meant: as given, or what goes with the model's name."""
+    if data is not None:
+        return data
+    if model in _DEFAULT_DATA:
+        return _DEFAULT_DATA[model]
+    raise ValueError(f"which data? {model} has none of its own: name a folder of images")
+
+
+def _validation(text: str) -> Any:
+    if text in ("none", "no"):
+        return False
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _augment(text: str) -> dict[str, Any]:
+    """ "crop=224,mirror,pca=0.1" as a dictionary; "none" and "paper" for short."""
+    if text == "none":
+        return {"mean": None}
+    if text == "paper":
+        return {"crop": 224, "mirror": True, "pca": 0.1, "mean": "image"}
+    known = ("crop", "mirror", "pca", "mean", "scale", "pca_scale")
+    result: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if key not in known:
+            raise argparse.ArgumentTypeError(f"augmentation has {', '.join(known)}, got {key!r}")
+        result[key] = _value(value) if equals else True
+    return result
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return key, _value(value)
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none, extents such as 12x12x3, or the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    if re.fullmatch(r"\d+(x\d+)+", text):
+        return [int(extent) for extent in text.split("x")]
+    return text
+
+
+# ---- options ---------------------------------------------------------------------------------------------
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pyconvnet",
+        description="Train and use convolutional networks with hand-written CUDA kernels.",
+        epilog="pyconvnet COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=_version_text())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    _add_train(command("train", _train, "train a model"))
+
+    sub = command("evaluate", _evaluate, "error of a trained model on images with known classes")
+    _add_model_and_data(sub)
+    sub.add_argument("--batch-size", type=int, default=128)
+    sub.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    sub.add_argument("--report", action="store_true", help="also the classes with the highest errors")
+    sub.add_argument("--json", action="store_true", help="one JSON object")
+    _add_views(sub, 10)
+
+    sub = command("predict", _predict, "most probable classes of image files")
+    sub.add_argument("model", help="checkpoint or folder of a run")
+    sub.add_argument("images", nargs="+", help="image files, or folders of them")
+    sub.add_argument("--top", type=int, default=5, help="classes to print (default 5)")
+    sub.add_argument("--json", action="store_true", help="one JSON object per image")
+    _add_views(sub, 1)
+
+    sub = command("plot", _plot, "draw a PNG: curves, filters, predictions or confusion")
+    sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion"))
+    _add_model_and_data(sub)
+    sub.add_argument("-o", "--output", help="PNG to write (default: KIND.png beside the model)")
+    sub.add_argument("--layer", help="filters: which convolution (default: the first)")
+    sub.add_argument("--count", type=int, default=8, help="predictions: images (default 8)")
+    sub.add_argument(
+        "--only-errors", action="store_true", help="predictions: only images the model gets wrong"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="predictions: which images")
+    _add_views(sub, 1)
+
+    sub = command("summary", _summary, "layers, shapes, parameters, multiply-adds and memory of a model")
+    _add_network(sub)
+    sub.add_argument("--batch-size", type=int, default=128, help="for the memory (default 128)")
+
+    sub = command("check-grads", _check_grads, "compare a model's gradients with central differences")
+    _add_network(sub)
+    sub.add_argument("--batch-size", type=int, default=2)
+    sub.add_argument("--samples", type=int, default=6, help="elements per parameter array (default 6)")
+    sub.add_argument("--tolerance", type=float, default=1e-6, help="relative error allowed (default 1e-6)")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("devices", _devices, "which devices work here, and why the others do not")
+    sub.add_argument("--json", action="store_true")
+    command("version", _version, "versions of pyconvnet, Python and NumPy")
+    return parser
+
+
+def _add_train(sub: argparse.ArgumentParser) -> None:
+    from . import models
+
+    sub.add_argument(
+        "model", nargs="?", help=f"{', '.join(models.names())}, or a checkpoint (default digits)"
+    )
+    sub.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
+    sub.add_argument(
+        "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
+    )
+    sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
+    sub.add_argument("--validation", type=_validation, help="data, a share of the training images, or none")
+    sub.add_argument("--epochs", type=int)
+    sub.add_argument("--batch-size", type=int)
+    sub.add_argument("--lr", type=float, help="learning rate")
+    sub.add_argument("--momentum", type=float)
+    sub.add_argument("--weight-decay", type=float)
+    sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
+    sub.add_argument("--precision", default="fp32")
+    sub.add_argument("--devices", "--device", help="cpu, cuda:0 (default where it works), emulator")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--out", help="folder of the run (default runs/MODEL)")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument(
+        "--augment", type=_augment, help='"crop=224,mirror,pca=0.1,mean=image", "paper" or "none"'
+    )
+    sub.add_argument(
+        "--image-size", type=int, default=256, help="image folders: side after preparation (256)"
+    )
+    sub.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="unreadable image files")
+    sub.add_argument("--workers", type=int, help="processes that decode images")
+    sub.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        metavar="NAME=VALUE",
+        help="of the model, e.g. input_shape=16x16x3",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="checkpoint or folder of a run")
+    sub.add_argument(
+        "data", nargs="?", help="digits, cifar10, a folder or .npz (default: what goes with the model)"
+    )
+
+
+def _add_network(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="name of a model, or a checkpoint")
+    sub.add_argument(
+        "--option", type=_option, action="append", metavar="NAME=VALUE", help="of the model, e.g. classes=10"
+    )
+
+
+def _add_views(sub: argparse.ArgumentParser, default: int) -> None:
+    sub.add_argument(
+        "--views", type=int, default=default, help=f"views averaged: 1 or 10 (default {default})"
+    )
+    sub.add_argument("--device", help="cpu, cuda:0, emulator")

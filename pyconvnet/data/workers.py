@@ -1,0 +1,257 @@
+"""Worker processes that decode images into memory shared with the parent.
+
+Each worker is a fresh interpreter (a `main` below), so neither threads, locks nor CUDA
+contexts of the parent are forked, and a training script needs no ``if __name__ == "__main__"``. Parent and
+worker talk in pickles over the worker's standard input and output; images go through an anonymous shared
+file. A batch is cut into one share per worker, in order, and each worker answers in the order it is asked:
+the parent knows whose answer comes next, so there is no queue, no lock and no polling. A worker that dies
+closes its pipe, which the parent sees at once; a parent that dies closes the worker's, which ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .dataset import Dataset
+
+
+class EpochEnded(RuntimeError):
+    """An epoch is asked for more after another has begun, or after `close`."""
+
+
+class WorkerPool:
+    """Worker processes around one dataset.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Pickled once to each worker.
+    workers : int
+    batch_size : int
+        Images a slot holds.
+    slots : int
+        Batches that may be under way at once.
+    """
+
+    def __init__(self, dataset: Dataset, workers: int, batch_size: int, slots: int):
+        if os.name != "posix":
+            raise ValueError("Loader: worker processes need a POSIX system; use workers=0")
+        try:
+            payload = pickle.dumps(dataset, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise TypeError(
+                f"Loader: the dataset must be picklable for workers={workers}: {error}"
+            ) from error
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.slots = slots
+        self._generation = 0
+        self._asked = [0] * workers  # answers outstanding, per worker
+        shape = (slots, batch_size, *dataset.image_shape)
+        descriptor = shared_file(int(np.prod(shape)) * dataset.dtype.itemsize)
+        self._workers: list[subprocess.Popen] = []
+        self._finalizer = weakref.finalize(self, end, self._workers)
+        try:
+            self._memory = mmap.mmap(descriptor, 0)
+            self._images = np.frombuffer(self._memory, dataset.dtype).reshape(shape)
+            for _ in range(workers):
+                self._workers.append(start(descriptor))
+            # The dataset goes as bytes in the greeting, so that one that cannot be rebuilt leaves the pipe in
+            # order.
+            for number in range(workers):
+                self._send(number, (list(sys.path), shape, dataset.dtype.str, payload))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(descriptor)
+
+    @property
+    def closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """End the processes; nothing of them is left."""
+        self._finalizer()
+
+    def read(self, plan: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices, images) for each array of indices in `plan`, in order, `slots` batches ahead."""
+        self._generation += 1
+        generation = self._generation
+        for number, outstanding in enumerate(self._asked):  # of an epoch left early
+            for _ in range(outstanding):
+                self._receive(number)
+        for turn in range(min(self.slots, len(plan))):
+            self._ask(turn % self.slots, plan[turn])
+        for turn, indices in enumerate(plan):
+            if self.closed or generation != self._generation:
+                raise EpochEnded("Loader: this epoch was ended by the start of another or by close()")
+            slot = turn % self.slots
+            failure = None
+            for number, _, _ in self._shares(len(indices)):
+                answer = self._receive(number)
+                if isinstance(answer, BaseException):
+                    failure = failure or answer
+                else:
+                    self.dataset.note_skipped(answer)
+            if failure is not None:
+                raise failure
+            images = self._images[slot, : len(indices)].copy()
+            if turn + self.slots < len(plan):
+                self._ask(slot, plan[turn + self.slots])
+            yield indices, images
+
+    def _shares(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """(worker, first, last) of a batch of `count` images."""
+        workers = len(self._workers)
+        for number in range(workers):
+            first, last = count * number // workers, count * (number + 1) // workers
+            if first < last:
+                yield number, first, last
+
+    def _ask(self, slot: int, indices: np.ndarray) -> None:
+        for number, first, last in self._shares(len(indices)):
+            self._send(number, (slot, first, indices[first:last]))
+            self._asked[number] += 1
+
+    def _send(self, number: int, message: Any) -> None:
+        pipe = self._workers[number].stdin
+        try:
+            pickle.dump(message, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+            pipe.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._dead(number) from None
+
+    def _receive(self, number: int) -> Any:
+        try:
+            answer = pickle.load(self._workers[number].stdout)
+        except (EOFError, pickle.UnpicklingError, ValueError):
+            raise self._dead(number) from None
+        self._asked[number] -= 1
+        return answer
+
+    def _dead(self, number: int) -> RuntimeError:
+        process = self._workers[number]
+        try:
+            code = process.wait(5)
+        except subprocess.TimeoutExpired:
+            code = None
+        how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += "; often the system is out of memory: use fewer workers or a smaller batch"
+        self.close()
+        return RuntimeError(f"Loader: worker process {number} died ({how})")
+
+
+def shared_file(size: int) -> int:
+    """Descriptor of an anonymous file of `size` bytes, in memory where possible; it has no name to leak."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pyconvnet-loader")
+    else:
+        handle, path = tempfile.mkstemp(prefix="pyconvnet-loader")
+        os.unlink(path)
+        descriptor = handle
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def start(descriptor: int) -> subprocess.Popen:
+    """Start one worker, which inherits `descriptor` and nothing else."""
+    root = str(Path(__file__).parents[2])
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); "
+        f"from pyconvnet.data.workers import main; main({descriptor})"
+    )
+    # One thread each: the processes are the parallelism.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(descriptor,),
+        env=environment,
+    )
+
+
+def end(workers: list[subprocess.Popen]) -> None:
+    """End processes: closing their input asks them, killing makes sure."""
+    for process in workers:
+        with contextlib.suppress(OSError):  # it died with unread input
+            process.stdin.close()
+    for process in workers:
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def main(descriptor: int) -> None:
+    """A worker: read requests from standard input, decode into shared memory, answer on standard output."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides what it means
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a dataset prints must not mix with the answers
+    sys.stdout = sys.stderr
+    try:
+        serve(descriptor, requests, answers)
+    except (EOFError, BrokenPipeError):
+        pass  # the parent has closed the pipe or is gone
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            answers.close()
+
+
+def serve(descriptor: int, requests: BinaryIO, answers: BinaryIO) -> None:
+    sys.path[:], shape, dtype, payload = pickle.load(requests)
+    memory = mmap.mmap(descriptor, 0)
+    images = np.frombuffer(memory, dtype).reshape(shape)
+    warnings.simplefilter("ignore")  # the parent warns of skipped files, once
+    failure: BaseException | None = None
+    try:
+        dataset: Dataset = pickle.loads(payload)
+    except Exception as error:  # a class defined in the user's script, say: answer with it
+        failure = TypeError(f"Loader: the dataset cannot be rebuilt in a worker process: {error}")
+    reported: set[str] = set()
+    while True:
+        slot, first, indices = pickle.load(requests)
+        answer: Any = failure
+        if failure is None:
+            try:
+                images[slot, first : first + len(indices)] = dataset.read(indices)
+                answer = {k: v for k, v in dataset.skipped.items() if k not in reported}
+                reported |= set(answer)
+            except Exception as error:
+                answer = portable(error)
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def portable(error: Exception) -> Exception:
+    """`error` as something that can be pickled, with the worker's traceback as a note."""
+    note = "in a worker process:\n" + "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note(note)
+    copy.__cause__ = copy.__context__ = None
+    return copy

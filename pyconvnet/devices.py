@@ -1,0 +1,219 @@
+"""Devices: where arrays live and which compiled module runs the kernels.
+
+========== ======= ============================================== =========================================
+name       arrays  arithmetic                                     for
+========== ======= ============================================== =========================================
+cuda:0 ... CuPy    ``pyconvnet._cuda``: kernels/ compiled by nvcc the product
+cpu        NumPy   ``pyconvnet.reference``: NumPy and BLAS        machines without a GPU; tests' oracle
+emulator   NumPy   ``pyconvnet._emulator``: kernels/ by g++       running and debugging kernels without a GPU
+========== ======= ============================================== =========================================
+
+The default is ``cuda:0`` where it works, else ``cpu``. A device asked for by name never falls back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+
+class DeviceUnavailableError(RuntimeError):
+    """The device asked for does not work on this machine; the message says why."""
+
+
+class Device:
+    """One place where arrays live. Obtain it from :func:`get_device`.
+
+    Attributes
+    ----------
+    name : str
+        ``"cpu"``, ``"emulator"`` or ``"cuda:0"``, ``"cuda:1"``, ...
+    kind : str
+        ``"cpu"``, ``"emulator"`` or ``"cuda"``.
+    index : int
+        Number of the CUDA device; 0 for the others.
+    xp : module
+        ``numpy`` or ``cupy``.
+    ext : module or None
+        The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.reference`.
+    """
+
+    def __init__(self, kind: str, index: int, xp: Any, ext: Any):
+        self.kind, self.index, self.xp, self.ext = kind, index, xp, ext
+        self.name = f"cuda:{index}" if kind == "cuda" else kind
+
+    def __repr__(self) -> str:
+        return f"Device({self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def activate(self) -> contextlib.AbstractContextManager:
+        """Make this the current device of the calling thread inside a ``with`` block."""
+        return self.xp.cuda.Device(self.index) if self.kind == "cuda" else contextlib.nullcontext()
+
+    def empty(self, shape, dtype=np.float32):
+        """An uninitialised array on this device."""
+        with self.activate():
+            return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape, dtype=np.float32):
+        """An array of zeros on this device."""
+        with self.activate():
+            return self.xp.zeros(shape, dtype)
+
+    def asarray(self, array, dtype=None):
+        """A NumPy array on this device: itself on the host, a copy on a GPU."""
+        with self.activate():
+            return self.xp.asarray(array, dtype=dtype)
+
+    def to_numpy(self, array) -> np.ndarray:
+        """An array of this device on the host; waits for the work that makes it."""
+        if self.kind != "cuda":
+            return np.asarray(array)
+        with self.activate():
+            return self.xp.asnumpy(array)
+
+    def stream(self) -> int:
+        """The caller's current CUDA stream as an integer; 0 on the host."""
+        if self.kind != "cuda":
+            return 0
+        return self.xp.cuda.get_current_stream(self.index).ptr
+
+    def synchronize(self) -> None:
+        """Wait for the work of the current stream."""
+        if self.kind == "cuda":
+            with self.activate():
+                self.xp.cuda.get_current_stream().synchronize()
+
+
+@functools.cache
+def cpu() -> Device:
+    """The device whose operations are NumPy and BLAS."""
+    return Device("cpu", 0, np, None)
+
+
+@functools.cache
+def emulator() -> Device:
+    """The device that runs the CUDA kernels on the CPU.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        The compiled module is missing.
+    """
+    return Device("emulator", 0, np, _extension("_emulator", os.environ.get("PYCONVNET_EMULATOR")))
+
+
+@functools.cache
+def cuda(index: int = 0) -> Device:
+    """A CUDA device.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        No such device, no driver, CuPy missing, or the compiled module missing.
+    """
+    ext = _extension("_cuda", os.environ.get("PYCONVNET_CUDA"))
+    count, reason = ext.device_count()
+    if count == 0:
+        raise DeviceUnavailableError(f"cuda:{index} is not available: {reason or 'no CUDA device'}")
+    if index >= count:
+        raise DeviceUnavailableError(f"cuda:{index} is not available: this machine has {count} of them")
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"cuda:{index} is not available: CuPy cannot be imported ({error}); "
+            "install it with: pip install cupy-cuda13x"
+        ) from None
+    return Device("cuda", index, cupy, ext)
+
+
+def get_device(device: str | Device | None = None) -> Device:
+    """The device of a name.
+
+    Parameters
+    ----------
+    device : str, Device or None
+        ``"cpu"``, ``"emulator"``, ``"cuda"`` (= ``"cuda:0"``), ``"cuda:N"``; None: ``cuda:0`` where it works,
+        else ``cpu``.
+
+    Raises
+    ------
+    ValueError
+        Not a device name.
+    TypeError
+        Neither a string nor a Device.
+    DeviceUnavailableError
+        The named device does not work on this machine.
+    """
+    if isinstance(device, Device):
+        return device
+    if device is None:
+        try:
+            return cuda(0)
+        except DeviceUnavailableError:
+            return cpu()
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a string such as 'cpu' or 'cuda:0', got {type(device).__name__}")
+    if device == "cpu":
+        return cpu()
+    if device == "emulator":
+        return emulator()
+    match = re.fullmatch(r"cuda(?::(\d{1,4}))?", device)
+    if match:
+        return cuda(int(match[1] or 0))
+    raise ValueError(f"device must be 'cpu', 'emulator', 'cuda' or 'cuda:N', got {device!r}")
+
+
+def available_devices() -> list[tuple[str, str | None]]:
+    """Every device with the reason why it does not work, or None where it does.
+
+    Returns
+    -------
+    list of (name, reason)
+        ``cuda:0`` stands for all CUDA devices where there are none.
+    """
+    result: list[tuple[str, str | None]] = []
+    try:
+        count = _extension("_cuda", os.environ.get("PYCONVNET_CUDA")).device_count()[0]
+    except DeviceUnavailableError:
+        count = 0
+    probes = [(f"cuda:{i}", functools.partial(cuda, i)) for i in range(max(1, count))]
+    for name, probe in [*probes, ("cpu", cpu), ("emulator", emulator)]:
+        try:
+            probe()
+            result.append((name, None))
+        except DeviceUnavailableError as error:
+            result.append((name, str(error)))
+    return result
+
+
+@functools.cache
+def _extension(name: str, path: str | None):
+    """Import a compiled module, from `path` where one is given (a sanitized build, say)."""
+    try:
+        if not path:
+            return importlib.import_module(f"pyconvnet.{name}")
+        loader = importlib.machinery.ExtensionFileLoader(f"pyconvnet.{name}", path)
+        spec = importlib.util.spec_from_loader(loader.name, loader)
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return module
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"pyconvnet.{name} cannot be imported ({error}); build it with: pip install . "
+            "(and run Python from another folder than the source tree, or use pip install -e .)"
+        ) from None

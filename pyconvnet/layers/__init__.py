@@ -1,0 +1,36 @@
+"""Layers: hyper-parameters, shapes, and forward and backward in terms of :mod:`pyconvnet.ops`."""
+
+from .base import Context, Layer, Parameter, WeightLayer, from_dict, register
+from .conv import Conv2d
+from .initialisers import Constant, Initialiser, Normal, Uniform
+from .linear import Linear
+from .loss import SoftmaxCrossEntropy
+from .norm import LRN, SpatialLRN
+from .pointwise import Add, Concat, Dropout, Logistic, ReLU, Tanh
+from .pool import AvgPool2d, MaxPool2d
+
+__all__ = [
+    "LRN",
+    "Add",
+    "AvgPool2d",
+    "Concat",
+    "Constant",
+    "Context",
+    "Conv2d",
+    "Dropout",
+    "Initialiser",
+    "Layer",
+    "Linear",
+    "Logistic",
+    "MaxPool2d",
+    "Normal",
+    "Parameter",
+    "ReLU",
+    "SoftmaxCrossEntropy",
+    "SpatialLRN",
+    "Tanh",
+    "Uniform",
+    "WeightLayer",
+    "from_dict",
+    "register",
+]

@@ -1,0 +1,314 @@
+"""What a layer is: hyper-parameters, shapes, parameters, and the ops that make its forward and backward pass.
+
+A layer knows no device, no buffer and no neighbour. The plan hands it arrays of the right shapes; the layer
+fills them by calls into :mod:`pyconvnet.ops` with ``out=``. Shapes are without the batch: ``(H, W, C)`` for
+maps, ``(K,)`` for vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import initialisers
+from .initialisers import Constant, Initialiser, Normal
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers."""
+
+    name: str
+    shape: Shape
+    init: Initialiser
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass
+class Context:
+    """What a layer may know about the pass it takes part in.
+
+    Attributes
+    ----------
+    train : bool
+        False during validation and prediction: dropout is off.
+    seed, step, layer :
+        Key of the layer's random numbers; ``step`` is an int or a one-element int64 array on the device.
+    total : int
+        Examples in the whole batch, over which costs average (more than this pass holds where a batch is
+        split).
+    window : (row0, col0, total_cols) or None
+        Which part of the whole batch's array this pass holds; None: all of it.
+    labels : array (n,) int32 or None
+        Class numbers, for costs.
+    metrics : array (4,) float64 or None
+        Running sums of a cost: examples, loss, top-1 errors, top-k errors.
+    workspace : object with ``get(nbytes)`` or None
+        Scratch owned by the plan.
+    """
+
+    train: bool = True
+    seed: int = 0
+    step: Any = 0
+    layer: int = 0
+    total: int = 0
+    window: tuple[int, int, int] | None = None
+    labels: Any = None
+    metrics: Any = None
+    workspace: Any = None
+
+
+_KINDS: dict[str, type[Layer]] = {}
+
+
+def register(kind: type[Layer]) -> type[Layer]:
+    """Class decorator: make a layer known to :func:`from_dict` under its class name."""
+    _KINDS[kind.__name__] = kind
+    return kind
+
+
+class Layer:
+    """Base of all layers. Subclasses are frozen dataclasses whose fields are the hyper-parameters."""
+
+    #: How many inputs the layer takes: (least, most); most None means any number.
+    arity: ClassVar[tuple[int, int | None]] = (1, 1)
+    #: A cost: ends a branch of the graph in a scalar and produces the first gradient during its forward pass.
+    is_cost: ClassVar[bool] = False
+    #: Backward fills all of ``dxs`` at once, so the plan gives scratch where a gradient is not wanted.
+    wants_every_dx: ClassVar[bool] = False
+    #: Short word that automatic names start with.
+    stem: ClassVar[str] = "layer"
+
+    # ---- shapes --------------------------------------------------------------------------------------------
+    def output_shape(self, *inputs: Shape) -> Shape:
+        """Shape of the output without the batch; raises ValueError where the inputs do not suit the layer."""
+        raise NotImplementedError
+
+    def parameters(self, *inputs: Shape) -> list[Parameter]:
+        """The layer's own parameters, in a fixed order."""
+        return []
+
+    def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
+        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype)."""
+        return {}
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        """Multiply-adds of one example's forward pass (convolutions and products only, as is the custom)."""
+        return 0
+
+    # ---- computation ---------------------------------------------------------------------------------------
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        """Fill ``y`` (and ``saved``) from the inputs ``xs``."""
+        raise NotImplementedError
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        """Overwrite every array of ``dxs`` (None: not wanted) and ``grads`` (empty: frozen). May destroy
+        ``dy``.
+        """
+        raise NotImplementedError
+
+    # ---- description ---------------------------------------------------------------------------------------
+    def to_dict(self) -> dict:
+        """JSON-ready description: the class name and every hyper-parameter that differs from its default."""
+        out: dict[str, Any] = {"kind": type(self).__name__}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if f.default is not dataclasses.MISSING and value == f.default:
+                continue
+            out[f.name] = value.to_dict() if isinstance(value, Initialiser) else _plain(value)
+        return out
+
+    def _check_numbers(self, **rules: str) -> None:
+        """Check hyper-parameters by rule: "positive int", "int >= 0", "number", "number >= 0",
+        "probability".
+        """
+        for name, rule in rules.items():
+            check_number(f"{type(self).__name__}: {name}", getattr(self, name), rule)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def from_dict(description: Mapping) -> Layer:
+    """Rebuild a layer from its :meth:`Layer.to_dict`; raises ValueError for anything it does not know."""
+    options = dict(description)
+    kind = options.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"layer: kind must be one of {sorted(_KINDS)}, got {kind!r}")
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            options[name] = initialisers.from_dict(value)
+        elif isinstance(value, list):
+            options[name] = _tuples(value)
+    try:
+        return _KINDS[kind](**options)
+    except TypeError as error:
+        raise ValueError(f"layer {kind}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+# ---- checks shared by the layers ---------------------------------------------------------------------------
+def check_number(what: str, value: Any, rule: str) -> None:
+    """Raise TypeError or ValueError unless ``value`` obeys ``rule``."""
+    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if rule in ("positive int", "int >= 0"):
+        if not number:
+            raise TypeError(f"{what} must be an int, got {value!r}")
+        if value < (1 if rule == "positive int" else 0):
+            raise ValueError(
+                f"{what} must be {'at least 1' if rule == 'positive int' else 'at least 0'}, got {value}"
+            )
+        return
+    if not number and not isinstance(value, (float, np.floating)):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be finite, got {value!r}")
+    if rule == "number >= 0" and value < 0:
+        raise ValueError(f"{what} must not be negative, got {value!r}")
+    if rule == "probability" and not 0 <= value < 1:
+        raise ValueError(f"{what} must be in [0, 1), got {value!r}")
+
+
+def pair(what: str, value: Any, rule: str = "positive int") -> tuple[int, int]:
+    """An int or a pair of ints as a pair (vertical, horizontal)."""
+    values = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
+    if len(values) != 2:
+        raise ValueError(f"{what} must be an int or a pair (vertical, horizontal), got {value!r}")
+    for v in values:
+        check_number(what, v, rule)
+    return int(values[0]), int(values[1])
+
+
+def padding(what: str, value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """``int``, ``(h, w)`` or ``((top, bottom), (left, right))`` as the last of these."""
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in value):
+        if len(value) != 2:
+            raise ValueError(
+                f"{what} must be an int, (h, w) or ((top, bottom), (left, right)), got {value!r}"
+            )
+        return pair(what, tuple(value[0]), "int >= 0"), pair(what, tuple(value[1]), "int >= 0")
+    h, w = pair(what, value, "int >= 0")
+    return (h, h), (w, w)
+
+
+def extent(size: int, window: int, stride: int, before: int, after: int, ceil_mode: bool = False) -> int:
+    """Positions of a window along one axis; 0 or less where it does not fit. Rounds down unless
+    ``ceil_mode``.
+    """
+    room = size + before + after - window
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    # A last window hangs over the end, but has to start inside the image or the leading padding.
+    return count - 1 if (count - 1) * stride >= size + before else count
+
+
+def maps(shape: Shape) -> Shape:
+    """Require a map (H, W, C)."""
+    if len(shape) != 3:
+        raise ValueError(f"input must be a map (H, W, C), got shape {shape}")
+    return shape
+
+
+#: Options that say nothing in a layer that uses another's parameters.
+_OF_THE_OWNER = ("init", "bias_init", "lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult")
+
+
+# ---- layers with weights -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class WeightLayer(Layer):
+    """Hyper-parameters that every layer with weights and biases has.
+
+    Parameters
+    ----------
+    activation : None or "relu"
+        Applied to the output, fused into the product where the device can.
+    bias : bool
+        Add one bias a filter.
+    init, bias_init : Initialiser
+        Initial values (the paper, section 5: weights N(0, 0.01), biases 1 or 0).
+    lr_mult, bias_lr_mult : float
+        Factors on the run's learning rate (cuda-convnet's epsW, epsB; Caffe's lr_mult). 0 leaves the array
+        untouched.
+    decay_mult, bias_decay_mult : float
+        Factors on the run's weight decay (cuda-convnet's wc). Biases are not decayed by default, as in the
+        2012 code.
+    frozen : bool
+        Train neither weights nor biases, and skip their gradients.
+    share : str or None
+        Name of an earlier layer whose parameters this one uses instead of its own (cuda-convnet's
+        weightSource). Initial values and multipliers are that layer's.
+    """
+
+    activation: str | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Initialiser = field(default=Normal(0.01), kw_only=True)
+    bias_init: Initialiser = field(default=Constant(0.0), kw_only=True)
+    lr_mult: float = field(default=1.0, kw_only=True)
+    bias_lr_mult: float = field(default=1.0, kw_only=True)
+    decay_mult: float = field(default=1.0, kw_only=True)
+    bias_decay_mult: float = field(default=0.0, kw_only=True)
+    frozen: bool = field(default=False, kw_only=True)
+    share: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if self.activation not in (None, "relu"):
+            raise ValueError(f"{kind}: activation must be None or 'relu', got {self.activation!r}")
+        for name in ("bias", "frozen"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{kind}: {name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("init", "bias_init"):
+            if not isinstance(getattr(self, name), Initialiser):
+                raise TypeError(
+                    f"{kind}: {name} must be an initialiser such as Normal(0.01), got {getattr(self, name)!r}"
+                )
+        if self.share is not None and not isinstance(self.share, str):
+            raise TypeError(f"{kind}: share must be the name of a layer or None, got {self.share!r}")
+        if self.share is not None:
+            for name in _OF_THE_OWNER:
+                if getattr(self, name) != getattr(WeightLayer, name):
+                    raise ValueError(
+                        f"{kind}: {name} belongs to the layer whose parameters are shared, {self.share!r}"
+                    )
+        self._check_numbers(
+            lr_mult="number >= 0",
+            bias_lr_mult="number >= 0",
+            decay_mult="number >= 0",
+            bias_decay_mult="number >= 0",
+        )
+
+    def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
+        scale = 0.0 if self.frozen else 1.0
+        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult)]
+        if self.bias:
+            out.append(
+                Parameter("bias", (outputs,), self.bias_init, scale * self.bias_lr_mult, self.bias_decay_mult)
+            )
+        return out

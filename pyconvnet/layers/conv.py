@@ -1,0 +1,102 @@
+"""Convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .. import ops
+from .base import Context, Parameter, Shape, WeightLayer, extent, maps, padding, pair, register
+
+
+@register
+@dataclass(frozen=True)
+class Conv2d(WeightLayer):
+    """2-D convolution (cross-correlation), x (H, W, C) -> y (P, Q, filters), weights (filters, R, S, C /
+    groups).
+
+    Parameters
+    ----------
+    filters : int
+        Output channels K.
+    size : int or (R, S)
+        Filter extent.
+    stride : int or pair
+    pad : int, (h, w) or ((top, bottom), (left, right))
+        Zeros around the image.
+    groups : int
+        Channels and filters in ``groups`` towers that do not see each other.
+
+    The output extent rounds down: ``P = (H + top + bottom - R) // stride + 1``.
+    """
+
+    filters: int
+    size: int | tuple[int, int]
+    stride: int | tuple[int, int] = 1
+    pad: Any = 0
+    groups: int = 1
+    stem: ClassVar[str] = "conv"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_numbers(filters="positive int", groups="positive int")
+        pair("Conv2d: size", self.size)
+        pair("Conv2d: stride", self.stride)
+        padding("Conv2d: pad", self.pad)
+        if self.filters % self.groups:
+            raise ValueError(
+                f"Conv2d: filters must be a multiple of groups={self.groups}, got {self.filters}"
+            )
+
+    def _weight(self, x: Shape) -> Shape:
+        r, s = pair("size", self.size)
+        return self.filters, r, s, x[2] // self.groups
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        h, w, c = maps(inputs[0])
+        if c % self.groups:
+            raise ValueError(f"input channels must be a multiple of groups={self.groups}, got {c}")
+        (top, bottom), (left, right) = padding("pad", self.pad)
+        (r, s), (dh, dw) = pair("size", self.size), pair("stride", self.stride)
+        p, q = extent(h, r, dh, top, bottom), extent(w, s, dw, left, right)
+        if p < 1 or q < 1:
+            raise ValueError(
+                f"a {r}x{s} filter does not fit an input of shape {inputs[0]} with pad {self.pad}"
+            )
+        return p, q, self.filters
+
+    def parameters(self, *inputs: Shape) -> list[Parameter]:
+        return self._parameters(self._weight(inputs[0]), self.filters)
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        p, q, k = self.output_shape(*inputs)
+        _, r, s, c = self._weight(inputs[0])
+        return p * q * k * r * s * c
+
+    def _options(self, ctx: Context) -> dict:
+        return {"stride": self.stride, "pad": self.pad, "groups": self.groups, "workspace": ctx.workspace}
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        b = params.get("bias")
+        ops.conv2d(xs[0], params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if self.activation == "relu":
+            ops.relu_backward(dy, y, out=dy)
+        if dxs[0] is not None:
+            ops.conv2d_dgrad(dy, params["weight"], xs[0].shape, out=dxs[0], **self._options(ctx))
+        if grads:
+            ops.conv2d_wgrad(dy, xs[0], params["weight"].shape, out=grads["weight"], **self._options(ctx))
+            if self.bias:
+                ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)

@@ -1,0 +1,69 @@
+"""Fully connected layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .. import ops
+from .base import Context, Parameter, Shape, WeightLayer, register
+
+
+def rows(x: Any) -> Any:
+    """View of an array (n, ...) as (n, features), features in the order of the axes (H, W, C for a map)."""
+    return x.reshape(x.shape[0], -1)
+
+
+@register
+@dataclass(frozen=True)
+class Linear(WeightLayer):
+    """y = x weight^T + bias; x of any shape, flattened in the order (H, W, C); weights (outputs, features).
+
+    Parameters
+    ----------
+    outputs : int
+    """
+
+    outputs: int
+    stem: ClassVar[str] = "fc"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_numbers(outputs="positive int")
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (self.outputs,)
+
+    def parameters(self, *inputs: Shape) -> list[Parameter]:
+        return self._parameters((self.outputs, math.prod(inputs[0])), self.outputs)
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return self.outputs * math.prod(inputs[0])
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        b = params.get("bias")
+        ops.linear(
+            rows(xs[0]), params["weight"], b, activation=self.activation, out=y, workspace=ctx.workspace
+        )
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if self.activation == "relu":
+            ops.relu_backward(dy, y, out=dy)
+        if dxs[0] is not None:
+            ops.linear_dgrad(dy, params["weight"], out=rows(dxs[0]), workspace=ctx.workspace)
+        if grads:
+            ops.linear_wgrad(dy, rows(xs[0]), out=grads["weight"], workspace=ctx.workspace)
+            if self.bias:
+                ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)

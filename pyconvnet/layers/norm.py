@@ -1,0 +1,104 @@
+"""Local response normalisation, over neighbouring channels and over neighbouring pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import ops
+from .base import Context, Layer, Shape, maps, register
+
+
+@dataclass(frozen=True)
+class _Norm(Layer):
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    stem: ClassVar[str] = "norm"
+
+    def __post_init__(self) -> None:
+        self._check_numbers(size="positive int", alpha="number >= 0", beta="number >= 0", k="number >= 0")
+        if self.k == 0:
+            raise ValueError(f"{type(self).__name__}: k must be greater than 0, got {self.k!r}")
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return maps(inputs[0])
+
+    def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
+        return {"scale": (inputs[0], np.dtype(dtype))}
+
+
+@register
+@dataclass(frozen=True)
+class LRN(_Norm):
+    """y_i = x_i / (k + alpha * sum_j x_j^2)^beta over ``size`` neighbouring channels j (the paper, section
+    3.3).
+
+    ``alpha`` multiplies the sum as printed, without division by the window. Windows stay inside one of
+    ``groups`` towers.
+    """
+
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_numbers(groups="positive int")
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        shape = maps(inputs[0])
+        if shape[2] % self.groups:
+            raise ValueError(f"input channels must be a multiple of groups={self.groups}, got {shape[2]}")
+        return shape
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        ops.lrn(xs[0], self.size, self.alpha, self.beta, self.k, self.groups, out=(y, saved["scale"]))
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if dxs[0] is not None:
+            ops.lrn_backward(
+                dy, xs[0], y, saved["scale"], self.size, self.alpha, self.beta, self.groups, out=dxs[0]
+            )
+
+
+@register
+@dataclass(frozen=True)
+class SpatialLRN(_Norm):
+    """y = x / (k + alpha * sum x^2)^beta over a ``size`` x ``size`` window of pixels in the same channel.
+
+    cuda-convnet's ``rnorm``, whose files give ``scale`` = alpha * size^2 and where k is 1.
+    """
+
+    k: float = 1.0
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        ops.lrn_spatial(xs[0], self.size, self.alpha, self.beta, self.k, out=(y, saved["scale"]))
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if dxs[0] is not None:
+            ops.lrn_spatial_backward(
+                dy, xs[0], y, saved["scale"], self.size, self.alpha, self.beta, out=dxs[0]
+            )

@@ -1,0 +1,207 @@
+"""Element by element: activations, dropout, sums; and concatenation of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import ops
+from .base import Context, Layer, Shape, register
+from .linear import rows
+
+
+@dataclass(frozen=True)
+class _Activation(Layer):
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return inputs[0]
+
+    def _ops(self):
+        raise NotImplementedError
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        self._ops()[0](xs[0], out=y)
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if dxs[0] is not None:
+            self._ops()[1](dy, y, out=dxs[0])
+
+
+@register
+@dataclass(frozen=True)
+class ReLU(_Activation):
+    """y = max(0, x) (the paper, section 3.1). Conv2d and Linear take it fused: ``activation="relu"``."""
+
+    stem: ClassVar[str] = "relu"
+
+    def _ops(self):
+        return ops.relu, ops.relu_backward
+
+
+@register
+@dataclass(frozen=True)
+class Tanh(_Activation):
+    """y = tanh(x)."""
+
+    stem: ClassVar[str] = "tanh"
+
+    def _ops(self):
+        return ops.tanh, ops.tanh_backward
+
+
+@register
+@dataclass(frozen=True)
+class Logistic(_Activation):
+    """y = 1 / (1 + exp(-x))."""
+
+    stem: ClassVar[str] = "logistic"
+
+    def _ops(self):
+        return ops.logistic, ops.logistic_backward
+
+
+@register
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Set each element to zero with probability ``p`` while training.
+
+    Parameters
+    ----------
+    p : float
+        Probability of zero, in [0, 1).
+    mode : "paper" or "inverted"
+        "paper" (section 4.2): training leaves the survivors as they are, testing multiplies everything by 1 -
+        p. "inverted": training divides the survivors by 1 - p, testing changes nothing.
+
+    The mask is a pure function of (seed, step, layer, element of the whole batch).
+    """
+
+    p: float = 0.5
+    mode: str = "paper"
+    stem: ClassVar[str] = "dropout"
+
+    def __post_init__(self) -> None:
+        self._check_numbers(p="probability")
+        if self.mode not in ("paper", "inverted"):
+            raise ValueError(f"Dropout: mode must be 'paper' or 'inverted', got {self.mode!r}")
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return inputs[0]
+
+    def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
+        return {"mask": (inputs[0], np.dtype(np.uint8))}
+
+    @property
+    def _scale(self) -> float | None:
+        return 1.0 if self.mode == "paper" else None
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        x = rows(xs[0])
+        if ctx.train:
+            ops.dropout(
+                x,
+                self.p,
+                ctx.seed,
+                ctx.step,
+                ctx.layer,
+                scale=self._scale,
+                window=ctx.window,
+                out=(rows(y), rows(saved["mask"])),
+            )
+        else:
+            ops.add(x, x, alpha=1.0 - self.p if self.mode == "paper" else 1.0, beta=0.0, out=rows(y))
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if dxs[0] is not None:
+            ops.dropout_backward(rows(dy), rows(saved["mask"]), self.p, scale=self._scale, out=rows(dxs[0]))
+
+
+@register
+@dataclass(frozen=True)
+class Add(Layer):
+    """Sum of two or more inputs of one shape."""
+
+    arity: ClassVar[tuple[int, int | None]] = (2, None)
+    stem: ClassVar[str] = "add"
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        for shape in inputs[1:]:
+            if shape != inputs[0]:
+                raise ValueError(f"inputs must have one shape, got {', '.join(map(str, inputs))}")
+        return inputs[0]
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        ops.add(xs[0], xs[1], out=y)
+        for x in xs[2:]:
+            ops.add(y, x, out=y)
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        for dx in dxs:
+            if dx is not None:
+                ops.add(dy, dy, alpha=1.0, beta=0.0, out=dx)
+
+
+@register
+@dataclass(frozen=True)
+class Concat(Layer):
+    """Inputs side by side along the channels: (H, W, C1), (H, W, C2), ... -> (H, W, C1 + C2 + ...)."""
+
+    arity: ClassVar[tuple[int, int | None]] = (2, None)
+    wants_every_dx: ClassVar[bool] = True
+    stem: ClassVar[str] = "concat"
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        for shape in inputs[1:]:
+            if shape[:-1] != inputs[0][:-1]:
+                raise ValueError(
+                    f"inputs must agree in all but the channels, got {', '.join(map(str, inputs))}"
+                )
+        return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        ops.concat(xs, out=y)
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        ops.split(dy, [x.shape[-1] for x in xs], out=tuple(dxs))

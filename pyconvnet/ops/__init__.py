@@ -1,0 +1,67 @@
+"""The kernels as functions on arrays.
+
+Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`` (inside ``ops.on("emulator")``
+on the emulated kernels), CuPy arrays and everything with ``__cuda_array_interface__`` or DLPack on their GPU, on
+the caller's current stream. Layouts: activations N, H, W, C; filters K, R, S, C / groups; channels last. Every
+function takes ``out=`` and allocates only without it.
+"""
+
+from ._core import kernels, on
+from .augment import augment
+from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
+from .linear import linear, linear_dgrad, linear_wgrad
+from .loss import softmax, softmax_cross_entropy
+from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
+from .optim import sgd_momentum
+from .pointwise import (
+    add,
+    add_bias,
+    bias_backward,
+    concat,
+    dropout,
+    dropout_backward,
+    logistic,
+    logistic_backward,
+    relu,
+    relu_backward,
+    split,
+    tanh,
+    tanh_backward,
+)
+from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+
+__all__ = [
+    "add",
+    "add_bias",
+    "augment",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "bias_backward",
+    "concat",
+    "conv2d",
+    "conv2d_dgrad",
+    "conv2d_wgrad",
+    "dropout",
+    "dropout_backward",
+    "kernels",
+    "linear",
+    "linear_dgrad",
+    "linear_wgrad",
+    "logistic",
+    "logistic_backward",
+    "lrn",
+    "lrn_backward",
+    "lrn_spatial",
+    "lrn_spatial_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "on",
+    "relu",
+    "relu_backward",
+    "sgd_momentum",
+    "softmax",
+    "softmax_cross_entropy",
+    "split",
+    "tanh",
+    "tanh_backward",
+]

@@ -1,0 +1,377 @@
+"""What every operation shares: finding the device, checking arguments, making outputs, choosing a kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..devices import Device, cpu, cuda, emulator, get_device
+
+MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
+
+_forced = threading.local()
+
+
+@contextlib.contextmanager
+def on(device: str | Device) -> Iterator[Device]:
+    """Run the operations inside the ``with`` block on a device that shares its arrays with another.
+
+    NumPy arrays belong to ``cpu``; inside ``on("emulator")`` the same arrays go to the CUDA kernels on the
+    emulator. The device of CUDA arrays is always their own.
+
+    Raises
+    ------
+    ValueError
+        Not a device name, or a CUDA device.
+    """
+    dev = get_device(device)
+    if dev.kind == "cuda":
+        raise ValueError("ops.on: only 'cpu' and 'emulator' can be chosen, CUDA arrays have a device")
+    previous = getattr(_forced, "device", None)
+    _forced.device = dev
+    try:
+        yield dev
+    finally:
+        _forced.device = previous
+
+
+def host_device() -> Device:
+    """The device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
+    return getattr(_forced, "device", None) or cpu()
+
+
+def arrays(op: str, /, optional: tuple[str, ...] = (), **named: Any) -> tuple[Device, dict[str, Any]]:
+    """Resolve the device of the arguments and turn each into an array of it, without copying.
+
+    NumPy arrays are the host's; everything with ``__cuda_array_interface__`` or a DLPack capsule on a CUDA
+    device becomes a CuPy view of the same memory, on the caller's current stream; a DLPack array on the host
+    a NumPy view. None stays None where the argument's name is in `optional`.
+
+    Raises
+    ------
+    TypeError
+        An argument is no array.
+    ValueError
+        The arguments are not all on one device.
+    """
+    result: dict[str, Any] = {}
+    where: dict[str, tuple[str, int]] = {}
+    for name, value in named.items():
+        if value is None and name in optional:
+            result[name] = None
+            continue
+        array, place = _adopt(op, name, value)
+        result[name] = array
+        where[name] = place
+    places = set(where.values())
+    if not places:
+        return host_device(), result
+    if len(places) > 1:
+        text = ", ".join(f"{name} on {_place_name(place)}" for name, place in where.items())
+        raise ValueError(f"{op}: all arrays must be on one device, got {text}")
+    kind, index = places.pop()
+    return (cuda(index) if kind == "cuda" else host_device()), result
+
+
+def _place_name(place: tuple[str, int]) -> str:
+    return f"cuda:{place[1]}" if place[0] == "cuda" else "the host"
+
+
+def _adopt(op: str, name: str, value: Any) -> tuple[Any, tuple[str, int]]:
+    if isinstance(value, np.ndarray):
+        return value, ("host", 0)
+    if type(value).__module__.partition(".")[0] == "cupy":
+        return value, ("cuda", value.device.id)
+    # DLPack names its device; asked first, since __cuda_array_interface__ does not.
+    if hasattr(value, "__dlpack_device__"):
+        device_type, index = value.__dlpack_device__()
+        device_type = int(device_type)
+        if device_type == 1:
+            try:
+                return np.from_dlpack(value), ("host", 0)
+            except (RuntimeError, BufferError, TypeError, ValueError) as error:
+                raise TypeError(f"{op}: {name} cannot be read through DLPack: {error}") from None
+        if device_type in (2, 13):  # kDLCUDA, kDLCUDAManaged
+            return _adopt_cuda(op, name, value, int(index))
+        raise TypeError(
+            f"{op}: {name} must be on the host or a CUDA device, got DLPack device type {device_type}"
+        )
+    if hasattr(value, "__cuda_array_interface__"):
+        return _adopt_cuda(op, name, value, None)
+    raise TypeError(f"{op}: {name} must be a NumPy or CUDA array, got {type(value).__name__}")
+
+
+def _adopt_cuda(op: str, name: str, value: Any, index: int | None) -> tuple[Any, tuple[str, int]]:
+    cupy = cuda(index or 0).xp
+    try:
+        if hasattr(value, "__cuda_array_interface__"):
+            view = cupy.asarray(value)
+        else:
+            with cupy.cuda.Device(index):
+                view = cupy.from_dlpack(value)
+    except (RuntimeError, BufferError, TypeError, ValueError) as error:
+        raise TypeError(f"{op}: {name} cannot be used as a CUDA array: {error}") from None
+    return view, ("cuda", view.device.id)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
+    """Every array has the same floating dtype: float32, or float64 on ``cpu``. Returns it."""
+    allowed = (np.float32, np.float64) if dev.ext is None else (np.float32,)
+    words = "float32 or float64" if dev.ext is None else f"float32 on {dev.name}"
+    first: tuple[str, np.dtype] | None = None
+    for name, array in named.items():
+        if array is None:
+            continue
+        if array.dtype not in allowed:
+            raise TypeError(f"{op}: {name} must be {words}, got {array.dtype}")
+        if first is None:
+            first = (name, array.dtype)
+        elif array.dtype != first[1]:
+            raise TypeError(f"{op}: {name} must be {first[1]} like {first[0]}, got {array.dtype}")
+    assert first is not None
+    return first[1]
+
+
+def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
+    """The array has one of the dtypes."""
+    if array.dtype not in [np.dtype(d) for d in dtypes]:
+        wanted = " or ".join(np.dtype(d).name for d in dtypes)
+        raise TypeError(f"{op}: {name} must be {wanted}, got {array.dtype}")
+
+
+def check_contiguous(op: str, **named: Any) -> None:
+    """Every array is C-contiguous."""
+    for name, array in named.items():
+        if array is not None and not array.flags.c_contiguous:
+            raise ValueError(
+                f"{op}: {name} must be C-contiguous, got strides {array.strides} for shape {array.shape}"
+            )
+
+
+def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
+    """The array has the dimensions `axes` names, e.g. ``"N, H, W, C"``; none is empty. Returns its shape."""
+    rank = axes.count(",") + 1
+    if array.ndim != rank:
+        plural = "dimension" if rank == 1 else "dimensions"
+        raise ValueError(f"{op}: {name} must have {rank} {plural} ({axes}), got shape {tuple(array.shape)}")
+    return check_size(op, name, array)
+
+
+def check_size(op: str, name: str, array: Any) -> tuple[int, ...]:
+    """The array is not empty and small enough for 32-bit indexes. Returns its shape."""
+    shape = tuple(array.shape)
+    if array.size == 0:
+        raise ValueError(f"{op}: {name} must not be empty, got shape {shape}")
+    if array.size > MAX_ELEMENTS:
+        raise ValueError(f"{op}: {name} must have fewer than 2^31 elements, got shape {shape}")
+    return shape
+
+
+def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str = "") -> None:
+    """The array has exactly this shape."""
+    if tuple(array.shape) != tuple(shape):
+        wanted = f"{tuple(shape)} {why}".rstrip()
+        raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
+
+
+def refuse_overlap(op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any) -> None:
+    """The output `out` shares no memory with the inputs, or (`or_itself`) is one of them."""
+    for other, array in inputs.items():
+        if array is None or not dev.xp.may_share_memory(out, array):
+            continue
+        if or_itself and _pointer(dev, out) == _pointer(dev, array) and out.nbytes == array.nbytes:
+            continue
+        raise ValueError(f"{op}: {name} must {f'be {other} itself or ' if or_itself else ''}not overlap {other}")
+
+
+def _pointer(dev: Device, array: Any) -> int:
+    return array.data.ptr if dev.kind == "cuda" else array.__array_interface__["data"][0]
+
+
+def shape_tuple(op: str, name: str, value: Any, axes: str) -> tuple[int, ...]:
+    """A shape given as an argument: as many positive integers as `axes` names."""
+    rank = axes.count(",") + 1
+    try:
+        shape = tuple(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be a shape ({axes}), got {type(value).__name__}") from None
+    if len(shape) != rank:
+        raise ValueError(f"{op}: {name} must have {rank} entries ({axes}), got {shape}")
+    shape = tuple(integer(op, f"{name}[{i}]", extent, minimum=1) for i, extent in enumerate(shape))
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"{op}: {name} must have fewer than 2^31 elements, got {shape}")
+    return shape
+
+
+def integer(op: str, name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """An integer within bounds, as an int."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    value = int(value)
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{op}: {name} must be at most {maximum}, got {value}")
+    return value
+
+
+def real(
+    op: str,
+    name: str,
+    value: Any,
+    minimum: float | None = None,
+    below: float | None = None,
+    positive: bool = False,
+) -> float:
+    """A finite number within bounds, as a float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+    if positive and value <= 0:
+        raise ValueError(f"{op}: {name} must be positive, got {value}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value}")
+    if below is not None and value >= below:
+        raise ValueError(f"{op}: {name} must be below {below}, got {value}")
+    return value
+
+
+def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
+    """An integer for both axes, or (vertical, horizontal)."""
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"{op}: {name} must be an integer or a pair (vertical, horizontal), got {value}")
+        first, second = value
+    else:
+        first = second = value
+    return integer(op, name, first, minimum), integer(op, name, second, minimum)
+
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def padding(op: str, name: str, value: Any) -> Padding:
+    """``p``, ``(vertical, horizontal)`` or ``((top, bottom), (left, right))``, as the latter."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        vertical, horizontal = value
+        if isinstance(vertical, tuple | list) or isinstance(horizontal, tuple | list):
+            return pair(op, f"{name}[0]", vertical, 0), pair(op, f"{name}[1]", horizontal, 0)
+    vertical, horizontal = pair(op, name, value, 0)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+# ---------------------------------------------------------------- outputs, scratch memory, kernels
+
+
+def output(op: str, name: str, dev: Device, out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """`out` after checking it, or a new array."""
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"{op}: the result {name} of shape {shape} would have 2^31 elements or more")
+    if out is None:
+        return dev.empty(shape, dtype)
+    place, named = arrays(op, **{name: out})
+    array = named[name]
+    if place != dev:
+        raise ValueError(f"{op}: {name} must be on {dev.name} like the inputs, got {place.name}")
+    check_shape(op, name, array, shape)
+    check_dtype(op, name, array, dtype)
+    check_contiguous(op, **{name: array})
+    if dev.kind != "cuda" and not array.flags.writeable:
+        raise ValueError(f"{op}: {name} must be writable, got a read-only array")
+    return array
+
+
+def outputs(op: str, dev: Device, out: Any, *specs: tuple[str, tuple[int, ...], Any]) -> tuple[Any, ...]:
+    """Several outputs: `out` is None or a tuple with one array or None for each (name, shape, dtype)."""
+    if out is None:
+        out = (None,) * len(specs)
+    if not isinstance(out, tuple) or len(out) != len(specs):
+        names = ", ".join(name for name, _, _ in specs)
+        raise TypeError(f"{op}: out must be a tuple ({names})")
+    return tuple(
+        output(op, name, dev, array, shape, dtype)
+        for array, (name, shape, dtype) in zip(out, specs, strict=True)
+    )
+
+
+def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
+    """uint8 scratch memory for a kernel: from `workspace`, an object with ``get(nbytes)``, else allocated."""
+    if nbytes == 0:
+        return None
+    return dev.empty((nbytes,), np.uint8) if workspace is None else workspace.get(nbytes)
+
+
+def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[str, int]:
+    """The (name, workspace bytes) of the forced kernel, or of the preferred one.
+
+    Parameters
+    ----------
+    rows : list of (name, workspace bytes)
+        The kernels that apply to the shape, in order of preference.
+    """
+    if kernel is None:
+        return rows[0]
+    for row in rows:
+        if row[0] == kernel:
+            return row
+    names = ", ".join(name for name, _ in rows)
+    raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
+
+
+def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:
+    """`kernel=` names a CUDA kernel, which the ``cpu`` device does not have."""
+    if kernel is not None and dev.ext is None:
+        raise ValueError(
+            f"{op}: kernel={kernel!r} needs arrays on a CUDA device or the emulator, got {dev.name}"
+        )
+
+
+# ops.kernels(op, ...): each family registers how to list the kernels of its operations.
+_kernel_listings: dict[str, Callable[..., list[str]]] = {}
+
+
+def lists_kernels(op: str):
+    """Decorator: the function answers ``ops.kernels(op, ...)``. Its first parameter is the Device."""
+
+    def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
+        _kernel_listings[op] = function
+        return function
+
+    return register
+
+
+def kernels(op: str, *args: Any, device: str | Device | None = None, **kwargs: Any) -> list[str]:
+    """The CUDA kernels that apply to an operation on given shapes, in order of preference.
+
+    Parameters
+    ----------
+    op : str
+        Name of the operation, e.g. ``"conv2d"``.
+    *args, **kwargs
+        The operation's shapes and options, e.g. ``kernels("conv2d", x_shape, w_shape, stride=4)``.
+    device : str, optional
+        Whose table; default: ``cuda:0`` where it works, else the emulator (the tables are the same but for
+        rows that call a CUDA library).
+
+    Raises
+    ------
+    ValueError
+        Unknown operation, or shapes the operation refuses.
+    """
+    if op not in _kernel_listings:
+        raise ValueError(f"kernels: unknown operation {op!r}; known: {', '.join(sorted(_kernel_listings))}")
+    dev = get_device(device)
+    if dev.ext is None:
+        dev = emulator()
+    return _kernel_listings[op](dev, *args, **kwargs)

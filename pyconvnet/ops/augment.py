@@ -1,0 +1,125 @@
+"""From the images of a data set to the input of a network: crop, mirror, colour, mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+
+
+def augment(
+    images: Any,
+    crop: Any,
+    mirror: Any = None,
+    colour: Any = None,
+    mean: Any = None,
+    *,
+    size: tuple[int, int],
+    scale: float = 1.0,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """Crop, mirror, shift in colour, subtract the mean and scale (the paper, sections 2 and 4.1).
+
+    ``y[n, i, j, c] = (images[n, crop[n, 0] + i, crop[n, 1] + j', c] - mean[…, c] + colour[n, c]) scale`` with
+    j' = w - 1 - j where ``mirror[n]``, else j, and the mean of the source pixel.
+
+    Parameters
+    ----------
+    images : uint8 or float32 array (N, H, W, C); on the cpu also float64
+    crop : int32 array (N, 2), top and left edge of each crop
+    mirror : uint8 array (N,), optional; not 0: mirrored left to right
+    colour : array (N, C), optional; added to all pixels of an image
+    mean : array (C,) or (H, W, C), optional
+    size : (h, w) of the crops
+    scale : number
+    out : array (N, h, w, C), optional; float32, or on the cpu float64
+    kernel : str, optional
+        Forces one of ``ops.kernels("augment", images.shape, size)``.
+
+    Returns
+    -------
+    array (N, h, w, C), dtype of `out`, else float64 where an argument is, else float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtypes or shapes; size larger than the images; not contiguous; `out` that does not fit; on the
+        host, a crop that leaves its image. On a CUDA device crops are not read back: pixels outside the image
+        come out as NaN.
+    """
+    op = "augment"
+    optional = ("mirror", "colour", "mean")
+    dev, inputs = core.arrays(op, optional, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
+    images, crop, mirror, colour, mean = inputs.values()
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    floats = (np.float32,) if dev.ext is not None else (np.float32, np.float64)
+    core.check_dtype(op, "images", images, np.uint8, *floats)
+    n, height, width, channels = core.check_rank(op, "images", images, "N, H, W, C")
+    h, w = core.pair(op, "size", size, 1)
+    if h > height or w > width:
+        raise ValueError(f"{op}: size must be at most the {(height, width)} of the images, got {(h, w)}")
+    core.check_dtype(op, "crop", crop, np.int32)
+    core.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
+    if mirror is not None:
+        core.check_dtype(op, "mirror", mirror, np.uint8)
+        core.check_shape(op, "mirror", mirror, (n,), "for the images")
+    if colour is not None:
+        core.check_dtype(op, "colour", colour, *floats)
+        core.check_shape(op, "colour", colour, (n, channels), "for the images")
+    if mean is not None:
+        core.check_dtype(op, "mean", mean, *floats)
+        if tuple(mean.shape) not in ((channels,), (height, width, channels)):
+            raise ValueError(
+                f"{op}: mean must have shape {(channels,)} or {(height, width, channels)}, "
+                f"got {tuple(mean.shape)}"
+            )
+    core.check_contiguous(op, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
+    scale = core.real(op, "scale", scale)
+    if dev.kind != "cuda":
+        outside = ((crop < 0) | (crop > np.array([height - h, width - w], np.int32))).any(axis=1)
+        if outside.any():
+            i = int(outside.argmax())
+            raise ValueError(
+                f"{op}: crop must keep {(h, w)} pixels inside images of {(height, width)}, "
+                f"got top left {tuple(crop[i].tolist())} at index {i}"
+            )
+    if out is not None:
+        dtype = getattr(out, "dtype", np.float32)
+        dtype = np.dtype(np.float64 if dtype == np.float64 and dev.ext is None else np.float32)
+    else:
+        wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
+        dtype = np.dtype(np.float64 if wide else np.float32)
+    y = core.output(op, "out", dev, out, (n, h, w, channels), dtype)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, images=images, colour=colour, mean=mean)
+    if dev.ext is None:
+        return reference.augment(images, crop, mirror, colour, mean, scale, out=y)
+    extent = _extent(dev, (n, height, width, channels), (h, w), mean)
+    name, _ = core.select(op, dev.ext.augment_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.augment(name, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
+    return y
+
+
+def _extent(dev: Device, shape: tuple[int, ...], size: tuple[int, int], mean: Any) -> Any:
+    n, h, w, c = shape
+    return dev.ext.AugmentShape(
+        n=n,
+        h=h,
+        w=w,
+        c=c,
+        crop_h=size[0],
+        crop_w=size[1],
+        mean_pixels=0 if mean is None else mean.size // c,
+    )
+
+
+@core.lists_kernels("augment")
+def _list_augment(dev: Device, images_shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
+    shape = core.shape_tuple("augment", "images_shape", images_shape, "N, H, W, C")
+    extent = _extent(dev, shape, core.pair("augment", "size", size, 1), None)
+    return [name for name, _ in dev.ext.augment_kernels(extent)]

@@ -1,0 +1,298 @@
+"""Convolution and its gradients.
+
+Common to the functions of this module:
+
+stride : int or (vertical, horizontal), at least 1
+pad : int, (vertical, horizontal) or ((top, bottom), (left, right)), not negative
+    Zeros around the image. AlexNet's 224 -> 55 is ``pad=((0, 3), (0, 3))`` in the original code, ``pad=2`` in
+    PyTorch and ``pad=0`` on crops of 227 in Caffe.
+groups : int
+    Divides both C and K. Filter k of group g = k // (K / groups) sees channels [g*C/groups, (g+1)*C/groups).
+kernel : str, optional
+    Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
+    ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
+workspace : object with ``get(nbytes)``, optional
+    Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
+
+Output sizes round down: P = (H + top + bottom - R) // stride + 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..devices import Device
+from ..reference import conv as reference
+from . import _core as core
+
+Pair = tuple[int, int]
+# Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.
+_LIMIT = 2**29
+
+_AXES_X, _AXES_W, _AXES_Y = "N, H, W, C", "K, R, S, C/groups", "N, P, Q, K"
+_ACTIVATIONS = {None: 0, "relu": 1}
+
+
+class _Geometry:
+    """The extents of one convolution, checked."""
+
+    def __init__(
+        self, op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, pad: Any, groups: Any
+    ):
+        self.x_shape, self.w_shape = x_shape, w_shape
+        self.stride = core.pair(op, "stride", stride, 1)
+        self.pad = core.padding(op, "pad", pad)
+        self.groups = core.integer(op, "groups", groups, 1)
+        n, h, w, c = x_shape
+        k, r, s, group_channels = w_shape
+        if c % self.groups:
+            raise ValueError(
+                f"{op}: groups must divide the channels of x, got groups={self.groups} and C={c}"
+            )
+        if k % self.groups:
+            raise ValueError(f"{op}: groups must divide the filters of w, got groups={self.groups} and K={k}")
+        if group_channels * self.groups != c:
+            raise ValueError(
+                f"{op}: w must have {c // self.groups} channels (C={c} of x over groups={self.groups}), "
+                f"got shape {w_shape}"
+            )
+        padded = h + sum(self.pad[0]), w + sum(self.pad[1])
+        if r > padded[0] or s > padded[1]:
+            raise ValueError(
+                f"{op}: filters of {r} x {s} pixels do not fit x of {h} x {w} pixels with padding {self.pad}"
+            )
+        if max(*padded, *self.stride) >= _LIMIT:
+            raise ValueError(
+                f"{op}: padded extents and stride must stay below 2^29, got {padded} and {self.stride}"
+            )
+        p, q = ((size - f) // step + 1 for size, f, step in zip(padded, (r, s), self.stride, strict=True))
+        self.y_shape = (n, p, q, k)
+
+    def shape_of(self, dev: Device, aligned: bool = True) -> Any:
+        """The kernels' shape struct."""
+        (n, h, w, c), (k, r, s, _), (_, p, q, _) = self.x_shape, self.w_shape, self.y_shape
+        return dev.ext.Conv2dShape(
+            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=self.stride[0], stride_w=self.stride[1],
+            pad_h=self.pad[0][0], pad_w=self.pad[1][0], groups=self.groups, aligned=aligned,
+        )  # fmt: skip
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the reference wants beside the arrays."""
+        return {"stride": self.stride, "pad": self.pad, "groups": self.groups}
+
+    def check_dy(self, op: str, dy: Any) -> None:
+        shape = core.check_rank(op, "dy", dy, _AXES_Y)
+        if shape != self.y_shape:
+            raise ValueError(
+                f"{op}: dy must have shape {self.y_shape} for x_shape {self.x_shape} and w_shape "
+                f"{self.w_shape}, got {shape}"
+            )
+
+
+def aligned(dev: Device, *arrays: Any) -> bool:
+    """Whether every array starts at a multiple of 16 bytes, which the fast kernels want."""
+    return all(core._pointer(dev, array) % 16 == 0 for array in arrays)
+
+
+def launch(
+    op: str, direction: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, *args: Any
+) -> None:
+    """Run the forced or the preferred kernel of a direction ("fprop", "dgrad", "wgrad")."""
+    rows = getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)
+    name, nbytes = core.select(op, rows, kernel)
+    with dev.activate():
+        scratch = core.scratch(dev, nbytes, workspace)
+        getattr(dev.ext, f"conv2d_{direction}")(name, shape, *args, scratch, dev.stream())
+
+
+def activation_code(op: str, activation: str | None) -> int:
+    """The number the kernels know an activation by."""
+    if not (activation is None or isinstance(activation, str)) or activation not in _ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be None or 'relu', got {activation!r}")
+    return _ACTIVATIONS[activation]
+
+
+def _list_kernels(op: str, direction: str) -> None:
+    @core.lists_kernels(op)
+    def listing(dev: Device, x_shape: Any, w_shape: Any, *, stride: Any = 1, pad: Any = 0, groups: int = 1):
+        x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+        w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+        shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev)
+        return [name for name, _ in getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)]
+
+
+_list_kernels("conv2d", "fprop")
+_list_kernels("conv2d_dgrad", "dgrad")
+_list_kernels("conv2d_wgrad", "wgrad")
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: int | Pair = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    activation: str | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """Convolution (cross-correlation, as every network library means it) with bias and activation.
+
+    ``y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride + r - top, q*stride + s - left, c] * w[k,r,s,c])``
+
+    Parameters
+    ----------
+    x : array (N, H, W, C), float32 (on the cpu also float64)
+    w : array (K, R, S, C/groups), dtype of x
+    b : array (K,), optional
+    activation : None or "relu"
+    out : array (N, P, Q, K), optional
+    stride, pad, groups, kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    y : array (N, P, Q, K), dtype of x
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not belong together, a filter larger than the padded image, arrays not contiguous or
+        not on one device, an unsuitable `out`, a kernel that does not apply.
+    TypeError
+        Wrong dtypes or types.
+    """
+    op = "conv2d"
+    dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
+    x, w, b = named["x"], named["w"], named["b"]
+    dtype = core.check_float(op, dev, x=x, w=w, b=b)
+    x_shape = core.check_rank(op, "x", x, _AXES_X)
+    w_shape = core.check_rank(op, "w", w, _AXES_W)
+    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    if b is not None:
+        core.check_shape(op, "b", b, (w_shape[0],), "(K,)")
+    core.check_contiguous(op, x=x, w=w, b=b)
+    code = activation_code(op, activation)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
+    if dev.ext is None:
+        reference.conv2d(x, w, b, activation=activation, out=y, **geometry.options)
+    else:
+        shape = geometry.shape_of(dev, aligned(dev, x, w, y))
+        launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
+    return y
+
+
+def conv2d_dgrad(
+    dy: Any,
+    w: Any,
+    x_shape: tuple[int, int, int, int],
+    *,
+    stride: int | Pair = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """Gradient of :func:`conv2d` for its input (also: transposed convolution).
+
+    ``dx[n,h,w,c] = sum of dy[n,p,q,k] * w[k,r,s,c] over k and p*stride+r-top = h, q*stride+s-left = w``
+
+    Parameters
+    ----------
+    dy : array (N, P, Q, K), float32 (on the cpu also float64)
+    w : array (K, R, S, C/groups), dtype of dy
+    x_shape : (N, H, W, C)
+        Shape of the forward call's x.
+    out : array (N, H, W, C), optional
+    stride, pad, groups, kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    dx : array (N, H, W, C), dtype of dy
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`conv2d`.
+    """
+    op = "conv2d_dgrad"
+    dev, named = core.arrays(op, dy=dy, w=w)
+    dy, w = named["dy"], named["w"]
+    dtype = core.check_float(op, dev, dy=dy, w=w)
+    x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = core.check_rank(op, "w", w, _AXES_W)
+    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    geometry.check_dy(op, dy)
+    core.check_contiguous(op, dy=dy, w=w)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dx = core.output(op, "out", dev, out, x_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    if dev.ext is None:
+        reference.conv2d_dgrad(dy, w, x_shape, out=dx, **geometry.options)
+    else:
+        shape = geometry.shape_of(dev, aligned(dev, dx, dy, w))
+        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
+    return dx
+
+
+def conv2d_wgrad(
+    dy: Any,
+    x: Any,
+    w_shape: tuple[int, int, int, int],
+    *,
+    stride: int | Pair = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """Gradient of :func:`conv2d` for its filters.
+
+    ``dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride + r - top, q*stride + s - left, c]``
+
+    Parameters
+    ----------
+    dy : array (N, P, Q, K), float32 (on the cpu also float64)
+    x : array (N, H, W, C), dtype of dy
+    w_shape : (K, R, S, C/groups)
+        Shape of the forward call's w.
+    out : array (K, R, S, C/groups), optional
+    stride, pad, groups, kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    dw : array (K, R, S, C/groups), dtype of dy
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`conv2d`.
+    """
+    op = "conv2d_wgrad"
+    dev, named = core.arrays(op, dy=dy, x=x)
+    dy, x = named["dy"], named["x"]
+    dtype = core.check_float(op, dev, dy=dy, x=x)
+    x_shape = core.check_rank(op, "x", x, _AXES_X)
+    w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    geometry.check_dy(op, dy)
+    core.check_contiguous(op, dy=dy, x=x)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dw = core.output(op, "out", dev, out, w_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
+    if dev.ext is None:
+        reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)
+    else:
+        shape = geometry.shape_of(dev, aligned(dev, dw, dy, x))
+        launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
+    return dw

@@ -1,0 +1,234 @@
+"""Fully connected layers and their gradients.
+
+On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tables of the conv family serve
+them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
+one row more, ``"cublas"``: cuBLAS through CuPy. It comes first, on the assumption that NVIDIA's kernels beat
+ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
+
+Common to the functions of this module:
+
+kernel : str, optional
+    Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
+    ``"linear_wgrad"``). CUDA and emulator only.
+workspace : object with ``get(nbytes)``, optional
+    Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+from . import conv, pointwise
+
+CUBLAS = "cublas"
+
+_AXES_X, _AXES_W, _AXES_Y = "N, I", "O, I", "N, O"
+_DIRECTIONS = {"linear": "fprop", "linear_dgrad": "dgrad", "linear_wgrad": "wgrad"}
+
+
+@functools.cache
+def _cublas_works(dev: Device) -> bool:
+    """Whether CuPy finds cuBLAS on this machine (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
+    if dev.kind != "cuda":
+        return False
+    try:
+        with dev.activate():
+            one = dev.xp.ones((1, 1), "float32")
+            dev.xp.matmul(one, one)
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
+def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
+    if x_shape[1] != w_shape[1]:
+        raise ValueError(f"{op}: w must have I={x_shape[1]} columns like x, got shape {w_shape}")
+
+
+def _shape_of(dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], aligned: bool = True) -> Any:
+    """The 1x1 convolution that this product is."""
+    (n, i), o = x_shape, w_shape[0]
+    return dev.ext.Conv2dShape(n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned)
+
+
+def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
+    ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
+    return [(CUBLAS, 0), *ours] if _cublas_works(dev) else ours
+
+
+def _list_kernels(op: str) -> None:
+    @core.lists_kernels(op)
+    def listing(dev: Device, x_shape: Any, w_shape: Any):
+        x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+        w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+        _check(op, x_shape, w_shape)
+        return [name for name, _ in _rows(op, dev, _shape_of(dev, x_shape, w_shape))]
+
+
+for _op in _DIRECTIONS:
+    _list_kernels(_op)
+
+
+def _uses_cublas(op: str, dev: Device, shape: Any, kernel: str | None) -> bool:
+    return core.select(op, _rows(op, dev, shape), kernel)[0] == CUBLAS
+
+
+def linear(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    activation: str | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """Fully connected layer: ``y[n,o] = act(b[o] + sum_i x[n,i] * w[o,i])``.
+
+    Parameters
+    ----------
+    x : array (N, I), float32 (on the cpu also float64)
+    w : array (O, I), dtype of x
+    b : array (O,), optional
+    activation : None or "relu"
+    out : array (N, O), optional
+    kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    y : array (N, O), dtype of x
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not belong together, arrays not contiguous or not on one device, an unsuitable `out`, a
+        kernel that does not apply.
+    TypeError
+        Wrong dtypes or types.
+    """
+    op = "linear"
+    dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
+    x, w, b = named["x"], named["w"], named["b"]
+    dtype = core.check_float(op, dev, x=x, w=w, b=b)
+    x_shape, w_shape = core.check_rank(op, "x", x, _AXES_X), core.check_rank(op, "w", w, _AXES_W)
+    _check(op, x_shape, w_shape)
+    if b is not None:
+        core.check_shape(op, "b", b, (w_shape[0],), "(O,)")
+    core.check_contiguous(op, x=x, w=w, b=b)
+    code = conv.activation_code(op, activation)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    y = core.output(op, "out", dev, out, (x_shape[0], w_shape[0]), dtype)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
+    if dev.ext is None:
+        reference.linear(x, w, b, activation=activation, out=y)
+        return y
+    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, x, w, y))
+    if _uses_cublas(op, dev, shape, kernel):
+        with dev.activate():
+            dev.xp.matmul(x, w.T, out=y)
+        if b is not None:
+            pointwise.add_bias(y, b, out=y)
+        if activation is not None:
+            pointwise.relu(y, out=y)
+    else:
+        conv.launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
+    return y
+
+
+def linear_dgrad(
+    dy: Any, w: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None
+) -> Any:
+    """Gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
+
+    Parameters
+    ----------
+    dy : array (N, O), float32 (on the cpu also float64)
+    w : array (O, I), dtype of dy
+    out : array (N, I), optional
+    kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    dx : array (N, I), dtype of dy
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`linear`.
+    """
+    op = "linear_dgrad"
+    dev, named = core.arrays(op, dy=dy, w=w)
+    dy, w = named["dy"], named["w"]
+    dtype = core.check_float(op, dev, dy=dy, w=w)
+    dy_shape, w_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "w", w, _AXES_W)
+    if dy_shape[1] != w_shape[0]:
+        raise ValueError(
+            f"{op}: w must have O={dy_shape[1]} rows like the columns of dy, got shape {w_shape}"
+        )
+    core.check_contiguous(op, dy=dy, w=w)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    x_shape = (dy_shape[0], w_shape[1])
+    dx = core.output(op, "out", dev, out, x_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    if dev.ext is None:
+        reference.linear_dgrad(dy, w, out=dx)
+        return dx
+    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dx, dy, w))
+    if _uses_cublas(op, dev, shape, kernel):
+        with dev.activate():
+            dev.xp.matmul(dy, w, out=dx)
+    else:
+        conv.launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
+    return dx
+
+
+def linear_wgrad(
+    dy: Any, x: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None
+) -> Any:
+    """Gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
+
+    Parameters
+    ----------
+    dy : array (N, O), float32 (on the cpu also float64)
+    x : array (N, I), dtype of dy
+    out : array (O, I), optional
+    kernel, workspace :
+        See the module.
+
+    Returns
+    -------
+    dw : array (O, I), dtype of dy
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`linear`.
+    """
+    op = "linear_wgrad"
+    dev, named = core.arrays(op, dy=dy, x=x)
+    dy, x = named["dy"], named["x"]
+    dtype = core.check_float(op, dev, dy=dy, x=x)
+    dy_shape, x_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "x", x, _AXES_X)
+    if dy_shape[0] != x_shape[0]:
+        raise ValueError(f"{op}: dy must have N={x_shape[0]} rows like x, got shape {dy_shape}")
+    core.check_contiguous(op, dy=dy, x=x)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    w_shape = (dy_shape[1], x_shape[1])
+    dw = core.output(op, "out", dev, out, w_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
+    if dev.ext is None:
+        reference.linear_wgrad(dy, x, out=dw)
+        return dw
+    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dw, dy, x))
+    if _uses_cublas(op, dev, shape, kernel):
+        with dev.activate():
+            dev.xp.matmul(dy.T, x, out=dw)
+    else:
+        conv.launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
+    return dw

@@ -1,0 +1,143 @@
+"""Softmax, and softmax with cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+
+
+def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Probabilities of the classes, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
+
+    The maximum of each row is subtracted first, so that no exponential overflows.
+
+    Parameters
+    ----------
+    logits : array (N, C)
+    out : array (N, C), optional; may be logits.
+    kernel : str, optional
+        Forces one of ``ops.kernels("softmax", logits.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, not two dimensions, empty, not contiguous, `out` that does not fit.
+    """
+    op = "softmax"
+    dev, inputs = core.arrays(op, logits=logits)
+    logits = inputs["logits"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, logits=logits)
+    shape = core.check_rank(op, "logits", logits, "N, C")
+    core.check_contiguous(op, logits=logits)
+    y = core.output(op, "out", dev, out, shape, dtype)
+    core.refuse_overlap(op, dev, "out", y, logits=logits)
+    if dev.ext is None:
+        return reference.softmax(logits, out=y)
+    extent = dev.ext.LossShape(examples=shape[0], classes=shape[1])
+    name, _ = core.select(op, dev.ext.softmax_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.softmax(name, extent, y, logits, dev.stream())
+    return y
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    labels: Any,
+    *,
+    topk: int = 5,
+    metrics: Any = None,
+    grad_scale: float | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> tuple[Any, Any]:
+    """Multinomial logistic regression: mean of ``-log softmax(logits[n])[labels[n]]``, and its gradient.
+
+    ``dlogits = (softmax(logits) - onehot(labels)) grad_scale``. An example is a top-k error where at least k
+    classes come before its own: those with a greater logit, and those with an equal one and a smaller index.
+    A NaN among its logits makes it an error.
+
+    Parameters
+    ----------
+    logits : array (N, C)
+    labels : int32 array (N,), each in 0 … C-1
+    topk : k of the top-k errors, at least 1
+    metrics : float64 array (4,), optional
+        ``[N, sum of the losses, top-1 errors, top-k errors]`` is added to it.
+    grad_scale : number, optional; None: 1 / N, the gradient of the mean.
+    out : (loss, dlogits), optional; arrays () and (N, C). dlogits may be logits.
+    kernel : str, optional
+        Forces one of ``ops.kernels("softmax_cross_entropy", logits.shape)``.
+    workspace : object with ``get(nbytes)``, optional
+        Lends the kernel its scratch memory; otherwise it is allocated.
+
+    Returns
+    -------
+    loss : array (), dtype of logits
+    dlogits : array (N, C)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtypes or shapes; not contiguous; `out` that does not fit; on the host, a label outside 0 … C-1.
+        On a CUDA device labels are not read back: there such a label makes the loss and its row of dlogits
+        NaN and counts as an error.
+    """
+    op = "softmax_cross_entropy"
+    topk = core.integer(op, "topk", topk, minimum=1, maximum=2**31 - 1)
+    dev, inputs = core.arrays(op, ("metrics",), logits=logits, labels=labels, metrics=metrics)
+    logits, labels, metrics = inputs.values()
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, logits=logits)
+    n, classes = core.check_rank(op, "logits", logits, "N, C")
+    core.check_dtype(op, "labels", labels, np.int32)
+    core.check_shape(op, "labels", labels, (n,), "for the rows of logits")
+    core.check_contiguous(op, logits=logits, labels=labels)
+    if dev.kind != "cuda":
+        wrong = (labels < 0) | (labels >= classes)
+        if wrong.any():
+            i = int(wrong.argmax())
+            raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
+    if metrics is not None:
+        metrics = core.output(op, "metrics", dev, metrics, (4,), np.float64)
+    grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
+    loss, dlogits = core.outputs(op, dev, out, ("loss", (), dtype), ("dlogits", (n, classes), dtype))
+    core.refuse_overlap(op, dev, "dlogits", dlogits, logits=logits)
+    core.refuse_overlap(op, dev, "loss", loss, or_itself=False, logits=logits, dlogits=dlogits)
+    if dev.ext is None:
+        return reference.softmax_cross_entropy(logits, labels, topk, metrics, grad_scale, out=(loss, dlogits))
+    extent = dev.ext.LossShape(examples=n, classes=classes)
+    name, nbytes = core.select(op, dev.ext.softmax_cross_entropy_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.softmax_cross_entropy(
+            name,
+            extent,
+            loss,
+            dlogits,
+            metrics,
+            logits,
+            labels,
+            topk,
+            grad_scale,
+            core.scratch(dev, nbytes, workspace),
+            dev.stream(),
+        )
+    return loss, dlogits
+
+
+def _list(op: str) -> None:
+    @core.lists_kernels(op)
+    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+        examples, classes = core.shape_tuple(op, "shape", shape, "N, C")
+        extent = dev.ext.LossShape(examples=examples, classes=classes)
+        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+
+
+_list("softmax")
+_list("softmax_cross_entropy")

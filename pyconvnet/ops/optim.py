@@ -1,0 +1,87 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+
+
+def sgd_momentum(
+    w: Any,
+    v: Any,
+    g: Any,
+    *,
+    hyper: Any,
+    ends: Any,
+    lr_mult: Any,
+    weight_decay: Any,
+    kernel: str | None = None,
+) -> None:
+    """One step of the paper's rule (section 5) on all parameters of a network, in place.
+
+    ``v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g``, then ``w <- w + v``, for the
+    elements of segment s; a segment with ``lr_mult[s] == 0`` is frozen: not a bit of its w and v changes.
+
+    Parameters
+    ----------
+    w, v, g : arrays (count,): parameters, velocities, gradients of the mean loss
+    hyper : array (2,), ``[lr, momentum]``; the kernel reads it, so that it may change between replays of a
+        captured graph
+    ends : int64 array (S,); segment s is ``[ends[s-1], ends[s])`` with ``ends[-1]`` = 0 before the first
+    lr_mult, weight_decay : arrays (S,)
+    kernel : str, optional
+        Forces one of ``ops.kernels("sgd_momentum", count, S)``.
+
+    All floating arrays have one dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtypes or shapes; not contiguous; read-only; on the host, ends that fall or do not end at count.
+        On a CUDA device ends are not read back: elements beyond the last one are left as they are.
+    """
+    op = "sgd_momentum"
+    dev, inputs = core.arrays(
+        op, w=w, v=v, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay
+    )
+    w, v, g, hyper, ends, lr_mult, weight_decay = inputs.values()
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, w=w, v=v, g=g, hyper=hyper, lr_mult=lr_mult, weight_decay=weight_decay)
+    (count,) = core.check_rank(op, "w", w, "count")
+    core.check_shape(op, "g", g, (count,), "like w")
+    core.check_shape(op, "hyper", hyper, (2,), "[lr, momentum]")
+    core.check_dtype(op, "ends", ends, np.int64)
+    (segments,) = core.check_rank(op, "ends", ends, "S")
+    core.check_shape(op, "lr_mult", lr_mult, (segments,), "like ends")
+    core.check_shape(op, "weight_decay", weight_decay, (segments,), "like ends")
+    core.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
+    core.output(op, "w", dev, w, (count,), dtype)
+    core.output(op, "v", dev, v, (count,), dtype)
+    core.refuse_overlap(op, dev, "v", v, or_itself=False, w=w, g=g)
+    core.refuse_overlap(op, dev, "w", w, or_itself=False, g=g)
+    if dev.kind != "cuda":
+        if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
+            raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
+        if ends[-1] != count:
+            raise ValueError(f"{op}: ends must end at the {count} elements of w, got {ends[-1]}")
+    if dev.ext is None:
+        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay)
+        return
+    extent = dev.ext.SgdShape(count=count, segments=segments)
+    name, _ = core.select(op, dev.ext.sgd_momentum_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.sgd_momentum(name, extent, w, v, g, hyper, ends, lr_mult, weight_decay, dev.stream())
+
+
+@core.lists_kernels("sgd_momentum")
+def _list_sgd_momentum(dev: Device, count: int, segments: int) -> list[str]:
+    count = core.integer("sgd_momentum", "count", count, minimum=1, maximum=core.MAX_ELEMENTS)
+    segments = core.integer("sgd_momentum", "segments", segments, minimum=1, maximum=core.MAX_ELEMENTS)
+    return [
+        name for name, _ in dev.ext.sgd_momentum_kernels(dev.ext.SgdShape(count=count, segments=segments))
+    ]

@@ -1,0 +1,501 @@
+"""Activations, bias, sums, concatenation and dropout.
+
+Where a function says so, `out` may be one of its inputs (the very same array); an output that overlaps an
+input in any other way is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+
+# ---- what the functions share ------------------------------------------------------------------------------
+
+
+def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named: Any) -> Any:
+    """One of the functions that take arrays of one shape: checks, then the reference or the kernel."""
+    dev, inputs = core.arrays(op, **named)
+    names = list(named)
+    first = inputs[names[0]]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, **inputs)
+    shape = core.check_size(op, names[0], first)
+    for name in names[1:]:
+        core.check_shape(op, name, inputs[name], shape, f"like {names[0]}")
+    core.check_contiguous(op, **inputs)
+    y = core.output(op, "out", dev, out, shape, dtype)
+    core.refuse_overlap(op, dev, "out", y, **inputs)
+    if dev.ext is None:
+        return getattr(reference, op)(*inputs.values(), *scalars, out=y)
+    extent = dev.ext.ElementwiseShape(count=first.size)
+    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(extent), kernel)
+    with dev.activate():
+        getattr(dev.ext, op)(name, extent, y, *inputs.values(), *scalars, dev.stream())
+    return y
+
+
+def _list_elementwise(op: str) -> None:
+    @core.lists_kernels(op)
+    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+        count = math.prod(core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
+        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(dev.ext.ElementwiseShape(count=count))]
+
+
+for _op in (
+    "relu",
+    "relu_backward",
+    "tanh",
+    "tanh_backward",
+    "logistic",
+    "logistic_backward",
+    "add",
+    "dropout_backward",
+):
+    _list_elementwise(_op)
+
+
+# ---- activations -------------------------------------------------------------------------------------------
+
+
+def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
+
+    Parameters
+    ----------
+    x : array, any shape, float32 (on the cpu also float64)
+    out : array like x, optional; may be x.
+    kernel : str, optional
+        Forces one of ``ops.kernels("relu", x.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype; empty or not contiguous x; `out` that does not fit or overlaps x without being it.
+    """
+    return _elementwise("relu", out, kernel, x=x)
+
+
+def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
+
+    Parameters
+    ----------
+    dy, y : arrays of one shape and dtype
+    out : array like dy, optional; may be dy or y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`relu`; shapes that differ.
+    """
+    return _elementwise("relu_backward", out, kernel, dy=dy, y=y)
+
+
+def tanh(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Hyperbolic tangent, element by element. Arguments and errors as for :func:`relu`."""
+    return _elementwise("tanh", out, kernel, x=x)
+
+
+def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
+
+    Arguments and errors as for :func:`relu_backward`.
+    """
+    return _elementwise("tanh_backward", out, kernel, dy=dy, y=y)
+
+
+def logistic(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
+    return _elementwise("logistic", out, kernel, x=x)
+
+
+def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
+
+    Arguments and errors as for :func:`relu_backward`.
+    """
+    return _elementwise("logistic_backward", out, kernel, dy=dy, y=y)
+
+
+# ---- sums --------------------------------------------------------------------------------------------------
+
+
+def add(
+    a: Any, b: Any, *, alpha: float = 1.0, beta: float = 1.0, out: Any = None, kernel: str | None = None
+) -> Any:
+    """Scaled sum, ``y = alpha a + beta b``.
+
+    With ``beta=0``, b is not read: ``add(a, a, alpha=s, beta=0)`` scales a.
+
+    Parameters
+    ----------
+    a, b : arrays of one shape and dtype
+    alpha, beta : finite numbers
+    out : array like a, optional; may be a or b.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`relu_backward`; a factor that is not finite.
+    """
+    alpha, beta = core.real("add", "alpha", alpha), core.real("add", "beta", beta)
+    return _elementwise("add", out, kernel, alpha, beta, a=a, b=b)
+
+
+def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> Any:
+    """Add one number per channel: ``y[..., c] = x[..., c] + b[c]``.
+
+    Parameters
+    ----------
+    x : array (..., C)
+    b : array (C,)
+    out : array like x, optional; may be x.
+    kernel : str, optional
+        Forces one of ``ops.kernels("add_bias", x.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, empty or not contiguous arrays, b of another length, `out` that does not fit.
+    """
+    op = "add_bias"
+    dev, inputs = core.arrays(op, x=x, b=b)
+    x, b = inputs["x"], inputs["b"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, x=x, b=b)
+    shape = _check_channels(op, "x", x)
+    core.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
+    core.check_contiguous(op, x=x, b=b)
+    y = core.output(op, "out", dev, out, shape, dtype)
+    core.refuse_overlap(op, dev, "out", y, x=x)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, b=b)
+    if dev.ext is None:
+        return reference.add_bias(x, b, out=y)
+    extent = dev.ext.RowsShape(rows=x.size // shape[-1], cols=shape[-1])
+    name, _ = core.select(op, dev.ext.add_bias_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.add_bias(name, extent, y, x, b, dev.stream())
+    return y
+
+
+def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None) -> Any:
+    """Gradient of a bias: ``db[c] = sum of dy[..., c]`` over all axes but the last, added in a fixed order.
+
+    Parameters
+    ----------
+    dy : array (..., C)
+    out : array (C,), optional
+    kernel : str, optional
+        Forces one of ``ops.kernels("bias_backward", dy.shape)``.
+    workspace : object with ``get(nbytes)``, optional
+        Lends the kernel its scratch memory; otherwise it is allocated.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, empty or not contiguous dy, `out` that does not fit.
+    """
+    op = "bias_backward"
+    dev, inputs = core.arrays(op, dy=dy)
+    dy = inputs["dy"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, dy=dy)
+    shape = _check_channels(op, "dy", dy)
+    core.check_contiguous(op, dy=dy)
+    db = core.output(op, "out", dev, out, shape[-1:], dtype)
+    core.refuse_overlap(op, dev, "out", db, or_itself=False, dy=dy)
+    if dev.ext is None:
+        return reference.bias_backward(dy, out=db)
+    extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
+    name, nbytes = core.select(op, dev.ext.bias_backward_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.bias_backward(name, extent, db, dy, core.scratch(dev, nbytes, workspace), dev.stream())
+    return db
+
+
+def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
+    if array.ndim == 0:
+        raise ValueError(f"{op}: {name} must have at least 1 dimension (..., C), got shape ()")
+    return core.check_size(op, name, array)
+
+
+def _list_rows(op: str) -> None:
+    @core.lists_kernels(op)
+    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+        *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
+        extent = dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
+        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+
+
+_list_rows("add_bias")
+_list_rows("bias_backward")
+
+
+# ---- channels side by side ---------------------------------------------------------------------------------
+
+
+def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
+    """Arrays side by side along the last axis, the channels.
+
+    Parameters
+    ----------
+    xs : sequence of arrays (..., C_i), equal in all axes but the last
+    out : array (..., C_0 + C_1 + …), optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        No arrays; shapes that differ in another axis; wrong dtype; not contiguous; `out` that does not fit.
+    """
+    op = "concat"
+    if not isinstance(xs, list | tuple):
+        raise TypeError(f"{op}: xs must be a list or tuple of arrays, got {type(xs).__name__}")
+    if not xs:
+        raise ValueError(f"{op}: xs must hold at least one array, got none")
+    dev, inputs = core.arrays(op, **{f"xs[{i}]": x for i, x in enumerate(xs)})
+    dtype = core.check_float(op, dev, **inputs)
+    outer = _check_channels(op, "xs[0]", inputs["xs[0]"])[:-1]
+    for name, x in inputs.items():
+        if _check_channels(op, name, x)[:-1] != outer:
+            wanted = ", ".join(map(str, (*outer, "…")))
+            raise ValueError(f"{op}: {name} must have shape ({wanted}) like xs[0], got {tuple(x.shape)}")
+    core.check_contiguous(op, **inputs)
+    arrays = list(inputs.values())
+    total = sum(x.shape[-1] for x in arrays)
+    y = core.output(op, "out", dev, out, (*outer, total), dtype)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, **inputs)
+    if dev.ext is None:
+        return reference.concat(arrays, out=y)
+    first = 0
+    for x in arrays:
+        _copy_columns(dev, y, first, x, 0, x.shape[-1])
+        first += x.shape[-1]
+    return y
+
+
+def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
+    """The inverse of :func:`concat`: the channels of x in pieces of the given sizes.
+
+    Parameters
+    ----------
+    x : array (..., C)
+    sizes : sequence of positive integers with sum C
+    out : tuple of arrays (..., sizes[i]), optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        Sizes that do not add up to C; wrong dtype; not contiguous; `out` that does not fit.
+    """
+    op = "split"
+    dev, inputs = core.arrays(op, x=x)
+    x = inputs["x"]
+    dtype = core.check_float(op, dev, x=x)
+    outer = _check_channels(op, "x", x)[:-1]
+    if not isinstance(sizes, list | tuple):
+        raise TypeError(f"{op}: sizes must be a list or tuple of integers, got {type(sizes).__name__}")
+    sizes = [core.integer(op, f"sizes[{i}]", size, minimum=1) for i, size in enumerate(sizes)]
+    if sum(sizes) != x.shape[-1]:
+        raise ValueError(
+            f"{op}: sizes must add up to the {x.shape[-1]} channels of x, got {sizes}, sum {sum(sizes)}"
+        )
+    core.check_contiguous(op, x=x)
+    ys = core.outputs(op, dev, out, *((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes)))
+    for i, y in enumerate(ys):
+        core.refuse_overlap(op, dev, f"out[{i}]", y, or_itself=False, x=x)
+    if dev.ext is None:
+        return reference.split(x, sizes, out=ys)
+    first = 0
+    for y, size in zip(ys, sizes, strict=True):
+        _copy_columns(dev, y, 0, x, first, size)
+        first += size
+    return ys
+
+
+def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: int, cols: int) -> None:
+    extent = dev.ext.CopyColumnsShape(
+        rows=src.size // src.shape[-1],
+        cols=cols,
+        dst_cols=dst.shape[-1],
+        dst_first=dst_first,
+        src_cols=src.shape[-1],
+        src_first=src_first,
+    )
+    name, _ = core.select("copy_columns", dev.ext.copy_columns_kernels(extent), None)
+    with dev.activate():
+        dev.ext.copy_columns(name, extent, dst, src, dev.stream())
+
+
+# ---- dropout -----------------------------------------------------------------------------------------------
+
+
+def dropout(
+    x: Any,
+    p: float = 0.5,
+    seed: int = 0,
+    step: Any = 0,
+    layer: int = 0,
+    *,
+    scale: float | None = None,
+    window: tuple[int, int, int] | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+) -> tuple[Any, Any]:
+    """Set each element to zero with probability p: ``y = mask x scale`` (the paper, section 4.2).
+
+    The mask is a pure function of (seed, step, layer, element): element e is kept where ``u(e) >= p``, u(e)
+    being the upper 24 bits of word e % 4 of Philox4x32-10 with counter (e // 4, step, layer) and key seed
+    (see :mod:`pyconvnet.reference.philox`), the same on every device.
+
+    Parameters
+    ----------
+    x : array (..., C), seen as a matrix of rows times C columns, elements counted along the rows
+    p : probability of zero, in [0, 1)
+    seed : integer; its lower 64 bits count
+    step : integer, or one-element int64 array on the device of x, which the kernel reads; the lower 32 bits
+        count
+    layer : integer in [0, 2^32)
+    scale : number, optional
+        Factor of the elements kept; None: ``1 / (1 - p)`` (inverted dropout). The paper's is 1, with a factor
+        1 - p at test time.
+    window : (row0, col0, total_cols), optional
+        x is the part of a bigger matrix, total_cols wide, that begins at (row0, col0), and draws the mask it
+        would have there.
+    out : (y, mask), optional; arrays like x, mask of uint8. y may be x.
+    kernel : str, optional
+        Forces one of ``ops.kernels("dropout", x.shape)``.
+
+    Returns
+    -------
+    y : like x; zero where mask is zero, even if x is NaN there
+    mask : uint8, 0 or 1
+
+    Raises
+    ------
+    TypeError, ValueError
+        p outside [0, 1); a window x does not fit into; wrong dtype, empty or not contiguous x; `out` that
+        does not fit.
+    """
+    op = "dropout"
+    p = core.real(op, "p", p, minimum=0.0, below=1.0)
+    seed = core.integer(op, "seed", seed) % 2**64
+    layer = core.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
+    scale = _dropout_scale(op, p, scale)
+    step_array = None
+    if isinstance(step, int | np.integer):
+        step = core.integer(op, "step", step) % 2**32
+        dev, inputs = core.arrays(op, x=x)
+    else:
+        dev, inputs = core.arrays(op, x=x, step=step)
+        step_array = inputs["step"]
+        core.check_dtype(op, "step", step_array, np.int64)
+        if step_array.size != 1:
+            raise ValueError(
+                f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
+            )
+        step = 0
+    x = inputs["x"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, x=x)
+    shape = _check_channels(op, "x", x)
+    core.check_contiguous(op, x=x)
+    rows, cols = x.size // shape[-1], shape[-1]
+    row0, col0, total_cols = _check_window(op, window, cols)
+    y, mask = core.outputs(op, dev, out, ("y", shape, dtype), ("mask", shape, np.uint8))
+    core.refuse_overlap(op, dev, "y", y, x=x)
+    core.refuse_overlap(op, dev, "mask", mask, or_itself=False, x=x, y=y)
+    if dev.ext is None:
+        if step_array is not None:
+            step = int(step_array.reshape(-1)[0])
+        return reference.dropout(x, p, seed, step, layer, scale, (row0, col0, total_cols), out=(y, mask))
+    extent = dev.ext.DropoutShape(rows=rows, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
+    name, _ = core.select(op, dev.ext.dropout_kernels(extent), kernel)
+    threshold = reference.dropout_threshold(p)
+    with dev.activate():
+        dev.ext.dropout(
+            name, extent, y, mask, x, threshold, scale, seed, step, step_array, layer, dev.stream()
+        )
+    return y, mask
+
+
+def dropout_backward(
+    dy: Any,
+    mask: Any,
+    p: float = 0.5,
+    *,
+    scale: float | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """Gradient of :func:`dropout`: ``dx = dy scale where mask, else 0``.
+
+    Parameters
+    ----------
+    dy : array, any shape
+    mask : uint8 array of the same shape, as dropout returned it
+    p, scale : as given to dropout
+    out : array like dy, optional; may be dy.
+    kernel : str, optional
+        Forces one of ``ops.kernels("dropout_backward", dy.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        p outside [0, 1); wrong dtype; shapes that differ; not contiguous; `out` that does not fit.
+    """
+    op = "dropout_backward"
+    p = core.real(op, "p", p, minimum=0.0, below=1.0)
+    scale = _dropout_scale(op, p, scale)
+    dev, inputs = core.arrays(op, dy=dy, mask=mask)
+    dy, mask = inputs["dy"], inputs["mask"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, dy=dy)
+    shape = core.check_size(op, "dy", dy)
+    core.check_dtype(op, "mask", mask, np.uint8)
+    core.check_shape(op, "mask", mask, shape, "like dy")
+    core.check_contiguous(op, dy=dy, mask=mask)
+    dx = core.output(op, "out", dev, out, shape, dtype)
+    core.refuse_overlap(op, dev, "out", dx, dy=dy)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, mask=mask)
+    if dev.ext is None:
+        return reference.dropout_backward(dy, mask, scale, out=dx)
+    extent = dev.ext.ElementwiseShape(count=dy.size)
+    name, _ = core.select(op, dev.ext.dropout_backward_kernels(extent), kernel)
+    with dev.activate():
+        dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
+    return dx
+
+
+def _dropout_scale(op: str, p: float, scale: float | None) -> float:
+    return 1.0 / (1.0 - p) if scale is None else core.real(op, "scale", scale)
+
+
+def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
+    if window is None:
+        return 0, 0, cols
+    if not isinstance(window, list | tuple) or len(window) != 3:
+        raise ValueError(f"{op}: window must be (row0, col0, total_cols), got {window!r}")
+    row0, col0, total_cols = (
+        core.integer(op, f"window[{i}]", value, minimum=0) for i, value in enumerate(window)
+    )
+    if col0 + cols > total_cols:
+        raise ValueError(
+            f"{op}: window must hold the {cols} columns of x, got columns {col0} … of {total_cols}"
+        )
+    if row0 >= 2**31 or total_cols >= 2**31:
+        raise ValueError(f"{op}: window must have entries below 2^31, got {tuple(window)}")
+    return row0, col0, total_cols
+
+
+@core.lists_kernels("dropout")
+def _list_dropout(dev: Device, shape: tuple[int, ...]) -> list[str]:
+    *rows, cols = core.shape_tuple("dropout", "shape", shape, ", ".join("." * max(1, len(shape))))
+    extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
+    return [name for name, _ in dev.ext.dropout_kernels(extent)]

@@ -1,0 +1,358 @@
+"""Pooling: maximum and average over windows of pixels.
+
+Overlapping pooling (the paper, section 3.4) is ``size=3, stride=2``, the default. All functions take arrays
+N, H, W, C and
+
+size, stride : int or (vertical, horizontal), at least 1
+    A stride larger than the size leaves pixels out.
+pad : int, (vertical, horizontal) or ((top, bottom), (left, right)), smaller than `size`
+    Room for windows outside the image; the pixels there take no part. (PyTorch allows half the size only. Any
+    padding below the size leaves each window a pixel of the image, which is all that is needed:
+    cuda-convnet's ``start=-2, sizeX=3`` is ``pad=((2, 0), (2, 0))``.)
+ceil_mode : bool
+    P = (H + top + bottom - size) / stride + 1, rounded down; or rounded up, as in cuda-convnet and Caffe,
+    whereupon the last window may hang over the edge. As in PyTorch, a last window that would start beyond the
+    image is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..devices import Device
+from ..reference import pool as reference
+from . import _core as core
+
+Pair = tuple[int, int]
+_LIMIT = 2**31
+
+
+class _Geometry:
+    """The windows of one call, checked: pairs, paddings, and the shapes of x and y."""
+
+    def __init__(self, op: str, x_shape: tuple[int, ...], size: Any, stride: Any, pad: Any, ceil_mode: bool):
+        self.op, self.x_shape = op, x_shape
+        self.size = core.pair(op, "size", size, 1)
+        self.stride = core.pair(op, "stride", stride, 1)
+        self.pad = core.padding(op, "pad", pad)
+        if not isinstance(ceil_mode, bool | np.bool_):
+            raise TypeError(f"{op}: ceil_mode must be True or False, got {type(ceil_mode).__name__}")
+        for before_after, extent in zip(self.pad, self.size, strict=True):
+            if max(before_after) >= extent:
+                raise ValueError(f"{op}: pad must be smaller than size {self.size}, got {pad}")
+        n, h, w, c = x_shape
+        p, q = (self._windows(axis, x_shape[1 + axis], bool(ceil_mode)) for axis in (0, 1))
+        if p < 1 or q < 1:
+            raise ValueError(
+                f"{op}: a window of {self.size} pixels does not fit x of {h} x {w} with padding {self.pad}"
+            )
+        self.y_shape = (n, p, q, c)
+        axes = zip((h, w), self.size, self.stride, (p, q), strict=True)
+        if math.prod(self.size) >= _LIMIT or any(
+            extent + r >= _LIMIT or (windows - 1) * d + r >= _LIMIT for extent, r, d, windows in axes
+        ):
+            raise ValueError(
+                f"{op}: size must stay below 2^31 pixels, and below 2^31 - H and - W, got {self.size}"
+            )
+
+    def _windows(self, axis: int, extent: int, ceil_mode: bool) -> int:
+        (before, after), size, stride = self.pad[axis], self.size[axis], self.stride[axis]
+        room = extent + before + after - size
+        if not ceil_mode:
+            return room // stride + 1
+        windows = -(-room // stride) + 1
+        return windows - 1 if (windows - 1) * stride >= extent + before else windows
+
+    @property
+    def argmax_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8 if math.prod(self.size) <= 255 else np.int32)
+
+    def shape_of(self, dev: Device) -> Any:
+        """The kernels' shape struct."""
+        (n, h, w, c), (_, p, q, _) = self.x_shape, self.y_shape
+        return dev.ext.Pool2dShape(
+            n=n, h=h, w=w, c=c, r=self.size[0], s=self.size[1], p=p, q=q,
+            stride_h=self.stride[0], stride_w=self.stride[1], pad_h=self.pad[0][0], pad_w=self.pad[1][0],
+        )  # fmt: skip
+
+
+def _backward_geometry(
+    op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
+) -> _Geometry:
+    """The windows of the forward call that dy is the gradient of; `ceil_mode` None: whichever fits dy."""
+    dy_shape = core.check_rank(op, "dy", dy, "N, P, Q, C")
+    x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    modes = (False, True) if ceil_mode is None else (ceil_mode,)
+    wanted = []
+    for mode in modes:
+        try:
+            geometry = _Geometry(op, x_shape, size, stride, pad, mode)
+        except ValueError:
+            if mode is modes[-1] and not wanted:
+                raise
+            continue
+        if geometry.y_shape == dy_shape:
+            return geometry
+        wanted.append(geometry.y_shape)
+    text = " or ".join(str(shape) for shape in dict.fromkeys(wanted))
+    raise ValueError(f"{op}: dy must have shape {text} for x_shape {x_shape}, got {dy_shape}")
+
+
+def _launch(op: str, dev: Device, geometry: _Geometry, kernel: str | None, *args: Any) -> None:
+    shape = geometry.shape_of(dev)
+    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
+    with dev.activate():
+        getattr(dev.ext, op)(name, shape, *args, dev.stream())
+
+
+def _list_kernels(op: str) -> None:
+    @core.lists_kernels(op)
+    def listing(
+        dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
+    ):
+        geometry = _Geometry(
+            op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
+        )
+        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(geometry.shape_of(dev))]
+
+
+for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):
+    _list_kernels(_op)
+
+
+# ---------------------------------------------------------------- maximum
+
+
+def max_pool2d(
+    x: Any,
+    size: int | Pair = 3,
+    stride: int | Pair = 2,
+    pad: Any = 0,
+    ceil_mode: bool = False,
+    *,
+    out: tuple[Any, Any] | None = None,
+    kernel: str | None = None,
+) -> tuple[Any, Any]:
+    """Largest element of each window, and where it was found.
+
+    ``y[n,p,q,c] = max over r,s of x[n, p*stride + r - top, q*stride + s - left, c]``. The first maximum in
+    row-major order wins; a NaN beats every number, and the first NaN every other.
+
+    Parameters
+    ----------
+    x : array (N, H, W, C), float32 (on the cpu also float64)
+    size, stride, pad, ceil_mode :
+        See the module. The defaults are the paper's.
+    out : (y, argmax), optional
+    kernel : str, optional
+        Forces one of ``ops.kernels("max_pool2d", x.shape, size, stride, pad, ceil_mode)``.
+
+    Returns
+    -------
+    y : array (N, P, Q, C), dtype of x
+    argmax : array (N, P, Q, C)
+        Position r * size_w + s inside the window: uint8 where size_h * size_w <= 255, else int32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong rank, dtype, size, stride or padding; no window fits; x not contiguous; `out` that does not fit
+        or overlaps.
+    """
+    op = "max_pool2d"
+    dev, inputs = core.arrays(op, x=x)
+    x = inputs["x"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, x=x)
+    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    core.check_contiguous(op, x=x)
+    y_shape = geometry.y_shape
+    y, argmax = core.outputs(op, dev, out, ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype))
+    core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
+    core.refuse_overlap(op, dev, "argmax", argmax, or_itself=False, x=x, y=y)
+    if dev.ext is None:
+        reference.max_pool2d(x, geometry.size, geometry.stride, geometry.pad, out=(y, argmax))
+    else:
+        _launch(op, dev, geometry, kernel, y, argmax, x)
+    return y, argmax
+
+
+def max_pool2d_backward(
+    dy: Any,
+    argmax: Any,
+    x_shape: tuple[int, int, int, int],
+    size: int | Pair = 3,
+    stride: int | Pair = 2,
+    pad: Any = 0,
+    ceil_mode: bool | None = None,
+    *,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """Gradient of :func:`max_pool2d`: each dy goes to the pixel its argmax points at.
+
+    Windows overlap, so a pixel may collect several; they are added in a fixed order.
+
+    Parameters
+    ----------
+    dy : array (N, P, Q, C), float32 (on the cpu also float64)
+    argmax : array (N, P, Q, C), uint8 or int32
+        As :func:`max_pool2d` returned it. A position that is not in the window is refused in host arrays; on
+        a CUDA device, and wherever a position is in the part of the window outside the image, its dy goes
+        nowhere.
+    x_shape : (N, H, W, C)
+    size, stride, pad :
+        As in the forward call.
+    ceil_mode : bool, optional
+        As in the forward call; None: whichever gives dy's shape.
+    out : array (N, H, W, C), optional
+    kernel : str, optional
+        Forces one of ``ops.kernels("max_pool2d_backward", x_shape, size, stride, pad, ceil_mode)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`max_pool2d`; dy or argmax that do not fit `x_shape`; a position outside the window.
+    """
+    op = "max_pool2d_backward"
+    dev, inputs = core.arrays(op, dy=dy, argmax=argmax)
+    dy, argmax = inputs["dy"], inputs["argmax"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, dy=dy)
+    geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
+    core.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
+    core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
+    core.check_contiguous(op, dy=dy, argmax=argmax)
+    if dev.kind != "cuda":
+        positions = math.prod(geometry.size)
+        if argmax.max() >= positions or argmax.min() < 0:
+            raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
+    dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, argmax=argmax)
+    if dev.ext is None:
+        return reference.max_pool2d_backward(
+            dy, argmax, geometry.x_shape, geometry.size, geometry.stride, geometry.pad, out=dx
+        )
+    _launch(op, dev, geometry, kernel, dx, dy, argmax)
+    return dx
+
+
+# ---------------------------------------------------------------- average
+
+
+def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
+    """The padding whose pixels an average divides by: (top, bottom, left, right)."""
+    if not isinstance(count_include_pad, bool | np.bool_):
+        raise TypeError(
+            f"{op}: count_include_pad must be True or False, got {type(count_include_pad).__name__}"
+        )
+    return (*geometry.pad[0], *geometry.pad[1]) if count_include_pad else (0, 0, 0, 0)
+
+
+def avg_pool2d(
+    x: Any,
+    size: int | Pair = 3,
+    stride: int | Pair = 2,
+    pad: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    *,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """Mean of each window.
+
+    ``y[n,p,q,c] = (sum over r,s of x[n, p*stride + r - top, q*stride + s - left, c]) / count[p,q]``
+
+    Parameters
+    ----------
+    x : array (N, H, W, C), float32 (on the cpu also float64)
+    size, stride, pad, ceil_mode :
+        See the module.
+    count_include_pad : bool
+        False: count the window's pixels inside the image (cuda-convnet). True: those in the image and in
+        `pad`, though not those where `ceil_mode` hangs over the padding too (PyTorch's default).
+    out : array (N, P, Q, C), optional
+    kernel : str, optional
+        Forces one of ``ops.kernels("avg_pool2d", x.shape, size, stride, pad, ceil_mode)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong rank, dtype, size, stride or padding; no window fits; x not contiguous; `out` that does not fit
+        or overlaps.
+    """
+    op = "avg_pool2d"
+    dev, inputs = core.arrays(op, x=x)
+    x = inputs["x"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, x=x)
+    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    counted = _counted(op, geometry, count_include_pad)
+    core.check_contiguous(op, x=x)
+    y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
+    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x)
+    if dev.ext is None:
+        return reference.avg_pool2d(
+            x, geometry.size, geometry.stride, geometry.pad, bool(count_include_pad), out=y
+        )
+    _launch(op, dev, geometry, kernel, y, x, counted)
+    return y
+
+
+def avg_pool2d_backward(
+    dy: Any,
+    x_shape: tuple[int, int, int, int],
+    size: int | Pair = 3,
+    stride: int | Pair = 2,
+    pad: Any = 0,
+    ceil_mode: bool | None = None,
+    count_include_pad: bool = False,
+    *,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """Gradient of :func:`avg_pool2d`: ``dx[n,h,w,c]`` is the sum of ``dy / count`` over the pixel's windows.
+
+    Parameters
+    ----------
+    dy : array (N, P, Q, C), float32 (on the cpu also float64)
+    x_shape : (N, H, W, C)
+    size, stride, pad, count_include_pad :
+        As in the forward call.
+    ceil_mode : bool, optional
+        As in the forward call; None: whichever gives dy's shape.
+    out : array (N, H, W, C), optional
+    kernel : str, optional
+        Forces one of ``ops.kernels("avg_pool2d_backward", x_shape, size, stride, pad, ceil_mode)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`avg_pool2d`; dy that does not fit `x_shape`.
+    """
+    op = "avg_pool2d_backward"
+    dev, inputs = core.arrays(op, dy=dy)
+    dy = inputs["dy"]
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, dy=dy)
+    geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
+    counted = _counted(op, geometry, count_include_pad)
+    core.check_contiguous(op, dy=dy)
+    dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy)
+    if dev.ext is None:
+        return reference.avg_pool2d_backward(
+            dy,
+            geometry.x_shape,
+            geometry.size,
+            geometry.stride,
+            geometry.pad,
+            bool(count_include_pad),
+            out=dx,
+        )
+    _launch(op, dev, geometry, kernel, dx, dy, counted)
+    return dx

@@ -1,0 +1,168 @@
+"""What training shows and writes down: a progress bar on a terminal, plain lines elsewhere, ``log.jsonl``
+always.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import write_atomically
+
+_LINE_SECONDS = 10.0  # between plain lines where there is no terminal
+
+
+class Log:
+    """``log.jsonl``: one JSON object a line, each with ``event``, ``time`` (seconds since 1970) and ``step``.
+
+    Events: start, progress (within an epoch), train (a whole epoch), validation, checkpoint, end.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event; flushed, so that a killed run loses nothing it wrote."""
+        record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after ``step``, and a last line cut short by a kill: the resumed run logs it
+        again.
+        """
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("step", 0) <= step and record.get("event") != "end":
+                kept.append(line + "\n")
+        write_atomically(self.path, "".join(kept).encode())
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: null stands for it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Progress:
+    """Shows how a run goes.
+
+    Parameters
+    ----------
+    show : bool
+        False shows nothing.
+    epochs : int
+        Epochs of the run, to tell the time left.
+    per_epoch : int
+        Examples of an epoch.
+    """
+
+    def __init__(self, show: bool, epochs: int, per_epoch: int):
+        self._show, self._epochs, self._per_epoch = show, epochs, per_epoch
+        self._tty = show and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bar: Any = None
+        self._epoch = self._first = self._done = 0
+        self._start = self._last = time.perf_counter()
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if not self._show:
+            return
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def start_epoch(self, epoch: int, done: int) -> None:
+        """Epoch ``epoch`` (from 0) begins, ``done`` examples into it."""
+        self._epoch, self._first, self._done = epoch, done, done
+        self._start = self._last = time.perf_counter()
+        if self._tty:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._per_epoch,
+                initial=done,
+                leave=False,
+                dynamic_ncols=True,
+                desc=f"epoch {epoch + 1}/{self._epochs}",
+                bar_format="{desc} |{bar}| {percentage:3.0f}%{postfix}",
+            )
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the current epoch so far."""
+        seconds = time.perf_counter() - self._start
+        return (self._done - self._first) / seconds if seconds > 0 else 0.0
+
+    def due(self, every: float) -> bool:
+        """Whether ``every`` seconds have passed since the figures were last shown."""
+        return time.perf_counter() - self._last >= every
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two showings."""
+        return 0.3 if self._tty else _LINE_SECONDS
+
+    def advance(self, examples: int) -> None:
+        """``examples`` more are done."""
+        self._done += examples
+
+    def show(self, loss: float, error: float) -> None:
+        """Show the epoch's figures so far."""
+        self._last = time.perf_counter()
+        if not self._show:
+            return
+        speed = self.images_per_second
+        left = (self._epochs - self._epoch) * self._per_epoch - self._done
+        eta = _duration(left / speed) if speed > 0 else "?"
+        text = f"loss {loss:.4f}, error {100 * error:.2f}%, {speed:,.0f} images/s, {eta} left"
+        if self._bar is not None:
+            self._bar.n = self._done
+            self._bar.set_postfix_str(text)
+        else:
+            share = 100 * self._done / self._per_epoch
+            print(f"epoch {self._epoch + 1}/{self._epochs} {share:3.0f}%: {text}", flush=True)
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Close the bar and print the epoch's line."""
+        self.close()
+        if not self._show:
+            return
+        parts = [
+            f"epoch {record['epoch']}/{self._epochs}",
+            f"loss {record['train_loss']:.4f}",
+            f"error {100 * record['train_error']:.2f}%",
+        ]
+        if record.get("validation_error") is not None:
+            parts.append(
+                f"validation loss {record['validation_loss']:.4f} "
+                f"error {100 * record['validation_error']:.2f}%"
+            )
+        left = self._epochs - record["epoch"]
+        parts += [f"lr {record['lr']:.3g}", f"{record['images_per_second']:,.0f} images/s"]
+        if left:
+            parts.append(f"{_duration(left * record['seconds'])} left")
+        print("  ".join(parts), flush=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

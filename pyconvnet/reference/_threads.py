@@ -1,0 +1,226 @@
+"""Threads for the `cpu` device: many small independent tasks, one BLAS thread each.
+
+NumPy lets go of the interpreter lock inside copies, ufuncs and `matmul`, so plain Python threads scale. The
+work of an operation is cut into tasks by its *shape* alone (cache-sized pieces of the batch), never by the
+number of threads, and BLAS is held to one thread inside a task: results therefore have the same bits for any
+number of threads.
+
+The number of threads is the first that is set of `set_num_threads()`, `PYCONVNET_NUM_THREADS`,
+`OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`, and otherwise the number of CPUs this process may run on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+__all__ = ["get_num_threads", "parallel", "ranges", "scratch", "set_num_threads", "zero_outside"]
+
+_local = threading.local()
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_num_threads: int | None = None
+
+
+# ---- how many threads --------------------------------------------------------------------------------------
+
+
+def _default_num_threads() -> int:
+    for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        text = os.environ.get(name, "").strip()
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def get_num_threads() -> int:
+    """The number of threads the `cpu` device uses."""
+    global _num_threads
+    if _num_threads is None:
+        _num_threads = _default_num_threads()
+    return _num_threads
+
+
+def set_num_threads(count: int) -> None:
+    """Use `count` threads on the `cpu` device from now on. Results do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If `count` is not a positive integer.
+    """
+    global _num_threads
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"set_num_threads: count must be a positive integer, got {count!r}")
+    _num_threads = count
+
+
+# ---- BLAS --------------------------------------------------------------------------------------------------
+
+
+def _find_openblas() -> tuple[Callable[[int], None], Callable[[], int]] | None:
+    """(set, get) of the thread count of the OpenBLAS that NumPy has loaded; None for any other BLAS."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            paths = {
+                line.split(maxsplit=5)[5].strip()
+                for line in maps
+                if "openblas" in line.lower() and "/" in line
+            }
+    except OSError:
+        return None
+    for path in sorted(paths, key=lambda path: ("numpy" not in path, path)):  # SciPy brings one of its own
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        # NumPy's wheels rename the symbols (prefix scipy_, suffix 64_); distributions keep the plain ones.
+        for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
+            setter = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+            getter = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+            if setter is not None and getter is not None:
+                return setter, getter
+    return None
+
+
+_openblas = _find_openblas()
+_blas_users = 0
+_blas_saved = 1
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    """Hold OpenBLAS to one thread, process-wide, and give back the old number when the last user leaves."""
+    global _blas_users, _blas_saved
+    if _openblas is None:
+        yield
+        return
+    setter, getter = _openblas
+    with _lock:
+        if _blas_users == 0:
+            _blas_saved = getter()
+            if _blas_saved != 1:
+                setter(1)
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blas_users -= 1
+            if _blas_users == 0 and _blas_saved != 1:
+                setter(_blas_saved)
+
+
+# ---- tasks -------------------------------------------------------------------------------------------------
+
+
+def _executor(workers: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _lock:
+        if _pool is None or _pool_size < workers:  # a smaller pool ends by itself once nobody refers to it
+            _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyconvnet-cpu")
+            _pool_size = workers
+        return _pool
+
+
+def _forget_pool() -> None:
+    """In a forked child the threads are gone and the lock's state is unknown: start afresh."""
+    global _pool, _pool_size, _lock, _local, _blas_users
+    _lock = threading.Lock()
+    _local = threading.local()
+    _pool, _pool_size = None, 0
+    if _blas_users and _openblas is not None:
+        _openblas[0](_blas_saved)
+    _blas_users = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def parallel(task: Callable[[int], None], count: int) -> None:
+    """Run `task(0) … task(count - 1)`, each once, on the `cpu` device's threads; return when all are done.
+
+    Tasks must be independent: they may run in any order and at the same time. A task that itself calls
+    `parallel` runs the inner tasks one after the other. The first exception of a task is raised here.
+    """
+    if getattr(_local, "inside", False):
+        for index in range(count):
+            task(index)
+        return
+
+    upcoming = iter(range(count))  # next() on it is atomic under the interpreter lock
+
+    def work() -> None:
+        _local.inside = True
+        try:
+            for index in upcoming:
+                task(index)
+        finally:
+            _local.inside = False
+
+    with _single_threaded_blas():
+        # Without a way to hold BLAS to one thread, its own threads do the work and ours would only fight
+        # them.
+        helpers = min(get_num_threads(), count) - 1 if _openblas is not None else 0
+        if helpers <= 0:
+            work()
+            return
+        pool = _executor(helpers)
+        futures = [pool.submit(work) for _ in range(helpers)]
+        try:
+            work()
+        finally:
+            for future in futures:
+                future.exception()  # wait for every task to end, also when this thread's failed
+        for future in futures:
+            future.result()
+
+
+def ranges(extent: int, size: int) -> list[tuple[int, int]]:
+    """Cut [0, extent) into the fewest pieces of at most `size`, as even as possible: [(start, stop), ...]."""
+    pieces = max(1, math.ceil(extent / max(1, size)))
+    return [(extent * i // pieces, extent * (i + 1) // pieces) for i in range(pieces)]
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that belongs to the calling thread until it asks for the same name again.
+
+    Buffers are kept and grow to the largest size asked for, so that a training step allocates nothing.
+    """
+    buffers = _local.__dict__.setdefault("buffers", {})
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = buffers.get(name)
+    if buffer is None or buffer.nbytes < nbytes:
+        raw = np.empty(nbytes + 63, np.uint8)
+        buffer = buffers[name] = raw[-raw.ctypes.data % 64 :][:nbytes]
+    return buffer[:nbytes].view(dtype).reshape(shape)
+
+
+def zero_outside(
+    name: str, shape: tuple[int, ...], dtype: np.dtype, inside: tuple[slice, slice]
+) -> np.ndarray:
+    """A scratch (N, H, W, C) that is zero outside `inside`, where only the caller writes, of the H and W
+    axes.
+
+    The zeros stay from one request to the next; only another geometry has to write them again.
+    """
+    array = scratch(name, shape, dtype)
+    geometries = _local.__dict__.setdefault("geometries", {})
+    geometry = (array.ctypes.data, shape, array.dtype, inside)
+    if geometries.get(name) != geometry:
+        array[...] = 0
+        geometries[name] = geometry
+    return array

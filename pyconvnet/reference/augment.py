@@ -1,0 +1,68 @@
+"""Crop, mirror, colour and mean on the `cpu` device."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._threads import parallel, ranges, scratch
+
+__all__ = ["augment"]
+
+
+def augment(
+    images: np.ndarray,
+    crop: np.ndarray,
+    mirror: np.ndarray | None,
+    colour: np.ndarray | None,
+    mean: np.ndarray | None,
+    scale: float,
+    *,
+    out: np.ndarray,
+) -> np.ndarray:
+    """y[n,i,j,c] = (images[n, top + i, left + j', c] - mean[source pixel, c] + colour[n,c]) scale.
+
+    j' = w - 1 - j where the image is mirrored, else j.
+
+    Parameters
+    ----------
+    images : (N, H, W, C), uint8 or floating
+    crop : (N, 2) int32, (top, left), inside the images
+    mirror : (N,) uint8 or None
+    colour : (N, C) or None
+    mean : None, (C,) or (H, W, C)
+    out : (N, h, w, C) floating
+    """
+    n, height, width, channels = images.shape
+    h, w = out.shape[1:3]
+    # A line of pixels is one run of w C numbers: NumPy's inner loops are too short over three channels.
+    source = images.reshape(n, height, width * channels)
+    target = out.reshape(n, h, w * channels)
+    if mean is not None and mean.ndim == 1:
+        mean_line, mean_image = np.tile(mean, w).astype(out.dtype), None
+    else:
+        mean_line, mean_image = None, None if mean is None else mean.reshape(height, width * channels)
+    backwards = (np.arange(w)[::-1, None] * channels + np.arange(channels)).reshape(-1)
+    factor = out.dtype.type(scale)
+    pieces = ranges(n, max(1, 64 * 1024 // target[0].size))
+
+    def task(piece: int) -> None:
+        for i in range(*pieces[piece]):
+            top, left = int(crop[i, 0]), int(crop[i, 1]) * channels
+            window = slice(top, top + h), slice(left, left + w * channels)
+            y = target[i]
+            mirrored = mirror is not None and mirror[i]
+            centred = scratch("augment.centred", y.shape, y.dtype) if mirrored else y
+            np.copyto(centred, source[i][window])
+            if mean_image is not None:
+                centred -= mean_image[window]
+            if mirrored:
+                np.take(centred, backwards, axis=1, out=y, mode="clip")
+            if mean_line is not None:
+                y -= mean_line
+            if colour is not None:
+                y += np.tile(colour[i], w).astype(y.dtype)
+            if factor != 1:
+                y *= factor
+
+    parallel(task, len(pieces))
+    return out

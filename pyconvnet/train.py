@@ -1,0 +1,422 @@
+"""``train()``: from a network and data to a trained model in a folder."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checkpoint, models
+from . import optim as _optim
+from .devices import Device, get_device
+from .layers.base import check_number
+from .model import Model, Preprocessing, check_parameters
+from .network import Network
+
+_DEFAULTS = {
+    "epochs": 10,
+    "batch_size": 128,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "constant",
+}
+LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or a parameter became NaN or infinite; the message names the first layer that went bad."""
+
+
+@dataclass
+class Run:
+    """What :func:`train` returns.
+
+    Attributes
+    ----------
+    model : Model
+        With the parameters at the end. ``pyconvnet.load(run.out)`` gives those of the best epoch.
+    history : list of dict
+        One record an epoch: epoch (from 1), step, lr, train_loss, train_error, train_topk_error,
+        validation_loss, validation_error, validation_topk_error (None without validation), images_per_second,
+        seconds.
+    out : Path
+        Folder with ``last.safetensors``, ``best.safetensors`` and ``log.jsonl``.
+    interrupted : bool
+        True where Ctrl-C or a termination signal ended the run early; ``resume=True`` goes on.
+    """
+
+    model: Model
+    history: list[dict[str, Any]]
+    out: Path
+    interrupted: bool = False
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The record of the best epoch: lowest validation error, or training error where there was no
+        validation.
+        """
+        return min(self.history, key=score, default=None)
+
+
+def score(record: Mapping[str, Any]) -> tuple[float, float]:
+    """What an epoch is judged by, lower is better: error, then loss."""
+    kind = "train" if record["validation_error"] is None else "validation"
+    return record[f"{kind}_error"], record[f"{kind}_loss"]
+
+
+@dataclass
+class Settings:
+    """Everything that decides how a run goes, once all defaults are known."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Any
+    seed: int
+    augmentation: Any
+    workers: int = 0
+    checkpoint_minutes: float | None = 10.0
+    checkpoint_batches: int | None = None
+    progress: bool = True
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready, for the log and the checkpoint."""
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule.describe(),
+            "seed": self.seed,
+            "augment": self.augmentation.as_dict(),
+        }
+
+
+def train(
+    model: Network | Model | str,
+    data: Any,
+    *,
+    validation: Any = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    schedule: Any = None,
+    precision: str = "fp32",
+    devices: Any = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    augment: Any = None,
+    progress: bool = True,
+    workers: int | None = None,
+    checkpoint_minutes: float | None = 10.0,
+    checkpoint_batches: int | None = None,
+) -> Run:
+    """Train a network.
+
+    Options left at None take the resumed run's value, else the network's own recipe, else the default named
+    below.
+
+    Parameters
+    ----------
+    model : Network, Model or str
+        A network, a name of :mod:`pyconvnet.models` (built for the data's classes), or a loaded model to go
+        on from.
+    data : Dataset, str, path or (x, y)
+        Training images: a :class:`pyconvnet.data.Dataset`, ``"digits"``, a folder of class folders or of
+        CIFAR-10, or arrays (n, H, W, C) and (n,).
+    validation : same as data, or float, optional
+        Validation images, or the share of the training images to hold out. Default: what the data bring
+        along, if any.
+    epochs, batch_size : int
+        Defaults 10 and 128.
+    lr, momentum, weight_decay : float
+        As in the paper, section 5: v <- momentum v - weight_decay lr w - lr gradient; w <- w + v. Defaults
+        0.01, 0.9, 0.0005.
+    schedule : optional
+        "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
+        error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
+    precision : "fp32"
+        Arithmetic of the products.
+    devices : str, Device or a list of one, optional
+        Default: ``cuda:0`` where it works, else ``cpu``.
+    seed : int
+        Of parameters, order, augmentation and dropout; default 0. The same seed gives the same bits on the
+        same device.
+    out : path, optional
+        Folder for checkpoints and log. Default: ``runs/NAME``, or the first free of ``runs/NAME-2``, ``-3``,
+        ...
+    resume : bool or "auto"
+        Go on from ``out/last.safetensors``, to the same bits as a run never stopped; "auto" starts afresh
+        where there is none.
+    augment : pyconvnet.data.Augmentation or dict, optional
+        Default: the recipe's, else subtract the mean image.
+    progress : bool
+        Show a progress bar (plain lines where there is no terminal).
+    workers : int, optional
+        Processes that decode images. Default: enough for this machine where images must be decoded, else 0.
+    checkpoint_minutes, checkpoint_batches : optional
+        Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
+        measure.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option that makes no sense, data that do not fit the network, an ``out`` that holds another run.
+    FileNotFoundError
+        Nothing at the path, nothing to resume.
+    NonFiniteLossError
+        The loss became NaN or infinite; the checkpoints on disk are the last good ones.
+    """
+    from . import data as _data
+    from .trainer import Trainer
+
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    _check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
+    _check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
+    if isinstance(model, str) and model not in models.names():
+        models.build(model)  # raises, naming the models there are
+    elif not isinstance(model, (Network, Model, str)):
+        raise TypeError(f"train: model must be a Network, a Model or a name, got {type(model).__name__}")
+    device = _device(devices)
+    seed_of_split = 0 if seed is None else seed
+    folder, saved = _open_folder(out, resume, model if isinstance(model, str) else _network_of(model).name)
+    if saved is not None and seed is None:
+        seed_of_split = saved[1]["options"]["seed"]
+    train_set, validation_set = _data.open_dataset(data, validation=validation, seed=seed_of_split)
+    network, start = _network(model, train_set, saved, augment)
+    settings = _settings(network, given, augment, saved, train_set)
+    settings.workers = _workers(workers, train_set)
+    settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
+    settings.progress = progress
+    _check_fit(network, train_set, validation_set, settings)
+    trainer = Trainer(network, train_set, validation_set, settings, device, folder, start, saved)
+    return trainer.run()
+
+
+# ---- options -----------------------------------------------------------------------------------------------
+_RULES = {
+    "epochs": "int >= 0",
+    "batch_size": "positive int",
+    "lr": "number >= 0",
+    "momentum": "probability",
+    "weight_decay": "number >= 0",
+    "seed": "int >= 0",
+}
+
+
+def _check_options(given: Mapping[str, Any], precision: Any, resume: Any, progress: Any) -> None:
+    for name, value in given.items():
+        if name in _RULES:
+            check_number(f"train: {name}", value, _RULES[name])
+    if given.get("seed", 0) >= 2**63:
+        raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
+    if "schedule" in given:
+        _optim.schedule(given["schedule"])
+    if precision != "fp32":
+        raise ValueError(f"train: precision must be 'fp32' (others are not available yet), got {precision!r}")
+    if not isinstance(resume, bool) and resume != "auto":
+        raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
+    if not isinstance(progress, bool):
+        raise TypeError(f"train: progress must be True or False, got {progress!r}")
+
+
+def _check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
+    if workers is not None:
+        check_number("train: workers", workers, "int >= 0")
+    if minutes is not None:
+        check_number("train: checkpoint_minutes", minutes, "number >= 0")
+    if batches is not None:
+        check_number("train: checkpoint_batches", batches, "positive int")
+
+
+def _device(devices: Any) -> Device:
+    if isinstance(devices, (list, tuple)):
+        if len(devices) != 1:
+            wanted = (
+                "at least one device"
+                if not devices
+                else "one device: splitting a network over several is not available yet"
+            )
+            raise ValueError(f"train: devices must name {wanted}, got {list(devices)!r}")
+        devices = devices[0]
+    return get_device(devices)
+
+
+def _workers(workers: int | None, dataset: Any) -> int:
+    if workers is not None:
+        return workers
+    if dataset.in_memory:
+        return 0
+    import os
+
+    return max(
+        1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+
+
+def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: Any, dataset: Any) -> Settings:
+    from .data import Augmentation
+
+    old = saved[1]["options"] if saved is not None else {}
+    values = {}
+    for name, default in {**_DEFAULTS, "seed": 0}.items():
+        value = given[name]
+        if value is None:
+            value = old.get(name, network.recipe.get(name, default))
+        elif saved is not None and name in ("batch_size", "seed") and value != old[name]:
+            raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
+        values[name] = value
+    try:
+        # A copy: a schedule's state is this run's, not the caller's.
+        values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
+    except (ValueError, TypeError) as error:
+        if given["schedule"] is not None:
+            raise
+        raise ValueError(
+            f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
+        ) from None
+    check_number("train: lr", values["lr"], "number >= 0")
+    if augment is None:
+        if saved is not None:
+            augment = old["augment"]
+        else:
+            augment = dict(network.recipe.get("augment", {}))
+            if dataset.dtype != np.uint8:
+                augment.pop("scale", None)  # recipes speak of pixels from 0 to 255
+    if isinstance(augment, Mapping):
+        try:
+            augment = Augmentation(**augment)
+        except TypeError as error:
+            raise TypeError(f"train: augment: {error}") from None
+    if not isinstance(augment, Augmentation):
+        raise TypeError(
+            "train: augment must be a pyconvnet.data.Augmentation, a dict or None, "
+            f"got {type(augment).__name__}"
+        )
+    if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
+        raise ValueError("train: augment must stay as it was in a resumed run")
+    return Settings(augmentation=augment, given=dict(given), **values)
+
+
+# ---- network, data, folder ---------------------------------------------------------------------------------
+def _network_of(model: Network | Model) -> Network:
+    return model.network if isinstance(model, Model) else model
+
+
+def _network(
+    model: Any, dataset: Any, saved: Any, augment: Any
+) -> tuple[Network, dict[str, np.ndarray] | None]:
+    """The network, and parameters to start from."""
+    if saved is not None:
+        network = saved[0].network
+        same = model == network.name if isinstance(model, str) else _network_of(model) == network
+        if not same:
+            what = repr(model) if isinstance(model, str) else repr(_network_of(model).name)
+            raise ValueError(
+                f"train: the run to resume trained another network: {network.name!r}, "
+                f"got {what} (or other layers)"
+            )
+        return network, saved[0].parameters
+    if isinstance(model, str):
+        crop = augment.get("crop") if isinstance(augment, Mapping) else getattr(augment, "crop", None)
+        h, w = (crop, crop) if isinstance(crop, int) else crop or dataset.image_shape[:2]
+        return models.for_data(model, len(dataset.classes), (h, w, dataset.image_shape[2])), None
+    network = _network_of(model)
+    if isinstance(model, Model):
+        check_parameters("train", network, model.parameters)
+        return network, model.parameters
+    return network, None
+
+
+def _check_fit(network: Network, train_set: Any, validation_set: Any, settings: Settings) -> None:
+    if not network.costs:
+        raise ValueError(
+            f"train: network {network.name!r} has no cost to train on; add SoftmaxCrossEntropy()"
+        )
+    shape = settings.augmentation.output_shape(train_set.image_shape)
+    if tuple(shape) != network.input_shape:
+        raise ValueError(
+            f"train: network {network.name!r} takes images of shape {network.input_shape}, "
+            f"the data give {tuple(shape)} "
+            f"(images {tuple(train_set.image_shape)}, crop {settings.augmentation.crop})"
+        )
+    for cost in network.costs:
+        outputs = cost.input_shapes[0][0]
+        if len(train_set.classes) > outputs:
+            raise ValueError(f"train: {cost} sees {outputs} classes, the data have {len(train_set.classes)}")
+    if settings.schedule.needs_validation and validation_set is None:
+        raise ValueError(
+            "train: the schedule watches the validation error, but there are no validation images; "
+            "give validation=0.1 (a share of the data), a dataset, or another schedule"
+        )
+
+
+def _open_folder(out: Any, resume: bool | str, name: str) -> tuple[Path, Any]:
+    """The run's folder, and (model, state, arrays) of the run to resume or None."""
+    if out is not None and not isinstance(out, (str, Path)):
+        raise TypeError(f"train: out must be a path, got {type(out).__name__}")
+    folder = _default_folder(name, bool(resume)) if out is None else Path(out).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"train: out must be a folder, {folder} is a file")
+    last = folder / LAST
+    if resume and last.is_file():
+        model, state, arrays = checkpoint.read(last)
+        if state is None:
+            raise checkpoint.CheckpointError(f"train: {last} holds a model, but no state of a run to resume")
+        return folder, (model, state, arrays)
+    if resume is True:
+        raise FileNotFoundError(f"train: nothing to resume: {last} does not exist")
+    for present in (LAST, LOG):
+        if (folder / present).exists():
+            raise ValueError(
+                f"train: out={str(folder)!r} already holds a run; "
+                "resume=True goes on with it, or name another folder"
+            )
+    return folder, None
+
+
+def _default_folder(name: str, resume: bool) -> Path:
+    base = Path("runs")
+    numbered = [base / name]
+    if resume:
+        if base.is_dir():
+            numbered += [p for p in base.iterdir() if re.fullmatch(re.escape(name) + r"-\d+", p.name)]
+        held = [p for p in numbered if (p / LAST).is_file()]
+        return max(held, key=lambda p: (p / LAST).stat().st_mtime, default=base / name)
+    number = 1
+    while numbered[0].exists():
+        number += 1
+        numbered[0] = base / f"{name}-{number}"
+    return numbered[0]
+
+
+def make_preprocessing(dataset: Any, augmentation: Any, statistics: Any) -> Preprocessing:
+    """What evaluation must do to an image after training with this augmentation."""
+    shape = tuple(augmentation.output_shape(dataset.image_shape))
+    crop = None if shape[:2] == tuple(dataset.image_shape[:2]) else shape[:2]
+    return Preprocessing(dataset.image_shape, crop, augmentation.mean_of(statistics), augmentation.scale)

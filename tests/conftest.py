@@ -1,0 +1,102 @@
+"""Fixtures: tests of kernels run on every device present, and on the emulator under several schedules."""
+
+import importlib.machinery
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def _prefer_installed():
+    """`python -m pytest` puts the source tree first, where no compiled modules are after a plain install."""
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != ROOT]
+    built_in_place = any((ROOT / "pyconvnet").glob("_emulator.*"))
+    if not built_in_place and importlib.machinery.PathFinder.find_spec("pyconvnet", elsewhere):
+        sys.path[:] = elsewhere
+
+
+_prefer_installed()
+
+import kernel_record  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from pyconvnet import devices  # noqa: E402
+
+# (order of the threads, seed, when asynchronous copies land)
+SCHEDULES = {"fwd": ("fwd", 1, "late"), "rev": ("rev", 1, "eager"), "mix": ("mix", 7, "rand")}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def _cuda():
+    try:
+        devices.cuda(0)
+        found = [
+            name for name, reason in devices.available_devices() if name.startswith("cuda") and not reason
+        ]
+        return len(found), None
+    except devices.DeviceUnavailableError as error:
+        return 0, str(error)
+
+
+CUDA_COUNT, CUDA_REASON = _cuda()
+KERNEL_DEVICES = ["emulator", pytest.param("cuda:0", marks=pytest.mark.gpu)]
+
+
+def pytest_configure(config):
+    if os.environ.get("PYCONVNET_REQUIRE") == "cuda" and CUDA_REASON:
+        raise pytest.UsageError(f"PYCONVNET_REQUIRE=cuda is set but {CUDA_REASON}")
+    kernel_record.start()
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        gpu = item.get_closest_marker("gpu")
+        if gpu is not None and gpu.kwargs.get("n", 1) > CUDA_COUNT:
+            needed = gpu.kwargs.get("n", 1)
+            reason = CUDA_REASON or f"needs {needed} CUDA devices, have {CUDA_COUNT}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(params=KERNEL_DEVICES)
+def device(request):
+    """A device that runs the compiled kernels: the emulator and, where there is one, the GPU."""
+    return devices.get_device(request.param)
+
+
+@pytest.fixture(params=["cpu", *KERNEL_DEVICES])
+def any_device(request):
+    """Every device, `cpu` included."""
+    return devices.get_device(request.param)
+
+
+@pytest.fixture(params=list(SCHEDULES))
+def schedule(request):
+    """Runs the test under one of the emulator's schedules; a device's own order is not ours to choose."""
+    ext = devices.emulator().ext
+    order, seed, async_ = SCHEDULES[request.param]
+    ext.configure(order, seed, async_)
+    yield request.param
+    ext.configure()
+
+
+@pytest.fixture
+def rng():
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(20120930)
+
+
+@pytest.fixture
+def run_on():
+    """``with run_on(device):`` makes operations on NumPy arrays run on that device."""
+    import contextlib
+
+    from pyconvnet import ops
+
+    return lambda dev: contextlib.nullcontext() if dev.kind == "cuda" else ops.on(dev)

@@ -1,0 +1,217 @@
+"""The benchmarks run: every row of every family, small; nothing is asserted about time."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pyconvnet import devices
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+FAMILIES = sorted(
+    p.stem.removeprefix("bench_") for p in FOLDER.glob("bench_*.py") if p.stem != "bench_alexnet"
+)
+FIELDS = {
+    "name", "op", "shape", "kernel", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls", "gflops",
+    "gbps", "limit_us", "of_limit", "host_us", "peer", "peer_us", "difference", "error",
+}  # fmt: skip
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("harness")
+
+
+def options(harness, *words: str):
+    return harness.parser("test").parse_args(
+        [*words, "--tiny", "--batch", "2", "--seconds", "0", "--no-peers"]
+    )
+
+
+def test_every_family_has_a_benchmark():
+    assert set(devices.emulator().ext.families) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kernel_agrees_with_the_reference(harness, family):
+    module = importlib.import_module(f"bench_{family}")
+    document = harness.run(family, module.rows, options(harness, "--device", "emulator", "--check"))
+    assert document["rows"]
+    assert harness.complaints(document["rows"]) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_timing_on_the_cpu(harness, family):
+    module = importlib.import_module(f"bench_{family}")
+    document = harness.run(family, module.rows, options(harness, "--device", "cpu", "--calls", "3"))
+    assert document["clock"] == "wall"
+    assert harness.complaints(document["rows"]) == []
+    for row in document["rows"]:
+        assert set(row) == FIELDS
+        assert row["p20_us"] <= row["median_us"] <= row["p80_us"]
+        assert row["of_limit"] > 0
+    json.dumps(document, allow_nan=False)
+    assert harness.report(document["rows"]).count("\n") == len(document["rows"])
+
+
+def test_full_size_rows_are_alexnets(harness):
+    convs = list(harness.alexnet_convs(128))
+    weights = sum(math.prod(s.w) + s.w[0] for s in convs)
+    weights += sum(math.prod(s.w) + s.w[0] for s in harness.alexnet_linears(128))
+    assert weights == 60_965_224  # the paper's network
+    for s in (*convs, *harness.alexnet_convs(2, tiny=True)):
+        (n, h, _, c), (k, r, _, group), (top, bottom) = (
+            s.x,
+            s.w,
+            s.pad[0] if isinstance(s.pad, tuple) else (s.pad,) * 2,
+        )
+        p = (h + top + bottom - r) // s.stride + 1
+        assert s.y == (n, p, p, k)
+        assert group * s.groups == c
+        assert s.flops == 2.0 * n * p * p * k * r * r * group
+    for s in (*harness.alexnet_pools(128), *harness.alexnet_pools(2, tiny=True)):
+        p = (s.x[1] - s.size) // s.stride + 1
+        assert s.y == (s.x[0], p, p, s.x[3])
+
+
+def test_a_kernel_that_computes_something_else_fails_its_row(harness):
+    row = harness.Row(
+        name="broken",
+        op="relu",
+        inputs={"x": (3, 4)},
+        call=lambda a, **kw: a["x"] * (1.01 if a["x"].dtype == np.float32 else 1),
+    )
+    (result,) = harness.check_row(row, devices.cpu())
+    assert "differs" in result["error"]
+    row.call = lambda a, **kw: a["x"] * np.nan
+    (result,) = harness.check_row(row, devices.cpu())
+    assert "differs" in result["error"]
+
+
+def test_a_row_that_raises_is_reported(harness):
+    def call(a, **kw):
+        raise ValueError("relu: no")
+
+    row = harness.Row(name="broken", op="relu", inputs={"x": (3, 4)}, call=call)
+    clock, rates = harness.clock_of(devices.cpu(), 0, 3), {"fma_flops": 1.0, "bandwidth": 1.0}
+    (result,) = harness.time_row(row, devices.cpu(), clock, rates)
+    assert result["error"] == "ValueError: relu: no"
+    assert result["median_us"] is None
+    assert harness.complaints([result]) == ["broken relu cpu: ValueError: relu: no"]
+
+
+def test_limits(harness):
+    rates = {"fma_flops": 100.0, "bandwidth": 10.0}
+    assert harness.limit_seconds(200, 10, rates) == 2  # arithmetic decides
+    assert harness.limit_seconds(0, 50, rates) == 5  # memory decides
+    assert harness.limit_seconds(200, 10, {"fma_flops": None, "bandwidth": 10.0}) is None
+    assert harness.limit_seconds(0, 10, {"fma_flops": None, "bandwidth": 10.0}) == 1
+    assert harness.spread([3, 1, 2, 5, 4, 6]) == (3.5, 2, 5)
+
+
+class FakeGpu:
+    """What EventClock needs of a CUDA device; notes what happens in which order."""
+
+    kind, index = "cuda", 0
+
+    def __init__(self):
+        self.happened: list[str] = []
+
+        def event():
+            return SimpleNamespace(record=lambda: self.happened.append("event"))
+
+        runtime = SimpleNamespace(
+            cudaDevAttrL2CacheSize=38, deviceGetAttribute=lambda what, index: 60 * 2**20
+        )
+        cuda = SimpleNamespace(Event=event, runtime=runtime, get_elapsed_time=lambda first, last: 2.0)
+        self.xp = SimpleNamespace(cuda=cuda)
+
+    def empty(self, shape, dtype):
+        flush = SimpleNamespace(memset_async=lambda value, size: self.happened.append(f"flush {size}"))
+        return SimpleNamespace(data=flush, nbytes=shape[0])
+
+    def activate(self):
+        return contextlib.nullcontext()
+
+    def synchronize(self):
+        self.happened.append("wait")
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_events_enclose_the_call_alone(harness, flush):
+    gpu = FakeGpu()
+    clock = importlib.import_module("clocks").EventClock(gpu, seconds=0, calls=10, flush=flush)
+    times, host = clock.measure(lambda: gpu.happened.append("call"))
+    assert times == [2e-3] * 10  # milliseconds come, seconds go
+    assert 0 <= host < 1
+    one = [f"flush {2**30}"] * flush + ["event", "call", "event"]
+    assert gpu.happened == ["call"] * 3 + ["wait"] + one * 10 + ["wait"]
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(FOLDER / script), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_run_collects_and_fails_with_its_families(tmp_path):
+    file = tmp_path / "new" / "all.json"
+    done = run(
+        "run.py",
+        "pool",
+        "optim",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--calls",
+        "3",
+        "--seconds",
+        "0",
+        "--no-peers",
+        "--json",
+        str(file),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("all benchmarks ended well")
+    documents = json.loads(file.read_text())["documents"]
+    assert [d["family"] for d in documents] == ["pool", "optim"]
+    done = run("run.py", "pool", "--device", "no-such-device", "--json", str(file))
+    assert done.returncode == 1
+    assert "failure" in json.loads(file.read_text())["documents"][0]
+    assert run("run.py", "warp").returncode == 2
+
+
+def test_whole_network(tmp_path):
+    file = tmp_path / "alexnet.json"
+    done = run(
+        "bench_alexnet.py",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--calls",
+        "3",
+        "--seconds",
+        "0",
+        "--no-peers",
+        "--json",
+        str(file),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["op"] for row in rows] == ["training step", "inference"]
+    assert all(set(row) == FIELDS and row["gflops"] > 0 for row in rows)
+    assert "images/s" in done.stdout
