@@ -200,6 +200,7 @@ def main() -> None:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "published_test_error": 0.26,
     }
+    load = [os.getloadavg()[0]]
     passed = True
     with tempfile.TemporaryDirectory(prefix="cifar10-80sec-") as temporary:
         if not options.only_check_resume:
@@ -225,6 +226,7 @@ def main() -> None:
         device = get_device(options.device)
         document |= {"machine": machine(device), "versions": versions(device)}
         document["threads"] = options.threads or document["machine"]["threads"]
+        document["load_average"] = [*load, os.getloadavg()[0]]  # above the threads: others were at work
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if not passed:

@@ -3,7 +3,8 @@
 // pyconvnet/ops; here only what could corrupt memory is refused.
 //
 // One source serves two modules. `_cuda` reads __cuda_array_interface__ (CuPy, PyTorch, Numba arrays),
-// `_emulator` (PCN_EMULATED) reads __array_interface__ (NumPy arrays).
+// `_emulator` (PCN_EMULATED) reads __array_interface__ (NumPy arrays). Both may be loaded in one process, so
+// every class is registered with py::module_local().
 #pragma once
 #include <pybind11/pybind11.h>
 

@@ -6,7 +6,7 @@
 namespace pcn::bind {
 
 void register_augment(py::module_& m) {
-  py::class_<AugmentShape>(m, "AugmentShape")
+  py::class_<AugmentShape>(m, "AugmentShape", py::module_local())
       .def(py::init([](int n, int h, int w, int c, int crop_h, int crop_w, int mean_pixels) {
              elements("AugmentShape", {n, h, w, c});
              elements("AugmentShape", {n, crop_h, crop_w, c});

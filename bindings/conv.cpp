@@ -115,7 +115,8 @@ void def_ranked(py::module_& m, const std::string& op, Table (*table)()) {
 }  // namespace
 
 void register_conv(py::module_& m) {
-  py::class_<Conv2dShape>(m, "Conv2dShape", "A convolution's extents; see kernels/conv/conv.h.")
+  py::class_<Conv2dShape>(m, "Conv2dShape", py::module_local(),
+                          "A convolution's extents; see kernels/conv/conv.h.")
       .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
            py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
            py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,

@@ -6,7 +6,7 @@
 namespace pcn::bind {
 
 void register_loss(py::module_& m) {
-  py::class_<LossShape>(m, "LossShape")
+  py::class_<LossShape>(m, "LossShape", py::module_local())
       .def(py::init([](int examples, int classes) {
              elements("LossShape", {examples, classes});
              return LossShape{examples, classes};

@@ -53,7 +53,7 @@ void def_backward(py::module_& m, const char* op, KernelTable<Row> (*table)()) {
 }  // namespace
 
 void register_norm(py::module_& m) {
-  py::class_<LrnShape>(m, "LrnShape")
+  py::class_<LrnShape>(m, "LrnShape", py::module_local())
       .def(py::init([](int n, int c, int size, int groups) {
              elements("LrnShape", {n, c});
              check_size("LrnShape", size);
@@ -61,7 +61,7 @@ void register_norm(py::module_& m) {
              return LrnShape{n, c, size, groups};
            }),
            py::kw_only(), py::arg("n"), py::arg("c"), py::arg("size"), py::arg("groups"));
-  py::class_<LrnSpatialShape>(m, "LrnSpatialShape")
+  py::class_<LrnSpatialShape>(m, "LrnSpatialShape", py::module_local())
       .def(py::init([](int n, int h, int w, int c, int size) {
              elements("LrnSpatialShape", {n, h, w, c});
              check_size("LrnSpatialShape", size);

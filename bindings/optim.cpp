@@ -6,7 +6,7 @@
 namespace pcn::bind {
 
 void register_optim(py::module_& m) {
-  py::class_<SgdShape>(m, "SgdShape")
+  py::class_<SgdShape>(m, "SgdShape", py::module_local())
       .def(py::init([](std::int64_t count, int segments) {
              elements("SgdShape", {count});
              elements("SgdShape", {segments});

@@ -43,7 +43,7 @@ void register_sums(py::module_& m) {
     run(row.name, [&] { return row.launch(y_, a_, b_, alpha, beta, shape, stream_of(stream)); });
   });
 
-  py::class_<RowsShape>(m, "RowsShape")
+  py::class_<RowsShape>(m, "RowsShape", py::module_local())
       .def(py::init([](int rows, int cols) {
              elements("RowsShape", {rows, cols});
              return RowsShape{rows, cols};
@@ -73,7 +73,7 @@ void register_sums(py::module_& m) {
 }
 
 void register_copy_columns(py::module_& m) {
-  py::class_<CopyColumnsShape>(m, "CopyColumnsShape")
+  py::class_<CopyColumnsShape>(m, "CopyColumnsShape", py::module_local())
       .def(py::init([](int rows, int cols, int dst_cols, int dst_first, int src_cols, int src_first) {
              elements("CopyColumnsShape", {rows, cols});
              elements("CopyColumnsShape", {rows, dst_cols});
@@ -96,7 +96,7 @@ void register_copy_columns(py::module_& m) {
 }
 
 void register_dropout(py::module_& m) {
-  py::class_<DropoutShape>(m, "DropoutShape")
+  py::class_<DropoutShape>(m, "DropoutShape", py::module_local())
       .def(py::init([](int rows, int cols, std::int64_t row0, std::int64_t col0, std::int64_t total_cols) {
              elements("DropoutShape", {rows, cols});
              constexpr std::int64_t limit = std::int64_t{1} << 31;
@@ -136,7 +136,7 @@ void register_dropout(py::module_& m) {
 }  // namespace
 
 void register_pointwise(py::module_& m) {
-  py::class_<ElementwiseShape>(m, "ElementwiseShape")
+  py::class_<ElementwiseShape>(m, "ElementwiseShape", py::module_local())
       .def(py::init([](int count) {
              elements("ElementwiseShape", {count});
              return ElementwiseShape{count};

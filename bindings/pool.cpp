@@ -101,7 +101,7 @@ void register_avg(py::module_& m) {
 }  // namespace
 
 void register_pool(py::module_& m) {
-  py::class_<Pool2dShape>(m, "Pool2dShape")
+  py::class_<Pool2dShape>(m, "Pool2dShape", py::module_local())
       .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
            py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h"), py::arg("stride_w"),
            py::arg("pad_h"), py::arg("pad_w"));

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ class Settings:
     checkpoint_minutes: float | None = 10.0
     checkpoint_batches: int | None = None
     progress: bool = True
-    given: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -208,7 +208,7 @@ def train(
     if saved is not None and seed is None:
         seed_of_split = saved[1]["options"]["seed"]
     train_set, validation_set = _data.open_dataset(data, validation=validation, seed=seed_of_split)
-    network, start = _network(model, train_set, saved, augment)
+    network, start = _network(model, train_set, saved)
     settings = _settings(network, given, augment, saved, train_set)
     settings.workers = _workers(workers, train_set)
     settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
@@ -256,13 +256,13 @@ def _check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
 
 def _device(devices: Any) -> Device:
     if isinstance(devices, (list, tuple)):
-        if len(devices) != 1:
-            wanted = (
-                "at least one device"
-                if not devices
-                else "one device: splitting a network over several is not available yet"
+        if not devices:
+            raise ValueError("train: devices must name at least one device, got an empty list")
+        if len(devices) > 1:
+            raise ValueError(
+                "train: devices must be one device, splitting a network over several is not available yet, "
+                f"got {list(devices)!r}"
             )
-            raise ValueError(f"train: devices must name {wanted}, got {list(devices)!r}")
         devices = devices[0]
     return get_device(devices)
 
@@ -272,11 +272,8 @@ def _workers(workers: int | None, dataset: Any) -> int:
         return workers
     if dataset.in_memory:
         return 0
-    import os
-
-    return max(
-        1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, mine)
 
 
 def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: Any, dataset: Any) -> Settings:
@@ -295,12 +292,13 @@ def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: A
         # A copy: a schedule's state is this run's, not the caller's.
         values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
     except (ValueError, TypeError) as error:
-        if given["schedule"] is not None:
+        if given["schedule"] is not None or saved is None:
             raise
         raise ValueError(
             f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
         ) from None
-    check_number("train: lr", values["lr"], "number >= 0")
+    for name, rule in _RULES.items():  # a recipe's values have not been looked at yet
+        check_number(f"train: {name}", values[name], rule)
     if augment is None:
         if saved is not None:
             augment = old["augment"]
@@ -320,7 +318,7 @@ def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: A
         )
     if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
         raise ValueError("train: augment must stay as it was in a resumed run")
-    return Settings(augmentation=augment, given=dict(given), **values)
+    return Settings(augmentation=augment, **values)
 
 
 # ---- network, data, folder ---------------------------------------------------------------------------------
@@ -328,29 +326,38 @@ def _network_of(model: Network | Model) -> Network:
     return model.network if isinstance(model, Model) else model
 
 
-def _network(
-    model: Any, dataset: Any, saved: Any, augment: Any
-) -> tuple[Network, dict[str, np.ndarray] | None]:
+def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, np.ndarray] | None]:
     """The network, and parameters to start from."""
     if saved is not None:
         network = saved[0].network
-        same = model == network.name if isinstance(model, str) else _network_of(model) == network
+        if isinstance(model, str):
+            same = model == network.name
+        else:
+            same = _graph(_network_of(model)) == _graph(network)
         if not same:
             what = repr(model) if isinstance(model, str) else repr(_network_of(model).name)
             raise ValueError(
                 f"train: the run to resume trained another network: {network.name!r}, "
                 f"got {what} (or other layers)"
             )
-        return network, saved[0].parameters
+        return network if isinstance(model, str) else _network_of(model), saved[0].parameters
     if isinstance(model, str):
-        crop = augment.get("crop") if isinstance(augment, Mapping) else getattr(augment, "crop", None)
-        h, w = (crop, crop) if isinstance(crop, int) else crop or dataset.image_shape[:2]
-        return models.for_data(model, len(dataset.classes), (h, w, dataset.image_shape[2])), None
+        return models.build(model, classes=len(dataset.classes)), None
     network = _network_of(model)
     if isinstance(model, Model):
         check_parameters("train", network, model.parameters)
         return network, model.parameters
     return network, None
+
+
+def _graph(network: Network) -> dict[str, Any]:
+    """What must not change when a run goes on: all but the recipe and the rates of the layers."""
+    graph = network.to_dict()
+    del graph["recipe"]
+    for layer in graph["layers"]:
+        for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen"):
+            layer.pop(option, None)
+    return graph
 
 
 def _check_fit(network: Network, train_set: Any, validation_set: Any, settings: Settings) -> None:

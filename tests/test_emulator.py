@@ -1,4 +1,4 @@
-"""The emulator itself: every primitive against the host, planted bugs caught, right kernels clean in every mode."""
+"""The emulator: every primitive against the host, planted bugs caught, right kernels clean in every mode."""
 
 import json
 import multiprocessing
@@ -35,7 +35,7 @@ PLAIN_MODES = [
 CHECKED_MODES = [Mode("fwd", "late"), Mode("mix", "rand", 2)]
 MODES = {"plain": PLAIN_MODES, "asan": CHECKED_MODES, "race": CHECKED_MODES}
 
-# Bug in planted.cu -> the flavours that must notice it in at least one of their modes, and what the report must say
+# Bug in planted.cu -> the flavours that must notice it in at least one of their modes, and what they must say
 # ("wrong": the result is wrong). In the other flavours it may pass unnoticed.
 WRONG = "wrong"
 PLANTED = {
@@ -181,19 +181,23 @@ def test_every_planted_bug_is_listed():
     listed = re.findall(r"(?:BUG|HARMFUL)\((\w+), (\d+)\)", source)
     assert sorted(f"{name}/{number}" for name, number in listed) == sorted(PLANTED)
     assert sorted(re.findall(r"RIGHT\((\w+)\)", source.replace("RIGHT(F)", ""))) == sorted(RIGHT)
-    assert sorted(re.findall(r"HARMFUL\((\w+, \d+)\)", source)) == sorted(b.replace("/", ", ") for b in HARMFUL)
+    assert sorted(re.findall(r"HARMFUL\((\w+, \d+)\)", source)) == sorted(
+        b.replace("/", ", ") for b in HARMFUL
+    )
 
 
 def test_reports_name_block_thread_and_source(programs):
     error = probes.run(programs["plain"] / "planted", "meet/2")["meet/2"]["error"]
     assert re.match(r"block \(0,0,0\) thread \(\d+,0,0\): divergent barrier", error)
     race = probes.run(programs["race"] / "planted", "tile/2")["tile/2"]["error"]
-    assert re.search(r"block \d+ thread \d+ \(planted\.cu:\d+\), then block \d+ thread \d+ \(planted\.cu:\d+\)", race)
+    assert re.search(
+        r"block \d+ thread \d+ \(planted\.cu:\d+\), then block \d+ thread \d+ \(planted\.cu:\d+\)", race
+    )
 
 
 @pytest.mark.parametrize("order", ["fwd", "rev", "dfs", "rand", "mix"])
 def test_results_do_not_depend_on_the_workers(programs, order):
-    """Also those of kernels whose result depends on the schedule: it is a function of order and seed alone."""
+    """Also where a result depends on the schedule: that is a function of order and seed alone."""
     bugs = ["sum/1", "sum/2", "tile/1", "tile/2", "rotate/1", "copy/2", "gemm/3"]
     results = [
         probes.run(programs["plain"] / "planted", *bugs, mode=Mode(order, "rand", 5, workers))
@@ -239,7 +243,9 @@ def test_generated_wgmma_is_current():
 
 def test_kernels_keep_to_the_vocabulary():
     """What would not be emulated, or differ between the two sides, does not appear in a kernel."""
-    banned = re.compile(r"\basm\b|<<<|\b__shared__\b|\bcooperative_groups\b|\b__activemask\b|\batomicAdd\(\s*\(?float")
+    banned = re.compile(
+        r"\basm\b|<<<|\b__shared__\b|\bcooperative_groups\b|\b__activemask\b|\batomicAdd\(\s*\(?float"
+    )
     for path in sorted((ROOT / "kernels").glob("*/**/*.cu")):
         code = re.sub(r"//[^\n]*", "", path.read_text())
         assert not banned.search(code), f"{path.name}: {banned.search(code).group()}"
@@ -247,7 +253,7 @@ def test_kernels_keep_to_the_vocabulary():
         assert not [i for i in includes if i.startswith("cu") or "emulation" in i], path.name
 
 
-# ---- the module ------------------------------------------------------------------------------------------------------
+# ---- the module ----
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -268,7 +274,11 @@ def test_module_says_its_flavour():
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code], env=dict(os.environ, **environment), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=dict(os.environ, **environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -282,7 +292,9 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_a_wrong_environment_variable_is_an_error(variable, value):
-    code = "import numpy as np\nfrom pyconvnet import ops\nwith ops.on('emulator'):\n    ops.relu(np.ones(3, 'f'))"
+    code = (
+        "import numpy\nfrom pyconvnet import ops\nwith ops.on('emulator'):\n    ops.relu(numpy.ones(3, 'f'))"
+    )
     done = run_python(code, **{variable: value})
     assert done.returncode == 1
     assert re.search(f"ValueError: {variable} must be .*got '{value}'", done.stderr), done.stderr

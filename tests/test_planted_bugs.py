@@ -1,8 +1,9 @@
 """The kernel tests bite: with a bug planted in a kernel, the family's own tests on the emulator fail.
 
-Each mutation replaces one place in a copy of the sources, rebuilds the files it concerns (the copy is compiled once), and
-runs part of the family's tests against that module. The same part passes with the unchanged module. A few mutations
-of every family run by default, the others with ``--slow``. ``PYCONVNET_TEST_BUILD=folder`` keeps the compiled copy.
+Each mutation replaces one place in a copy of the sources, rebuilds the files it concerns (the copy is
+compiled once), and runs part of the family's tests against that module. The same part passes with the
+unchanged module. A few mutations run by default, the others with ``--slow``. ``PYCONVNET_TEST_BUILD=folder``
+keeps the compiled copy, which then has to be removed by hand when a source changes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Mutation:
     old: str  # occurs exactly once
     new: str
     plants: str
-    select: str  # pytest -k, within the family's test file
+    tests: tuple[str, str]  # file, and the expression of pytest -k
     rebuild: tuple[str, ...] = ()  # files to compile anew; default: the mutated one
     slow: bool = False
 
@@ -48,149 +49,286 @@ class Mutation:
         return f"{Path(self.file).stem}: {self.plants}"
 
 
-POOL_MAX = "test_max_kernels and mix and not misaligned"
-POOL_AVG = "test_avg_kernels and mix and not misaligned"
-NORM = "test_channel_kernels and (fwd or mix)"
-NORM_SPATIAL = "test_pixel_kernels and (fwd or mix)"
-BIAS = "test_bias_backward and fwd and not schedule"
-DROPOUT = "test_dropout_is_the_same_bits_everywhere and emulator"
-ELEMENTWISE = "test_elementwise_kernels and fwd"
-LOSS = "(test_softmax_cross_entropy_kernels and mix) or test_ties or test_logits_that_are_not_finite"
-OPTIM = "(test_kernels_follow_the_paper and mix) or test_kernel_leaves or test_one_step_by_hand"
-FPROP = "test_fprop and tile64"
-DGRAD = "test_dgrad and tile64"
-WGRAD = "test_wgrad and tile64"
+POOL_MAX = ("test_pool.py", "test_max_kernels and mix and not misaligned")
+POOL_AVG = ("test_pool.py", "test_avg_kernels and mix and not misaligned")
+NORM = ("test_norm.py", "test_channel_kernels and (fwd or mix)")
+NORM_SPATIAL = ("test_norm.py", "test_pixel_kernels and (fwd or mix)")
+BIAS = ("test_pointwise.py", "test_bias_backward and fwd and not schedule")
+DROPOUT = ("test_dropout.py", "test_dropout_is_the_same_bits_everywhere and emulator")
+ELEMENTWISE = ("test_pointwise.py", "test_elementwise_kernels and fwd")
+LOSS = (
+    "test_loss.py",
+    "(test_softmax_cross_entropy_kernels and mix) or test_ties or test_logits_that_are_not_finite",
+)
+OPTIM = (
+    "test_optim.py",
+    "(test_kernels_follow_the_paper and mix) or test_kernel_leaves or test_one_step_by_hand",
+)
+FPROP = ("test_conv.py", "test_fprop and tile64")
+DGRAD = ("test_conv.py", "test_dgrad and tile64")
+WGRAD = ("test_conv.py", "test_wgrad and tile64")
+SPLIT = ("test_conv.py", "test_wgrad and tile96")
+GROUPS = ("test_conv.py", "test_every_schedule_gives_the_same_bits and fprop_tile64 and (fwd or rev)")
 TILE64 = {op: (f"conv/conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 LAST_BARRIER = "    }\n    __syncthreads();\n  }\n}"
 
 MUTATIONS = [
     # ---- conv
-    Mutation("conv/gemm_tile.h", LAST_BARRIER, "    }\n  }\n}", "no barrier between steps", FPROP, TILE64["fprop"]),
     Mutation(
-        "conv/gemm_tile.h", "if (start < 0) continue;", "if (start <= 0) continue;", "first row not written", FPROP,
+        "conv/gemm_tile.h", LAST_BARRIER, "    }\n  }\n}", "no barrier between steps", FPROP, TILE64["fprop"]
+    ),
+    Mutation(
+        "conv/gemm_tile.h",
+        "if (start < 0) continue;",
+        "if (start <= 0) continue;",
+        "first row not written",
+        FPROP,
         TILE64["fprop"],
     ),
     Mutation(
-        "conv/gemm_tile.h", "for (int s = 0; s < splits; ++s)", "for (int s = 1; s < splits; ++s)",
-        "one piece of a split reduction lost", "test_wgrad",
+        "conv/gemm_tile.h",
+        "for (int s = 0; s < splits; ++s)",
+        "for (int s = 1; s < splits; ++s)",
+        "one piece of a split reduction lost",
+        SPLIT,
         # add_pieces is the same function in every file; the linker takes the first.
         ("conv/conv2d_dgrad_generic.cu",),
     ),
     Mutation(
-        "conv/fprop.h", "np % s.p * s.stride_h - s.pad_h", "np % s.p * s.stride_w - s.pad_h", "strides swapped", FPROP,
-        TILE64["fprop"], slow=True,
+        "conv/fprop.h",
+        "np % s.p * s.stride_h - s.pad_h",
+        "np % s.p * s.stride_w - s.pad_h",
+        "strides swapped",
+        FPROP,
+        TILE64["fprop"],
+        slow=True,
     ),
     Mutation(
-        "conv/fprop.h", "group_filters - n0, args.vectors", "s.k - first_filter, args.vectors",
-        "columns of the next group overwritten", FPROP, TILE64["fprop"], slow=True,
+        "conv/fprop.h",
+        "group_filters - n0, args.vectors",
+        "s.k - first_filter, args.vectors",
+        "columns of the next group overwritten",
+        GROUPS,
+        TILE64["fprop"],
+        slow=True,
     ),
     Mutation(
-        "conv/dgrad.h", "(ph.tap0 * s.s + pw.tap0) * group_channels", "(ph.tap0 * s.s) * group_channels",
-        "first tap of a phase wrong", DGRAD, TILE64["dgrad"], slow=True,
+        "conv/dgrad.h",
+        "(ph.tap0 * s.s + pw.tap0) * group_channels",
+        "(ph.tap0 * s.s) * group_channels",
+        "first tap of a phase wrong",
+        DGRAD,
+        TILE64["dgrad"],
+        slow=True,
     ),
     Mutation(
-        "conv/wgrad.h", "tap % s.s, weight < args.cols ? tap / s.s : -1", "tap % s.r, weight < args.cols ? tap / s.r : -1",
-        "filter extents swapped", WGRAD, TILE64["wgrad"], slow=True,
+        "conv/wgrad.h",
+        "tap % s.s, weight < args.cols ? tap / s.s : -1",
+        "tap % s.r, weight < args.cols ? tap / s.r : -1",
+        "filter extents swapped",
+        WGRAD,
+        TILE64["wgrad"],
+        slow=True,
     ),
     Mutation(
-        "conv/loaders.h", "static_cast<unsigned>(w) < static_cast<unsigned>(width);\n      const unsigned offset =\n",
-        "w <= width;\n      const unsigned offset =\n", "no left and a late right edge", WGRAD, TILE64["wgrad"], slow=True,
+        "conv/loaders.h",
+        "static_cast<unsigned>(w) < static_cast<unsigned>(width);\n      const unsigned offset =\n",
+        "static_cast<unsigned>(w) <= static_cast<unsigned>(width);\n      const unsigned offset =\n",
+        "a column too many",
+        WGRAD,
+        TILE64["wgrad"],
+        slow=True,
     ),
     Mutation(
-        "conv/loaders.h", "if (++at.middle == radix.middle) at.middle = 0, ++at.outer;", "++at.middle;",
-        "carry of the reduction index lost", DGRAD, TILE64["dgrad"], slow=True,
+        "conv/loaders.h",
+        "if (++at.middle == radix.middle) at.middle = 0, ++at.outer;",
+        "++at.middle;",
+        "carry of the reduction index lost",
+        DGRAD,
+        TILE64["dgrad"],
+        slow=True,
     ),
     # ---- pool
-    Mutation("pool/max_pool2d_generic.cu", "(r * shape.s + s);", "(r * shape.r + s);", "row pitch of the argmax", POOL_MAX),
     Mutation(
-        "pool/max_pool2d_backward_3x3_stride2.cu", "  add_share(sums[1][1], w11, 4);\n", "", "a window's share forgotten",
+        "pool/max_pool2d_generic.cu",
+        "(r * shape.s + s);",
+        "(r * shape.r + s);",
+        "row pitch of the argmax",
         POOL_MAX,
     ),
     Mutation(
-        "pool/max_pool2d_3x3_stride2.cu", "h + 2 < shape.h;", "h + 2 <= shape.h;", "a row too many", POOL_MAX, slow=True
+        "pool/max_pool2d_backward_3x3_stride2.cu",
+        "  add_share(sums[1][1], w11, 4);\n",
+        "",
+        "a window's share forgotten",
+        POOL_MAX,
     ),
     Mutation(
-        "pool/max_pool2d_3x3_stride2.cu", "    top = end;\n", "", "the row shared by two windows not passed on", POOL_MAX,
+        "pool/max_pool2d_3x3_stride2.cu",
+        "h + 2 < shape.h;",
+        "h + 2 <= shape.h;",
+        "a row too many",
+        POOL_MAX,
         slow=True,
     ),
     Mutation(
-        "pool/avg_pool2d_generic.cu", "counted(w0, shape.s, shape.w,", "counted(w0, shape.r, shape.w,",
-        "count from the other extent", POOL_AVG, slow=True,
+        "pool/max_pool2d_3x3_stride2.cu",
+        "    top = end;\n",
+        "",
+        "the row shared by two windows not passed on",
+        POOL_MAX,
+        slow=True,
     ),
     Mutation(
-        "pool/max_pool2d_backward_generic.cu", "(h - p * shape.stride_h) * shape.s", "(h - p * shape.stride_w) * shape.s",
-        "strides swapped", POOL_MAX, slow=True,
+        "pool/avg_pool2d_generic.cu",
+        "counted(w0, shape.s, shape.w,",
+        "counted(w0, shape.r, shape.w,",
+        "count from the other extent",
+        POOL_AVG,
+        slow=True,
+    ),
+    Mutation(
+        "pool/max_pool2d_backward_generic.cu",
+        "(h - p * shape.stride_h) * shape.s",
+        "(h - p * shape.stride_w) * shape.s",
+        "strides swapped",
+        POOL_MAX,
+        slow=True,
     ),
     # ---- norm
     Mutation(
-        "norm/lrn_generic.cu", "reach_of_window(shape.size)", "reach_of_windows_over(shape.size)", "window mirrored", NORM
+        "norm/lrn_generic.cu",
+        "reach_of_window(shape.size)",
+        "reach_of_windows_over(shape.size)",
+        "window mirrored",
+        NORM,
     ),
     Mutation("norm/lrn_shared.cu", "  __syncthreads();\n", "", "barrier removed", NORM),
     Mutation(
-        "norm/lrn_shared.cu", "per_group - 1 - place", "per_group - place", "window reaches into the next group", NORM,
+        "norm/lrn_shared.cu",
+        "per_group - 1 - place",
+        "per_group - place",
+        "window reaches into the next group",
+        NORM,
         slow=True,
     ),
     Mutation(
-        "norm/shuffle.h", "  if (lane == 31 && has_right) right = term(thread + 1);\n", "",
-        "the next warp's channels missing", NORM, ("norm/lrn_shuffle.cu",), slow=True,
-    ),
-    Mutation(
-        "norm/lrn_backward_generic.cu", "reach_of_windows_over(shape.size)", "reach_of_window(shape.size)",
-        "window mirrored", NORM, slow=True,
-    ),
-    Mutation(
-        "norm/march.h", "    __syncthreads();\n", "", "barrier removed", NORM_SPATIAL, ("norm/lrn_spatial_march.cu",),
+        "norm/shuffle.h",
+        "  if (lane == 31 && has_right) right = term(thread + 1);\n",
+        "",
+        "the next warp's channels missing",
+        NORM,
+        ("norm/lrn_shuffle.cu",),
         slow=True,
     ),
     Mutation(
-        "norm/march.h", "smem.line[step % 2];", "smem.line[0];", "one line instead of two", NORM_SPATIAL,
-        ("norm/lrn_spatial_march.cu",), slow=True,
+        "norm/lrn_backward_generic.cu",
+        "reach_of_windows_over(shape.size)",
+        "reach_of_window(shape.size)",
+        "window mirrored",
+        NORM,
+        slow=True,
+    ),
+    Mutation(
+        "norm/march.h",
+        "    __syncthreads();\n",
+        "",
+        "barrier removed",
+        NORM_SPATIAL,
+        ("norm/lrn_spatial_march.cu",),
+        slow=True,
+    ),
+    Mutation(
+        "norm/march.h",
+        "smem.line[step % 2];",
+        "smem.line[0];",
+        "one line instead of two",
+        NORM_SPATIAL,
+        ("norm/lrn_spatial_march.cu",),
+        slow=True,
     ),
     # ---- pointwise
     Mutation(
-        "pointwise/bias_backward_two_stage.cu", "s += GROUPS) sum +=", "s += GROUPS + 1) sum +=", "partial sums skipped",
+        "pointwise/bias_backward_two_stage.cu",
+        "s += GROUPS) sum +=",
+        "s += GROUPS + 1) sum +=",
+        "partial sums skipped",
         BIAS,
     ),
     Mutation(
-        "pointwise/bias_backward_two_stage.cu", "  smem.sum[group][lane] = sum;\n  __syncthreads();",
-        "  smem.sum[group][lane] = sum;", "barrier removed", BIAS, slow=True,
+        "pointwise/bias_backward_two_stage.cu",
+        "  smem.sum[group][lane] = sum;\n  __syncthreads();",
+        "  smem.sum[group][lane] = sum;",
+        "barrier removed",
+        BIAS,
+        slow=True,
     ),
     Mutation(
-        "pointwise/dropout_philox.cu", "(words.z >> 8) >= threshold", "(words.y >> 8) >= threshold", "a word used twice",
-        DROPOUT, slow=True,
+        "pointwise/dropout_philox.cu",
+        "(words.z >> 8) >= threshold",
+        "(words.y >> 8) >= threshold",
+        "a word used twice",
+        DROPOUT,
+        slow=True,
     ),
     Mutation(
-        "pointwise/elementwise.h", "unsigned i = 4 * whole + blockIdx.x * THREADS",
-        "unsigned i = 4 * whole + 1 + blockIdx.x * THREADS", "first element of the tail not written", ELEMENTWISE,
-        ("pointwise/relu_forward.cu",), slow=True,
+        "pointwise/elementwise.h",
+        "unsigned i = 4 * whole + blockIdx.x * THREADS",
+        "unsigned i = 4 * whole + 1 + blockIdx.x * THREADS",
+        "first element of the tail not written",
+        ELEMENTWISE,
+        ("pointwise/relu_forward.cu",),
+        slow=True,
     ),
     # ---- loss
     Mutation(
-        "loss/rows.h", "slots[threadIdx.x / 32] = value;\n  __syncthreads();", "slots[threadIdx.x / 32] = value;",
-        "barrier removed", LOSS, ("loss/softmax_cross_entropy_block.cu",),
+        "loss/rows.h",
+        "slots[threadIdx.x / 32] = value;\n  __syncthreads();",
+        "slots[threadIdx.x / 32] = value;",
+        "barrier removed",
+        LOSS,
+        ("loss/softmax_cross_entropy_block.cu",),
     ),
     Mutation(
-        "loss/rows.h", "c < label);", "c <= label);", "the label counted before itself", LOSS,
-        ("loss/softmax_cross_entropy_warp.cu",), slow=True,
+        "loss/rows.h",
+        "c < label);",
+        "c <= label);",
+        "the label counted before itself",
+        LOSS,
+        ("loss/softmax_cross_entropy_warp.cu",),
+        slow=True,
     ),
     Mutation(
-        "loss/softmax_cross_entropy_block.cu", "o.rank >= topk;", "o.rank > topk;", "top-k off by one", LOSS, slow=True
+        "loss/softmax_cross_entropy_block.cu",
+        "o.rank >= topk;",
+        "o.rank > topk;",
+        "top-k off by one",
+        LOSS,
+        slow=True,
     ),
     Mutation(
-        "loss/softmax_cross_entropy_block.cu", "metrics[3] += top_k;", "metrics[3] = top_k;", "a metric not added to", LOSS,
+        "loss/softmax_cross_entropy_block.cu",
+        "metrics[3] += top_k;",
+        "metrics[3] = top_k;",
+        "a metric not added to",
+        LOSS,
         slow=True,
     ),
     # ---- optim
     Mutation(
-        "optim/sgd_momentum_flat.cu", "__ldg(ends + middle) > i", "__ldg(ends + middle) >= i", "segment off by one", OPTIM
+        "optim/sgd_momentum_flat.cu",
+        "{momentum, weight_decay * rate, rate}",
+        "{momentum, weight_decay * lr, rate}",
+        "decay without the multiplier",
+        OPTIM,
+        slow=True,
     ),
     Mutation(
-        "optim/sgd_momentum_flat.cu", "{momentum, weight_decay * rate, rate}", "{momentum, weight_decay * lr, rate}",
-        "decay without the multiplier", OPTIM, slow=True,
-    ),
-    Mutation(
-        "optim/sgd_momentum_flat.cu", "__ldg(ends + s) <= i) ++s;", "__ldg(ends + s) < i) ++s;",
-        "segment off by one where a tile holds several", OPTIM, slow=True,
+        "optim/sgd_momentum_flat.cu",
+        "__ldg(ends + s) <= i) ++s;",
+        "__ldg(ends + s) < i) ++s;",
+        "segment off by one",
+        OPTIM,
     ),
 ]
 
@@ -209,14 +347,17 @@ class Workshop:
         self._run(
             probes.tool("cmake"), "-S", self.tree, "-B", self.build, "-GNinja",
             f"-DCMAKE_MAKE_PROGRAM={probes.tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}",
-            "-DPYCONVNET_CUDA=OFF", f"-DPYCONVNET_FAMILIES={';'.join(FAMILIES)}", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+            "-DPYCONVNET_CUDA=OFF", f"-DPYCONVNET_FAMILIES={';'.join(FAMILIES)}",
+            "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
             # Little optimisation: most of the time goes into the compiler.
             "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DPYCONVNET_EMULATOR_OPTIMISE=-O1",
         )  # fmt: skip
         self._run(probes.tool("cmake"), "--build", self.build)
         self.module = next(self.build.glob("_emulator*.so"))
         entries = json.loads((self.build / "compile_commands.json").read_text())
-        self.commands = {str(Path(e["file"]).relative_to(self.tree / "kernels")): e for e in entries if ".cu" in e["file"]}
+        self.commands = {
+            str(Path(e["file"]).relative_to(self.tree / "kernels")): e for e in entries if ".cu" in e["file"]
+        }
         printed = self._run(probes.tool("ninja"), "-C", self.build, "-t", "commands", "_emulator")
         self.link = next(line for line in printed.splitlines() if " -shared " in line)
 
@@ -240,7 +381,9 @@ class Workshop:
             compile_ = shlex.split(entry["command"])
             old = compile_[compile_.index("-o") + 1]
             made = str(folder / (Path(source).name + ".o"))
-            replaced = [part.replace(str(self.tree / "kernels"), str(folder / "kernels")) for part in compile_]
+            replaced = [
+                part.replace(str(self.tree / "kernels"), str(folder / "kernels")) for part in compile_
+            ]
             replaced[replaced.index("-o") + 1] = made
             self._run(*replaced, cwd=entry["directory"])
             places = [i for i, part in enumerate(link) if part == old or part.endswith("/" + old)]
@@ -255,16 +398,16 @@ class Workshop:
 
     def judge(self, number: int, mutation: Mutation) -> tuple[int, str]:
         """Exit status and output of the family's tests with the bug."""
-        return run_tests(self.mutant(number, mutation), mutation.family, mutation.select)
+        return run_tests(self.mutant(number, mutation), mutation.tests)
 
 
-def run_tests(module: Path, family: str, select: str) -> tuple[int, str]:
-    """Part of a family's tests, up to the first failure, with this compiled emulator."""
+def run_tests(module: Path, tests: tuple[str, str]) -> tuple[int, str]:
+    """Part of a test file, up to the first failure, with this compiled emulator."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line"]
     environment = dict(os.environ, PYCONVNET_EMULATOR=str(module), CUDA_VISIBLE_DEVICES="")
     environment.pop("PYCONVNET_REQUIRE", None)
     done = subprocess.run(
-        [*command, "-k", select, str(ROOT / "tests" / f"test_{family}.py")],
+        [*command, "-k", tests[1], str(ROOT / "tests" / tests[0])],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     return done.returncode, done.stdout[-3000:] + done.stderr[-2000:]
@@ -273,12 +416,14 @@ def run_tests(module: Path, family: str, select: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def verdicts(request, tmp_path_factory):
     """Everything this session asks for, started at once: name of the mutation or selection -> future."""
-    missing = probes.missing_tools()
+    missing = probes.missing_tools("ninja")
     if missing:
         pytest.skip(f"building mutants needs {', '.join(missing)}")
     kept = os.environ.get("PYCONVNET_TEST_BUILD")
     workshop = Workshop(Path(kept) / "planted" if kept else tmp_path_factory.mktemp("planted"))
-    asked = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    asked = [
+        item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")
+    ]
     run_slow = request.config.getoption("--slow")
     asked = [item for item in asked if run_slow or item.get_closest_marker("slow") is None]
     futures = {}
@@ -289,24 +434,24 @@ def verdicts(request, tmp_path_factory):
                 mutation = MUTATIONS[number]
                 futures[mutation.name] = pool.submit(workshop.judge, number, mutation)
             else:
-                family, select = item.callspec.params["selection"]
-                futures[family, select] = pool.submit(run_tests, workshop.module, family, select)
+                tests = item.callspec.params["tests"]
+                futures[tests] = pool.submit(run_tests, workshop.module, tests)
         yield futures
         pool.shutdown(cancel_futures=True)
 
 
-def selections() -> list:
-    """What is selected of each family's tests; slow where only slow mutations do."""
-    quick = {(m.family, m.select) for m in MUTATIONS if not m.slow}
-    all_of_them = {(m.family, m.select): None for m in MUTATIONS}
+def parts() -> list:
+    """What the mutations run of the tests; slow where only slow mutations do."""
+    quick = {m.tests for m in MUTATIONS if not m.slow}
+    every = dict.fromkeys(m.tests for m in MUTATIONS)
     return [
-        pytest.param(s, id=f"{s[0]}-{s[1]}", marks=[] if s in quick else [pytest.mark.slow]) for s in all_of_them
+        pytest.param(t, id=f"{t[0]}: {t[1]}", marks=[] if t in quick else [pytest.mark.slow]) for t in every
     ]
 
 
-@pytest.mark.parametrize("selection", selections())
-def test_unchanged_kernels_pass(verdicts, selection):
-    status, output = verdicts[selection].result()
+@pytest.mark.parametrize("tests", parts())
+def test_unchanged_kernels_pass(verdicts, tests):
+    status, output = verdicts[tests].result()
     assert status == 0, output
     assert re.search(r"\d+ passed", output), output
 

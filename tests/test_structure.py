@@ -215,10 +215,9 @@ def sources() -> list[Path]:
 
 @pytest.mark.parametrize("path", sources(), ids=relative)
 def test_files_stay_small(path):
-    strict = (
-        family_of(path) in FAMILIES
-        if path.is_relative_to(KERNELS)
-        else path.is_relative_to(ROOT / "bindings")
-    )
-    limit = 500 if strict else 650
+    """Around 500 lines: exactly so for kernels and bindings, with some slack elsewhere, most for tests."""
+    floor = path.relative_to(ROOT).parts[0]
+    limit = {"kernels": 500, "bindings": 500, "pyconvnet": 650}.get(floor, 800)
+    if path.is_relative_to(KERNELS / "emulation"):
+        limit = 650
     assert len(path.read_text().splitlines()) <= limit, "split it"

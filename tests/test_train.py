@@ -201,6 +201,14 @@ def test_schedules_steer_the_rate(tmp_path):
     assert [r["lr"] for r in run.history] == pytest.approx([0.02, 0.02, 0.002, 0.002])
 
 
+def test_a_function_must_be_given_again(tmp_path):
+    go(tmp_path / "run", epochs=1, schedule=lambda epoch: 0.5)
+    with pytest.raises(ValueError, match="give the schedule again"):
+        go(tmp_path / "run", epochs=2, resume=True)
+    run = go(tmp_path / "run", epochs=2, resume=True, schedule=lambda epoch: 0.25)
+    assert [r["lr"] for r in run.history] == [0.01, 0.005]
+
+
 def test_a_schedule_object_serves_two_runs(tmp_path):
     plateau = Plateau(patience=1, times=1, min_delta=1)
     rates = [[r["lr"] for r in go(tmp_path / name, schedule=plateau).history] for name in "ab"]
@@ -341,6 +349,18 @@ def test_resume_takes_the_runs_own_options(tmp_path):
         devices="cpu",
     )
     same_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_rates_of_layers_may_change_when_a_run_goes_on(tmp_path):
+    """As the run of 2012 did by hand: its first layer slowed down and stopped near the end."""
+    first = go(tmp_path / "run", epochs=1)
+    net = small().configure("conv1", frozen=True).configure("fc2", lr_mult=0.1)
+    net.recipe.clear()
+    run = go(tmp_path / "run", net=net, epochs=2, resume=True)
+    for name, value in run.model.parameters.items():
+        same = np.array_equal(value, first.model.parameters[name])
+        assert same == name.startswith("conv1"), name
+    assert run.model.network["conv1"].layer.frozen
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -551,12 +571,9 @@ def test_parameters_that_went_bad_in_the_last_update_are_not_saved(tmp_path, mon
 
 
 # ---- wrong use ---------------------------------------------------------------------------------------------
-def _net(**options):
-    return (
-        Network("n", (8, 8, 3))
-        .add(Linear(options.get("classes", 4)), "fc")
-        .add(SoftmaxCrossEntropy(), "loss")
-    )
+def _net(classes=4, recipe=None):
+    net = Network("n", (8, 8, 3), recipe)
+    return net.add(Linear(classes), "fc").add(SoftmaxCrossEntropy(), "loss")
 
 
 NAN = float("nan")
@@ -598,13 +615,13 @@ BAD = [
     ({"out": 3}, TypeError, "out must be a path"),
     ({"model": "lenet"}, ValueError, "model must be one of alexnet"),
     ({"model": 5}, TypeError, "model must be a Network, a Model or a name"),
-    (
-        {"model": "alexnet"},
-        ValueError,
-        "crop 224x224 does not fit into images of 8x8",
-    ),
+    ({"model": "alexnet"}, ValueError, "crop 224x224 does not fit into images of 8x8"),
+    ({"model": "digits"}, ValueError, r"takes images of shape \(8, 8, 1\), the data give \(8, 8, 3\)"),
     ({"model": _net(classes=3)}, ValueError, "layer 'loss' .*sees 3 classes, the data have 4"),
     ({"model": Network("n", (8, 8, 3)).add(Linear(4))}, ValueError, "no cost to train on"),
+    ({"model": _net(recipe={"lr": NAN})}, ValueError, "lr must be finite"),
+    ({"model": _net(recipe={"batch_size": 0})}, ValueError, "batch_size must be at least 1"),
+    ({"model": _net(recipe={"schedule": "cosine"})}, ValueError, "schedule must be 'constant'"),
     ({"data": "no/such/folder"}, FileNotFoundError, "no/such/folder"),
     ({"data": 7}, TypeError, "data must be"),
     ({"data": (np.zeros((3, 8, 8, 3), np.uint8), np.zeros(2, int))}, ValueError, "labels|y"),
@@ -690,17 +707,6 @@ def test_training_works_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert len(runs[0].history) == 1
-
-
-def test_named_models_take_the_shape_of_the_data(tmp_path):
-    run = pcn.train("digits", toy(60, size=10), out=tmp_path / "a", epochs=1, progress=False, devices="cpu")
-    assert run.model.network.input_shape == (10, 10, 3)
-    assert run.model.network.classes == 4
-    run = pcn.train(
-        "digits", toy(60), out=tmp_path / "b", epochs=1, progress=False, devices="cpu", augment={"crop": 6}
-    )
-    assert run.model.network.input_shape == (6, 6, 3)
-    assert run.model.preprocessing.crop == (6, 6)
 
 
 def test_resume_refuses_damaged_and_stateless_files(tmp_path):

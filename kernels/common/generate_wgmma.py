@@ -1,4 +1,4 @@
-"""Writes wgmma_device.h: one struct of inline PTX per type and tile width, as PTX wants every register spelled out.
+"""Writes wgmma_device.h: one struct of inline PTX per type and tile width; PTX wants every register spelled.
 
 Usage: python kernels/common/generate_wgmma.py [--check]
 """
@@ -31,7 +31,7 @@ def wrapped(items: list[str], indent: str, per_line: int) -> str:
 
 
 def struct(name: str, ptx_type: str, k: int, n: int) -> str:
-    """The specialisation for tiles of 64 x n x k. bf16 takes two more immediates: which operands are transposed."""
+    """The specialisation for tiles of 64 x n x k. bf16 takes two more immediates: transposed operands."""
     count = n // 2
     registers = [f"%{i}" for i in range(count)]
     lines = [", ".join(registers[i : i + 16]) for i in range(0, count, 16)]

@@ -3,9 +3,11 @@
 // A block computes BM x BN outputs in steps of BK along the reduction. Both operands pass through shared
 // memory, k first, so that a thread reads what it multiplies as float4. Two buffers: while a step is
 // multiplied, the next one travels from global memory into registers and then into the other buffer, so one
-// barrier a step is enough. A thread owns TM x TN outputs; a warp's threads lie 4 x 8, so that reading b
-// touches 8 neighbouring float4 (all 32 banks once) and reading a is a broadcast of 4. Rows are padded by 4
-// floats: see the loaders for why. Device code; kernels include it through fprop.h, dgrad.h or wgrad.h.
+// barrier a step is enough.
+//
+// A thread owns TM x TN outputs, a warp 4 x 8 threads: it reads 8 neighbouring float4 of b (all 32 banks
+// once) and 4 of a, each shared by several lanes. Rows are padded by 4 floats: see loaders.h for why. Device
+// code; kernels include it through fprop.h, dgrad.h or wgrad.h.
 #pragma once
 #include "common/device.h"
 #include "conv/gemm_extent.h"
@@ -47,13 +49,15 @@ template <class T>
 struct MicroTile {
   MicroAxis<T::TM, T::TY> rows;
   MicroAxis<T::TN, T::TX> cols;
+  // In a warp's 4 x 8 threads, lanes i and i^1 share their columns, lanes i and i^2 their rows: the two
+  // patterns for which a 128-bit read of shared memory is known to need two passes in place of four.
   static __device__ __forceinline__ int ty() {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    return warp / (T::TX / 8) * 4 + lane / 8;
+    return warp / (T::TX / 8) * 4 + lane / 16 * 2 + lane % 2;
   }
   static __device__ __forceinline__ int tx() {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    return warp % (T::TX / 8) * 8 + lane % 8;
+    return warp % (T::TX / 8) * 8 + lane / 2 % 8;
   }
   __device__ __forceinline__ MicroTile() : rows(ty()), cols(tx()) {}
 };

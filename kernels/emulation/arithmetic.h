@@ -5,8 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-// ---- bits
-// ------------------------------------------------------------------------------------------------------------
+// ---- bits ---------------------------------------------------------------------------------------
 namespace pcn {
 namespace emulation {
 template <class D, class S>
@@ -72,8 +71,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   return r;
 }
 
-// ---- rounded arithmetic
-// ----------------------------------------------------------------------------------------------
+// ---- rounded arithmetic -------------------------------------------------------------------------
 inline float __fadd_rn(float a, float b) { return pcn::emulation::rounded(a + b); }
 inline float __fsub_rn(float a, float b) { return pcn::emulation::rounded(a - b); }
 inline float __fmul_rn(float a, float b) { return pcn::emulation::rounded(a * b); }
@@ -85,8 +83,7 @@ inline double __dadd_rn(double a, double b) { return pcn::emulation::rounded(a +
 inline double __dmul_rn(double a, double b) { return pcn::emulation::rounded(a * b); }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 
-// ---- fast approximations: exact here, so comparisons with the device need a tolerance
-// --------------------------------
+// ---- fast approximations: exact here, so comparisons with the device need a tolerance -----------
 inline float __expf(float x) { return std::exp(x); }
 inline float __exp10f(float x) { return std::pow(10.0f, x); }
 inline float __logf(float x) { return std::log(x); }
@@ -101,9 +98,8 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __frsqrt_rn(float x) { return 1.0f / std::sqrt(x); }
 
-// ---- conversions
-// ----------------------------------------------------------------------------------------------------- The
-// device saturates where a C++ conversion would be undefined, and turns NaN into 0 (int) on the way.
+// ---- conversions --------------------------------------------------------------------------------
+// The device saturates where a C++ conversion would be undefined, and turns NaN into 0 (int) on the way.
 namespace pcn {
 namespace emulation {
 template <class I>
@@ -127,7 +123,6 @@ inline float __ll2float_rn(long long x) { return static_cast<float>(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
 
 // ---- min and max, as the device declares them: mixed integer types, and floats where a NaN loses
-// ---------------------
 template <class A, class B>
 constexpr std::common_type_t<A, B> min(A a, B b) {
   typedef std::common_type_t<A, B> T;

@@ -12,8 +12,7 @@
 namespace pcn {
 namespace emulation {
 
-// ---- accesses made for the running thread
-// ----------------------------------------------------------------------------
+// ---- accesses made for the running thread -------------------------------------------------------
 void note_read(const void* p, size_t bytes) {
   PCN_RACE(access(p, bytes, false));
 #ifdef __SANITIZE_ADDRESS__
@@ -40,8 +39,7 @@ void note_read_async(const void* p, size_t bytes) {
   PCN_RACE(async_read = false);
 }
 
-// ---- cp.async
-// --------------------------------------------------------------------------------------------------------
+// ---- cp.async -----------------------------------------------------------------------------------
 static void make_copy(const PendingCopy& c) {
   if (c.source_bytes) note_read(c.source, static_cast<size_t>(c.source_bytes));
   note_write(c.target, static_cast<size_t>(c.bytes));
@@ -83,8 +81,7 @@ void cp_async_wait(int newest) {
   for (int& end : f.groups) end -= upto;
 }
 
-// ---- mbarrier
-// --------------------------------------------------------------------------------------------------------
+// ---- mbarrier -----------------------------------------------------------------------------------
 // The 64-bit object in shared memory holds the state, as on the device (though not in the device's format).
 namespace {
 

@@ -7,8 +7,7 @@
 namespace pcn {
 namespace emulation {
 
-// ---- barriers
-// --------------------------------------------------------------------------------------------------------
+// ---- barriers -----------------------------------------------------------------------------------
 namespace {
 
 void complete(Barrier& b, int id) {
@@ -100,8 +99,7 @@ void check_barrier_after_exit() {
   }
 }
 
-// ---- warp collectives
-// ------------------------------------------------------------------------------------------------
+// ---- warp collectives ---------------------------------------------------------------------------
 void warp_collective(unsigned mask, void* arg, WarpFunction function, const void* operation,
                      const char* name) {
   Worker& w = *worker;

@@ -22,8 +22,7 @@ __thread Context* context;
 __thread Worker* worker;
 void set_error(const std::string&);  // control.cpp
 
-// ---- failure
-// ---------------------------------------------------------------------------------------------------------
+// ---- failure ------------------------------------------------------------------------------------
 namespace {
 
 std::mutex grid_error_mutex;
@@ -70,8 +69,7 @@ const char* short_path(const char* file) {
   return kernels ? kernels : file ? file : "?";
 }
 
-// ---- scheduler
-// -------------------------------------------------------------------------------------------------------
+// ---- scheduler ----------------------------------------------------------------------------------
 void make_ready(Fiber* f) {
   f->waits_for = nullptr;
   worker->ready.push_back(f);
@@ -222,8 +220,7 @@ void fiber_main() {
   }
 }
 
-// ---- blocks
-// ----------------------------------------------------------------------------------------------------------
+// ---- blocks -------------------------------------------------------------------------------------
 namespace {
 
 void run_block(Worker& w, uint64_t position) {
@@ -376,8 +373,7 @@ uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
 
 }  // namespace
 
-// ---- grids
-// -----------------------------------------------------------------------------------------------------------
+// ---- grids --------------------------------------------------------------------------------------
 cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk,
                      void* closure, [[maybe_unused]] size_t closure_bytes) {
   const auto refuse = [&](const char* what, unsigned long long x, unsigned long long y,
@@ -387,7 +383,8 @@ cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_byt
     set_error(std::string("launch refused: ") + text);
     return cudaErrorInvalidConfiguration;
   };
-  (void)stem;
+  (void)stem;  // the caller names the kernel when it reports
+  set_error("");
   if (worker) {
     set_error("launch refused: a kernel cannot launch another");
     return cudaErrorNotSupported;

@@ -150,15 +150,13 @@ struct Worker {
 };
 extern __thread Worker* worker __attribute__((tls_model("initial-exec")));
 
-// ---- fiber.cpp
-// -------------------------------------------------------------------------------------------------------
+// ---- fiber.cpp ----------------------------------------------------------------------------------
 Fiber* take_fiber();                     // an idle one, or a new one
 void prime_fiber(Fiber*, size_t index);  // makes it start afresh in fiber_main()
 void switch_to(Fiber*);
 void enter_main_fiber();  // the calling OS thread becomes worker->main
 
-// ---- executor.cpp
-// ----------------------------------------------------------------------------------------------------
+// ---- executor.cpp -------------------------------------------------------------------------------
 [[noreturn]] void fiber_main();
 void schedule();  // gives the core away; returns when the current fiber is resumed
 void make_ready(Fiber*);
@@ -166,17 +164,14 @@ void make_all_ready(std::vector<Fiber*>&);  // in random order where the schedul
 void wait_here(const char* what, const char* file, int line);
 void maybe_preempt();
 
-// ---- barriers.cpp
-// ----------------------------------------------------------------------------------------------------
+// ---- barriers.cpp -------------------------------------------------------------------------------
 void check_barrier_after_exit();
 
-// ---- shared_window.cpp
-// -----------------------------------------------------------------------------------------------
+// ---- shared_window.cpp --------------------------------------------------------------------------
 void open_shared_window();
 void check_redzones();
 
-// ---- async.cpp
-// -------------------------------------------------------------------------------------------------------
+// ---- async.cpp ----------------------------------------------------------------------------------
 void finish_tma(size_t index);
 const char* short_path(const char* file);
 

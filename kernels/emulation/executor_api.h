@@ -24,8 +24,7 @@
 namespace pcn {
 namespace emulation {
 
-// ---- the running CUDA thread
-// -----------------------------------------------------------------------------------------
+// ---- the running CUDA thread --------------------------------------------------------------------
 struct Context {
   uint3 thread, block;
   dim3 block_dim, grid_dim;
@@ -37,8 +36,7 @@ extern __thread Context* context __attribute__((tls_model("initial-exec")));
 // Abandons the block; the launch returns cudaErrorLaunchFailure and take_error() the text.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// ---- launch
-// ----------------------------------------------------------------------------------------------------------
+// ---- launch -------------------------------------------------------------------------------------
 typedef void (*KernelThunk)(void* closure);
 cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk,
                      void* closure, size_t closure_bytes);
@@ -59,16 +57,14 @@ cudaError_t launch(const char* stem, void (*kernel)(P...), dim3 grid, dim3 block
       &call, sizeof call);
 }
 
-// ---- shared memory
-// ---------------------------------------------------------------------------------------------------
+// ---- shared memory ------------------------------------------------------------------------------
 void* dynamic_shared_window();
 void* static_shared(const void* tag, size_t bytes, size_t align);
 uint32_t shared_address(const void* p);                // offset in the shared window; fails if p is not in it
 void* shared_pointer(uint32_t address, size_t bytes);  // the reverse; fails if out of bounds
 
-// ---- barriers and warp collectives
-// ----------------------------------------------------------------------------------- Barrier `id` for
-// `threads` threads (0: all live ones). Returns how many of the arrivals had `predicate` set.
+// ---- barriers and warp collectives --------------------------------------------------------------
+// Barrier `id` for `threads` threads (0: all live ones). Returns how many arrivals had `predicate` set.
 int barrier_sync(int id, int threads, bool predicate, const char* file, int line);
 void barrier_arrive(int id, int threads, const char* file, int line);
 // All lanes of `mask` meet; the last to arrive runs `function` once for all, with each lane's argument.
@@ -85,14 +81,12 @@ void note_read(const void* p, size_t bytes);
 void note_write(void* p, size_t bytes);
 void note_read_async(const void* p, size_t bytes);
 
-// ---- asynchronous copies
-// ---------------------------------------------------------------------------------------------
+// ---- asynchronous copies ------------------------------------------------------------------------
 void cp_async(void* shared, const void* global, int bytes, int source_bytes);  // the rest is zero-filled
 void cp_async_commit();
 void cp_async_wait(int newest);  // all but the `newest` latest groups are complete
 
-// ---- mbarrier, TMA
-// ---------------------------------------------------------------------------------------------------
+// ---- mbarrier, TMA ------------------------------------------------------------------------------
 void mbarrier_init(uint64_t* barrier, unsigned count);
 void mbarrier_invalidate(uint64_t* barrier);
 void mbarrier_arrive(uint64_t* barrier, int expected_bytes);
@@ -118,8 +112,7 @@ void tma_store_commit();
 void tma_store_wait(int newest);
 void fence_proxy_async();
 
-// ---- wgmma
-// -----------------------------------------------------------------------------------------------------------
+// ---- wgmma --------------------------------------------------------------------------------------
 typedef void (*WgmmaFunction)(void* const* args);  // one warp's 16 rows; 32 arguments
 // `arg` starts with a float* to the lane's `registers` accumulators.
 void wgmma_issue(void* arg, size_t bytes, int registers, WgmmaFunction function, const char* name);

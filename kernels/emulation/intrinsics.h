@@ -6,8 +6,7 @@
 #pragma once
 #include "emulation/executor_api.h"
 
-// ---- barriers
-// --------------------------------------------------------------------------------------------------------
+// ---- barriers -----------------------------------------------------------------------------------
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   pcn::emulation::barrier_sync(0, 0, false, file, line);
 }
@@ -29,8 +28,7 @@ inline void __threadfence_block() {}
 inline void __nanosleep(unsigned) { pcn::emulation::yield(); }
 [[noreturn]] inline void __trap() { pcn::emulation::fail("__trap"); }
 
-// ---- warp collectives
-// ------------------------------------------------------------------------------------------------
+// ---- warp collectives ---------------------------------------------------------------------------
 namespace pcn {
 namespace emulation {
 
@@ -153,8 +151,7 @@ PCN_REDUCE(__reduce_or_sync, OpOr, unsigned)
 PCN_REDUCE(__reduce_xor_sync, OpXor, unsigned)
 #undef PCN_REDUCE
 
-// ---- atomics (integers only: float atomics would make sums depend on the schedule)
-// -----------------------------------
+// ---- atomics (integers only: float atomics would make sums depend on the schedule) --------------
 #define PCN_ATOMIC_INTEGER(T) \
   static_assert(std::is_integral<T>::value && sizeof(T) >= 4, "integer atomics only")
 template <class T>
@@ -218,9 +215,8 @@ inline unsigned atomicInc(unsigned* p, unsigned limit) {
 }
 #undef PCN_ATOMIC_INTEGER
 
-// ---- loads and stores with a cache hint
-// ------------------------------------------------------------------------------ The hardware faults on a
-// misaligned vector load; x86 would not notice.
+// ---- loads and stores with a cache hint ---------------------------------------------------------
+// The hardware faults on a misaligned vector load; x86 would not notice.
 namespace pcn {
 namespace emulation {
 template <class T>

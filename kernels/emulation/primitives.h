@@ -10,8 +10,7 @@ namespace pcn {
 
 inline uint32_t shared_address(const void* p) { return emulation::shared_address(p); }
 
-// ---- cp.async
-// --------------------------------------------------------------------------------------------------------
+// ---- cp.async -----------------------------------------------------------------------------------
 inline void cp_async_4(void* shared, const void* global, bool predicate = true) {
   emulation::cp_async(shared, global, 4, predicate ? 4 : 0);
 }
@@ -27,8 +26,7 @@ inline void cp_async_wait() {
   emulation::cp_async_wait(N);
 }
 
-// ---- conversions
-// -----------------------------------------------------------------------------------------------------
+// ---- conversions --------------------------------------------------------------------------------
 inline uint32_t to_tf32(float f) {  // ties away from zero, as cvt.rna
   uint32_t u = __float_as_uint(f);
   if ((u & 0x7f800000u) != 0x7f800000u) u += 0x1000u;
@@ -52,8 +50,7 @@ inline float from_f16(uint16_t h) {
   return sign ? -subnormal : subnormal;
 }
 
-// ---- ldmatrix
-// --------------------------------------------------------------------------------------------------------
+// ---- ldmatrix -----------------------------------------------------------------------------------
 // Each lane reads its own row, so that the sanitizers blame the right thread; then the warp exchanges
 // registers.
 struct LdmatrixArg {
@@ -95,8 +92,7 @@ inline void ldmatrix(uint32_t* registers, const void* row, const char* name) {
                              reinterpret_cast<const void*>(&ldmatrix_exchange<COUNT, TRANS>), name);
 }
 
-// ---- mma.sync
-// --------------------------------------------------------------------------------------------------------
+// ---- mma.sync -----------------------------------------------------------------------------------
 struct MmaArg {
   float* d;
   const uint32_t *a, *b;
@@ -191,8 +187,7 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
   detail::mma<detail::mma_16bit<detail::from_f16>>(d, a, b, "mma.m16n8k16.f16");
 }
 
-// ---- barriers
-// --------------------------------------------------------------------------------------------------------
+// ---- barriers -----------------------------------------------------------------------------------
 inline void named_barrier_sync(int id, int threads, const char* file = __builtin_FILE(),
                                int line = __builtin_LINE()) {
   emulation::barrier_sync(id, threads, false, file, line);
@@ -214,8 +209,7 @@ inline void mbarrier_wait(uint64_t* b, uint32_t parity, const char* file = __bui
   emulation::mbarrier_wait(b, parity, file, line);
 }
 
-// ---- TMA
-// -------------------------------------------------------------------------------------------------------------
+// ---- TMA ----------------------------------------------------------------------------------------
 inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y) {
   const int c[] = {x, y};
   emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, c, 2);
@@ -247,8 +241,7 @@ inline void tma_store_wait() {
   emulation::tma_store_wait(N);
 }
 
-// ---- wgmma
-// -----------------------------------------------------------------------------------------------------------
+// ---- wgmma --------------------------------------------------------------------------------------
 namespace detail {
 
 struct WgmmaArg {

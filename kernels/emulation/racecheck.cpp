@@ -2,6 +2,7 @@
 //
 // Each word of the shared window and of the arrays of the call remembers its last writer and two of its
 // readers since; racecheck_clocks.cpp says whether those happened before the access at hand.
+#ifdef PCN_RACECHECK
 #include "emulation/racecheck.h"
 
 #include <dlfcn.h>
@@ -65,8 +66,7 @@ struct Range {
   int references;
 };
 
-// ---- state
-// -----------------------------------------------------------------------------------------------------------
+// ---- state --------------------------------------------------------------------------------------
 std::mutex ranges_mutex;
 std::vector<Range>& registered = *new std::vector<Range>;
 [[maybe_unused]] const int fork_handlers =
@@ -87,8 +87,7 @@ std::set<std::pair<uint32_t, uint32_t>> reported;
 std::vector<std::string> reports;
 constexpr size_t MAX_REPORTS = 10;
 
-// ---- reports
-// ---------------------------------------------------------------------------------------------------------
+// ---- reports ------------------------------------------------------------------------------------
 // "file.cu:12" where addr2line is at hand, else the offset in the module.
 std::string where(uint32_t pc) {
   if (pc == 0) return "an asynchronous or matrix instruction";
@@ -259,8 +258,7 @@ void find_image() {
 
 bool async_read;
 
-// ---- accesses
-// ------------------------------------------------------------------------------------------------------
+// ---- accesses -----------------------------------------------------------------------------------
 void touch(const void* address, size_t bytes, bool write, const void* return_address, bool atomic) {
   if (!worker || (worker->current == &worker->main && !agent_acts())) return;  // host code
   const char* p = static_cast<const char*>(address);
@@ -287,8 +285,7 @@ void touch_atomic(const void* p, size_t bytes, bool write, const void* return_ad
   if (c < window.lo || c >= window.hi) atomic_on_global(p, write, worker->current->context.index);
 }
 
-// ---- ranges
-// ----------------------------------------------------------------------------------------------------------
+// ---- ranges -------------------------------------------------------------------------------------
 void register_range(const void* p, size_t bytes, bool writable) {
   char* lo = static_cast<char*>(const_cast<void*>(p));
   std::lock_guard<std::mutex> lock(ranges_mutex);
@@ -310,8 +307,7 @@ void unregister_range(const void* p) {
   }
 }
 
-// ---- launches and blocks
-// ---------------------------------------------------------------------------------------------
+// ---- launches and blocks ------------------------------------------------------------------------
 void launch_begin(const void* closure, size_t closure_bytes) {
   find_image();
   {
@@ -385,3 +381,5 @@ void access(const void* p, size_t bytes, bool write) { touch(p, bytes, write, nu
 }  // namespace racecheck
 }  // namespace emulation
 }  // namespace pcn
+
+#endif

@@ -20,8 +20,7 @@ namespace emulation {
 namespace racecheck {
 namespace {
 
-// ---- state
-// -----------------------------------------------------------------------------------------------------------
+// ---- state --------------------------------------------------------------------------------------
 unsigned threads;
 uint32_t block;  // 1 + index
 Clock floor_clock;
@@ -56,8 +55,7 @@ std::unordered_map<const void*, Blocks> words;  // by address: what atomics publ
 std::vector<uint32_t> proxy_fences;             // [threads]
 bool agent_active;
 
-// ---- order
-// -----------------------------------------------------------------------------------------------------------
+// ---- order --------------------------------------------------------------------------------------
 Clock knows(unsigned t, unsigned of) {
   if (t == of) return own[t];
   const Clock partial = row_version[t] == version ? rows[t][of] : 0;
@@ -163,8 +161,7 @@ void clocks_block_begin(unsigned count, uint64_t index) {
   agent_active = false;
 }
 
-// ---- synchronisation
-// -------------------------------------------------------------------------------------------------
+// ---- synchronisation ----------------------------------------------------------------------------
 void full_barrier() {
   Clock latest = floor_clock, agent = 0;
   for (Clock c : own) latest = std::max(latest, c);

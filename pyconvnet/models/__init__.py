@@ -6,8 +6,7 @@ documents its own.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..network import Network
@@ -45,14 +44,6 @@ def build(name: str, **options: Any) -> Network:
         raise ValueError(f"model {name!r}: {error}") from None
 
 
-def for_data(name: str, classes: int, image_shape: Sequence[int]) -> Network:
-    """The network of a name for so many classes and, where it takes any, for images of this shape."""
-    options: dict[str, Any] = {"classes": classes}
-    if name in _MODELS and "input_shape" in inspect.signature(_MODELS[name]).parameters:
-        options["input_shape"] = tuple(image_shape)
-    return build(name, **options)
-
-
 __all__ = [
     "alexnet",
     "alexnet_2012",
@@ -60,6 +51,5 @@ __all__ = [
     "cifar10_18pct",
     "cifar10_80sec",
     "digits",
-    "for_data",
     "names",
 ]

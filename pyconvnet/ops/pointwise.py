@@ -1,7 +1,6 @@
 """Activations, bias, sums, concatenation and dropout.
 
-Where a function says so, `out` may be one of its inputs (the very same array); an output that overlaps an
-input in any other way is refused.
+Where a function says so, `out` may be one of its inputs; any other overlap with an input is refused.
 """
 
 from __future__ import annotations

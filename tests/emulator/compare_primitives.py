@@ -2,8 +2,8 @@
 
 Usage: python tests/emulator/compare_primitives.py [--device PROGRAM] [--build FOLDER] [--json FILE]
 
-Without ``--device`` the device program is built with nvcc for sm_90a. Exits with 1 where the two differ or one of them is
-wrong, with 2 where the device program cannot run here.
+Without ``--device`` the device program is built with nvcc for sm_90a. Exits with 1 where the two differ or
+one of them is wrong, with 2 where the device program cannot run here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     for row in rows:
         verdict = "equal" if row["equal"] else "DIFFERENT"
         print(f"{row['primitive']:14} {row['results']:6} results  {verdict:10}", end="")
-        print("" if row["equal"] else f" device: {row['device']}; emulator: {row['emulator']}; {row['differing']} differ")
+        print(
+            ""
+            if row["equal"]
+            else f" device: {row['device']}; emulator: {row['emulator']}; {row['differing']} differ"
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if all("no CUDA-capable device" in r["device"] or "driver version" in r["device"] for r in rows):

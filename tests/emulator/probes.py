@@ -43,20 +43,24 @@ def tool(name: str) -> str | None:
     return str(beside) if beside.exists() else shutil.which(name)
 
 
-def missing_tools() -> list[str]:
+def missing_tools(*more: str) -> list[str]:
     """What building needs and this machine lacks."""
-    return [name for name in ("cmake", "ninja", "g++") if tool(name) is None]
+    missing = [name for name in ("cmake", "g++", *more) if tool(name) is None]
+    return missing if tool("ninja") or tool("make") else [*missing, "ninja"]
 
 
 def build(flavour: str, folder: Path) -> Path:
     """Build the programs of one flavour; returns the folder that holds them."""
-    ninja, cmake = tool("ninja"), tool("cmake")
-    configure = [cmake, "-S", HERE, "-B", folder, "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    configure += ["-DCMAKE_CXX_COMPILER=g++", f"-DPYCONVNET_EMULATOR_FLAVOUR={flavour}"]
-    for command in (configure, [cmake, "--build", folder]):
+    cmake = tool("cmake")
+    configure = [cmake, "-S", HERE, "-B", folder, "-DCMAKE_CXX_COMPILER=g++"]
+    configure += [f"-DPYCONVNET_EMULATOR_FLAVOUR={flavour}"]
+    if ninja := tool("ninja"):
+        configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    for command in (configure, [cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1)]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            raise RuntimeError(f"building {flavour} probes failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+            log = done.stdout[-4000:] + done.stderr[-4000:]
+            raise RuntimeError(f"building {flavour} probes failed:\n{log}")
     return folder
 
 

@@ -10,8 +10,7 @@
 #define PCN_TOOLKIT_STAND_IN 1
 #define CUDART_VERSION 12000
 
-// ---- vector types
-// ----------------------------------------------------------------------------------------------------
+// ---- vector types -------------------------------------------------------------------------------
 #define PCN_VECTOR_TYPES(T, NAME, ALIGN2, ALIGN4)                    \
   struct NAME##1 { T x; };                                           \
   struct alignas(ALIGN2) NAME##2 { T x, y; };                        \
@@ -39,8 +38,7 @@ struct dim3 {
   constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
 };
 
-// ---- runtime types
-// ---------------------------------------------------------------------------------------------------
+// ---- runtime types ------------------------------------------------------------------------------
 enum cudaError {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -78,8 +76,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 
-// ---- runtime functions (runtime.cpp)
-// ---------------------------------------------------------------------------------
+// ---- runtime functions (runtime.cpp) ------------------------------------------------------------
 #pragma GCC visibility push(hidden)
 extern "C" {
 cudaError_t cudaGetLastError();
