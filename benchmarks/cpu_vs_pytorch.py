@@ -308,6 +308,15 @@ def spread(times: list[float]) -> dict[str, float]:
     return {"median_ms": statistics.median(times), "p10_ms": cut[0], "p90_ms": cut[-1], "best_ms": min(times)}
 
 
+def scheduling() -> str:
+    """The scheduling class this process runs in: SCHED_FIFO (`chrt -f 1`) keeps other processes out."""
+    if not hasattr(os, "sched_getscheduler"):
+        return "unknown"
+    current = os.sched_getscheduler(0)
+    names = "SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_IDLE"
+    return next((name for name in names if getattr(os, name, None) == current), str(current))
+
+
 def main() -> None:
     options = arguments()
     for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -366,6 +375,7 @@ def main() -> None:
             "seed": options.seed,
             "agreement": agreement,
             "load_average": load,  # of the machine, before and after: above the threads, others were at work
+            "scheduling": scheduling(),
             "ratio": ratio,
             **result,
             "steps_ms": {name: [round(t, 3) for t in values] for name, values in times.items()},

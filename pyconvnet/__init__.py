@@ -3,7 +3,8 @@
     import pyconvnet as pcn
     run = pcn.train("digits", "digits")
     pcn.evaluate(run, "digits")
- ``ops`` are the kernels as functions on arrays; ``models`` the networks by name. Importing the package loads
+
+``ops`` are the kernels as functions on arrays; ``models`` the networks by name. Importing the package loads
 no compiled module and touches no GPU.
 """
 

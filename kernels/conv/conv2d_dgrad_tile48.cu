@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups of 48: AlexNet's conv2, the costliest of its gradients,
 // which tiles of 64 would fill to 75 %.
-// Block: 128 threads, 12288 bytes of shared memory, 126 / 126 / 123 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 12288 bytes of shared memory, 128 / 128 / 128 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 4 blocks a multiprocessor. 48 FMAs for 56 bytes read from shared memory a
 // thread; 17 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,

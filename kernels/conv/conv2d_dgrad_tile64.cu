@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups of 64 and 192, and where more, smaller blocks fill the
 // device more evenly.
-// Block: 128 threads, 13312 bytes of shared memory, 144 / 144 / 151 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 13312 bytes of shared memory, 147 / 147 / 155 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 3 blocks a multiprocessor. 64 FMAs for 64 bytes read from shared memory a
 // thread; 21 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,

@@ -4,7 +4,7 @@
 // Implicit GEMM (conv/fprop.h). With M = N*P*Q <= 16 rows every weight is used once: bound by reading w
 // (fc6: 151 MB, 35 us at 4.3 TB/s), hence 32 steps along the reduction at once (8 float4 of w a thread in
 // flight) and a reduction cut into pieces until the blocks fill the device.
-// Block: 128 threads, 38912 bytes of shared memory, 118 / 118 / 117 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 38912 bytes of shared memory, 117 / 117 / 116 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a
 // thread; little reuse.
 // Accepts: C/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding, groups, K.

@@ -3,7 +3,7 @@
 // x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   float32, last axis contiguous
 // Implicit GEMM (conv/fprop.h). For K/groups of 64 and 192, and where more, smaller blocks fill the
 // device more evenly.
-// Block: 128 threads, 12800 bytes of shared memory, 146 / 146 / 154 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 12800 bytes of shared memory, 144 / 144 / 151 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 3 blocks a multiprocessor. 64 FMAs for 64 bytes read from shared memory a
 // thread; 21 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding, groups, K.

@@ -1,9 +1,10 @@
 """The kernels as functions on arrays.
 
-Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`` (inside ``ops.on("emulator")``
-on the emulated kernels), CuPy arrays and everything with ``__cuda_array_interface__`` or DLPack on their GPU, on
-the caller's current stream. Layouts: activations N, H, W, C; filters K, R, S, C / groups; channels last. Every
-function takes ``out=`` and allocates only without it.
+Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`` (inside
+``ops.on("emulator")`` on the emulated kernels), CuPy arrays and everything with
+``__cuda_array_interface__`` or DLPack on their GPU, on the caller's current stream. Layouts: activations
+N, H, W, C; filters K, R, S, C / groups; channels last. Every function takes ``out=`` and allocates only
+without it.
 """
 
 from ._core import kernels, on

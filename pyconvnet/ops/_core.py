@@ -183,14 +183,18 @@ def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str
         raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
 
 
-def refuse_overlap(op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any) -> None:
+def refuse_overlap(
+    op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any
+) -> None:
     """The output `out` shares no memory with the inputs, or (`or_itself`) is one of them."""
     for other, array in inputs.items():
         if array is None or not dev.xp.may_share_memory(out, array):
             continue
         if or_itself and _pointer(dev, out) == _pointer(dev, array) and out.nbytes == array.nbytes:
             continue
-        raise ValueError(f"{op}: {name} must {f'be {other} itself or ' if or_itself else ''}not overlap {other}")
+        raise ValueError(
+            f"{op}: {name} must {f'be {other} itself or ' if or_itself else ''}not overlap {other}"
+        )
 
 
 def _pointer(dev: Device, array: Any) -> int:
