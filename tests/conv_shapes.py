@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 Pad = tuple[tuple[int, int], tuple[int, int]]
@@ -65,6 +65,15 @@ def _benchmark_shapes():
     return module
 
 
+def alexnet_convs(batch: int) -> list[Conv]:
+    """AlexNet's convolutions at true size."""
+    convs = []
+    for layer in _benchmark_shapes().alexnet_convs(batch):
+        pad = layer.pad if isinstance(layer.pad, tuple) else ((layer.pad,) * 2,) * 2
+        convs.append(Conv(layer.name, layer.x, layer.w, (layer.stride,) * 2, pad, layer.groups))
+    return convs
+
+
 def reduced_convs(tiny: bool = False) -> list[Conv]:
     """AlexNet's convolutions with all their channels, on one small image: the same edges, little work.
 
@@ -72,15 +81,10 @@ def reduced_convs(tiny: bool = False) -> list[Conv]:
     """
     # First layer: 40 and 24 overhang by 3 pixels like 224.
     extents = {"conv1": (40, 24), "conv2": (9, 5), "conv3": (7, 3), "conv4": (7, 3), "conv5": (7, 3)}
-    convs = []
-    for layer in _benchmark_shapes().alexnet_convs(1):
-        extent, c = extents[layer.name][tiny], layer.x[3]
-        pad = layer.pad if isinstance(layer.pad, tuple) else ((layer.pad,) * 2,) * 2
-        stride = (layer.stride, layer.stride)
-        convs.append(
-            Conv(f"{layer.name}_reduced", (1, extent, extent, c), layer.w, stride, pad, layer.groups)
-        )
-    return convs
+    return [
+        replace(conv, name=f"{conv.name}_reduced", x=(1, *(extents[conv.name][tiny],) * 2, conv.x[3]))
+        for conv in alexnet_convs(1)
+    ]
 
 
 def reduced_linears() -> list[Linear]:

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conv_shapes import RAGGED_CONVS, Conv, reduced_convs
+from conv_shapes import RAGGED_CONVS, Conv, alexnet_convs, reduced_convs
 from helpers import EPS32, Scratch, assert_close, filled_with_nan, same_bits
 
 from pyconvnet import devices, ops
@@ -131,6 +131,18 @@ def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
     first_layer = {name for name in table if name.endswith("first_layer")}  # always needs scratch memory
     assert split == table
     assert whole == table - first_layer
+
+
+def test_alexnet_prefers_fast_kernels():
+    for batch in (1, 8, 128, 1024):
+        for case in alexnet_convs(batch):
+            for op in DIRECTIONS:
+                kernel = kernels(op, case)[0]
+                if case.name == "conv1":
+                    expected = "generic" if op == "conv2d_dgrad" else "first_layer"
+                    assert kernel.endswith(expected)
+                else:
+                    assert not kernel.endswith("generic")
 
 
 # ---------------------------------------------------------------- epilogue, order, determinism

@@ -27,7 +27,7 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_dgrad_tile64_traits = {supports, workspace_bytes, cost};
+const Conv2dTraits conv2d_dgrad_tile64_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_dgrad_tile64(float* dx, const float* dy, const float* w, const Conv2dShape& shape,

@@ -33,7 +33,7 @@ double cost(const Conv2dShape& shape) {
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes,
+const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes,
                                                              cost};
 
 // ---- launcher

@@ -27,7 +27,7 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_exten
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_fprop_tile128_traits = {supports, workspace_bytes, cost};
+const Conv2dTraits conv2d_fprop_tile128_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_fprop_tile128(float* y, const float* x, const float* w, const float* b,

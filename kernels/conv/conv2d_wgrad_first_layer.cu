@@ -34,7 +34,7 @@ double cost(const Conv2dShape& shape) {
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
+const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_wgrad_first_layer(float* dw, const float* dy, const float* x, const Conv2dShape& shape,

@@ -25,7 +25,7 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_exten
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_wgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
+const Conv2dTraits conv2d_wgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_wgrad_generic(float* dw, const float* dy, const float* x, const Conv2dShape& shape,

@@ -28,7 +28,7 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_exten
 
 }  // namespace
 
-extern const Conv2dTraits conv2d_wgrad_tile96_traits = {supports, workspace_bytes, cost};
+const Conv2dTraits conv2d_wgrad_tile96_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_wgrad_tile96(float* dw, const float* dy, const float* x, const Conv2dShape& shape,

@@ -269,11 +269,13 @@ void run_block(Worker& w, uint64_t position) {
   if (!g.failed) check_redzones();
 }
 
-void work(Worker* w, Grid* g) {
+// Runs blocks in the calling thread until there are no more, or one has failed, or go_on() says no.
+template <class GoOn>
+void work(Worker* w, Grid* g, GoOn go_on) {
   worker = w;
   w->grid = g;
   try {
-    while (!g->failed) {
+    while (!g->failed && go_on()) {
       const uint64_t position = g->next++;
       if (position >= g->blocks) break;
       run_block(*w, position);
@@ -323,47 +325,32 @@ void give_worker(Worker* w) {
   pool.push_back(w);
 }
 
+// The calling thread starts alone; others join once there has been, and is left, enough to do for their
+// creation to pay.
 void run_blocks(Grid& g, int workers) {
-  // The calling thread starts alone; helpers come only when there is enough left to do for a thread's
-  // creation to pay.
   Worker* own = take_worker();
-  std::vector<std::thread> helpers;
-  std::vector<Worker*> helpers_workers;
-  const auto begin = std::chrono::steady_clock::now();
-  auto helper = [&g](Worker* w) { work(w, &g); };
-  worker = own;
-  own->grid = &g;
+  std::vector<std::thread> threads;
+  std::vector<Worker*> others;
   if (workers > 1) {
-    Grid& grid = g;
-    const uint64_t all = grid.blocks;
-    // Run blocks one by one until it is clear whether help is worth it.
-    uint64_t limit = 1;
-    while (!grid.failed && std::chrono::steady_clock::now() - begin < std::chrono::microseconds(200)) {
-      const uint64_t position = grid.next++;
-      if (position >= all) break;
-      try {
-        run_block(*own, position);
-      } catch (const BlockAbandoned&) {
-        break;
-      }
-      ++limit;
-    }
-    const uint64_t left = limit >= all ? 0 : all - limit;
-    const int extra = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(workers - 1), left));
-    for (int i = 0; i < extra && !grid.failed; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    work(own, &g,
+         [begin] { return std::chrono::steady_clock::now() - begin < std::chrono::microseconds(200); });
+    const uint64_t started = g.next, left = started < g.blocks ? g.blocks - started : 0;
+    const uint64_t wanted = std::min<uint64_t>(static_cast<uint64_t>(workers - 1), left);
+    while (others.size() < wanted && !g.failed) {
       Worker* w = take_worker();
       try {
-        helpers.emplace_back(helper, w);
-        helpers_workers.push_back(w);
-      } catch (const std::system_error&) {  // no more threads: fewer will do
+        threads.emplace_back([w, &g] { work(w, &g, [] { return true; }); });
+        others.push_back(w);
+      } catch (const std::system_error&) {  // no more threads to be had: fewer will do
         give_worker(w);
         break;
       }
     }
   }
-  work(own, &g);
-  for (auto& t : helpers) t.join();
-  for (Worker* w : helpers_workers) give_worker(w);
+  work(own, &g, [] { return true; });
+  for (std::thread& t : threads) t.join();
+  for (Worker* w : others) give_worker(w);
   give_worker(own);
 }
 
@@ -374,8 +361,8 @@ uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
 }  // namespace
 
 // ---- grids --------------------------------------------------------------------------------------
-cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk,
-                     void* closure, [[maybe_unused]] size_t closure_bytes) {
+cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
+                     [[maybe_unused]] size_t closure_bytes) {
   const auto refuse = [&](const char* what, unsigned long long x, unsigned long long y,
                           unsigned long long z) {
     char text[256];
@@ -383,7 +370,6 @@ cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_byt
     set_error(std::string("launch refused: ") + text);
     return cudaErrorInvalidConfiguration;
   };
-  (void)stem;  // the caller names the kernel when it reports
   set_error("");
   if (worker) {
     set_error("launch refused: a kernel cannot launch another");
@@ -406,7 +392,6 @@ cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_byt
   g.dynamic_bytes = dynamic_bytes;
   g.thunk = thunk;
   g.closure = closure;
-  g.stem = stem;
   g.config = config();
   g.blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
   g.block_stride = 1;

@@ -106,7 +106,6 @@ struct Grid {
   size_t dynamic_bytes;
   KernelThunk thunk;
   void* closure;
-  const char* stem;
   Config config;
   uint64_t blocks;
   uint64_t block_stride, block_offset;  // the order in which blocks start

@@ -36,20 +36,20 @@ extern __thread Context* context __attribute__((tls_model("initial-exec")));
 // Abandons the block; the launch returns cudaErrorLaunchFailure and take_error() the text.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// ---- launch -------------------------------------------------------------------------------------
+// ---- launch: the caller names the kernel when it reports ----------------------------------------
 typedef void (*KernelThunk)(void* closure);
-cudaError_t run_grid(const char* stem, dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk,
-                     void* closure, size_t closure_bytes);
+cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
+                     size_t closure_bytes);
 
 template <class... P, class... A>
-cudaError_t launch(const char* stem, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
+cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
                    cudaStream_t, A&&... args) {
   struct Call {
     void (*kernel)(P...);
     std::tuple<std::decay_t<P>...> args;
   } call{kernel, std::tuple<std::decay_t<P>...>(static_cast<P>(args)...)};
   return run_grid(
-      stem, grid, block, dynamic_bytes,
+      grid, block, dynamic_bytes,
       [](void* c) {
         auto* it = static_cast<Call*>(c);
         std::apply(it->kernel, it->args);
