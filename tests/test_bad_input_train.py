@@ -120,8 +120,9 @@ def test_the_folder_of_another_run_is_not_overwritten(checkpoint):
 
 
 def test_resuming_with_another_network_or_batch(checkpoint):
+    other = pcn.Network("small", (8, 8, 3)).add(Linear(3), "fc").add(SoftmaxCrossEntropy(), "loss")
     with pytest.raises(ValueError, match=r"network|model"):
-        train(checkpoint.parent, out=checkpoint, resume=True, model=net().configure("conv1", frozen=True))
+        train(checkpoint.parent, out=checkpoint, resume=True, model=other)
     with pytest.raises(ValueError, match="batch_size"):
         train(checkpoint.parent, out=checkpoint, resume=True, batch_size=2, epochs=2)
     with pytest.raises(ValueError, match=r"data|fingerprint|images"):

@@ -33,8 +33,7 @@ double cost(const Conv2dShape& shape) {
 
 }  // namespace
 
-const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes,
-                                                             cost};
+const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes, cost};
 
 // ---- launcher
 cudaError_t conv2d_fprop_first_layer(float* y, const float* x, const float* w, const float* b,
