@@ -33,10 +33,11 @@ WARNING = re.compile(r"warning|error", re.IGNORECASE)
 
 
 def find_nvcc() -> str:
-    """nvcc on PATH, in CUDA_HOME, or from NVIDIA's wheels in this environment."""
+    """nvcc on PATH, in CUDA_HOME or its usual place, or from NVIDIA's wheels in this environment."""
     candidates = [shutil.which("nvcc")]
     if os.environ.get("CUDA_HOME"):
         candidates.append(str(Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc"))
+    candidates.append("/usr/local/cuda/bin/nvcc")
     candidates += [
         str(path) for folder in sys.path for path in Path(folder or ".").glob("nvidia/cu13/bin/nvcc")
     ]

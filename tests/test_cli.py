@@ -316,7 +316,7 @@ BAD = [
     ("schedule", ["train", "digits", "--schedule", "cosine"], "schedule must be"),
     ("precision", ["train", "digits", "--precision", "int8"], "precision must be"),
     ("device", ["train", "digits", "--devices", "tpu"], "device must be"),
-    ("devices", ["train", "digits", "--devices", "cpu,cpu"], "devices must name one device"),
+    ("devices", ["train", "digits", "--devices", "cpu,cpu"], "devices must be one device"),
     ("no GPU 99", ["train", "digits", "--devices", "cuda:99"], "cuda:99 is not available|cannot be imported"),
     ("validation 1.5", ["train", "digits", "--validation", "1.5"], "strictly between 0 and 1"),
     ("validation", ["train", "digits", "--validation", "nowhere"], "'nowhere' is neither"),

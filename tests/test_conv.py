@@ -179,6 +179,7 @@ def test_relu_keeps_nan(kernel, device, run_on):
 
 @functools.cache
 def _bits_in_plain_order(op: str, case: Conv, kernel: str) -> np.ndarray:
+    devices.emulator().ext.configure()  # whatever schedule the caller's test runs under
     with ops.on("emulator"):
         return compute(op, case, devices.emulator(), kernel)
 

@@ -275,7 +275,8 @@ def test_module_says_its_flavour():
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", code],
-        env=dict(os.environ, **environment),
+        env={**os.environ, "PYTHONPATH": str(Path(devices.__file__).parents[1]), **environment},
+        cwd=ROOT.parent,  # not the source tree, which would shadow the installed package
         capture_output=True,
         text=True,
         timeout=120,

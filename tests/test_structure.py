@@ -169,7 +169,7 @@ FLOORS = [
     {"ops"},
     {"layers", "data"},
     {"network", "models", "optim"},
-    {"buffers", "plan", "model", "checkpoint", "gradients", "check_grads"},
+    {"buffers", "plan", "model", "checkpoint", "gradients"},
     {"evaluate", "train", "trainer", "progress", "plots"},
     {"cli", "__main__", "__init__"},
 ]

@@ -206,7 +206,9 @@ def test_a_bar_on_a_terminal(tmp_path):
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     out = str(tmp_path / "run")
     call = f"runs.go(pathlib.Path({out!r}), progress=True, epochs=4, batch_size=1)"
-    script = f"import runs, pathlib; {call}"
+    # Shown at every step, so that the test does not depend on how long an epoch takes.
+    often = "progress.Progress.interval = 0.0"
+    script = f"import runs, pathlib; from pyconvnet import progress; {often}; {call}"
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": python_path()}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=follower, stderr=follower, env=env, cwd=tmp_path

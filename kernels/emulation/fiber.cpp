@@ -11,8 +11,10 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
-#define PCN_UCONTEXT 1
+#if !defined(__x86_64__) && !defined(PCN_UCONTEXT)
+#define PCN_UCONTEXT
+#endif
+#ifdef PCN_UCONTEXT
 #include <ucontext.h>
 #endif
 
