@@ -246,9 +246,14 @@ def run(script, tmp_path, **options):
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(script))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
-    return subprocess.Popen(
-        [sys.executable, str(path)], env=environment, text=True, start_new_session=True, **options
-    )
+    # A shell without job control starts background commands with SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(
+            [sys.executable, str(path)], env=environment, text=True, start_new_session=True, **options
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def children(process):
