@@ -57,7 +57,7 @@ def calls() -> dict[str, dict[str, Any]]:
         "softmax_cross_entropy": {"logits": f32(3, 4), "labels": i32(0, 3, 1)},
         "sgd_momentum": {
             "w": f32(6), "v": f32(6), "g": f32(6), "hyper": f32(2), "ends": np.array([2, 6]),
-            "lr_mult": f32(2), "weight_decay": f32(2),
+            "lr_mult": f32(2), "weight_decay": f32(2), "step": np.array([7]),
         },
         "augment": {
             "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
@@ -73,6 +73,7 @@ OPTIONAL = {
     ("augment", "mirror"),
     ("augment", "colour"),
     ("augment", "mean"),
+    ("sgd_momentum", "step"),
 }
 
 #: Operations whose results go to several arrays: ``out`` is a tuple.

@@ -115,7 +115,7 @@ def test_wrong_rank(op, name):
         refused(op, spoiled(op, **{name: array.reshape(-1)[0].reshape(())}))
 
 
-@pytest.mark.parametrize(("op", "name"), ARRAYS)
+@pytest.mark.parametrize(("op", "name"), [a for a in ARRAYS if CALLS[a[0]][a[1]].size > 1])
 def test_not_contiguous(op, name):
     array = CALLS[op][name]
     wide = np.repeat(array, 2, axis=-1)[..., ::2]

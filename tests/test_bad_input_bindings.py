@@ -63,7 +63,13 @@ ARRAYS = [(name, i) for name, args in CALLS for i, a in enumerate(args) if isins
 BY_NAME = dict(CALLS)
 
 #: Positions that may be None: bias, mirror, colour, metrics ...
-NONE_ALLOWED = {("conv2d_fprop", 5), ("augment", 5), ("augment", 6), ("softmax_cross_entropy", 4)}
+NONE_ALLOWED = {
+    ("conv2d_fprop", 5),
+    ("augment", 5),
+    ("augment", 6),
+    ("softmax_cross_entropy", 4),
+    ("sgd_momentum", 4),
+}
 
 
 def ext() -> Any:

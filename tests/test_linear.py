@@ -1,5 +1,6 @@
 """Fully connected layers: every kernel against the float64 reference; and what they refuse."""
 
+import ctypes
 import functools
 import zlib
 
@@ -9,6 +10,7 @@ from conv_shapes import RAGGED_LINEARS, Linear, reduced_linears
 from helpers import EPS32, Scratch, assert_close, filled_with_nan, same_bits
 
 from pyconvnet import devices, ops, reference
+from pyconvnet.ops import _cublas
 
 CASES = [*reduced_linears(), *RAGGED_LINEARS]
 FEW = [case for case in CASES if case.name in ("odd", "ragged", "deep")]
@@ -244,3 +246,86 @@ def test_bad_arguments_are_refused_alike_everywhere(error, message, call, argume
         assert call() is not None
         with pytest.raises(error, match=message):
             call(**arguments)
+
+
+class FakeCublas:
+    """cublasSgemm as its manual defines it: column-major, C = op(A) op(B)."""
+
+    def __init__(self):
+        self.calls = []
+
+    def cublasCreate_v2(self, handle):
+        handle._obj.value = 1 + sum(name == "create" for name, *_ in self.calls)
+        self.calls.append(("create", handle._obj.value))
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):
+        self.calls.append(("stream", handle.value, stream))
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, pointer, nbytes):
+        self.calls.append(("workspace", handle.value, nbytes))
+        return 0
+
+    def cublasSgemm_v2(self, handle, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        def columns(pointer, lead, count):
+            flat = np.ctypeslib.as_array(
+                ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (lead * count,)
+            )
+            return flat.reshape(count, lead).T
+
+        left = columns(a, lda, m if ta else k)[: k if ta else m]
+        right = columns(b, ldb, k if tb else n)[: n if tb else k]
+        assert (alpha._obj.value, beta._obj.value) == (1.0, 0.0)
+        columns(c, ldc, n)[:m] = (left.T if ta else left) @ (right.T if tb else right)
+        self.calls.append(("sgemm", handle.value))
+        return 13 if k == 13 else 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_how_cublas_is_called(case, monkeypatch):
+    """Which matrix is which, transposed or not, and its leading extent; one handle and workspace a stream."""
+    fake = FakeCublas()
+    p = problem(case)
+    stream = {"now": 7}
+
+    class Pointed(np.ndarray):
+        @property
+        def data(self):
+            return type("Pointer", (), {"ptr": self.ctypes.data})
+
+    def placed(array):
+        return np.ascontiguousarray(array).view(Pointed)
+
+    dev = devices.Device("cuda", 0, np, None)
+    monkeypatch.setattr(dev, "stream", lambda: stream["now"])
+    monkeypatch.setattr(dev, "empty", lambda shape, dtype: placed(np.empty(shape, dtype)))
+    monkeypatch.setattr(_cublas, "library", lambda dev: fake)
+    _cublas._handle.cache_clear()
+    x, w, dy = placed(p.x), placed(p.w), placed(p.dy)
+    y, dx, dw = (placed(np.full(shape, np.nan, np.float32)) for shape in (p.dy.shape, p.x.shape, p.w.shape))
+    try:
+        for out, transposed, a, b in (
+            (y, (_cublas.N, _cublas.T), x, w),
+            (dx, (_cublas.N, _cublas.N), dy, w),
+            (dw, (_cublas.T, _cublas.N), dy, x),
+        ):
+            _cublas.sgemm(dev, out, transposed, a, b)
+        expected = {**p.expected, "linear": p.expected["linear"] - p.b}
+        for op, out in (("linear", y), ("linear_dgrad", dx), ("linear_wgrad", dw)):
+            assert_close(np.asarray(out), expected[op], p.terms[op])
+        assert fake.calls[:3] == [("create", 1), ("stream", 1, 7), ("workspace", 1, _cublas.WORKSPACE)]
+        assert fake.calls[3:] == [("sgemm", 1)] * 3
+        stream["now"] = 8
+        _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
+        assert fake.calls[6:] == [
+            ("create", 2),
+            ("stream", 2, 8),
+            ("workspace", 2, _cublas.WORKSPACE),
+            ("sgemm", 2),
+        ]
+        bad = placed(np.ones((2, 13), np.float32))
+        with pytest.raises(RuntimeError, match="cublasSgemm_v2 failed with status 13"):
+            _cublas.sgemm(dev, placed(np.empty((2, 2), np.float32)), (_cublas.N, _cublas.T), bad, bad)
+    finally:
+        _cublas._handle.cache_clear()

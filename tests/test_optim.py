@@ -125,6 +125,7 @@ def test_kernel_leaves_what_no_segment_covers(device, rng):
             extent,
             on_w,
             on_v,
+            None,
             device.asarray(g),
             device.asarray(np.array([0.1, 0.9], np.float32)),
             device.asarray(np.array(ends, np.int64)),
@@ -152,6 +153,28 @@ def test_one_step_by_hand(any_device, run_on):
         )
     np.testing.assert_allclose(any_device.to_numpy(v), [0.24995], rtol=1e-6)
     np.testing.assert_allclose(any_device.to_numpy(w), [1.24995], rtol=1e-6)
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+def test_step_counts_updates(misaligned, any_device, schedule, run_on, rng):
+    """By one a call, on grids of one block and of many, also where everything is frozen; else no change."""
+    counts, results = [], []
+    for lengths in ([3], [2048], [5, 1, 9000, 7]):
+        w, v, g, ends, lr_mult, weight_decay = problem(lengths, rng)
+        for multiplier in (lr_mult, np.zeros_like(lr_mult)):
+            arguments = {"ends": ends, "lr_mult": multiplier, "weight_decay": weight_decay}
+            arguments["hyper"] = np.array([0.1, 0.9], np.float32)
+            arguments = {name: any_device.asarray(a) for name, a in arguments.items()}
+            step = place(any_device, np.array([2**40]), misaligned)
+            with run_on(any_device):
+                for named in ({"step": step}, {}):
+                    on_w, on_v = place(any_device, w), place(any_device, v)
+                    for _ in range(3):
+                        ops.sgd_momentum(on_w, on_v, any_device.asarray(g), **named, **arguments)
+                    results.append([any_device.to_numpy(a).copy() for a in (on_w, on_v)])
+            assert all(np.array_equal(a, b) for a, b in zip(*results[-2:], strict=True))
+            counts.append(int(any_device.to_numpy(step)[0]) - 2**40)
+    assert counts == [3] * 6
 
 
 def test_devices_agree_to_rounding(run_on, rng):
@@ -194,6 +217,7 @@ def call(**changes):
 READ_ONLY = np.zeros(8, np.float32)
 READ_ONLY.flags.writeable = False
 SHARED = np.zeros(8, np.float32)
+TWO = np.array([3, 8])
 
 
 @pytest.mark.parametrize("where", ["cpu", "emulator"])
@@ -232,6 +256,13 @@ SHARED = np.zeros(8, np.float32)
             ValueError,
             r"weight_decay must have shape \(2,\) like ends",
         ),
+        ({"step": np.zeros(1, np.int32)}, TypeError, "step must be int64, got int32"),
+        ({"step": np.zeros(2, np.int64)}, ValueError, r"step must have shape \(1,\), got \(2,\)"),
+        ({"step": np.array(0)}, ValueError, r"step must have shape \(1,\), got \(\)"),
+        ({"step": 3}, TypeError, "step must be a NumPy or CUDA array, got int"),
+        ({"step": READ_ONLY.view(np.int64)[:1]}, ValueError, "step must be writable"),
+        ({"w": SHARED, "step": SHARED[2:4].view(np.int64)}, ValueError, "step must not overlap w"),
+        ({"ends": TWO, "step": TWO[:1]}, ValueError, "step must not overlap ends"),
         ({"w": SHARED, "v": SHARED}, ValueError, "v must not overlap w"),
         ({"w": SHARED, "g": SHARED}, ValueError, "w must not overlap g"),
     ],

@@ -2,7 +2,7 @@
 
 On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tables of the conv family serve
 them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
-one row more, ``"cublas"``: cuBLAS through CuPy. It comes first, on the assumption that NVIDIA's kernels beat
+one row more, ``"cublas"``: cuBLAS. It comes first, on the assumption that NVIDIA's kernels beat
 ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
 
 Common to the functions of this module:
@@ -22,7 +22,7 @@ from typing import Any
 from .. import reference
 from ..devices import Device
 from . import _core as core
-from . import conv, pointwise
+from . import _cublas, conv, pointwise
 
 CUBLAS = "cublas"
 
@@ -32,16 +32,8 @@ _DIRECTIONS = {"linear": "fprop", "linear_dgrad": "dgrad", "linear_wgrad": "wgra
 
 @functools.cache
 def _cublas_works(dev: Device) -> bool:
-    """Whether CuPy finds cuBLAS on this machine (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
-    if dev.kind != "cuda":
-        return False
-    try:
-        with dev.activate():
-            one = dev.xp.ones((1, 1), "float32")
-            dev.xp.matmul(one, one)
-    except (ImportError, RuntimeError, OSError):
-        return False
-    return True
+    """Whether cuBLAS is there (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
+    return _cublas.works(dev)
 
 
 def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
@@ -130,7 +122,7 @@ def linear(
     shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, x, w, y))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
-            dev.xp.matmul(x, w.T, out=y)
+            _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
         if b is not None:
             pointwise.add_bias(y, b, out=y)
         if activation is not None:
@@ -182,7 +174,7 @@ def linear_dgrad(
     shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dx, dy, w))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
-            dev.xp.matmul(dy, w, out=dx)
+            _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
     else:
         conv.launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
     return dx
@@ -228,7 +220,7 @@ def linear_wgrad(
     shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dw, dy, x))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
-            dev.xp.matmul(dy.T, x, out=dw)
+            _cublas.sgemm(dev, dw, (_cublas.T, _cublas.N), dy, x)
     else:
         conv.launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
     return dw

@@ -20,6 +20,7 @@ def sgd_momentum(
     ends: Any,
     lr_mult: Any,
     weight_decay: Any,
+    step: Any = None,
     kernel: str | None = None,
 ) -> None:
     """One step of the paper's rule (section 5) on all parameters of a network, in place.
@@ -34,6 +35,8 @@ def sgd_momentum(
         captured graph
     ends : int64 array (S,); segment s is ``[ends[s-1], ends[s])`` with ``ends[-1]`` = 0 before the first
     lr_mult, weight_decay : arrays (S,)
+    step : int64 array (1,), optional
+        The count of updates on the device: grows by one, also where every segment is frozen.
     kernel : str, optional
         Forces one of ``ops.kernels("sgd_momentum", count, S)``.
 
@@ -47,9 +50,18 @@ def sgd_momentum(
     """
     op = "sgd_momentum"
     dev, inputs = core.arrays(
-        op, w=w, v=v, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay
+        op,
+        ("step",),
+        w=w,
+        v=v,
+        g=g,
+        hyper=hyper,
+        ends=ends,
+        lr_mult=lr_mult,
+        weight_decay=weight_decay,
+        step=step,
     )
-    w, v, g, hyper, ends, lr_mult, weight_decay = inputs.values()
+    w, v, g, hyper, ends, lr_mult, weight_decay, step = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, w=w, v=v, g=g, hyper=hyper, lr_mult=lr_mult, weight_decay=weight_decay)
     (count,) = core.check_rank(op, "w", w, "count")
@@ -62,6 +74,9 @@ def sgd_momentum(
     core.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
     core.output(op, "w", dev, w, (count,), dtype)
     core.output(op, "v", dev, v, (count,), dtype)
+    if step is not None:
+        core.output(op, "step", dev, step, (1,), np.int64)
+        core.refuse_overlap(op, dev, "step", step, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
     core.refuse_overlap(op, dev, "v", v, or_itself=False, w=w, g=g)
     core.refuse_overlap(op, dev, "w", w, or_itself=False, g=g)
     if dev.kind != "cuda":
@@ -70,12 +85,12 @@ def sgd_momentum(
         if ends[-1] != count:
             raise ValueError(f"{op}: ends must end at the {count} elements of w, got {ends[-1]}")
     if dev.ext is None:
-        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay)
+        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step)
         return
     extent = dev.ext.SgdShape(count=count, segments=segments)
     name, _ = core.select(op, dev.ext.sgd_momentum_kernels(extent), kernel)
     with dev.activate():
-        dev.ext.sgd_momentum(name, extent, w, v, g, hyper, ends, lr_mult, weight_decay, dev.stream())
+        dev.ext.sgd_momentum(name, extent, w, v, step, g, hyper, ends, lr_mult, weight_decay, dev.stream())
 
 
 @core.lists_kernels("sgd_momentum")

@@ -19,6 +19,7 @@ def sgd_momentum(
     ends: np.ndarray,
     lr_mult: np.ndarray,
     weight_decay: np.ndarray,
+    step: np.ndarray | None = None,
 ) -> None:
     """v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g; w <- w + v, in place.
 
@@ -30,6 +31,7 @@ def sgd_momentum(
     hyper : (2,), [lr, momentum], in the dtype of w like everything but ends
     ends : (S,) int64, segment s is [ends[s-1], ends[s])
     lr_mult, weight_decay : (S,); a segment with lr_mult 0 is left untouched
+    step : (1,) int64, optional; grows by one
     """
     lr, momentum = hyper
     tasks = []
@@ -55,3 +57,5 @@ def sgd_momentum(
         weight += velocity
 
     parallel(task, len(tasks))
+    if step is not None:
+        step += 1
