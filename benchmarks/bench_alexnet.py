@@ -10,6 +10,7 @@ timed, loss and gradients of both networks are compared (without dropout, whose 
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -107,19 +108,10 @@ def agreement(peer: Any, device: devices.Device, batch: int, tiny: bool) -> floa
     return max(gaps)
 
 
-def captured(device: devices.Device, work: Callable[[], None]) -> Callable[[], None]:
-    """The work as a CUDA graph: captured once, replayed at every call."""
-    device.synchronize()  # the capturing stream does not wait for the others
-    stream = device.xp.cuda.Stream(non_blocking=True)
-    with device.activate(), stream:
-        work()
-        stream.synchronize()
-        stream.begin_capture()
-        try:
-            work()
-        finally:
-            graph = stream.end_capture()
-    return graph.launch
+def captured(plan: Plan, tasks: list) -> Callable[[], None]:
+    """The tasks as a CUDA graph: captured once, replayed at every call."""
+    plan.execute(tasks)  # once as issued, since what is loaded at first use cannot be captured
+    return plan.lanes.capture(tasks).launch
 
 
 def rows(
@@ -129,15 +121,20 @@ def rows(
     results = []
     net, batch, device = plan.network, plan.batch_size, plan.device
     works = [
-        ("training step", step_flops(net, batch), plan.step, twin and twin.step),
+        (
+            "training step",
+            step_flops(net, batch),
+            plan.tasks("forward", "backward", "update"),
+            twin and twin.step,
+        ),
         (
             "inference",
             2.0 * batch * net.multiply_adds,
-            lambda: plan.forward(train=False),
+            plan.tasks("forward", train=False),
             twin and twin.infer,
         ),
     ]
-    for op, flops, ours, theirs in works:
+    for op, flops, tasks, theirs in works:
         peer_us = 1e6 * spread(clock.measure(theirs)[0])[0] if theirs else None
         for kernel in ("as issued", "captured graph") if device.kind == "cuda" else ("as issued",):
             row = {
@@ -155,7 +152,8 @@ def rows(
                 "error": None,
             }
             try:
-                work = ours if kernel == "as issued" else captured(device, ours)
+                replay = captured(plan, tasks) if kernel == "captured graph" else None
+                work = replay or functools.partial(plan.execute, tasks)
                 row |= figures(*clock.measure(work), flops, 0, rates)
             except Exception as error:  # the other rows are worth having
                 row["error"] = f"{type(error).__name__}: {error}"

@@ -3,7 +3,8 @@
 # device, runs the kernels under compute-sanitizer, times them, trains a small net.
 #
 #   benchmarks/on_gpu.sh OUT              all parts, in under 8 minutes
-#   benchmarks/on_gpu.sh OUT build tests  some parts, in this order: build tests primitives sanitizer benchmarks train
+#   benchmarks/on_gpu.sh OUT build tests  some parts, in this order: build tests primitives sanitizer benchmarks
+#                                         graph train
 #
 # Needs CUDA >= 13.0, Python >= 3.11, CuPy 14, NumPy, Pillow, pybind11 >= 3, setuptools >= 77, cmake; for the tests
 # pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch.
@@ -11,7 +12,7 @@
 # PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU
 # PYCONVNET_SITE=DIR     where the library is installed, default a temporary folder; one that stays serves later calls
 # PYCONVNET_SECONDS=N    time for everything, default 465
-# OUT receives summary.txt, machine.txt, benchmarks.json, tests.xml, training.jsonl and logs.tar.gz.
+# OUT receives summary.txt, machine.txt, benchmarks.json, graph.json, tests.xml, training.jsonl and logs.tar.gz.
 # The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
 set -uo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
@@ -23,7 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
 
 device=${PYCONVNET_DEVICE:-cuda:0}
-all=(build tests primitives sanitizer benchmarks train)
+all=(build tests primitives sanitizer benchmarks graph train)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -171,6 +172,13 @@ benchmarks() {
   fi
 }
 
+# A training step replayed from a CUDA graph: the bits of the one issued call by call, and the times of both.
+graph() {
+  local size=(--batch 128 --seconds 1)
+  [ "${device%%:*}" = cuda ] || size=(--batch 1 --seconds 0 --calls 1 --tiny)
+  "$python" benchmarks/bench_graph.py --device "$device" "${size[@]}" --json "$out/graph.json"
+}
+
 train() {
   set -e
   "$python" -P -c "import sklearn" || { echo "skipped: the digits come with scikit-learn, which is missing"; exit 77; }
@@ -181,8 +189,8 @@ train() {
 }
 
 export python device out work logs site
-export -f build tests primitives sanitizer benchmarks train
-declare -A limits=([build]=180 [tests]=120 [primitives]=60 [sanitizer]=100 [benchmarks]=120 [train]=60)
+export -f build tests primitives sanitizer benchmarks graph train
+declare -A limits=([build]=180 [tests]=120 [primitives]=60 [sanitizer]=100 [benchmarks]=120 [graph]=100 [train]=60)
 for name in "${all[@]}"; do
   case " ${parts[*]} " in *" $name "*) part "$name" "${limits[$name]}" bash -c "$name" ;; esac
   if [ "$name" = build ] && [ $failed = 1 ]; then break; fi # nothing to run

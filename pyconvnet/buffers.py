@@ -14,6 +14,11 @@ from .layers import Parameter
 _ALIGN = 64  # elements: every parameter starts on a 256-byte boundary, which vector loads and TMA want
 
 
+def padded(size: int) -> int:
+    """Elements that a parameter of ``size`` takes up, with the gap after it."""
+    return -(-size // _ALIGN) * _ALIGN
+
+
 class Arena:
     """Where each parameter lies in one flat array, so that an optimiser step is one launch over all of them.
 
@@ -31,10 +36,15 @@ class Arena:
         ends, at = [], 0
         for name, spec in self.specs.items():
             self.starts[name] = at
-            at += -(-spec.size // _ALIGN) * _ALIGN
+            at += padded(spec.size)
             ends.append(at)
         self.size = at
         self.ends = np.array(ends, np.int64)
+
+    def range(self, name: str) -> tuple[int, int]:
+        """First and last-plus-one element of a parameter, with the gap after it."""
+        start = self.starts[name]
+        return start, start + padded(self.specs[name].size)
 
     def views(self, flat: Any) -> dict[str, Any]:
         """Each parameter as a view of ``flat`` in its own shape."""

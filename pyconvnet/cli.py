@@ -1,4 +1,4 @@
-"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, check-grads, devices, version.
+"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, partition, check-grads, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-_DEFAULT_DATA = {"digits": "digits", "cifar10_80sec": "cifar10", "cifar10_18pct": "cifar10"}
+from . import cli_arguments as arguments
+
 _PREDICT_AT_ONCE = 256  # images in memory
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments without the program's name; default: the process's.
     """
     from . import DeviceUnavailableError, NonFiniteLossError
+    from .parallel.ranks import RankError
 
     try:
         args = _parser().parse_args(argv)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except NonFiniteLossError as error:
         return _fail(error, 1)
-    except (*_ERRORS, DeviceUnavailableError) as error:
+    except (*_ERRORS, DeviceUnavailableError, RankError) as error:
         return _fail(error, 2)
     except RuntimeError as error:
         return _fail(error, 1)
@@ -63,47 +64,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(error: BaseException, code: int) -> int:
     if os.environ.get("PYCONVNET_TRACEBACK"):
         raise error
-    print(f"pyconvnet: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    if getattr(error, "tell", True):  # of several ranks one speaks
+        print(f"pyconvnet: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
     return code
 
 
 # ---- commands --------------------------------------------------------------------------------------------
 def _train(args: argparse.Namespace) -> int:
-    from . import models
-    from .data import Dataset, open_dataset
+    from .data import Dataset
+    from .parallel.ranks import current
     from .train import train
 
-    name = args.model_option or args.model or "digits"
-    model = _network(name, args.option)
-    data = args.data if args.data_option is None else args.data_option
-    data = _data_of(data, model if isinstance(model, str) else model.network.name)
-    how = {"size": args.image_size, "on_error": args.on_error}
-    train_set, validation = open_dataset(data, **how)
-    if isinstance(args.validation, str):
-        validation = open_dataset(train_set, validation=args.validation, **how)[1]
-    elif args.validation is not None:
-        validation = args.validation
-    if args.option:
-        model = models.build(model, **{"classes": len(train_set.classes), **dict(args.option)})
-    options = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "schedule", "seed", "out", "workers")
-    run = train(
-        model,
-        train_set,
-        validation=False if validation is None else validation,
-        precision=args.precision,
-        devices=args.devices.split(",") if args.devices else None,
-        resume=args.resume,
-        augment=args.augment,
-        progress=not args.quiet,
-        **{option: getattr(args, option) for option in options},
-    )
+    ranks = current()  # first of all: a rank that failed before it could not tell the others
+    with ranks.guard():
+        with ranks.together():
+            model, train_set, validation = arguments.opened(args)
+        options = (
+            "epochs",
+            "batch_size",
+            "lr",
+            "momentum",
+            "weight_decay",
+            "schedule",
+            "seed",
+            "out",
+            "workers",
+        )
+        run = train(
+            model,
+            train_set,
+            validation=False if validation is None else validation,
+            precision=args.precision,
+            devices=arguments.devices(args.devices),
+            replicas=args.replicas,
+            hybrid=args.hybrid,
+            resume=args.resume,
+            augment=args.augment,
+            progress=not args.quiet,
+            **{option: getattr(args, option) for option in options},
+        )
+    if not ranks.main:
+        return 0
     if run.interrupted:
         again = [
             *args.argv,
             *([] if args.out else ["--out", str(run.out)]),
             *([] if args.resume else ["--resume"]),
         ]
-        print(f"stopped; go on with: {shlex.join(['pyconvnet', *again])}", file=sys.stderr)
+        how = "" if ranks.size == 1 else ", under mpirun on any number of ranks"
+        print(f"stopped; go on with: {shlex.join(['pyconvnet', *again])}{how}", file=sys.stderr)
         return 130
     best = run.best
     if best is not None:
@@ -143,7 +152,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     model = load(args.model)
     result = evaluate(
         model,
-        _data_of(args.data, model.network.name),
+        arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
         device=args.device,
@@ -214,7 +223,7 @@ def _plot(args: argparse.Namespace) -> int:
         path = plots.filters(load(args.model), output, args.layer)
     else:
         model = load(args.model)
-        data = _data_of(args.data, model.network.name)
+        data = arguments.data_of(args.data, model.network.name)
         if args.kind == "predictions":
             path = plots.predictions(
                 model,
@@ -233,14 +242,21 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    print(_network_of(args).summary(args.batch_size))
+    print(arguments.network_of(args).summary(args.batch_size))
+    return 0
+
+
+def _partition(args: argparse.Namespace) -> int:
+    network = arguments.network_of(args)
+    names = arguments.devices(args.devices)
+    print(network.partition(names, args.replicas, args.hybrid, batch_size=args.batch_size))
     return 0
 
 
 def _check_grads(args: argparse.Namespace) -> int:
     from .gradients import check_gradients
 
-    network = _network_of(args)
+    network = arguments.network_of(args)
     print(f"{network.name}: central differences in float64, tolerance {args.tolerance:g}")
     results = check_gradients(
         network,
@@ -264,13 +280,24 @@ def _check_grads(args: argparse.Namespace) -> int:
 
 def _devices(args: argparse.Namespace) -> int:
     from . import available_devices, get_device
+    from .devices import peer_matrix
 
     default = get_device(None).name
     found = available_devices()
+    peers = peer_matrix()
     if args.json:
         print(
             json.dumps(
-                [{"device": n, "works": r is None, "reason": r, "default": n == default} for n, r in found]
+                [
+                    {
+                        "device": n,
+                        "works": r is None,
+                        "reason": r,
+                        "default": n == default,
+                        "peer_access": {m: p is True for m, p in peers.get(n, {}).items()},
+                    }
+                    for n, r in found
+                ]
             )
         )
         return 0
@@ -278,7 +305,20 @@ def _devices(args: argparse.Namespace) -> int:
     for name, reason in found:
         state = "works" if reason is None else f"does not work: {reason}"
         print(f"{name:{width}}  {state}{' (default)' if name == default else ''}")
+    print("\n".join(_peer_report(peers)))
     return 0
+
+
+def _peer_report(peers: dict[str, dict[str, bool | str]]) -> list[str]:
+    """Which CUDA device reaches the memory of which others, as lines of text."""
+    if len(peers) < 2:
+        return [f"peer access: between CUDA devices, of which {len(peers) or 'none'} works here"]
+    lines = []
+    for name, others in peers.items():
+        direct = [other for other, able in others.items() if able is True]
+        lines.append(f"peer access: {name} to {', '.join(direct) or 'none'}")
+        lines += [f"  not to {other}: {able}" for other, able in others.items() if able is not True]
+    return lines
 
 
 def _version(_: argparse.Namespace) -> int:
@@ -294,83 +334,6 @@ def _version_text() -> str:
     from . import __version__
 
     return f"pyconvnet {__version__} (Python {platform.python_version()}, NumPy {numpy.__version__})"
-
-
-# ---- what the arguments mean -----------------------------------------------------------------------------
-def _network(name: str, options: list[tuple[str, Any]] | None) -> Any:
-    """What `train` is given for the model named on the command line: a known name, or a loaded checkpoint."""
-    from . import load, models
-
-    if name in models.names():
-        return name
-    if Path(name).exists():
-        if options:
-            raise ValueError(f"--option is for models by name; {name} is a checkpoint")
-        return load(name)
-    raise ValueError(f"model must be one of {', '.join(models.names())}, or a checkpoint, got {name!r}")
-
-
-def _network_of(args: argparse.Namespace) -> Any:
-    from . import models
-
-    model = _network(args.model, args.option)
-    return models.build(model, **dict(args.option or [])) if isinstance(model, str) else model.network
-
-
-def _data_of(data: str | None, model: str) -> str:
-    """The data meant: as given, or what goes with the model's name."""
-    if data is not None:
-        return data
-    if model in _DEFAULT_DATA:
-        return _DEFAULT_DATA[model]
-    raise ValueError(f"which data? {model} has none of its own: name a folder of images")
-
-
-def _validation(text: str) -> Any:
-    if text in ("none", "no"):
-        return False
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _augment(text: str) -> dict[str, Any]:
-    """ "crop=224,mirror,pca=0.1" as a dictionary; "none" and "paper" for short."""
-    if text == "none":
-        return {"mean": None}
-    if text == "paper":
-        return {"crop": 224, "mirror": True, "pca": 0.1, "mean": "image"}
-    known = ("crop", "mirror", "pca", "mean", "scale", "pca_scale")
-    result: dict[str, Any] = {}
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if key not in known:
-            raise argparse.ArgumentTypeError(f"augmentation has {', '.join(known)}, got {key!r}")
-        result[key] = _value(value) if equals else True
-    return result
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
-    return key, _value(value)
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, none, extents such as 12x12x3, or the text itself."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    if re.fullmatch(r"\d+(x\d+)+", text):
-        return [int(extent) for extent in text.split("x")]
-    return text
 
 
 # ---- options ---------------------------------------------------------------------------------------------
@@ -421,6 +384,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_network(sub)
     sub.add_argument("--batch-size", type=int, default=128, help="for the memory (default 128)")
 
+    sub = command("partition", _partition, "what each of several devices holds of a model, and what crosses")
+    _add_network(sub)
+    sub.add_argument("--batch-size", type=int, default=128, help="for the bytes (default 128)")
+    sub.add_argument("--devices", required=True, help="such as cuda:0,cuda:1 or cpu,cpu; none need be here")
+    _add_split(sub)
+
     sub = command("check-grads", _check_grads, "compare a model's gradients with central differences")
     _add_network(sub)
     sub.add_argument("--batch-size", type=int, default=2)
@@ -445,20 +414,27 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
-    sub.add_argument("--validation", type=_validation, help="data, a share of the training images, or none")
+    sub.add_argument(
+        "--validation", type=arguments.parse_validation, help="data, a share of the training images, or none"
+    )
     sub.add_argument("--epochs", type=int)
-    sub.add_argument("--batch-size", type=int)
+    sub.add_argument("--batch-size", type=int, help="of a step, over all devices and processes")
     sub.add_argument("--lr", type=float, help="learning rate")
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
     sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
     sub.add_argument("--precision", default="fp32")
-    sub.add_argument("--devices", "--device", help="cpu, cuda:0 (default where it works), emulator")
+    sub.add_argument(
+        "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"
+    )
+    _add_split(sub)
     sub.add_argument("--seed", type=int)
     sub.add_argument("--out", help="folder of the run (default runs/MODEL)")
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.add_argument(
-        "--augment", type=_augment, help='"crop=224,mirror,pca=0.1,mean=image", "paper" or "none"'
+        "--augment",
+        type=arguments.parse_augment,
+        help='"crop=224,mirror,pca=0.1,mean=image", "paper" or "none"',
     )
     sub.add_argument(
         "--image-size", type=int, default=256, help="image folders: side after preparation (256)"
@@ -467,7 +443,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--workers", type=int, help="processes that decode images")
     sub.add_argument(
         "--option",
-        type=_option,
+        type=arguments.parse_option,
         action="append",
         metavar="NAME=VALUE",
         help="of the model, e.g. input_shape=16x16x3",
@@ -485,8 +461,17 @@ def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
 def _add_network(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", help="name of a model, or a checkpoint")
     sub.add_argument(
-        "--option", type=_option, action="append", metavar="NAME=VALUE", help="of the model, e.g. classes=10"
+        "--option",
+        type=arguments.parse_option,
+        action="append",
+        metavar="NAME=VALUE",
+        help="of the model, e.g. classes=10",
     )
+
+
+def _add_split(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--replicas", type=int, default=1, help="copies of the model among the devices")
+    sub.add_argument("--hybrid", action="store_true", help="replicate all but the fully connected layers")
 
 
 def _add_views(sub: argparse.ArgumentParser, default: int) -> None:

@@ -201,6 +201,55 @@ def available_devices() -> list[tuple[str, str | None]]:
     return result
 
 
+def peer_access(a: Device, b: Device) -> bool | str:
+    """Whether device `a` can read and write the memory of `b` without going through the host.
+
+    Returns
+    -------
+    True, or why not
+        True for a device and itself. ``PYCONVNET_PEER=0`` turns it off between devices, for machines whose
+        driver promises more than the hardware keeps.
+    """
+    if a == b:
+        return True
+    for device in (a, b):
+        if device.kind != "cuda":
+            return f"{device.name} is not a CUDA device"
+    if os.environ.get("PYCONVNET_PEER") == "0":
+        return "PYCONVNET_PEER=0 is set"
+    if a.xp.cuda.runtime.deviceCanAccessPeer(a.index, b.index):
+        return True
+    return f"the driver offers none from {a.name} to {b.name}"
+
+
+def enable_peer_access(a: Device, b: Device) -> bool | str:
+    """Make copies and kernels of `a` reach the memory of `b` directly; True, or why that cannot be.
+
+    Copies between CUDA devices work without it too, but then CUDA takes them through the host.
+    """
+    able = peer_access(a, b)
+    if able is not True or a == b:
+        return able
+    runtime = a.xp.cuda.runtime
+    try:
+        with a.activate():
+            runtime.deviceEnablePeerAccess(b.index)
+    except runtime.CUDARuntimeError as error:
+        if error.status != _PEER_ACCESS_ALREADY_ENABLED:
+            return f"enabling it failed: {error}"
+    return True
+
+
+_PEER_ACCESS_ALREADY_ENABLED = 704  # cudaErrorPeerAccessAlreadyEnabled
+
+
+def peer_matrix() -> dict[str, dict[str, bool | str]]:
+    """:func:`peer_access` of every working CUDA device to every other, ``matrix["cuda:0"]["cuda:1"]``."""
+    names = [name for name, reason in available_devices() if reason is None]
+    found = [device for device in map(get_device, names) if device.kind == "cuda"]
+    return {a.name: {b.name: peer_access(a, b) for b in found if b != a} for a in found}
+
+
 @functools.cache
 def _extension(name: str, path: str | None):
     """Import a compiled module, from `path` where one is given (a sanitized build, say)."""

@@ -7,13 +7,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import layers
 from .layers import Layer, Parameter, WeightLayer
 from .layers.base import Shape, check_number
+
+if TYPE_CHECKING:
+    from .parallel.partition import Partition
 
 INPUT = "input"
 _RESERVED = (INPUT, "labels")
@@ -164,8 +167,10 @@ class Network:
         try:
             output = layer.output_shape(*shapes)
             own = layer.parameters(*shapes)
-        except ValueError as error:
-            raise ValueError(f"{what} after {', '.join(map(repr, inputs))}: {error}") from None
+            if layer.device is not None and layer.device != "all":
+                check_number("device (unless 'all' or None)", layer.device, "int >= 0")
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{what} after {', '.join(map(repr, inputs))}: {error}") from None
         owner = name
         if isinstance(layer, WeightLayer) and layer.share is not None:
             owner = self._owner(what, layer, own, index)
@@ -260,6 +265,21 @@ class Network:
                 value = np.empty(p.shape, dtype)
                 p.init.fill(value, seed, node.index, position)
                 yield f"{node.name}.{p.name}", value
+
+    def partition(
+        self,
+        devices: int | Sequence[str],
+        replicas: int = 1,
+        hybrid: bool = False,
+        *,
+        batch_size: int = 128,
+    ) -> Partition:
+        """How the network is split over devices: per layer and device the channels held, what crosses, bytes
+        a step. ``print`` it. See :func:`pyconvnet.parallel.partition.partition`.
+        """
+        from .parallel.partition import partition
+
+        return partition(self, devices, replicas, hybrid, batch_size=batch_size)
 
     # ---- description ---------------------------------------------------------------------------------------
     def to_dict(self) -> dict:

@@ -1,5 +1,5 @@
-"""What training shows and writes down: a progress bar on a terminal, plain lines elsewhere, ``log.jsonl``
-always.
+"""A run and the outside: what it shows (a progress bar on a terminal, plain lines elsewhere), writes down
+(``log.jsonl``), and hears (signals).
 """
 
 from __future__ import annotations
@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,16 @@ class Log:
     """``log.jsonl``: one JSON object a line, each with ``event``, ``time`` (seconds since 1970) and ``step``.
 
     Events: start, progress (within an epoch), train (a whole epoch), validation, checkpoint, end.
+    ``path`` None: another rank writes it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
         self.path = path
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event; flushed, so that a killed run loses nothing it wrote."""
+        if self.path is None:
+            return
         record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -36,7 +41,7 @@ class Log:
         """Drop what was logged after ``step``, and a last line cut short by a kill: the resumed run logs it
         again.
         """
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -160,6 +165,51 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Signals:
+    """Inside, the first Ctrl-C or termination signal only sets ``stop``; a second one acts as usual.
+
+    SIGUSR1 counts too: batch systems send it before a job's time is up, and every ``mpirun`` passes it on.
+    Outside the main thread signals cannot be caught, and nothing changes.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds after the first in which further signals change nothing: of several ranks one may hear the
+        same Ctrl-C from the terminal and from ``mpirun``.
+    """
+
+    def __init__(self, patience: float = 0.0):
+        self.stop = False
+        self._patience, self._first = patience, 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._previous[number] = signal.signal(number, self._caught)
+        return self
+
+    def _caught(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if not self.stop:
+            self.stop, self._first = True, now
+            if not self._patience:
+                self._put_back()
+        elif now - self._first >= self._patience:
+            self._put_back()
+            signal.raise_signal(number)
+
+    def _put_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous = {}
+
+    def __exit__(self, *_: Any) -> None:
+        self._put_back()
 
 
 def _duration(seconds: float) -> str:

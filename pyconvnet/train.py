@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Model, Preprocessing, check_parameters
 from .network import Network
+from .parallel.ranks import Ranks, current
 
 _DEFAULTS = {
     "epochs": 10,
@@ -87,6 +87,8 @@ class Settings:
     checkpoint_minutes: float | None = 10.0
     checkpoint_batches: int | None = None
     progress: bool = True
+    replicas: int = 1
+    hybrid: bool = False
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -123,11 +125,18 @@ def train(
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
     checkpoint_batches: int | None = None,
+    replicas: int = 1,
+    hybrid: bool = False,
 ) -> Run:
     """Train a network.
 
     Options left at None take the resumed run's value, else the network's own recipe, else the default named
     below.
+
+    Started by ``mpirun`` in several processes, on one host or more, all of them train one network together:
+    each works on its share of every batch, the gradients are summed, and rank 0 alone writes files and shows
+    progress. All must be given the same arguments. The run is the one a single process would make, but for
+    the rounding of sums.
 
     Parameters
     ----------
@@ -141,7 +150,7 @@ def train(
         Validation images, or the share of the training images to hold out. Default: what the data bring
         along, if any.
     epochs, batch_size : int
-        Defaults 10 and 128.
+        Defaults 10 and 128. A batch is that of one step, over all devices and processes.
     lr, momentum, weight_decay : float
         As in the paper, section 5: v <- momentum v - weight_decay lr w - lr gradient; w <- w + v. Defaults
         0.01, 0.9, 0.0005.
@@ -150,8 +159,10 @@ def train(
         error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
     precision : "fp32"
         Arithmetic of the products.
-    devices : str, Device or a list of one, optional
-        Default: ``cuda:0`` where it works, else ``cpu``.
+    devices : str, Device or a list of them, optional
+        Default: ``cuda:0`` where it works (of several processes on a host, each takes its own GPU), else
+        ``cpu``. Several devices share each network, see :meth:`pyconvnet.Network.partition`; a device may
+        be named more than once.
     seed : int
         Of parameters, order, augmentation and dropout; default 0. The same seed gives the same bits on the
         same device.
@@ -170,6 +181,11 @@ def train(
     checkpoint_minutes, checkpoint_batches : optional
         Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
         measure.
+    replicas : int
+        Copies of the network among ``devices``, each with its share of the batch; must divide their number.
+    hybrid : bool
+        With replicas: replicate the convolutional layers only, and split the fully connected ones over all
+        devices.
 
     Returns
     -------
@@ -184,9 +200,7 @@ def train(
     NonFiniteLossError
         The loss became NaN or infinite; the checkpoints on disk are the last good ones.
     """
-    from . import data as _data
-    from .trainer import Trainer
-
+    ranks = current()
     given = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -196,26 +210,35 @@ def train(
         "schedule": schedule,
         "seed": seed,
     }
-    _check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
-    _check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
-    if isinstance(model, str) and model not in models.names():
-        models.build(model)  # raises, naming the models there are
-    elif not isinstance(model, (Network, Model, str)):
-        raise TypeError(f"train: model must be a Network, a Model or a name, got {type(model).__name__}")
-    device = _device(devices)
-    seed_of_split = 0 if seed is None else seed
-    folder, saved = _open_folder(out, resume, model if isinstance(model, str) else _network_of(model).name)
-    if saved is not None and seed is None:
-        seed_of_split = saved[1]["options"]["seed"]
-    train_set, validation_set = _data.open_dataset(data, validation=validation, seed=seed_of_split)
-    network, start = _network(model, train_set, saved)
-    settings = _settings(network, given, augment, saved, train_set)
-    settings.workers = _workers(workers, train_set)
-    settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
-    settings.progress = progress
-    _check_fit(network, train_set, validation_set, settings)
-    trainer = Trainer(network, train_set, validation_set, settings, device, folder, start, saved)
-    return trainer.run()
+    with ranks.guard():
+        with ranks.together():
+            _check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
+            _check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
+            if isinstance(model, str) and model not in models.names():
+                models.build(model)  # raises, naming the models there are
+            elif not isinstance(model, (Network, Model, str)):
+                raise TypeError(
+                    f"train: model must be a Network, a Model or a name, got {type(model).__name__}"
+                )
+            places = _devices(devices, replicas, hybrid, ranks)
+            name = model if isinstance(model, str) else _network_of(model).name
+            opened = _open_folder(out, resume, name) if ranks.main else None
+        folder, saved = ranks.broadcast(opened)  # the other hosts may not see rank 0's files
+        with ranks.together():
+            train_set, validation_set = _data(data, validation, seed, saved)
+            network, start = _network(model, train_set, saved)
+            settings = _settings(network, given, augment, saved, train_set)
+            settings.workers = _workers(workers, train_set, ranks)
+            settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
+            settings.progress = progress
+            settings.replicas, settings.hybrid = replicas, hybrid
+            _check_fit(network, train_set, validation_set, settings, ranks)
+        if saved is None:
+            start = ranks.broadcast(start)
+        from .trainer import Trainer
+
+        trainer = Trainer(network, train_set, validation_set, settings, places, folder, start, saved, ranks)
+        return trainer.run()
 
 
 # ---- options -----------------------------------------------------------------------------------------------
@@ -254,26 +277,41 @@ def _check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
         check_number("train: checkpoint_batches", batches, "positive int")
 
 
-def _device(devices: Any) -> Device:
-    if isinstance(devices, (list, tuple)):
-        if not devices:
-            raise ValueError("train: devices must name at least one device, got an empty list")
-        if len(devices) > 1:
-            raise ValueError(
-                "train: devices must be one device, splitting a network over several is not available yet, "
-                f"got {list(devices)!r}"
-            )
-        devices = devices[0]
-    return get_device(devices)
+def _devices(devices: Any, replicas: Any, hybrid: Any, ranks: Ranks) -> list[Device]:
+    check_number("train: replicas", replicas, "positive int")
+    if not isinstance(hybrid, bool):
+        raise TypeError(f"train: hybrid must be True or False, got {hybrid!r}")
+    if devices is None:
+        devices = [_own_device(ranks)]
+    elif not isinstance(devices, (list, tuple)):
+        devices = [devices]
+    if not devices:
+        raise ValueError("train: devices must name at least one device, got an empty list")
+    if len(devices) % replicas:
+        raise ValueError(f"train: replicas must divide the number of devices, {len(devices)}, got {replicas}")
+    return [get_device(device) for device in devices]
 
 
-def _workers(workers: int | None, dataset: Any) -> int:
+def _own_device(ranks: Ranks) -> Device:
+    """The default: of several ranks on a host, each takes the GPU of its number there."""
+    first = get_device(None)
+    return get_device(f"cuda:{ranks.local_rank}") if first.kind == "cuda" else first
+
+
+def _data(data: Any, validation: Any, seed: int | None, saved: Any) -> tuple[Any, Any]:
+    from .data import open_dataset
+
+    if seed is None:
+        seed = 0 if saved is None else saved[1]["options"]["seed"]
+    return open_dataset(data, validation=validation, seed=seed)
+
+
+def _workers(workers: int | None, dataset: Any, ranks: Ranks) -> int:
     if workers is not None:
         return workers
     if dataset.in_memory:
         return 0
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, mine)
+    return min(8, ranks.cores)
 
 
 def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: Any, dataset: Any) -> Settings:
@@ -351,16 +389,23 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
 
 
 def _graph(network: Network) -> dict[str, Any]:
-    """What must not change when a run goes on: all but the recipe and the rates of the layers."""
+    """What must not change when a run goes on: all but the recipe, the layers' rates and devices."""
     graph = network.to_dict()
     del graph["recipe"]
     for layer in graph["layers"]:
-        for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen"):
+        for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen", "device"):
             layer.pop(option, None)
     return graph
 
 
-def _check_fit(network: Network, train_set: Any, validation_set: Any, settings: Settings) -> None:
+def _check_fit(
+    network: Network, train_set: Any, validation_set: Any, settings: Settings, ranks: Ranks
+) -> None:
+    if settings.batch_size < ranks.size:
+        raise ValueError(
+            f"train: batch_size must be at least the number of ranks, {ranks.size}, "
+            f"got {settings.batch_size} (it is the batch of all of them together)"
+        )
     if not network.costs:
         raise ValueError(
             f"train: network {network.name!r} has no cost to train on; add SoftmaxCrossEntropy()"

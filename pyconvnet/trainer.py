@@ -1,29 +1,46 @@
-"""The training loop: epochs, validation, schedule, log, checkpoints, signals; it knows time and no device."""
+"""The training loop: epochs, validation, schedule, log, checkpoints, signals; it knows time and no device.
+
+Of several ranks each runs this loop over its own rows of every batch. Whatever depends on a clock, on a
+signal or on the figures is decided together, once a step, so that all of them always make the same calls in
+the same order.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
-import signal
-import threading
 import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
 from .model import Model
 from .network import Network
+from .parallel.ranks import Ranks
 from .plan import Plan
-from .progress import Log, Progress
+from .progress import Log, Progress, Signals
 from .train import BEST, LAST, LOG, NonFiniteLossError, Run, Settings, make_preprocessing, score
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
+
+
+@dataclass
+class _Said:
+    """What the ranks tell each other once a step; where there are several, each flag of any of them."""
+
+    bad: bool = False  # the loss is not finite
+    stop: bool = False
+    show: bool = False
+    log: bool = False
+    save: bool = False
 
 
 class Trainer:
@@ -34,12 +51,14 @@ class Trainer:
     network : Network
     train_set, validation_set : Dataset, Dataset or None
     settings : Settings
-    device : Device
+    devices : list of Device
     out : Path
     start : dict or None
         Parameters to start from; None: the network's initial ones.
     saved : (Model, state, arrays) or None
         The run to go on with.
+    ranks : Ranks
+        The processes that train together; by default this one alone.
     """
 
     def __init__(
@@ -48,24 +67,27 @@ class Trainer:
         train_set: Any,
         validation_set: Any,
         settings: Settings,
-        device: Device,
+        devices: list[Device],
         out: Path,
         start: dict[str, np.ndarray] | None,
         saved: tuple[Model, dict[str, Any], dict[str, np.ndarray]] | None,
+        ranks: Ranks | None = None,
     ):
         self.network, self.train_set, self.validation_set = network, train_set, validation_set
         self.settings, self.out, self.saved = settings, out, saved
+        self.devices, self.ranks = devices, Ranks() if ranks is None else ranks
         self.epoch = self.batch = self.step = 0
         self.history: list[dict[str, Any]] = []
-        self._n = 1  # examples of the last pass
-        self.check_every = _check_every(device)
+        self._n = 0  # examples of the last pass
+        self.check_every = min(self.ranks.gather(min(map(_check_every, devices))))  # the same in all ranks
         self.seconds = 0.0  # of the current epoch, in earlier sessions
-        self.plan = Plan(network, device, settings.batch_size, seed=settings.seed, initialise=start is None)
-        if start is not None:
-            self.plan.set_parameters(start)
-        self.plan.set_weight_decay(settings.weight_decay)
-        if saved is not None:
-            self._check_data(saved[1])
+        with self.ranks.together():
+            if saved is not None:
+                self._check_data(saved[1])
+        self._check_ranks()
+        self.communicator = self.ranks.communicator(devices)
+        with self.ranks.together():
+            self.plan = self._plan(start)
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
@@ -73,24 +95,57 @@ class Trainer:
             self._restore(*saved)
         self.costs = {node.name: node.layer.weight for node in network.costs}
         self.main = network.costs[-1].name
-        self.log = Log(out / LOG)
-        self.progress = Progress(settings.progress, settings.epochs, len(train_set))
+        self.log = Log(out / LOG if self.ranks.main else None)
+        self.progress = Progress(settings.progress and self.ranks.main, settings.epochs, len(train_set))
+
+    def _plan(self, start: dict[str, np.ndarray] | None) -> Plan:
+        settings = self.settings
+        plan = Plan(
+            self.network,
+            self.devices,
+            -(-settings.batch_size // self.ranks.size),
+            seed=settings.seed,
+            initialise=start is None,
+            replicas=settings.replicas,
+            hybrid=settings.hybrid,
+            communicator=self.communicator,
+        )
+        if start is not None:
+            plan.set_parameters(start)
+        plan.set_weight_decay(settings.weight_decay)
+        return plan
+
+    def _check_ranks(self) -> None:
+        """That all ranks were given the same."""
+        if self.ranks.size == 1:
+            return
+        settings = self.settings
+        self.ranks.check_same(
+            "train",
+            {
+                "network": json.dumps(self.network.to_dict(), default=str),
+                "set of options": json.dumps(
+                    [settings.describe(), settings.replicas, settings.hybrid], default=str
+                ),
+                "number of devices": len(self.devices),
+                "rhythm of checkpoints": (settings.checkpoint_minutes, settings.checkpoint_batches),
+                **{f"set of {kind} images": value for kind, value in self._fingerprints().items()},
+            },
+        )
 
     # ---- state ---------------------------------------------------------------------------------------------
     def _statistics(self) -> Statistics | None:
         if not self.settings.augmentation.needs_statistics():
             return None
         if self.saved is not None:
-            arrays, state = self.saved[2], self.saved[1]
-            return Statistics(
-                mean_image=arrays["state/mean_image"],
-                mean_pixel=arrays["state/mean_pixel"],
-                eigenvalues=arrays["state/eigenvalues"],
-                eigenvectors=arrays["state/eigenvectors"],
-                count=state["statistics"]["count"],
-                pixel_range=state["statistics"]["pixel_range"],
-            )
-        return statistics(self.train_set, workers=self.settings.workers, progress=self.settings.progress)
+            return resuming.read_statistics(*self.saved[1:])
+        return statistics(
+            self.train_set,
+            workers=self.settings.workers,
+            progress=self.settings.progress and self.ranks.main,
+            share=(self.ranks.rank, self.ranks.size),
+            add_up=self.ranks.sum,
+        )
 
     def _check_data(self, state: dict[str, Any]) -> None:
         for kind, now in self._fingerprints().items():
@@ -103,9 +158,9 @@ class Trainer:
         return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
 
     def _restore(self, model: Model, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        prefix = "momentum/"
-        self.plan.set_momenta({n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)})
-        self.plan.set_metrics(arrays["state/metrics"])
+        momenta, sums = resuming.read_arrays(arrays)
+        self.plan.set_momenta(momenta)
+        self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.plan.steps = self.step
         self.history, self.seconds = state["history"], state["seconds"]
@@ -127,13 +182,20 @@ class Trainer:
         """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
         model = self._model()
         momenta = self.plan.get_momenta()
-        for what, arrays in (("parameters", model.parameters), ("momenta", momenta)):
-            for name, value in arrays.items():
+        for what, values in (("parameters", model.parameters), ("momenta", momenta)):
+            for name, value in values.items():
                 if not np.isfinite(value).all():
                     node = self.network[name.partition(".")[0]]
                     raise self._bad(f"the {what} of {node} ({name})")
-        arrays = {f"momentum/{name}": value for name, value in momenta.items()}
-        arrays["state/metrics"] = np.array(self.plan.device.to_numpy(self.plan.metrics))
+        if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
+            bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
+            self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
+        sums = self._sums()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+        if self.ranks.main:
+            self._write(reason, model, momenta, sums)
+
+    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
         state: dict[str, Any] = {
             "options": self.settings.describe(),
             "epoch": self.epoch,
@@ -144,13 +206,7 @@ class Trainer:
             "history": self.history,
             "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
         }
-        if self.statistics is not None:
-            s = self.statistics
-            for name in ("mean_image", "mean_pixel", "eigenvalues", "eigenvectors"):
-                arrays[f"state/{name}"] = getattr(s, name)
-            state["statistics"] = {"count": s.count, "pixel_range": s.pixel_range}
-        checkpoint.write(self.out / LAST, model, state, arrays)
-        self._saved_at, self._saved_step = time.monotonic(), self.step
+        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
         self.log.write(
             "checkpoint", step=self.step, epoch=self.epoch, batch=self.batch, file=LAST, reason=reason
         )
@@ -158,20 +214,21 @@ class Trainer:
     # ---- the run -------------------------------------------------------------------------------------------
     def run(self) -> Run:
         """Train to the last epoch, or until a signal asks to stop."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        if self.saved is not None:
-            self.log.rewind(self.step)
-            checkpoint.remove_partial(self.out)
+        if self.ranks.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if self.saved is not None:
+                self.log.rewind(self.step)
+                checkpoint.remove_partial(self.out)
         self._write_start()
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
-        workers = self.settings.workers
+        how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
-            self.signals = stack.enter_context(_Signals())
-            self.loader = stack.enter_context(Loader(self.train_set, size, seed=seed, workers=workers))
+            self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
+            self.loader = stack.enter_context(Loader(self.train_set, size, seed=seed, **how))
             if self.validation_set is not None:
-                loader = Loader(self.validation_set, size, shuffle=False, workers=workers)
+                loader = Loader(self.validation_set, size, shuffle=False, **how)
                 self.validation_loader = stack.enter_context(loader)
             try:
                 if self.saved is None:
@@ -200,50 +257,77 @@ class Trainer:
         begun = time.perf_counter()
         earlier = self.seconds
         self.progress.start_epoch(self.epoch, min(self.batch * self.settings.batch_size, len(self.train_set)))
-        logged = time.monotonic()
+        self._logged = time.monotonic()
         for batch in self.loader.epoch(self.epoch, self.batch):
             self._train_batch(batch)
+            said = self.said
             self.batch += 1
-            self.progress.advance(len(batch.labels))
+            self.progress.advance(batch.total)
             self.seconds = earlier + time.perf_counter() - begun
-            if self.progress.due(self.progress.interval):
+            if said.show:
                 self.progress.show(*self._loss_error(self._read()))
-            if time.monotonic() - logged >= _LOG_SECONDS:
-                logged = time.monotonic()
+            if said.log:
+                self._logged = time.monotonic()
                 self.log.write("progress", **self._figures("train", self._read()), **self._where())
-            if self.signals.stop:
+            if said.stop:
                 self._save("interrupted")
                 return False
-            self._save_now_and_then()
+            self._save_now_and_then(said.save)
         speed = self.progress.images_per_second
         figures = self._figures("train", self._read())
         self.seconds = earlier + time.perf_counter() - begun
-        validation = self._validate()
-        if self.signals.stop:
+        validation, stopped = self._validate()
+        if stopped:
             self._save("interrupted")  # the epoch's batches are done; resuming begins with the validation
             return False
         self._finish_epoch(lr, figures, validation, speed)
         return True
 
     def _train_batch(self, batch: Any) -> None:
-        n = len(batch.labels)
-        settings = self.settings
-        draws = settings.augmentation.draw(
-            settings.seed, self.step, 0, n, self.train_set.image_shape, self.statistics
-        )
-        self.plan.feed(batch.images, batch.labels, draws)
-        check = (self.step + 1) % self.check_every == 0
-        self._n = n
-        self.plan.forward(n)
-        if check:
-            self._check_loss(self.plan.loss())
-        self.plan.backward(n)
-        if check:
-            where = self.plan.first_nonfinite_gradient()
-            if where is not None:
-                raise self._bad(where)
-        self.plan.update()
+        n = self._n = len(batch.labels)
+        self.plan.set_window(batch.first, batch.total)
+        if n:
+            settings, shape = self.settings, self.train_set.image_shape
+            draws = settings.augmentation.draw(
+                settings.seed, self.step, batch.first, n, shape, self.statistics
+            )
+            self.plan.feed(batch.images, batch.labels, draws)
+        if (self.step + 1) % self.check_every:
+            self.plan.step(n)
+            self.said = self._agree()
+        else:
+            self._checked_step(n)
         self.step += 1
+
+    def _checked_step(self, n: int) -> None:
+        """A step that changes nothing where the loss or a gradient is not finite."""
+        self.plan.forward(n)
+        loss = self.plan.loss() if n else 0.0
+        bad = None if math.isfinite(loss) else (loss, self.plan.first_nonfinite(n))
+        if bad is not None and self.ranks.size == 1:
+            raise self._bad(bad[1] or "the loss alone", loss)
+        self.plan.backward(n)
+        if self.communicator is not None:
+            self.communicator.finish()
+        self.said = self._agree(bad is not None)
+        if self.said.bad:
+            self._raise_first(bad)
+        where = self.plan.first_nonfinite_gradient()  # of the sum over ranks: the same in all of them
+        if where is not None:
+            raise self._bad(where)
+        self.plan.update()
+
+    def _agree(self, bad: bool = False) -> _Said:
+        """Collective: what is to be done after this step."""
+        said = _Said(bad, stop=self.signals.stop)
+        if self.ranks.main:  # its clocks count
+            minutes, now = self.settings.checkpoint_minutes, time.monotonic()
+            said.show = self.progress.due(self.progress.interval)
+            said.log = now - self._logged >= _LOG_SECONDS
+            said.save = minutes is not None and now - self._saved_at >= 60 * minutes
+        if self.ranks.size > 1:
+            said = _Said(*(bool(flag) for flag in self.ranks.sum(astuple(said)) > 0))
+        return said
 
     def _finish_epoch(self, lr: float, figures: dict, validation: dict, speed: float) -> None:
         record = {
@@ -255,6 +339,7 @@ class Trainer:
             "images_per_second": round(speed, 1),
             "seconds": round(self.seconds, 3),
         }
+        record = self.ranks.broadcast(record)  # rank 0's times in every rank's history
         where = {"epoch": self.epoch + 1, "step": self.step}
         self.log.write(
             "train", **where, lr=lr, **_short(figures, "train"), images_per_second=record["images_per_second"]
@@ -268,39 +353,51 @@ class Trainer:
         self.progress.end_epoch(record)
         if best:
             model = self._model()
-            if all(np.isfinite(v).all() for v in model.parameters.values()):
+            if self.ranks.main and all(np.isfinite(v).all() for v in model.parameters.values()):
                 checkpoint.write(self.out / BEST, model)
         self._save("epoch")
 
-    def _save_now_and_then(self) -> None:
-        minutes, batches = self.settings.checkpoint_minutes, self.settings.checkpoint_batches
-        late = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+    def _save_now_and_then(self, late: bool) -> None:
+        batches = self.settings.checkpoint_batches
         if late or (batches is not None and self.step - self._saved_step >= batches):
             self._save("time" if late else "batches")
 
     # ---- figures -------------------------------------------------------------------------------------------
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self) -> tuple[dict[str, Any], bool]:
+        """Figures, and whether a signal asks to stop."""
         if self.validation_set is None:
-            return {"validation_loss": None, "validation_error": None, "validation_topk_error": None}
-        kept = np.array(self.plan.device.to_numpy(self.plan.metrics))
+            figures = {"validation_loss": None, "validation_error": None, "validation_topk_error": None}
+            return figures, self.ranks.any(self.signals.stop)
+        kept = self.plan.get_metrics()
         self.plan.reset_metrics()
         settings, shape = self.settings, self.validation_set.image_shape
+        stopped = False
         for batch in self.validation_loader.epoch(0):
-            draws = settings.augmentation.centre(len(batch.labels), shape)
-            n = self.plan.feed(batch.images, batch.labels, draws)
-            self.plan.forward(n, train=False)
-            if self.signals.stop:
+            n = len(batch.labels)
+            self.plan.set_window(batch.first, batch.total)
+            if n:
+                self.plan.feed(batch.images, batch.labels, settings.augmentation.centre(n, shape))
+                self.plan.forward(n, train=False)
+            stopped = self.ranks.any(self.signals.stop)
+            if stopped:
                 break
-        figures = self._figures("validation", self.plan.read_metrics())
+        figures = self._figures("validation", self._metrics())
         self.plan.set_metrics(kept)
-        return figures
+        return figures, stopped or self.ranks.any(self.signals.stop)
+
+    def _sums(self) -> np.ndarray:
+        """Collective: the costs' sums over all ranks, (costs, 4)."""
+        return self.ranks.sum(self.plan.get_metrics())
+
+    def _metrics(self) -> dict[str, Metrics]:
+        return {name: Metrics(*map(float, row)) for name, row in zip(self.costs, self._sums(), strict=True)}
 
     def _read(self) -> dict[str, Metrics]:
-        """The epoch's sums so far, checked."""
-        metrics = self.plan.read_metrics()
+        """Collective: the epoch's sums so far, checked."""
+        metrics = self._metrics()
         for value in metrics.values():
-            if value.examples:
-                self._check_loss(value.loss)
+            if value.examples and not math.isfinite(value.loss):
+                self._raise_first((value.loss, self.plan.first_nonfinite(self._n) if self._n else None))
         return metrics
 
     def _loss_error(self, metrics: dict[str, Metrics]) -> tuple[float, float]:
@@ -322,11 +419,14 @@ class Trainer:
             "images_per_second": round(self.progress.images_per_second, 1),
         }
 
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise self._bad(self.plan.first_nonfinite(self._n) or "the loss alone", loss)
+    def _raise_first(self, bad: tuple[float, str | None] | None) -> NoReturn:
+        """Collective: raise for the first rank that knows where it went bad. ``bad``: loss, place."""
+        found = [(rank, *told) for rank, told in enumerate(self.ranks.gather(bad)) if told is not None]
+        rank, loss, place = next((f for f in found if f[2] is not None), found[0])
+        by = f", in rank {rank}" if self.ranks.size > 1 and place else ""
+        raise self._bad((place or "the loss alone") + by, loss)
 
-    def _bad(self, where: str, loss: float | None = None) -> NonFiniteLossError:
+    def _bad(self, where: str, loss: float | None = None) -> BaseException:
         what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
         text = (
             f"{what} at epoch {self.epoch + 1}, step {self.step + 1}: first bad: {where}. "
@@ -340,11 +440,11 @@ class Trainer:
             )
         error = NonFiniteLossError(text)
         self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
-        return error
+        return self.ranks.shared(error)
 
     # ---- log -----------------------------------------------------------------------------------------------
     def _write_start(self) -> None:
-        device = self.plan.device.name
+        names = [device.name for device in self.devices]
         validation = 0 if self.validation_set is None else len(self.validation_set)
         self.log.write(
             "start",
@@ -353,14 +453,19 @@ class Trainer:
             resumed=self.saved is not None,
             network=self.network.name,
             parameters=self.network.num_parameters,
-            device=device,
+            device=names[0],
+            devices=names,
+            replicas=self.settings.replicas,
+            hybrid=self.settings.hybrid,
+            ranks=self.ranks.size,
             train_images=len(self.train_set),
             validation_images=validation,
             classes=len(self.train_set.classes),
             options=self.settings.describe(),
         )
+        where = ", ".join(names) + (f" in each of {self.ranks.size} ranks" if self.ranks.size > 1 else "")
         self.progress.note(
-            f"{self.network.name}: {self.network.num_parameters:,} parameters on {device}; "
+            f"{self.network.name}: {self.network.num_parameters:,} parameters on {where}; "
             f"{len(self.train_set):,} training and {validation:,} validation images; {self.out}"
         )
 
@@ -368,7 +473,7 @@ class Trainer:
         reason = "interrupted" if interrupted else "done"
         self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
         if not interrupted:
-            if self.history:
+            if self.history and self.ranks.main:
                 self._draw()
             self.progress.note(f"done: {self.out / LAST}")
 
@@ -390,32 +495,3 @@ def _check_every(device: Device) -> int:
     """Steps between looks at the loss. On the host looking is free; on a GPU it makes the host wait."""
     debugging = os.environ.get("PYCONVNET_SYNC", "0") not in ("", "0")
     return 1 if device.kind != "cuda" or debugging else 50
-
-
-class _Signals:
-    """Inside, the first Ctrl-C or termination signal only sets ``stop``; a second one acts as usual.
-
-    Outside the main thread signals cannot be caught, and nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.stop = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._caught)
-        return self
-
-    def _caught(self, number: int, frame: Any) -> None:
-        self.stop = True
-        self._put_back()
-
-    def _put_back(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._previous = {}
-
-    def __exit__(self, *_: Any) -> None:
-        self._put_back()

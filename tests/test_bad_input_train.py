@@ -71,7 +71,10 @@ TRAIN = [
     *[({"schedule": v}, (V, T), "schedule") for v in
       ("warp", "steps:", "steps:a=b", "plateau:speed=3", [(1,)], [(-1, 0.1)], [(1, NAN)], [(5, 1), (2, 1)])],
     *[({"devices": v}, e, "device") for v, e in [("gpu", V), ("cuda:x", V), ([], V),
-                                                 (["cpu", "cpu"], V), (0, T), (b"cpu", T)]],
+                                                 (["cpu", "gpu"], V), (0, T), (b"cpu", T), (["cpu", 1], T)]],
+    *[({"devices": ["cpu", "cpu"], "replicas": v}, e, "replicas") for v, e in
+      [(3, V), (0, V), (1.0, T), (True, T)]],
+    *[({"hybrid": v}, T, "hybrid") for v in (1, None, "yes")],
     ({"devices": "cuda:99"}, pcn.DeviceUnavailableError, "cuda"),
     *[({"resume": v}, V, "resume") for v in ("yes", 1, None)],
     ({"resume": True}, FileNotFoundError, "resume|no such|holds"),

@@ -18,7 +18,9 @@ from pyconvnet import devices
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 FAMILIES = sorted(
-    p.stem.removeprefix("bench_") for p in FOLDER.glob("bench_*.py") if p.stem != "bench_alexnet"
+    p.stem.removeprefix("bench_")
+    for p in FOLDER.glob("bench_*.py")
+    if p.stem not in ("bench_alexnet", "bench_graph")
 )
 FIELDS = {
     "name", "op", "shape", "kernel", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls", "gflops",

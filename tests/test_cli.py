@@ -92,6 +92,21 @@ def test_options_reach_the_training(tmp_path):
     assert pcn.load(out).network.input_shape == (7, 6, 1)
 
 
+def test_several_devices(tmp_path, capsys):
+    out = tmp_path / "run"
+    typed = "train digits --epochs 1 --quiet --devices cpu,cpu --replicas 2 --hybrid --out"
+    assert main([*typed.split(), str(out)]) == 0
+    start = json.loads((out / "log.jsonl").read_text().splitlines()[0])
+    assert (start["devices"], start["replicas"], start["hybrid"]) == (["cpu", "cpu"], 2, True)
+    capsys.readouterr()
+    assert main(["partition", "alexnet", "--devices", "cuda:0,cuda:1", "--batch-size", "64"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("alexnet over 2 devices, 1 replica x 2 towers, batch 64")
+    assert re.search(r"conv2 .* 0:128 +128:256 *\n", text)
+    assert main(["partition", str(out), "--devices", "cpu,cpu", "--replicas", "2", "--hybrid"]) == 0
+    assert capsys.readouterr().out.startswith("digits over 2 devices, 2 replicas")
+
+
 def test_train_on_a_folder_of_photographs(tmp_path, capsys):
     root = mk.image_folder(tmp_path / "photos", count=6, height=20, width=24)
     typed = "--image-size 16 --option input_shape=12x12x3 --augment crop=12,mirror,pca=0.1 --validation 0.34 "
@@ -316,7 +331,10 @@ BAD = [
     ("schedule", ["train", "digits", "--schedule", "cosine"], "schedule must be"),
     ("precision", ["train", "digits", "--precision", "int8"], "precision must be"),
     ("device", ["train", "digits", "--devices", "tpu"], "device must be"),
-    ("devices", ["train", "digits", "--devices", "cpu,cpu"], "devices must be one device"),
+    ("devices", ["train", "digits", "--devices", "cpu,tpu"], "device must be"),
+    ("replicas", ["train", "digits", "--devices", "cpu,cpu", "--replicas", "3"], "replicas must divide"),
+    ("partition", ["partition", "digits", "--devices", "cpu,cpu", "--replicas", "3"], "replicas must divide"),
+    ("partition where", ["partition", "digits"], "required: --devices"),
     ("no GPU 99", ["train", "digits", "--devices", "cuda:99"], "cuda:99 is not available|cannot be imported"),
     ("validation 1.5", ["train", "digits", "--validation", "1.5"], "strictly between 0 and 1"),
     ("validation", ["train", "digits", "--validation", "nowhere"], "'nowhere' is neither"),

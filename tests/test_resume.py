@@ -132,6 +132,19 @@ def test_a_run_moves_to_another_device(tmp_path, device):
         np.testing.assert_allclose(run.model.parameters[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("how", [{}, {"replicas": 2}, {"replicas": 2, "hybrid": True}], ids=str)
+def test_a_run_moves_to_two_devices_and_back(tmp_path, how):
+    go(tmp_path / "run", epochs=1, devices=["cpu", "cpu"], **how)
+    go(tmp_path / "run", epochs=2, resume=True)
+    run = go(tmp_path / "run", epochs=3, resume=True, devices=["cpu", "cpu"], **how)
+    whole = go(tmp_path / "whole", epochs=3)
+    for name, value in whole.model.parameters.items():
+        np.testing.assert_allclose(run.model.parameters[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
+    starts = events(tmp_path / "run", "start")
+    assert [e["devices"] for e in starts] == [["cpu", "cpu"], ["cpu"], ["cpu", "cpu"]]
+    assert [e["hybrid"] for e in starts] == [how.get("hybrid", False), False, how.get("hybrid", False)]
+
+
 def test_auto_resume(tmp_path):
     first = go(tmp_path / "run", resume="auto", epochs=2)
     assert not events(first.out, "start")[0]["resumed"]

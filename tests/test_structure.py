@@ -169,9 +169,10 @@ FLOORS = [
     {"ops"},
     {"layers", "data"},
     {"network", "models", "optim"},
-    {"buffers", "plan", "model", "checkpoint", "gradients"},
-    {"evaluate", "train", "trainer", "progress", "plots"},
-    {"cli", "__main__", "__init__"},
+    {"buffers", "parallel"},
+    {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
+    {"evaluate", "train", "trainer", "resuming", "progress", "plots"},
+    {"cli", "cli_arguments", "__main__", "__init__"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 MODULES = sorted((ROOT / "pyconvnet").rglob("*.py"))

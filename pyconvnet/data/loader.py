@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,14 +25,34 @@ from .workers import EpochEnded, WorkerPool
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: images (n, H, W, C) uint8 or float32, labels (n,) int32, and the indices (n,) read."""
+    """One batch, or one rank's share of it.
+
+    Attributes
+    ----------
+    images : (n, H, W, C) uint8 or float32
+    labels : (n,) int32
+    indices : (n,) int64
+        What was read.
+    first, total : int
+        The share is rows first ... first + n - 1 of a batch of ``total``.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
+    first: int
+    total: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+class _Share(NamedTuple):
+    """What of one batch is to be read: indices, and where they lie in the whole batch."""
+
+    indices: np.ndarray
+    first: int
+    total: int
 
 
 class Loader:
@@ -53,6 +73,9 @@ class Loader:
         Leave out the last batch of an epoch where it is not full.
     prefetch : int
         Batches read ahead.
+    share : (rank, size)
+        Of several processes that work on every batch together: this one reads rows
+        [total * rank // size, total * (rank + 1) // size) of each, which may be none.
 
     Use it as a context manager, or call `close`; at the latest the workers end with the process.
     """
@@ -67,6 +90,7 @@ class Loader:
         workers: int = 0,
         drop_last: bool = False,
         prefetch: int = 2,
+        share: tuple[int, int] = (0, 1),
     ):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Loader: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
@@ -91,6 +115,7 @@ class Loader:
         self.workers = int(workers)
         self.drop_last = bool(drop_last)
         self.prefetch = int(prefetch)
+        self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
 
     def __len__(self) -> int:
@@ -131,17 +156,27 @@ class Loader:
         start = _whole("start", start)
         if start > len(self):
             raise ValueError(f"Loader: start must lie in [0, {len(self)}], got {start}")
-        plan = [order[b * self.batch_size : (b + 1) * self.batch_size] for b in range(start, len(self))]
+        plan = [self._share(order[b * self.batch_size :][: self.batch_size]) for b in range(start, len(self))]
         if self.dataset.in_memory:
-            return (self._batch(indices, self.dataset.read(indices)) for indices in plan)
+            return (self._batch(share, self._images(share.indices)) for share in plan)
         if self.workers == 0:
             return self._threaded(plan)
         return self._processes(plan)
 
-    def _batch(self, indices: np.ndarray, images: np.ndarray) -> Batch:
-        return Batch(images, self.dataset.labels[indices], indices)
+    def _share(self, indices: np.ndarray) -> _Share:
+        total = len(indices)
+        first, last = (total * (self.rank + i) // self.size for i in (0, 1))
+        return _Share(indices[first:last], first, total)
 
-    def _threaded(self, plan: list[np.ndarray]) -> Iterator[Batch]:
+    def _images(self, indices: np.ndarray) -> np.ndarray:
+        if len(indices):
+            return self.dataset.read(indices)
+        return np.empty((0, *self.dataset.image_shape), self.dataset.dtype)
+
+    def _batch(self, share: _Share, images: np.ndarray) -> Batch:
+        return Batch(images, self.dataset.labels[share.indices], *share)
+
+    def _threaded(self, plan: list[_Share]) -> Iterator[Batch]:
         """A thread reads ahead; whatever it raises is raised here."""
         ready: queue.Queue = queue.Queue(self.prefetch)
         stop = threading.Event()
@@ -157,8 +192,8 @@ class Loader:
 
         def read() -> None:
             try:
-                for indices in plan:
-                    if not put(self._batch(indices, self.dataset.read(indices))):
+                for share in plan:
+                    if not put(self._batch(share, self._images(share.indices))):
                         return
             except BaseException as error:
                 put(error)
@@ -175,17 +210,30 @@ class Loader:
             stop.set()
             thread.join()
 
-    def _processes(self, plan: list[np.ndarray]) -> Iterator[Batch]:
+    def _processes(self, plan: list[_Share]) -> Iterator[Batch]:
         if self._pool is None or self._pool.closed:
-            self._pool = WorkerPool(self.dataset, self.workers, self.batch_size, slots=self.prefetch + 1)
+            most = -(-self.batch_size // self.size)
+            self._pool = WorkerPool(self.dataset, self.workers, most, slots=self.prefetch + 1)
         try:
-            for indices, images in self._pool.read(plan):
-                yield self._batch(indices, images)
+            read = self._pool.read([share.indices for share in plan])
+            for share, (_, images) in zip(plan, read, strict=True):
+                yield self._batch(share, images)
         except (GeneratorExit, EpochEnded):  # left early: the processes serve the next epoch
             raise
         except BaseException:  # an error, or Ctrl-C: no process is left behind
             self.close()
             raise
+
+
+def _check_share(share: Any) -> tuple[int, int]:
+    whole = isinstance(share, (tuple, list)) and all(
+        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in share
+    )
+    if not whole or len(share) != 2:
+        raise TypeError(f"Loader: share must be (rank, size), two integers, got {share!r}")
+    if not 0 <= share[0] < share[1]:
+        raise ValueError(f"Loader: share must be (rank, size) with 0 <= rank < size, got {share}")
+    return int(share[0]), int(share[1])
 
 
 def _whole(name: str, value: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,13 @@ class Statistics:
 
 
 def statistics(
-    dataset: Dataset, *, cache: str | Path | None = None, workers: int = 0, progress: bool = False
+    dataset: Dataset,
+    *,
+    cache: str | Path | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    share: tuple[int, int] = (0, 1),
+    add_up: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Statistics:
     """Compute `Statistics` in one pass over `dataset`.
 
@@ -63,36 +70,47 @@ def statistics(
         Worker processes that decode images.
     progress : bool
         Show a progress bar.
+    share : (rank, size)
+        Of several processes that each read a part, as in `Loader`.
+    add_up : function
+        Sums an array of float64 over those processes.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"statistics: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
     path = None if cache is None else Path(cache) / f"statistics-{dataset.fingerprint()}.npz"
     if path is not None and (known := _load(path)) is not None:
         return known
-    result = _compute(dataset, workers, progress)
+    result = _compute(dataset, workers, progress, share, add_up)
     if path is not None:
         _save(path, result)
     return result
 
 
-def _compute(dataset: Dataset, workers: int, progress: bool) -> Statistics:
+def _compute(
+    dataset: Dataset,
+    workers: int,
+    progress: bool,
+    share: tuple[int, int],
+    add_up: Callable[[np.ndarray], np.ndarray],
+) -> Statistics:
     height, width, channels = dataset.image_shape
     image_sum = np.zeros((height * width, channels))
     product_sum = np.zeros((channels, channels))
     shift = np.zeros(channels)
     bar = _bar(len(dataset), progress)
     batch_size = max(1, min(_BATCH, len(dataset), (1 << 26) // (height * width * channels) + 1))
-    with Loader(dataset, batch_size, shuffle=False, workers=workers) as loader:
-        for batch in loader.epoch(0):
-            pixels = batch.images.reshape(len(batch.images), -1, channels).astype(np.float64)
-            if dataset.dtype.kind == "f" and not batch.indices[0]:
-                shift = pixels.mean(axis=(0, 1))
+    with Loader(dataset, batch_size, shuffle=False, workers=workers, share=share) as loader:
+        for number, batch in enumerate(loader.epoch(0)):
+            pixels = batch.images.reshape(len(batch.images), height * width, channels).astype(np.float64)
+            if dataset.dtype.kind == "f" and number == 0:
+                shift = add_up(pixels.sum(axis=(0, 1))) / (batch.total * height * width)
             pixels -= shift
             image_sum += pixels.sum(axis=0)
             flat = pixels.reshape(-1, channels)
             product_sum += flat.T @ flat
-            bar.update(len(batch.images))
+            bar.update(batch.total)
     bar.close()
+    image_sum, product_sum = add_up(image_sum), add_up(product_sum)
     total = len(dataset) * height * width
     mean = image_sum.sum(axis=0) / total
     covariance = product_sum / total - np.outer(mean, mean)

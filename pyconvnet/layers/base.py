@@ -49,8 +49,12 @@ class Context:
     total : int
         Examples in the whole batch, over which costs average (more than this pass holds where a batch is
         split).
-    window : (row0, col0, total_cols) or None
-        Which part of the whole batch's array this pass holds; None: all of it.
+    window : (first example, first channel, channels) or None
+        Which part of the whole batch's output this pass holds, and how many channels the whole has; None: all
+        of it.
+    masked : bool
+        Backward is called a second time with the same ``dy``, which has already gone back through the fused
+        activation.
     labels : array (n,) int32 or None
         Class numbers, for costs.
     metrics : array (4,) float64 or None
@@ -65,6 +69,7 @@ class Context:
     layer: int = 0
     total: int = 0
     window: tuple[int, int, int] | None = None
+    masked: bool = False
     labels: Any = None
     metrics: Any = None
     workspace: Any = None
@@ -79,8 +84,19 @@ def register(kind: type[Layer]) -> type[Layer]:
     return kind
 
 
+@dataclass(frozen=True)
 class Layer:
-    """Base of all layers. Subclasses are frozen dataclasses whose fields are the hyper-parameters."""
+    """Base of all layers. Subclasses are frozen dataclasses whose fields are the hyper-parameters.
+
+    Parameters
+    ----------
+    device : int, "all" or None
+        Where the layer lies when the network is split over several devices: whole on the tower of that number
+        (cuda-convnet's ``gpu=``), in slices on all of them, or (None) as
+        :mod:`pyconvnet.parallel.partition` decides. On one device it says nothing.
+    """
+
+    device: int | str | None = field(default=None, kw_only=True)
 
     #: How many inputs the layer takes: (least, most); most None means any number.
     arity: ClassVar[tuple[int, int | None]] = (1, 1)

@@ -92,7 +92,7 @@ class Conv2d(WeightLayer):
         dxs: Sequence,
         grads: Mapping,
     ) -> None:
-        if self.activation == "relu":
+        if self.activation == "relu" and not ctx.masked:
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
             ops.conv2d_dgrad(dy, params["weight"], xs[0].shape, out=dxs[0], **self._options(ctx))

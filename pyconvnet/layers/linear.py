@@ -59,7 +59,7 @@ class Linear(WeightLayer):
         dxs: Sequence,
         grads: Mapping,
     ) -> None:
-        if self.activation == "relu":
+        if self.activation == "relu" and not ctx.masked:
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
             ops.linear_dgrad(dy, params["weight"], out=rows(dxs[0]), workspace=ctx.workspace)

@@ -108,20 +108,26 @@ class Dropout(Layer):
         return 1.0 if self.mode == "paper" else None
 
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
-        x = rows(xs[0])
-        if ctx.train:
-            ops.dropout(
-                x,
-                self.p,
-                ctx.seed,
-                ctx.step,
-                ctx.layer,
-                scale=self._scale,
-                window=ctx.window,
-                out=(rows(y), rows(saved["mask"])),
-            )
-        else:
-            ops.add(x, x, alpha=1.0 - self.p if self.mode == "paper" else 1.0, beta=0.0, out=rows(y))
+        x = xs[0]
+        if not ctx.train:
+            ops.add(x, x, alpha=1.0 - self.p if self.mode == "paper" else 1.0, beta=0.0, out=y)
+            return
+        # Rows of channels: so a slice of the channels, too, is a window of the whole batch's matrix.
+        channels = x.shape[-1]
+        window = None
+        if ctx.window is not None:
+            first, start, total = ctx.window
+            window = (first * (x[0].size // channels), start, total)
+        ops.dropout(
+            x.reshape(-1, channels),
+            self.p,
+            ctx.seed,
+            ctx.step,
+            ctx.layer,
+            scale=self._scale,
+            window=window,
+            out=(y.reshape(-1, channels), saved["mask"].reshape(-1, channels)),
+        )
 
     def backward(
         self,

@@ -1,0 +1,507 @@
+"""The split of a network over devices: a pass over the graph that says who holds, reads and sends what.
+
+Devices form a grid of R replicas x T towers, ``devices[r * T + t]``. A replica works on its part of every
+batch; inside a replica each layer's channels are cut into T slices, one a tower. A layer that finds all it
+reads on its own device runs there alone; one that needs more first gathers it, and the gradient of what was
+gathered goes back to its owners, who add up the parts (a reduce-scatter). For AlexNet's two towers over two
+devices that is the paper's scheme (section 3.5, figure 2): conv3 and the fully connected layers see both.
+
+Rules, in the order of the graph:
+
+* Convolutions and fully connected layers: T slices of filters. ``groups`` divisible by T, or T by ``groups``,
+  so that a slice reads whole groups or one group; otherwise the layer cannot be split.
+* The layer whose output only costs read (the class scores) lies whole where the cost is, on tower 0, as in
+  the 2012 code: one crossing, where a split would have two. (Not in a hybrid of at most as many
+  devices as classes: there tower 0 would compute the scores of all replicas' examples alone.)
+* A layer with ``device=d`` lies whole on tower d (cuda-convnet's ``gpu=``); ``device="all"`` asks for slices
+  where the rule above would not make any.
+* Everything else lies where its first input lies. Response normalisation whose window reaches into a
+  neighbouring slice gathers just the channels it lacks.
+* ``hybrid``: from the first fully connected layer on, all R * T devices are towers of one replica (A.
+  Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, scheme a).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..buffers import padded
+from ..layers import LRN, Concat, Conv2d, Layer, Linear, WeightLayer
+from ..layers.base import check_number
+from ..network import INPUT, Network, Node
+
+
+@dataclass(frozen=True)
+class Region:
+    """A piece of a value: rows ``part`` of ``parts`` equal parts of the batch, channels [start, stop)."""
+
+    part: int
+    parts: int
+    start: int
+    stop: int
+
+    @property
+    def channels(self) -> int:
+        return self.stop - self.start
+
+    def rows(self, n: int) -> tuple[int, int]:
+        """First and last-plus-one example of a batch of ``n``."""
+        return n * self.part // self.parts, n * (self.part + 1) // self.parts
+
+    def count(self, n: int) -> int:
+        """Examples of a batch of ``n``."""
+        first, last = self.rows(n)
+        return last - first
+
+    def capacity(self, batch_size: int) -> int:
+        """Most examples the part can hold for any batch up to ``batch_size``."""
+        return -(-batch_size // self.parts)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one device contributes to a gathered copy."""
+
+    source: int
+    region: Region
+
+
+@dataclass(frozen=True)
+class Local:
+    """One layer's share on one device.
+
+    Attributes
+    ----------
+    layer : Layer
+        With the hyper-parameters of the share (filters, groups).
+    reads : tuple of Region
+        What it takes of each input, in the order of ``node.inputs`` less those it takes nothing of.
+    sources : tuple of str
+        The inputs' names, one for each of ``reads``.
+    makes, keeps : Region
+        What it computes, and what of that it holds: more than it keeps only where response normalisation
+        borrows channels from its neighbours.
+    filters : (first, last + 1) or None
+        Slice of the layer's parameters along their first axis.
+    """
+
+    node: Node
+    device: int
+    layer: Layer
+    sources: tuple[str, ...]
+    reads: tuple[Region, ...]
+    makes: Region
+    keeps: Region
+    filters: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Bytes that go from one device to another in a training step, and the layer that needs them.
+
+    ``kind``: "gather" (forward), "gradient" (of what was gathered, back to its owner) or "weights"
+    (gradients of parameters that replicas share).
+    """
+
+    layer: str
+    kind: str
+    source: int
+    target: int
+    nbytes: int
+
+
+class PartitionError(ValueError):
+    """A network that cannot be split as asked; the message names the layer and the reason."""
+
+
+def gradient_names(network: Network, input_gradient: bool = False) -> list[str]:
+    """Outputs that need a gradient, in the order of the graph: on the way from a trainable parameter (or the
+    images) to a cost.
+    """
+    learns = {INPUT: input_gradient}
+    for node in network:
+        learns[node.name] = trainable(network, node) or any(learns[source] for source in node.inputs)
+    reaches = {source for node in network if node.layer.is_cost for source in node.inputs}
+    for node in reversed(list(network)):
+        if node.name in reaches:
+            reaches.update(node.inputs)
+    return [name for name in [INPUT, *(n.name for n in network)] if learns[name] and name in reaches]
+
+
+def trainable(network: Network, node: Node) -> bool:
+    """Whether backward computes gradients of the parameters the layer uses."""
+    if getattr(node.layer, "frozen", False):
+        return False
+    return any(p.lr_mult > 0 for p in network[node.owner].parameters())
+
+
+class Partition:
+    """Where everything lies; made by :func:`partition`, printed as a table.
+
+    Attributes
+    ----------
+    network : Network
+    devices : tuple of str
+    replicas, towers : int
+        R and T.
+    hybrid : bool
+    held : dict of str to tuple of Region or None
+        What each device holds of each output (and of the images, under "input").
+    locals : list of list of Local
+        Each device's layers, in the order of the graph.
+    filters : dict of str to tuple
+        By layer with parameters, each device's slice of them or None.
+    """
+
+    def __init__(
+        self, network: Network, devices: Sequence[str], replicas: int, hybrid: bool, batch_size: int
+    ):
+        self.network, self.devices, self.batch_size = network, tuple(devices), batch_size
+        self.replicas, self.towers, self.hybrid = replicas, len(devices) // replicas, hybrid
+        self._fully_connected = self._after_linear()
+        self._scores = self._score_layers()
+        channels = network.input_shape[-1]
+        self.held: dict[str, tuple[Region | None, ...]] = {
+            INPUT: tuple(Region(d // self.towers, replicas, 0, channels) for d in range(len(devices)))
+        }
+        self.filters: dict[str, tuple[tuple[int, int] | None, ...]] = {}
+        self.locals: list[list[Local]] = [[] for _ in devices]
+        for node in network:
+            self._place(node)
+
+    # ---- where a layer lies --------------------------------------------------------------------------------
+    def _after_linear(self) -> set[str]:
+        names: set[str] = set()
+        for node in self.network:
+            if isinstance(node.layer, Linear) or names.intersection(node.inputs):
+                names.add(node.name)
+        return names
+
+    def _score_layers(self) -> set[str]:
+        readers: dict[str, list[Node]] = {}
+        for node in self.network:
+            for source in node.inputs:
+                readers.setdefault(source, []).append(node)
+        return {name for name, nodes in readers.items() if all(node.layer.is_cost for node in nodes)}
+
+    def _grid(self, node: Node) -> tuple[int, int]:
+        """(replicas, towers) as this layer sees the devices."""
+        if self.hybrid and node.name in self._fully_connected:
+            return 1, len(self.devices)
+        return self.replicas, self.towers
+
+    def _regions(self, node: Node, slices: Sequence[tuple[int, int] | None]) -> tuple[Region | None, ...]:
+        """The slice of each tower, in every replica, as regions of the devices."""
+        replicas, towers = self._grid(node)
+        out: list[Region | None] = []
+        for d in range(len(self.devices)):
+            piece = slices[d % towers]
+            out.append(None if piece is None else Region(d // towers, replicas, *piece))
+        return tuple(out)
+
+    def _whole(self, node: Node, tower: int) -> list[tuple[int, int] | None]:
+        towers = self._grid(node)[1]
+        if not 0 <= tower < towers:
+            raise PartitionError(
+                f"partition: {node} has device={tower}, but there are {towers} towers, numbered from 0"
+            )
+        channels = node.output_shape[-1] if node.output_shape else 1
+        return [(0, channels) if t == tower else None for t in range(towers)]
+
+    def _slices(self, node: Node) -> list[tuple[int, int] | None]:
+        """Each tower's channels of the layer's output."""
+        towers, layer = self._grid(node)[1], node.layer
+        if towers == 1:
+            return self._whole(node, 0)
+        if isinstance(layer.device, int):
+            return self._whole(node, layer.device)
+        if layer.is_cost:
+            if layer.device == "all":
+                raise PartitionError(
+                    f"partition: {node} cannot be split: a cost looks at all the scores at once"
+                )
+            return self._whole(node, self._tower_of(node, node.inputs[0]) or 0)
+        if layer.device == "all" and not isinstance(layer, WeightLayer):
+            return self._even(node, 1)
+        if isinstance(layer, WeightLayer):
+            few = not self.hybrid or node.output_shape[-1] < towers
+            if node.name in self._scores and layer.device is None and few:
+                return self._whole(node, 0)
+            return self._even(node, layer.groups if isinstance(layer, Conv2d) else 1)
+        towers_of_inputs = [self._tower_of(node, source) for source in node.inputs]
+        if isinstance(layer, Concat):
+            if None in towers_of_inputs or len(set(towers_of_inputs)) > 1:
+                return self._even(node, 1)
+            return self._whole(node, towers_of_inputs[0])
+        first = node.inputs[0]
+        if first == INPUT or self._layout(first) != self._grid(node):
+            # Not worth slicing before the first layer with filters.
+            return self._whole(node, 0) if first == INPUT else self._even(node, 1)
+        held = self.held[first]
+        return [None if held[t] is None else (held[t].start, held[t].stop) for t in range(towers)]
+
+    def _layout(self, name: str) -> tuple[int, int]:
+        return (self.replicas, self.towers) if name == INPUT else self._grid(self.network[name])
+
+    def _tower_of(self, node: Node, source: str) -> int | None:
+        """The tower that holds all of ``source``, where there is just one in this layer's grid."""
+        if source == INPUT or self._layout(source) != self._grid(node):
+            return None
+        holders = [t for t in range(self._grid(node)[1]) if self.held[source][t] is not None]
+        return holders[0] if len(holders) == 1 else None
+
+    def _even(self, node: Node, groups: int) -> list[tuple[int, int] | None]:
+        towers, count = self._grid(node)[1], node.output_shape[-1]
+        if towers % groups and groups % towers:
+            raise PartitionError(
+                f"partition: {node} cannot be split over {towers} devices: its {groups} groups neither "
+                f"divide nor are divided by {towers}; give it device=0 to keep it whole"
+            )
+        blocks = groups if groups < towers else 1  # several towers share a group
+        per_block, size = towers // blocks, count // blocks
+        if size < per_block:
+            raise PartitionError(
+                f"partition: {node} cannot be split over {towers} devices: it has {count} channels in "
+                f"{groups} group{'s' if groups > 1 else ''}; give it device=0 to keep it whole"
+            )
+        edges = [b * size + size * i // per_block for b in range(blocks) for i in range(per_block)] + [count]
+        return list(itertools.pairwise(edges))
+
+    # ---- what a layer reads --------------------------------------------------------------------------------
+    def _place(self, node: Node) -> None:
+        keeps = self._regions(node, self._slices(node))
+        self.held[node.name] = keeps
+        if node.parameters():
+            slices = tuple(None if k is None else (k.start, k.stop) for k in keeps)
+            known = self.filters.setdefault(node.owner, slices)
+            if known != slices:
+                raise PartitionError(
+                    f"partition: {node} cannot be split: it uses the parameters of layer {node.owner!r}, "
+                    "which lies on other devices; give both the same device="
+                )
+        for d, kept in enumerate(keeps):
+            if kept is not None:
+                self.locals[d].append(self._local(node, d, kept))
+
+    def _local(self, node: Node, device: int, keeps: Region) -> Local:
+        layer, sources = node.layer, node.inputs
+        filters = (keeps.start, keeps.stop) if node.parameters() else None
+        makes, spans = keeps, [(keeps.start, keeps.stop)] * len(sources)
+        if isinstance(layer, Conv2d):
+            per_group, inputs = layer.filters // layer.groups, node.input_shapes[0][2] // layer.groups
+            first, last = keeps.start // per_group, -(-keeps.stop // per_group)
+            spans = [(first * inputs, last * inputs)]
+            layer = dataclasses.replace(layer, filters=keeps.channels, groups=last - first)
+        elif isinstance(layer, Linear):
+            spans = [(0, node.input_shapes[0][-1])]
+            layer = dataclasses.replace(layer, outputs=keeps.channels)
+        elif layer.is_cost:
+            spans = [(0, node.input_shapes[0][-1])]
+        elif isinstance(layer, LRN):
+            start, stop, groups = _normalised(layer, keeps, node.output_shape[2])
+            makes, spans = dataclasses.replace(keeps, start=start, stop=stop), [(start, stop)]
+            layer = dataclasses.replace(layer, groups=groups)
+        elif isinstance(layer, Concat):
+            spans, at = [], 0
+            for shape in node.input_shapes:
+                spans.append((max(keeps.start - at, 0), min(keeps.stop - at, shape[-1])))
+                at += shape[-1]
+        taken = [(s, span) for s, span in zip(sources, spans, strict=True) if span[0] < span[1]]
+        reads = tuple(Region(keeps.part, keeps.parts, *span) for _, span in taken)
+        return Local(node, device, layer, tuple(s for s, _ in taken), reads, makes, keeps, filters)
+
+    def pieces(self, name: str, device: int, region: Region) -> list[Piece]:
+        """What each device contributes to ``region`` of a value on ``device``: by rows, then channels.
+
+        The images lie on several devices at once; the device's own copy is taken first.
+        """
+        found: list[Piece] = []
+        seen: set[tuple[int, int]] = set()
+        order = range(len(self.devices))
+        for d in sorted(order, key=lambda d: (d != device, d)) if name == INPUT else order:
+            held = self.held[name][d]
+            if held is None or (region.parts == held.parts and region.part != held.part):
+                continue
+            start, stop = max(region.start, held.start), min(region.stop, held.stop)
+            if start < stop and (held.part, start) not in seen:
+                seen.add((held.part, start))
+                found.append(Piece(d, Region(held.part, held.parts, start, stop)))
+        return sorted(found, key=lambda p: (p.region.part, p.region.start))
+
+    def gathers(self, device: int) -> Iterator[tuple[str, Region, Node]]:
+        """Copies that ``device`` has to assemble, each with the first layer that reads it."""
+        seen = set()
+        for local in self.locals[device]:
+            for source, region in zip(local.sources, local.reads, strict=True):
+                if self.held[source][device] != region and (source, region) not in seen:
+                    seen.add((source, region))
+                    yield source, region, local.node
+
+    def sharing(self, owner: str) -> list[list[int]]:
+        """Groups of devices that hold the same slice of a layer's parameters."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for d, piece in enumerate(self.filters[owner]):
+            if piece is not None:
+                groups.setdefault(piece, []).append(d)
+        return list(groups.values())
+
+    # ---- description ---------------------------------------------------------------------------------------
+    def crossings(self, n: int | None = None, itemsize: int = 4) -> list[Crossing]:
+        """Everything that crosses between devices in one training step on ``n`` examples."""
+        n = self.batch_size if n is None else n
+        needed, out = set(gradient_names(self.network)), []
+        for d in range(len(self.devices)):
+            for source, region, node in self.gathers(d):
+                shape = self.network.input_shape if source == INPUT else self.network[source].output_shape
+                back = source in needed and self._returns(d, source, region, needed)
+                for piece in self.pieces(source, d, region):
+                    values = piece.region.count(n) * math.prod(shape[:-1]) * piece.region.channels
+                    if piece.source != d and values:
+                        nbytes = values * itemsize
+                        out.append(Crossing(node.name, "gather", piece.source, d, nbytes))
+                        if back:
+                            out.append(Crossing(node.name, "gradient", d, piece.source, nbytes))
+        return out + list(self._shared(n, itemsize))
+
+    def _returns(self, device: int, source: str, region: Region, needed: set[str]) -> bool:
+        """Whether any reader of a gathered copy puts a gradient into it."""
+        return any(
+            (source, region) in zip(local.sources, local.reads, strict=True)
+            and (local.node.layer.is_cost or local.node.name in needed)
+            for local in self.locals[device]
+        )
+
+    def _shared(self, n: int, itemsize: int) -> Iterator[Crossing]:
+        """Gradients that replicas add up: each owns an equal share of the sum, collects the others' parts of
+        it and sends the sum back.
+        """
+        for owner in self.filters:
+            if not trainable(self.network, self.network[owner]):
+                continue
+            sizes = [math.prod(p.shape[1:]) for p in self.network[owner].parameters()]
+            for group in self.sharing(owner):
+                first, last = self.filters[owner][group[0]]
+                values = sum(padded((last - first) * size) for size in sizes)  # gaps travel along
+                for i, d in enumerate(group):
+                    share = values * (i + 1) // len(group) - values * i // len(group)
+                    for other in group:
+                        if other != d and share:
+                            yield Crossing(owner, "weights", other, d, share * itemsize)
+                            yield Crossing(owner, "weights", d, other, share * itemsize)
+
+    def table(self, n: int | None = None) -> str:
+        """Per layer: each device's channels (and share of the batch), what it gathers, bytes a step."""
+        n = self.batch_size if n is None else n
+        names = [f"{d}: {name}" for d, name in enumerate(self.devices)]
+        rows = [("layer", "kind", "output", *names, "gathers", "forward", "backward", "weights")]
+        crossings = self.crossings(n)
+        for node in self.network:
+            mine = [c for c in crossings if c.layer == node.name]
+            reads = {s for d in range(len(self.devices)) for s, _, first in self.gathers(d) if first == node}
+            shape = "x".join(map(str, node.output_shape)) or "loss"
+            held = [_place_text(node, region, n) for region in self.held[node.name]]
+            by_kind = [sum(c.nbytes for c in mine if c.kind == k) for k in ("gather", "gradient", "weights")]
+            moved = [f"{b:,}" if b else "" for b in by_kind]
+            gathered = ", ".join(sorted(reads)) if any(by_kind[:2]) else ""
+            rows.append((node.name, type(node.layer).__name__, shape, *held, gathered, *moved))
+        totals = [
+            f"{sum(c.nbytes for c in crossings if c.kind == k):,}" for k in ("gather", "gradient", "weights")
+        ]
+        held = [f"{self.parameters(d):,}" for d in range(len(self.devices))]
+        rows.append(("total", "", "parameters", *held, "bytes a step", *totals))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        grid = f"{self.replicas} replica{'s' if self.replicas > 1 else ''} x {self.towers} tower"
+        title = (
+            f"{self.network.name} over {len(self.devices)} devices, {grid}{'s' if self.towers > 1 else ''}"
+        )
+        title += f"{', fully connected layers over all' if self.hybrid else ''}, batch {n}, float32"
+        rule = "-" * max(map(len, lines))
+        return "\n".join([title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def parameters(self, device: int) -> int:
+        """Number of parameters a device holds."""
+        total = 0
+        for owner, slices in self.filters.items():
+            if slices[device] is not None:
+                first, last = slices[device]
+                total += (last - first) * sum(
+                    math.prod(p.shape[1:]) for p in self.network[owner].parameters()
+                )
+        return total
+
+    def __str__(self) -> str:
+        return self.table()
+
+    __repr__ = __str__
+
+
+def _place_text(node: Node, region: Region | None, n: int) -> str:
+    if region is None:
+        return "-"
+    first, last = region.rows(n)
+    rows = f"rows {first}:{last} " if region.parts > 1 else ""
+    return f"{rows}{region.start}:{region.stop}" if node.output_shape else f"{rows}cost"
+
+
+def _normalised(layer: LRN, keeps: Region, channels: int) -> tuple[int, int, int]:
+    """(start, stop, groups) of what response normalisation must read to make ``keeps``."""
+    group = channels // layer.groups
+    first, last = keeps.start // group, -(-keeps.stop // group)
+    if last - first > 1 or (first * group, last * group) == (keeps.start, keeps.stop):
+        return first * group, last * group, last - first
+    before = layer.size // 2  # inside one group: the neighbours that the window reaches
+    start = max(first * group, keeps.start - before)
+    return start, min(last * group, keeps.stop + layer.size - 1 - before), 1
+
+
+def partition(
+    network: Network,
+    devices: int | Sequence[str],
+    replicas: int = 1,
+    hybrid: bool = False,
+    *,
+    batch_size: int = 128,
+) -> Partition:
+    """Split a network over devices.
+
+    Parameters
+    ----------
+    network : Network
+    devices : int or sequence of str
+        How many, or their names; names may repeat.
+    replicas : int
+        R: copies of the network, each working on its share of every batch; must divide the number of devices.
+    hybrid : bool
+        Replicate the convolutions R times, but split the fully connected layers over all devices.
+    batch_size : int
+        For the bytes the table tells.
+
+    Raises
+    ------
+    PartitionError
+        (a ValueError) A layer that cannot be split; the message names it and says why.
+    ValueError, TypeError
+        A bad option.
+    """
+    if isinstance(devices, (str, int)):
+        if isinstance(devices, str):
+            raise TypeError(f"partition: devices must be a list of names or a number, got {devices!r}")
+        check_number("partition: devices", devices, "positive int")
+        devices = [str(d) for d in range(devices)]
+    names = [str(getattr(d, "name", d)) for d in devices]
+    if not names:
+        raise ValueError("partition: devices must name at least one device, got an empty list")
+    check_number("partition: replicas", replicas, "positive int")
+    check_number("partition: batch_size", batch_size, "positive int")
+    if not isinstance(hybrid, bool):
+        raise TypeError(f"partition: hybrid must be True or False, got {hybrid!r}")
+    if len(names) % replicas:
+        raise ValueError(
+            f"partition: replicas must divide the number of devices, {len(names)}, got {replicas}"
+        )
+    return Partition(network, names, replicas, hybrid, batch_size)
