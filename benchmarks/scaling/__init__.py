@@ -1,0 +1,1 @@
+"""The parts of ``scaling_model.py``, which says what they compute and with which formulas."""
