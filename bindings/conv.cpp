@@ -9,7 +9,8 @@ namespace {
 // Checks what the kernels rely on: every extent positive, every tensor below 2^31 elements, every output
 // pixel's coordinates within 32 bits, group sizes whole.
 Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
-                       int stride_w, int pad_h, int pad_w, int groups, bool aligned) {
+                       int stride_w, int pad_h, int pad_w, int groups, bool aligned, int precision,
+                       int capability) {
   const auto fail = [](const std::string& text) { throw py::value_error("Conv2dShape: " + text); };
   elements("Conv2dShape: x", {n, h, w, c});
   elements("Conv2dShape: y", {n, p, q, k});
@@ -30,7 +31,25 @@ Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
   if (std::int64_t{r} * s * (c / groups) > longest || std::int64_t{n} * p * q > longest ||
       std::int64_t{r} * s * (k / groups) > longest)
     fail("the number of terms in a sum must stay below 2^31 - 1024");
-  return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups, aligned ? 1 : 0};
+  if (precision < 0 || precision > 2)
+    fail("precision must be 0 (fp32), 1 (tf32) or 2 (fp32x3), got " + std::to_string(precision));
+  return {n,
+          h,
+          w,
+          c,
+          k,
+          r,
+          s,
+          p,
+          q,
+          stride_h,
+          stride_w,
+          pad_h,
+          pad_w,
+          groups,
+          aligned ? 1 : 0,
+          static_cast<Precision>(precision),
+          capability};
 }
 
 std::int64_t x_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
@@ -46,6 +65,24 @@ T* aligned(const char* op, const char* name, const Conv2dShape& shape, T* pointe
   return pointer;
 }
 
+// The kernel will run on the current device, which must be what the shape says: a kernel for tensor cores
+// does nothing on a device without.
+void check_capability(const char* op, const Conv2dShape& shape) {
+#ifdef PCN_EMULATED
+  (void)op, (void)shape;
+#else
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+    return;  // the launch will say what is wrong
+  if (shape.capability > 10 * major + minor)
+    throw py::value_error(std::string(op) + ": the shape is made for compute capability " +
+                          std::to_string(shape.capability) + ", the device has " +
+                          std::to_string(10 * major + minor));
+#endif
+}
+
 Activation activation_of(const char* op, int activation) {
   if (activation != 0 && activation != 1)
     throw py::value_error(std::string(op) + ": activation must be 0 (none) or 1 (relu), got " +
@@ -59,6 +96,7 @@ void fprop(const std::string& name, const Conv2dShape& shape, py::handle y, py::
   const auto table = conv2d_fprop_kernels();
   const auto& row = row_of(op, table, name, shape);
   const Activation act = activation_of(op, activation);
+  check_capability(op, shape);
   Args args(op);
   const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
   const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
@@ -73,6 +111,7 @@ void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py:
   const char* op = "conv2d_dgrad";
   const auto table = conv2d_dgrad_kernels();
   const auto& row = row_of(op, table, name, shape);
+  check_capability(op, shape);
   Args args(op);
   const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
   const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
@@ -86,6 +125,7 @@ void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py:
   const char* op = "conv2d_wgrad";
   const auto table = conv2d_wgrad_kernels();
   const auto& row = row_of(op, table, name, shape);
+  check_capability(op, shape);
   Args args(op);
   const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
   const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
@@ -120,7 +160,9 @@ void register_conv(py::module_& m) {
       .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
            py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
            py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,
-           py::arg("aligned") = true);
+           py::arg("aligned") = true, py::arg("precision") = 0, py::arg("capability") = 0)
+      .def_readonly("capability", &Conv2dShape::capability)
+      .def_property_readonly("precision", [](const Conv2dShape& s) { return static_cast<int>(s.precision); });
   def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels);
   def_ranked(m, "conv2d_dgrad", conv2d_dgrad_kernels);
   def_ranked(m, "conv2d_wgrad", conv2d_wgrad_kernels);

@@ -1,4 +1,5 @@
-// pyconvnet.ops.norm below Python: local response normalisation across channels and across pixels.
+// pyconvnet.ops.norm below Python: local response normalisation across channels and across pixels,
+// and the first with the maximum over windows of pixels behind it.
 #include "norm/norm.h"
 
 #include "array.h"
@@ -50,6 +51,78 @@ void def_backward(py::module_& m, const char* op, KernelTable<Row> (*table)()) {
   });
 }
 
+// One axis of the windows of pixels: each holds at least one pixel, and no coordinate leaves 32 bits.
+void check_axis(std::int64_t extent, std::int64_t size, std::int64_t windows, std::int64_t stride,
+                std::int64_t pad) {
+  constexpr std::int64_t limit = std::int64_t{1} << 31;
+  if (size < 1 || stride < 1)
+    throw py::value_error("LrnMaxPool2dShape: windows and strides must be positive");
+  if (pad < 0 || pad >= size)
+    throw py::value_error("LrnMaxPool2dShape: padding must be 0 … the window's extent - 1");
+  if ((windows - 1) * stride - pad >= extent)
+    throw py::value_error("LrnMaxPool2dShape: the last window is outside the image");
+  if (extent + size >= limit || (windows - 1) * stride + size >= limit)
+    throw py::value_error(
+        "LrnMaxPool2dShape: 2^31 pixels or more under one axis's windows are not supported");
+}
+
+LrnMaxPool2dShape make_pooled_shape(int n, int h, int w, int c, int lrn_size, int groups, int r, int s, int p,
+                                    int q, int stride_h, int stride_w, int pad_h, int pad_w) {
+  elements("LrnMaxPool2dShape", {n, h, w, c});
+  elements("LrnMaxPool2dShape", {n, p, q, c});
+  elements("LrnMaxPool2dShape", {r, s});
+  if (lrn_size < 1) throw py::value_error("LrnMaxPool2dShape: lrn_size must be positive");
+  if (groups < 1 || c % groups != 0) throw py::value_error("LrnMaxPool2dShape: groups must divide c");
+  check_axis(h, r, p, stride_h, pad_h);
+  check_axis(w, s, q, stride_w, pad_w);
+  return {n, h, w, c, lrn_size, groups, r, s, p, q, stride_h, stride_w, pad_h, pad_w};
+}
+
+std::int64_t count_in(const LrnMaxPool2dShape& shape) {
+  return elements("lrn_max_pool2d", {shape.n, shape.h, shape.w, shape.c});
+}
+std::int64_t count_out(const LrnMaxPool2dShape& shape) {
+  return elements("lrn_max_pool2d", {shape.n, shape.p, shape.q, shape.c});
+}
+
+void register_pooled(py::module_& m) {
+  py::class_<LrnMaxPool2dShape>(m, "LrnMaxPool2dShape", py::module_local())
+      .def(py::init(&make_pooled_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"),
+           py::arg("c"), py::arg("lrn_size"), py::arg("groups"), py::arg("r"), py::arg("s"), py::arg("p"),
+           py::arg("q"), py::arg("stride_h"), py::arg("stride_w"), py::arg("pad_h"), py::arg("pad_w"));
+  def_table(m, "lrn_max_pool2d", lrn_max_pool2d_kernels);
+  m.def("lrn_max_pool2d", [](const std::string& kernel, const LrnMaxPool2dShape& shape, py::object y,
+                             py::object argmax, py::object x, float alpha, float beta, float k,
+                             std::uintptr_t stream) {
+    Args args("lrn_max_pool2d");
+    const std::int64_t count = count_out(shape);
+    float* y_ = args.out<float>(y, "y", count);
+    void* argmax_ = argmax_is_byte(shape)
+                        ? static_cast<void*>(args.out<std::uint8_t>(argmax, "argmax", count))
+                        : static_cast<void*>(args.out<std::int32_t>(argmax, "argmax", count));
+    const float* x_ = args.in<float>(x, "x", count_in(shape));
+    const LrnMaxPool2dRow& row = row_of("lrn_max_pool2d", lrn_max_pool2d_kernels(), kernel, shape);
+    run(row.name, [&] { return row.launch(y_, argmax_, x_, alpha, beta, k, shape, stream_of(stream)); });
+  });
+  def_table(m, "lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels);
+  m.def("lrn_max_pool2d_backward",
+        [](const std::string& kernel, const LrnMaxPool2dShape& shape, py::object dx, py::object dy,
+           py::object argmax, py::object x, float alpha, float beta, float k, std::uintptr_t stream) {
+          Args args("lrn_max_pool2d_backward");
+          float* dx_ = args.out<float>(dx, "out", count_in(shape));
+          const float* dy_ = args.in<float>(dy, "dy", count_out(shape));
+          const void* argmax_ =
+              argmax_is_byte(shape)
+                  ? static_cast<const void*>(args.in<std::uint8_t>(argmax, "argmax", count_out(shape)))
+                  : static_cast<const void*>(args.in<std::int32_t>(argmax, "argmax", count_out(shape)));
+          const float* x_ = args.in<float>(x, "x", count_in(shape));
+          const LrnMaxPool2dBackwardRow& row =
+              row_of("lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels(), kernel, shape);
+          run(row.name,
+              [&] { return row.launch(dx_, dy_, argmax_, x_, alpha, beta, k, shape, stream_of(stream)); });
+        });
+}
+
 }  // namespace
 
 void register_norm(py::module_& m) {
@@ -72,6 +145,7 @@ void register_norm(py::module_& m) {
   def_backward(m, "lrn_backward", lrn_backward_kernels);
   def_forward(m, "lrn_spatial", lrn_spatial_kernels);
   def_backward(m, "lrn_spatial_backward", lrn_spatial_backward_kernels);
+  register_pooled(m);
 }
 
 }  // namespace pcn::bind

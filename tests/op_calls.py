@@ -40,6 +40,10 @@ def calls() -> dict[str, dict[str, Any]]:
         "lrn_backward": {name: f32(2, 3, 3, 4) for name in ("dy", "x", "y", "scale")},
         "lrn_spatial": {"x": f32(2, 3, 3, 4)},
         "lrn_spatial_backward": {name: f32(2, 3, 3, 4) for name in ("dy", "x", "y", "scale")},
+        "lrn_max_pool2d": {"x": f32(2, 5, 5, 4), "groups": 2},
+        "lrn_max_pool2d_backward": {
+            "dy": f32(2, 2, 2, 4), "argmax": u8(2, 2, 2, 4), "x": f32(2, 5, 5, 4), "groups": 2,
+        },
         "relu": {"x": f32(3, 4)},
         "relu_backward": {"dy": f32(3, 4), "y": f32(3, 4)},
         "tanh": {"x": f32(3, 4)},
@@ -77,7 +81,7 @@ OPTIONAL = {
 }
 
 #: Operations whose results go to several arrays: ``out`` is a tuple.
-SEVERAL = {"max_pool2d", "lrn", "lrn_spatial", "dropout", "softmax_cross_entropy", "split"}
+SEVERAL = {"max_pool2d", "lrn", "lrn_max_pool2d", "lrn_spatial", "dropout", "softmax_cross_entropy", "split"}
 
 #: Operations without ``out``: they work in place.
 IN_PLACE = {"sgd_momentum"}

@@ -1,81 +1,15 @@
 """Every convolution kernel, forced by name, against the float64 reference; and what conv2d refuses."""
 
 import functools
-import zlib
 
 import numpy as np
 import pytest
-from conv_shapes import RAGGED_CONVS, Conv, alexnet_convs, reduced_convs
-from helpers import EPS32, Scratch, assert_close, filled_with_nan, same_bits
+from conv_problems import ALEXNET, CASES, DIRECTIONS, FEW, compute, kernels, problem, rows
+from conv_shapes import Conv, alexnet_convs
+from helpers import EPS32, Scratch, assert_close, same_bits
 
 from pyconvnet import devices, ops
 from pyconvnet.reference import conv as reference
-
-ALEXNET = reduced_convs(tiny=devices.emulator().ext.flavour() != "plain")
-CASES = [*ALEXNET, *RAGGED_CONVS]
-DIRECTIONS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
-# Shapes that between them reach every kernel, for the tests that look at something else than shapes.
-FEW = [
-    case
-    for case in CASES
-    if case.name in ("first_overhang", "rectangular", "many_pixels", "odd_everything", "many_channels")
-]
-
-
-def kernels(op: str, case: Conv) -> list[str]:
-    return ops.kernels(op, case.x, case.w, device="emulator", **case.options)
-
-
-def rows(op: str, cases: list[Conv]) -> list:
-    """One test for each case and each kernel that applies to it."""
-    return [
-        pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_')}")
-        for case in cases
-        for kernel in kernels(op, case)
-    ]
-
-
-class Problem:
-    """Arrays of a case, and the three results in float64."""
-
-    def __init__(self, case: Conv):
-        rng = np.random.default_rng(zlib.crc32(case.name.encode()))
-        self.x, self.w, self.dy = (
-            rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.w, case.y)
-        )
-        self.b = rng.standard_normal(case.w[0]).astype(np.float32)
-        x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
-        self.y = reference.conv2d(x, w, b, **case.options)
-        self.dx = reference.conv2d_dgrad(dy, w, case.x, **case.options)
-        self.dw = reference.conv2d_wgrad(dy, x, case.w, **case.options)
-        n, p, q, k = case.y
-        self.terms = {
-            "conv2d": case.w[1] * case.w[2] * case.w[3] + 1,
-            "conv2d_dgrad": case.w[1] * case.w[2] * k // case.groups,
-            "conv2d_wgrad": n * p * q,
-        }
-
-    def expected(self, op: str) -> np.ndarray:
-        return {"conv2d": self.y, "conv2d_dgrad": self.dx, "conv2d_wgrad": self.dw}[op]
-
-
-problem = functools.lru_cache(maxsize=4)(Problem)
-
-
-def compute(op: str, case: Conv, dev, kernel=None, **options) -> np.ndarray:
-    """One direction on a device, into an output full of NaN."""
-    p = problem(case)
-    x, w, b, dy = (dev.asarray(a) for a in (p.x, p.w, p.b, p.dy))
-    out = filled_with_nan(dev, p.expected(op).shape)
-    options = {"kernel": kernel, "out": out, **case.options, **options}
-    if op == "conv2d":
-        result = ops.conv2d(x, w, b, **options)
-    elif op == "conv2d_dgrad":
-        result = ops.conv2d_dgrad(dy, w, case.x, **options)
-    else:
-        result = ops.conv2d_wgrad(dy, x, case.w, **options)
-    assert result is out
-    return dev.to_numpy(result)
 
 
 def check(op: str, case: Conv, dev, kernel: str) -> None:
@@ -111,8 +45,8 @@ def test_wgrad(case, kernel, device, run_on):
 def test_the_shapes_reach_every_row_of_the_table(op):
     ext = devices.emulator().ext
     table = getattr(ext, f"conv2d_{DIRECTIONS[op]}_table")()
-    assert set(table) == {kernel for case in CASES for kernel in kernels(op, case)}
-    assert set(table) == {kernel for case in FEW for kernel in kernels(op, case)}
+    for cases in (CASES, FEW):
+        assert set(table) == {kernel for case in cases for kernel in kernels(op, case, precision="tf32")}
 
 
 @pytest.mark.parametrize("op", DIRECTIONS)
@@ -123,7 +57,7 @@ def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
         (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
         shape = ext.Conv2dShape(
             n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
-            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups,
+            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=1, capability=90,
         )  # fmt: skip
         for name, nbytes in getattr(ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape):
             (split if nbytes else whole).add(name)

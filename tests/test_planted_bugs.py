@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+import planted_pooled
 import probes
 
 ROOT = probes.ROOT
@@ -53,6 +54,7 @@ POOL_MAX = ("test_pool.py", "test_max_kernels and mix and not misaligned")
 POOL_AVG = ("test_pool.py", "test_avg_kernels and mix and not misaligned")
 NORM = ("test_norm.py", "test_channel_kernels and (fwd or mix)")
 NORM_SPATIAL = ("test_norm.py", "test_pixel_kernels and (fwd or mix)")
+NORM_POOLED = ("test_lrn_max_pool.py", "(test_kernels and (fwd or mix)) or order_of_threads")
 BIAS = ("test_pointwise.py", "test_bias_backward and fwd and not schedule")
 DROPOUT = ("test_dropout.py", "test_dropout_is_the_same_bits_everywhere and emulator")
 ELEMENTWISE = ("test_pointwise.py", "test_elementwise_kernels and fwd")
@@ -69,6 +71,8 @@ DGRAD = ("test_conv.py", "test_dgrad and tile64")
 WGRAD = ("test_conv.py", "test_wgrad and tile64")
 SPLIT = ("test_conv.py", "test_wgrad and tile96")
 GROUPS = ("test_conv.py", "test_every_schedule_gives_the_same_bits and fprop_tile64 and (fwd or rev)")
+MMA = {op: ("test_conv_precision.py", f"test_kernel and {op}_mma64x64") for op in ("fprop", "dgrad", "wgrad")}
+MMA64 = {op: (f"conv/conv2d_{op}_mma64x64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 TILE64 = {op: (f"conv/conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 LAST_BARRIER = "    }\n    __syncthreads();\n  }\n}"
 
@@ -148,6 +152,94 @@ MUTATIONS = [
         TILE64["dgrad"],
         slow=True,
     ),
+    # ---- conv on tensor cores
+    Mutation(
+        "conv/mma_tile.h",
+        "        cp_async_wait<T::STAGES - 2>();\n        __syncthreads();",
+        "        cp_async_wait<T::STAGES - 1>();\n        __syncthreads();",
+        "a stage read before its copies landed",
+        MMA["fprop"],
+        MMA64["fprop"],
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "        cp_async_wait<T::STAGES - 2>();\n        __syncthreads();",
+        "        cp_async_wait<T::STAGES - 2>();",
+        "no barrier between stages",
+        MMA["wgrad"],
+        MMA64["wgrad"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "into = into == (T::STAGES - 1) * STAGE",
+        "into = into == (T::STAGES - 2) * STAGE",
+        "wrong stage written",
+        MMA["fprop"],
+        MMA64["fprop"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "if (ks == 0) fetch(",
+        "if (ks == KS - 1) fetch(",
+        "a stage refilled a step late",
+        MMA["fprop"],
+        MMA64["fprop"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "BK == 32 ? chunk ^ (row & 7)",
+        "BK == 32 ? chunk ^ (row & 3) * (chunk & 1)",
+        "a swizzle that maps two chunks to one place",
+        MMA["fprop"],
+        MMA64["fprop"],
+    ),
+    Mutation(
+        "conv/mma_loaders.h",
+        "AlongTile<ROWS, BK>::at(row(), threadIdx.x % LANES)",
+        "AlongTile<ROWS, BK>::at(0, threadIdx.x % LANES) + row() * BK",
+        "written without the swizzle it is read with",
+        MMA["dgrad"],
+        MMA64["dgrad"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "a[i][1] = __float_as_uint(mine[16 * i + 8]);",
+        "a[i][1] = __float_as_uint(mine[16 * i + 4 * STRIDE]);",
+        "a fragment's registers swapped",
+        MMA["wgrad"],
+        MMA64["wgrad"],
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "b[j + 1][0] = r[2]",
+        "b[j + 1][0] = r[1]",
+        "two products share half a fragment",
+        MMA["fprop"],
+        MMA64["fprop"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "mma_m16n8k8_tf32(sum[j], a_big, b_small[j]);",
+        "mma_m16n8k8_tf32(sum[j], a_small, b_small[j]);",
+        "one of the three products is another",
+        MMA["dgrad"],
+        MMA64["dgrad"],
+        slow=True,
+    ),
+    Mutation(
+        "conv/mma_tile.h",
+        "b_tf32[j][e] = to_tf32(__uint_as_float(b[j][e]));",
+        "b_tf32[j][e] = b[j][e];",
+        "operands cut off, not rounded",
+        MMA["fprop"],
+        MMA64["fprop"],
+        slow=True,
+    ),
     # ---- pool
     Mutation(
         "pool/max_pool2d_generic.cu",
@@ -214,7 +306,7 @@ MUTATIONS = [
     ),
     Mutation(
         "norm/shuffle.h",
-        "  if (lane == 31 && has_right) right = term(thread + 1);\n",
+        "  if (lane == 31 && has_right) beyond = term(thread + 1);\n",
         "",
         "the next warp's channels missing",
         NORM,
@@ -247,6 +339,7 @@ MUTATIONS = [
         ("norm/lrn_spatial_march.cu",),
         slow=True,
     ),
+    *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

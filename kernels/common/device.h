@@ -8,6 +8,7 @@
 //   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB,
 //   no constructor) pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
 //   pcn::mul_hi(a, b)                 high word of the 32 x 32-bit product
+//   pcn::rsqrt_normal(x)              rsqrtf of a number that is not denormal, in one instruction
 //   PCN_UNROLL, PCN_NO_UNROLL         before a loop
 //   PCN_UNROLL_ON_DEVICE              the same where g++ vectorises better what it finds rolled
 //
@@ -84,6 +85,12 @@ cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 b
 }
 
 PCN_FN uint32_t mul_hi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+
+PCN_FN float rsqrt_normal(float x) {  // rsqrtf takes 4, three of them for denormal numbers
+  float root;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+}
 
 }  // namespace pcn
 

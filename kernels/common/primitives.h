@@ -2,6 +2,7 @@
 //
 // Kernels contain no asm: they call these, which are PTX under nvcc and kernels/emulation under g++.
 //
+//   kTensorCores          whether there are any: false on sm_75, where kernels for them have empty bodies
 //   cp_async_4/8/16(shared, global, predicate)    copies, or writes zeros where the predicate is false
 //   cp_async_commit(), cp_async_wait<N>()         all but the N newest groups of this thread have landed
 //   ldmatrix_x1/x2/x4[_trans](r, row)             8x8 matrices of 16-bit elements; lane l gives row l % 8 of

@@ -8,6 +8,13 @@ namespace pcn {
 
 PCN_FN uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
+// Whether the device this is compiled for multiplies TF32 and bfloat16 matrices and copies asynchronously.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+constexpr bool kTensorCores = true;
+#else
+constexpr bool kTensorCores = false;
+#endif
+
 // ---- cp.async -----------------------------------------------------------------------------------
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define PCN_CP_ASYNC(NAME, BYTES, CACHE, TYPE)                                \

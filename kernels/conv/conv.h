@@ -17,6 +17,13 @@
 
 namespace pcn {
 
+// How exactly the products of a sum are formed. Sums are float32 always.
+//   kFp32    float32 operands, by fused multiply-adds (FFMA)
+//   kTf32    operands rounded to TF32 (11 significant bits, nearest, ties away from zero)
+//   kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about float32's accuracy
+// A kernel may be more exact than asked for: FFMA kernels serve every precision.
+enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2 };
+
 struct Conv2dShape {
   int n, h, w, c;  // input; c over all groups
   int k, r, s;     // filters over all groups, their height and width
@@ -25,6 +32,8 @@ struct Conv2dShape {
   int pad_h, pad_w;  // above and to the left
   int groups;
   int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move four floats at once
+  Precision precision;
+  int capability;  // compute capability of the device, 10 * major + minor
 };
 
 using Conv2dFpropFn = cudaError_t(float* y, const float* x, const float* w, const float* b /* or null */,
@@ -57,17 +66,29 @@ extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_tile128_
     conv2d_fprop_tile96_traits, conv2d_fprop_tile64_traits, conv2d_fprop_tile32_traits,
     conv2d_fprop_rows16_traits, conv2d_fprop_generic_traits;
 
+Conv2dFpropFn conv2d_fprop_mma128x128, conv2d_fprop_mma128x96, conv2d_fprop_mma128x64, conv2d_fprop_mma64x64;
+extern const Conv2dTraits conv2d_fprop_mma128x128_traits, conv2d_fprop_mma128x96_traits,
+    conv2d_fprop_mma128x64_traits, conv2d_fprop_mma64x64_traits;
+
 Conv2dDgradFn conv2d_dgrad_tile128, conv2d_dgrad_tile96, conv2d_dgrad_tile64, conv2d_dgrad_tile48,
     conv2d_dgrad_tile32, conv2d_dgrad_rows16, conv2d_dgrad_generic;
 extern const Conv2dTraits conv2d_dgrad_tile128_traits, conv2d_dgrad_tile96_traits, conv2d_dgrad_tile64_traits,
     conv2d_dgrad_tile48_traits, conv2d_dgrad_tile32_traits, conv2d_dgrad_rows16_traits,
     conv2d_dgrad_generic_traits;
 
+Conv2dDgradFn conv2d_dgrad_mma128x128, conv2d_dgrad_mma128x64, conv2d_dgrad_mma128x48, conv2d_dgrad_mma64x64;
+extern const Conv2dTraits conv2d_dgrad_mma128x128_traits, conv2d_dgrad_mma128x64_traits,
+    conv2d_dgrad_mma128x48_traits, conv2d_dgrad_mma64x64_traits;
+
 Conv2dWgradFn conv2d_wgrad_first_layer, conv2d_wgrad_tile128, conv2d_wgrad_tile96, conv2d_wgrad_tile64,
     conv2d_wgrad_tile32, conv2d_wgrad_generic;
 extern const Conv2dTraits conv2d_wgrad_first_layer_traits, conv2d_wgrad_tile128_traits,
     conv2d_wgrad_tile96_traits, conv2d_wgrad_tile64_traits, conv2d_wgrad_tile32_traits,
     conv2d_wgrad_generic_traits;
+
+Conv2dWgradFn conv2d_wgrad_mma128x128, conv2d_wgrad_mma96x128, conv2d_wgrad_mma64x128, conv2d_wgrad_mma64x64;
+extern const Conv2dTraits conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma96x128_traits,
+    conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x64_traits;
 
 // The tables, in order of preference among equals; every row accepts what its `supports` says, the last one
 // everything.

@@ -3,8 +3,9 @@
 //   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, t*p + r - pad_h, t*q + s - pad_w, c] w[k,r,s,c])
 // x (N,H,W,C <= 4)   w (K,R,S,C)   y (N,P,Q,K)   float32, last axis contiguous
 // Two copies into scratch memory (bound by memory: 0.16 GB at AlexNet's batch of 128, against 0.65 GB of y
-// and 27 GFLOP of product), then the tile kernel that suits the number of filters, bound by FFMA. Accepts
-// groups = 1, equal strides of 2, 3 or 4, C <= 4, any filter, any padding.
+// and 27 GFLOP of product), then the tile kernel that suits the number of filters, bound by FFMA or, with
+// precision tf32 and fp32x3, by the tensor cores. Accepts groups = 1, equal strides of 2, 3 or 4, C <= 4, any
+// filter, any padding.
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -16,6 +17,10 @@ const conv::Candidate<Conv2dFpropFn>& product(const Conv2dShape& to) {
       {conv2d_fprop_tile96_traits, conv2d_fprop_tile96},
       {conv2d_fprop_tile64_traits, conv2d_fprop_tile64},
       {conv2d_fprop_tile32_traits, conv2d_fprop_tile32},
+      {conv2d_fprop_mma128x128_traits, conv2d_fprop_mma128x128},
+      {conv2d_fprop_mma128x96_traits, conv2d_fprop_mma128x96},
+      {conv2d_fprop_mma128x64_traits, conv2d_fprop_mma128x64},
+      {conv2d_fprop_mma64x64_traits, conv2d_fprop_mma64x64},
   };
   return conv::cheapest(candidates, to);
 }

@@ -3,8 +3,9 @@
 // channels (space_to_depth.h).
 //   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, t*p + r - pad_h, t*q + s - pad_w, c]
 // x (N,H,W,C <= 4)   dy (N,P,Q,K)   dw (K,R,S,C)   float32, last axis contiguous
-// A copy of x into scratch memory, the product, bound by FFMA, and a small copy of dw' that drops the zero
-// taps. Accepts groups = 1, equal strides of 2, 3 or 4, C <= 4, K divisible by 4, any filter, any padding.
+// A copy of x into scratch memory, the product, bound by FFMA or, with precision tf32 and fp32x3, by the
+// tensor cores, and a small copy of dw' that drops the zero taps. Accepts groups = 1, equal strides of 2, 3
+// or 4, C <= 4, K divisible by 4, any filter, any padding.
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -16,6 +17,10 @@ const conv::Candidate<Conv2dWgradFn>& product(const Conv2dShape& to) {
       {conv2d_wgrad_tile96_traits, conv2d_wgrad_tile96},
       {conv2d_wgrad_tile64_traits, conv2d_wgrad_tile64},
       {conv2d_wgrad_tile32_traits, conv2d_wgrad_tile32},
+      {conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma128x128},
+      {conv2d_wgrad_mma96x128_traits, conv2d_wgrad_mma96x128},
+      {conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x128},
+      {conv2d_wgrad_mma64x64_traits, conv2d_wgrad_mma64x64},
   };
   return conv::cheapest(candidates, to);
 }

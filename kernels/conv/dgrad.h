@@ -114,30 +114,41 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) dgrad_kernel(const Dg
       args.vectors != 0, nullptr, false);
 }
 
+inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+                            void* workspace, const GemmGrid& grid) {
+  const int group_channels = shape.c / shape.groups;
+  return {grid.splits > 1 ? static_cast<float*>(workspace) : dx,
+          dy,
+          w,
+          shape,
+          static_cast<int>(grid.chunk),
+          static_cast<int>(grid.m_tiles),
+          static_cast<int>(grid.n_tiles),
+          std::min(shape.stride_w, shape.w),
+          shape.r * shape.s * group_channels,
+          shape.stride_h * shape.s * group_channels,
+          shape.stride_w * group_channels,
+          shape.aligned != 0 && shape.c / shape.groups % 4 == 0};
+}
+
+// After the product: adds its pieces, where there are several.
+inline cudaError_t dgrad_finish(const char* stem, float* dx, const Conv2dShape& shape, void* workspace,
+                                const GemmGrid& grid, cudaStream_t stream) {
+  if (grid.splits == 1) return cudaSuccess;
+  return add_pieces(stem, dx, static_cast<const float*>(workspace), nullptr,
+                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, false, shape.aligned != 0,
+                    stream);
+}
+
 template <class T, int VEC>
 cudaError_t dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
                   void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const bool pieces = grid.splits > 1;
-  const int group_channels = shape.c / shape.groups;
-  const DgradArgs args = {pieces ? static_cast<float*>(workspace) : dx,
-                          dy,
-                          w,
-                          shape,
-                          static_cast<int>(grid.chunk),
-                          static_cast<int>(grid.m_tiles),
-                          static_cast<int>(grid.n_tiles),
-                          std::min(shape.stride_w, shape.w),
-                          shape.r * shape.s * group_channels,
-                          shape.stride_h * shape.s * group_channels,
-                          shape.stride_w * group_channels,
-                          shape.aligned != 0 && shape.c / shape.groups % 4 == 0};
-  const dim3 blocks(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
-  const cudaError_t status = launch(stem, dgrad_kernel<T, VEC>, blocks, dim3(T::THREADS), 0, stream, args);
-  if (status != cudaSuccess || !pieces) return status;
-  return add_pieces(stem, dx, static_cast<const float*>(workspace), nullptr,
-                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, false, shape.aligned != 0,
-                    stream);
+  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
+  const cudaError_t status =
+      launch(stem, dgrad_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+  if (status != cudaSuccess) return status;
+  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
 }
 
 template <class T>

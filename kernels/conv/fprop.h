@@ -61,32 +61,47 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const Fp
       args.relu != 0);
 }
 
+// Everything but the step along the reduction, which depends on how a kernel's threads share it.
+inline FpropArgs fprop_args(float* y, const float* x, const float* w, const float* b,
+                            const Conv2dShape& shape, Activation activation, void* workspace,
+                            const GemmGrid& grid, int step) {
+  const GemmExtent extent = fprop_extent(shape);
+  const bool pieces = grid.splits > 1;
+  return {pieces ? static_cast<float*>(workspace) : y,
+          x,
+          w,
+          pieces ? nullptr : b,
+          shape,
+          static_cast<int>(extent.rows),
+          static_cast<int>(extent.depth),
+          static_cast<int>(grid.chunk),
+          static_cast<int>(grid.m_tiles),
+          static_cast<int>(grid.n_tiles),
+          shape.aligned != 0 && shape.k / shape.groups % 4 == 0,
+          activation == Activation::kRelu && !pieces,
+          digits_of(step, Radix{shape.c / shape.groups, shape.s})};
+}
+
+// After the product: adds its pieces, where there are several.
+inline cudaError_t fprop_finish(const char* stem, float* y, const float* b, const Conv2dShape& shape,
+                                Activation activation, void* workspace, const GemmGrid& grid,
+                                cudaStream_t stream) {
+  if (grid.splits == 1) return cudaSuccess;
+  return add_pieces(stem, y, static_cast<const float*>(workspace), b,
+                    static_cast<int>(fprop_extent(shape).rows) * shape.k, shape.k, grid.splits,
+                    activation == Activation::kRelu, shape.aligned != 0, stream);
+}
+
 template <class T, int VEC>
 cudaError_t fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
                   const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
-  const GemmExtent extent = fprop_extent(shape);
-  const GemmGrid grid = gemm_grid(extent, T::info(1));
-  const bool relu = activation == Activation::kRelu, pieces = grid.splits > 1;
-  const int group_channels = shape.c / shape.groups;
-  using Map = AlongK<T::BM, T::BK, T::THREADS, VEC>;
-  const FpropArgs args = {pieces ? static_cast<float*>(workspace) : y,
-                          x,
-                          w,
-                          pieces ? nullptr : b,
-                          shape,
-                          static_cast<int>(extent.rows),
-                          static_cast<int>(extent.depth),
-                          static_cast<int>(grid.chunk),
-                          static_cast<int>(grid.m_tiles),
-                          static_cast<int>(grid.n_tiles),
-                          shape.aligned != 0 && shape.k / shape.groups % 4 == 0,
-                          relu && !pieces,
-                          digits_of(Map::STEP, Radix{group_channels, shape.s})};
-  const dim3 blocks(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
-  const cudaError_t status = launch(stem, fprop_kernel<T, VEC>, blocks, dim3(T::THREADS), 0, stream, args);
-  if (status != cudaSuccess || !pieces) return status;
-  return add_pieces(stem, y, static_cast<const float*>(workspace), b, static_cast<int>(extent.rows) * shape.k,
-                    shape.k, grid.splits, relu, shape.aligned != 0, stream);
+  const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
+  const FpropArgs args =
+      fprop_args(y, x, w, b, shape, activation, workspace, grid, AlongK<T::BM, T::BK, T::THREADS, VEC>::STEP);
+  const cudaError_t status =
+      launch(stem, fprop_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+  if (status != cudaSuccess) return status;
+  return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv

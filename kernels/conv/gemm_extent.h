@@ -18,7 +18,7 @@ struct GemmExtent {
 struct TileInfo {
   int bm, bn, bk;
   int threads, min_ctas;
-  double efficiency;  // share of the FFMA rate its inner loop can reach; estimated, not measured
+  double efficiency;  // its inner loop's multiply-adds in units of the FFMA rate; estimated, not measured
 };
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -33,7 +33,8 @@ struct GemmGrid {
 // The grid is sized for this many multiprocessors (H200: 132, A100: 108) whatever the device, so that the
 // order of every sum, and with it every bit, depends on the shape alone.
 constexpr int kMultiprocessors = 132;
-constexpr int kMinTilesPerSplit = 16;                // a piece is at least so many steps of the inner loop
+// A piece is at least so many steps of the inner loop: enough to be worth its start.
+constexpr int min_steps_per_split(int bk) { return bk >= 32 ? 8 : 16; }
 constexpr std::int64_t kMaxSplitBytes = 64ll << 20;  // of scratch memory
 
 inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
@@ -44,7 +45,7 @@ inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
   const std::int64_t steps = ceil_div(e.depth, t.bk);
   const std::int64_t out_bytes = e.rows * e.cols * e.batches * 4;
   std::int64_t splits = kMultiprocessors * t.min_ctas / g.tiles;
-  splits = std::min({splits, steps / kMinTilesPerSplit, kMaxSplitBytes / out_bytes});
+  splits = std::min({splits, steps / min_steps_per_split(t.bk), kMaxSplitBytes / out_bytes});
   splits = std::max<std::int64_t>(splits, 1);
   g.chunk = std::max<std::int64_t>(ceil_div(steps, splits), 1) * t.bk;
   g.splits = static_cast<int>(std::max<std::int64_t>(ceil_div(e.depth, g.chunk), 1));

@@ -164,6 +164,10 @@ __device__ __forceinline__ void store(float (&acc)[T::TM][T::TN], const MicroTil
   }
 }
 
+inline dim3 blocks_of(const GemmGrid& grid) {
+  return dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
+}
+
 // ---- adding the pieces of a split reduction: out[i] = act(bias[i % cols] + sum_s partial[s][i]), s in
 // order. Bound by memory: splits + 1 floats an output.
 template <int VEC>

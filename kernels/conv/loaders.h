@@ -6,6 +6,7 @@
 // element, and tensors have fewer than 2^31 elements.
 #pragma once
 #include "common/device.h"
+#include "conv/conv.h"
 
 namespace pcn::conv {
 

@@ -23,7 +23,8 @@ inline int depth_channels(const Conv2dShape& s) {
 // The convolution that is left to do.
 inline Conv2dShape rearranged(const Conv2dShape& s) {
   const int t = s.stride_h, r = static_cast<int>(ceil_div(s.r, t)), q = static_cast<int>(ceil_div(s.s, t));
-  return {s.n, s.p + r - 1, s.q + q - 1, depth_channels(s), s.k, r, q, s.p, s.q, 1, 1, 0, 0, 1, 1};
+  return {s.n, s.p + r - 1, s.q + q - 1, depth_channels(s), s.k,         r, q, s.p, s.q, 1, 1, 0,
+          0,   1,           1,           s.precision,       s.capability};
 }
 
 inline std::int64_t image_elements(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
@@ -109,7 +110,7 @@ inline cudaError_t image_to_depth(const char* stem, float* to, const float* x, c
                 shape.w, shape.c, quads);
 }
 
-// The cheapest of some kernels for a shape.
+// The cheapest of some kernels for a shape; the first supports every rearranged one.
 template <class Launch>
 struct Candidate {
   const Conv2dTraits& traits;
@@ -119,7 +120,8 @@ template <class Launch, int COUNT>
 const Candidate<Launch>& cheapest(const Candidate<Launch> (&candidates)[COUNT], const Conv2dShape& shape) {
   const Candidate<Launch>* best = candidates;
   for (const Candidate<Launch>& candidate : candidates)
-    if (candidate.traits.cost(shape) < best->traits.cost(shape)) best = &candidate;
+    if (candidate.traits.supports(shape) && candidate.traits.cost(shape) < best->traits.cost(shape))
+      best = &candidate;
   return *best;
 }
 

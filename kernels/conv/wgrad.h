@@ -58,29 +58,42 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const Wg
       args.cols - n0, args.vectors != 0, nullptr, false);
 }
 
+// Everything but the step along the reduction, which depends on how a kernel's threads share it.
+inline WgradArgs wgrad_args(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                            void* workspace, const GemmGrid& grid, int step) {
+  const GemmExtent extent = wgrad_extent(shape);
+  return {grid.splits > 1 ? static_cast<float*>(workspace) : dw,
+          dy,
+          x,
+          shape,
+          static_cast<int>(extent.cols),
+          static_cast<int>(extent.depth),
+          static_cast<int>(grid.chunk),
+          static_cast<int>(grid.m_tiles),
+          static_cast<int>(grid.n_tiles),
+          shape.aligned != 0 && extent.cols % 4 == 0,
+          digits_of(step, Radix{shape.q, shape.p})};
+}
+
+// After the product: adds its pieces, where there are several.
+inline cudaError_t wgrad_finish(const char* stem, float* dw, const Conv2dShape& shape, void* workspace,
+                                const GemmGrid& grid, cudaStream_t stream) {
+  if (grid.splits == 1) return cudaSuccess;
+  return add_pieces(stem, dw, static_cast<const float*>(workspace), nullptr,
+                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits, false,
+                    shape.aligned != 0, stream);
+}
+
 template <class T, int VEC>
 cudaError_t wgrad(const char* stem, float* dw, const float* dy, const float* x, const Conv2dShape& shape,
                   void* workspace, cudaStream_t stream) {
-  const GemmExtent extent = wgrad_extent(shape);
-  const GemmGrid grid = gemm_grid(extent, T::info(1));
-  const bool pieces = grid.splits > 1;
-  const WgradArgs args = {pieces ? static_cast<float*>(workspace) : dw,
-                          dy,
-                          x,
-                          shape,
-                          static_cast<int>(extent.cols),
-                          static_cast<int>(extent.depth),
-                          static_cast<int>(grid.chunk),
-                          static_cast<int>(grid.m_tiles),
-                          static_cast<int>(grid.n_tiles),
-                          shape.aligned != 0 && extent.cols % 4 == 0,
-                          digits_of(AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP, Radix{shape.q, shape.p})};
-  const dim3 blocks(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits));
-  const cudaError_t status = launch(stem, wgrad_kernel<T, VEC>, blocks, dim3(T::THREADS), 0, stream, args);
-  if (status != cudaSuccess || !pieces) return status;
-  return add_pieces(stem, dw, static_cast<const float*>(workspace), nullptr,
-                    static_cast<int>(shape.k * extent.cols), shape.k, grid.splits, false, shape.aligned != 0,
-                    stream);
+  const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
+  const WgradArgs args =
+      wgrad_args(dw, dy, x, shape, workspace, grid, AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP);
+  const cudaError_t status =
+      launch(stem, wgrad_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+  if (status != cudaSuccess) return status;
+  return wgrad_finish(stem, dw, shape, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv

@@ -51,5 +51,6 @@ static inline T* dynamic_shared() {
 }
 
 inline uint32_t mul_hi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+inline float rsqrt_normal(float x) { return rsqrtf(x); }
 
 }  // namespace pcn

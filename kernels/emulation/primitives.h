@@ -10,6 +10,8 @@ namespace pcn {
 
 inline uint32_t shared_address(const void* p) { return emulation::shared_address(p); }
 
+constexpr bool kTensorCores = true;
+
 // ---- cp.async -----------------------------------------------------------------------------------
 inline void cp_async_4(void* shared, const void* global, bool predicate = true) {
   emulation::cp_async(shared, global, 4, predicate ? 4 : 0);

@@ -59,6 +59,8 @@ class Context:
         Class numbers, for costs.
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.
+    precision : str
+        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
     """
@@ -72,6 +74,7 @@ class Context:
     masked: bool = False
     labels: Any = None
     metrics: Any = None
+    precision: str = "fp32"
     workspace: Any = None
 
 

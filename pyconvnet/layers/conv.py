@@ -75,7 +75,10 @@ class Conv2d(WeightLayer):
         return p * q * k * r * s * c
 
     def _options(self, ctx: Context) -> dict:
-        return {"stride": self.stride, "pad": self.pad, "groups": self.groups, "workspace": ctx.workspace}
+        return {
+            "stride": self.stride, "pad": self.pad, "groups": self.groups,
+            "precision": ctx.precision, "workspace": ctx.workspace,
+        }  # fmt: skip
 
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         b = params.get("bias")

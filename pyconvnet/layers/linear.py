@@ -42,11 +42,12 @@ class Linear(WeightLayer):
     def multiply_adds(self, *inputs: Shape) -> int:
         return self.outputs * math.prod(inputs[0])
 
+    def _options(self, ctx: Context) -> dict:
+        return {"precision": ctx.precision, "workspace": ctx.workspace}
+
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         b = params.get("bias")
-        ops.linear(
-            rows(xs[0]), params["weight"], b, activation=self.activation, out=y, workspace=ctx.workspace
-        )
+        ops.linear(rows(xs[0]), params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
 
     def backward(
         self,
@@ -62,8 +63,8 @@ class Linear(WeightLayer):
         if self.activation == "relu" and not ctx.masked:
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
-            ops.linear_dgrad(dy, params["weight"], out=rows(dxs[0]), workspace=ctx.workspace)
+            ops.linear_dgrad(dy, params["weight"], out=rows(dxs[0]), **self._options(ctx))
         if grads:
-            ops.linear_wgrad(dy, rows(xs[0]), out=grads["weight"], workspace=ctx.workspace)
+            ops.linear_wgrad(dy, rows(xs[0]), out=grads["weight"], **self._options(ctx))
             if self.bias:
                 ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)

@@ -12,6 +12,7 @@ from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
+from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
 from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
 from .optim import sgd_momentum
 from .pointwise import (
@@ -52,6 +53,8 @@ __all__ = [
     "logistic_backward",
     "lrn",
     "lrn_backward",
+    "lrn_max_pool2d",
+    "lrn_max_pool2d_backward",
     "lrn_spatial",
     "lrn_spatial_backward",
     "max_pool2d",

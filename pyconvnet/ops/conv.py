@@ -8,6 +8,15 @@ pad : int, (vertical, horizontal) or ((top, bottom), (left, right)), not negativ
     PyTorch and ``pad=0`` on crops of 227 in Caffe.
 groups : int
     Divides both C and K. Filter k of group g = k // (K / groups) sees channels [g*C/groups, (g+1)*C/groups).
+precision : "fp32", "tf32" or "fp32x3"
+    How exactly the products of a sum are formed; sums are float32.
+
+    ``"fp32"`` float32 products, the default. ``"tf32"`` operands rounded to 11 significant bits (to nearest)
+    for the tensor cores: an error of about 2^-11 sqrt(terms) of the result's size. ``"fp32x3"`` three
+    tensor-core products in place of one, about float32's own accuracy; an infinite operand gives NaN, and so
+    do magnitudes next to the largest float32. A precision is a lower bound on exactness: devices below
+    compute capability 8.0, channels that are not multiples of 4, arrays that do not start at a multiple of
+    16 bytes, and the cpu use float32 arithmetic whatever is asked for.
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
@@ -19,6 +28,8 @@ Output sizes round down: P = (H + top + bottom - R) // stride + 1.
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any
 
 from ..devices import Device
@@ -31,6 +42,7 @@ _LIMIT = 2**29
 
 _AXES_X, _AXES_W, _AXES_Y = "N, H, W, C", "K, R, S, C/groups", "N, P, Q, K"
 _ACTIVATIONS = {None: 0, "relu": 1}
+_PRECISIONS = {"fp32": 0, "tf32": 1, "fp32x3": 2}
 
 
 class _Geometry:
@@ -68,12 +80,13 @@ class _Geometry:
         p, q = ((size - f) // step + 1 for size, f, step in zip(padded, (r, s), self.stride, strict=True))
         self.y_shape = (n, p, q, k)
 
-    def shape_of(self, dev: Device, aligned: bool = True) -> Any:
+    def shape_of(self, dev: Device, precision: int, aligned: bool = True) -> Any:
         """The kernels' shape struct."""
         (n, h, w, c), (k, r, s, _), (_, p, q, _) = self.x_shape, self.w_shape, self.y_shape
         return dev.ext.Conv2dShape(
             n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=self.stride[0], stride_w=self.stride[1],
             pad_h=self.pad[0][0], pad_w=self.pad[1][0], groups=self.groups, aligned=aligned,
+            precision=precision, capability=capability(dev),
         )  # fmt: skip
 
     @property
@@ -88,6 +101,29 @@ class _Geometry:
                 f"{op}: dy must have shape {self.y_shape} for x_shape {self.x_shape} and w_shape "
                 f"{self.w_shape}, got {shape}"
             )
+
+
+def precision_code(op: str, precision: str) -> int:
+    """The number the kernels know a precision by."""
+    if not isinstance(precision, str) or precision not in _PRECISIONS:
+        raise ValueError(f"{op}: precision must be 'fp32', 'tf32' or 'fp32x3', got {precision!r}")
+    return _PRECISIONS[precision]
+
+
+def capability(dev: Device) -> int:
+    """Compute capability of a device as 10 * major + minor, on which the choice of a kernel depends.
+
+    The emulator can do what an sm_90 can; ``PYCONVNET_EMULATOR_CAPABILITY=75`` makes it choose as for an
+    older device.
+    """
+    if dev.kind == "cuda":
+        return _cuda_capability(dev)
+    return int(os.environ.get("PYCONVNET_EMULATOR_CAPABILITY", "90"))
+
+
+@functools.cache
+def _cuda_capability(dev: Device) -> int:
+    return int(dev.xp.cuda.Device(dev.index).compute_capability)
 
 
 def aligned(dev: Device, *arrays: Any) -> bool:
@@ -115,10 +151,20 @@ def activation_code(op: str, activation: str | None) -> int:
 
 def _list_kernels(op: str, direction: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any, *, stride: Any = 1, pad: Any = 0, groups: int = 1):
+    def listing(
+        dev: Device,
+        x_shape: Any,
+        w_shape: Any,
+        *,
+        stride: Any = 1,
+        pad: Any = 0,
+        groups: int = 1,
+        precision: str = "fp32",
+    ):
+        code = precision_code(op, precision)
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-        shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev)
+        shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
         return [name for name, _ in getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)]
 
 
@@ -136,6 +182,7 @@ def conv2d(
     pad: Any = 0,
     groups: int = 1,
     activation: str | None = None,
+    precision: str = "fp32",
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -151,7 +198,7 @@ def conv2d(
     b : array (K,), optional
     activation : None or "relu"
     out : array (N, P, Q, K), optional
-    stride, pad, groups, kernel, workspace :
+    stride, pad, groups, precision, kernel, workspace :
         See the module.
 
     Returns
@@ -176,14 +223,14 @@ def conv2d(
     if b is not None:
         core.check_shape(op, "b", b, (w_shape[0],), "(K,)")
     core.check_contiguous(op, x=x, w=w, b=b)
-    code = activation_code(op, activation)
+    code, exactness = activation_code(op, activation), precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
     if dev.ext is None:
         reference.conv2d(x, w, b, activation=activation, out=y, **geometry.options)
     else:
-        shape = geometry.shape_of(dev, aligned(dev, x, w, y))
+        shape = geometry.shape_of(dev, exactness, aligned(dev, x, w, y))
         launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
     return y
 
@@ -196,6 +243,7 @@ def conv2d_dgrad(
     stride: int | Pair = 1,
     pad: Any = 0,
     groups: int = 1,
+    precision: str = "fp32",
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -211,7 +259,7 @@ def conv2d_dgrad(
     x_shape : (N, H, W, C)
         Shape of the forward call's x.
     out : array (N, H, W, C), optional
-    stride, pad, groups, kernel, workspace :
+    stride, pad, groups, precision, kernel, workspace :
         See the module.
 
     Returns
@@ -232,13 +280,14 @@ def conv2d_dgrad(
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     core.check_contiguous(op, dy=dy, w=w)
+    exactness = precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dx = core.output(op, "out", dev, out, x_shape, dtype)
     core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
     if dev.ext is None:
         reference.conv2d_dgrad(dy, w, x_shape, out=dx, **geometry.options)
     else:
-        shape = geometry.shape_of(dev, aligned(dev, dx, dy, w))
+        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w))
         launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
     return dx
 
@@ -251,6 +300,7 @@ def conv2d_wgrad(
     stride: int | Pair = 1,
     pad: Any = 0,
     groups: int = 1,
+    precision: str = "fp32",
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -266,7 +316,7 @@ def conv2d_wgrad(
     w_shape : (K, R, S, C/groups)
         Shape of the forward call's w.
     out : array (K, R, S, C/groups), optional
-    stride, pad, groups, kernel, workspace :
+    stride, pad, groups, precision, kernel, workspace :
         See the module.
 
     Returns
@@ -287,12 +337,13 @@ def conv2d_wgrad(
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     core.check_contiguous(op, dy=dy, x=x)
+    exactness = precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dw = core.output(op, "out", dev, out, w_shape, dtype)
     core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
     if dev.ext is None:
         reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)
     else:
-        shape = geometry.shape_of(dev, aligned(dev, dw, dy, x))
+        shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
         launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
     return dw

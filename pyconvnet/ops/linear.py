@@ -2,11 +2,14 @@
 
 On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tables of the conv family serve
 them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
-one row more, ``"cublas"``: cuBLAS. It comes first, on the assumption that NVIDIA's kernels beat
+one row more, ``"cublas"``: cuBLAS, in float32. It comes first, on the assumption that NVIDIA's kernels beat
 ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
+Where a lower precision is asked for and our tensor-core kernels apply, those come first.
 
 Common to the functions of this module:
 
+precision : "fp32", "tf32" or "fp32x3"
+    How exactly products are formed: see :mod:`pyconvnet.ops.conv`.
 kernel : str, optional
     Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
     ``"linear_wgrad"``). CUDA and emulator only.
@@ -41,24 +44,32 @@ def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
         raise ValueError(f"{op}: w must have I={x_shape[1]} columns like x, got shape {w_shape}")
 
 
-def _shape_of(dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], aligned: bool = True) -> Any:
+def _shape_of(
+    dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], precision: int, aligned: bool = True
+) -> Any:
     """The 1x1 convolution that this product is."""
     (n, i), o = x_shape, w_shape[0]
-    return dev.ext.Conv2dShape(n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned)
+    return dev.ext.Conv2dShape(
+        n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned,
+        precision=precision, capability=conv.capability(dev),
+    )  # fmt: skip
 
 
 def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
-    return [(CUBLAS, 0), *ours] if _cublas_works(dev) else ours
+    if not _cublas_works(dev):
+        return ours
+    return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
 
 
 def _list_kernels(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any):
+    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str = "fp32"):
+        code = conv.precision_code(op, precision)
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         _check(op, x_shape, w_shape)
-        return [name for name, _ in _rows(op, dev, _shape_of(dev, x_shape, w_shape))]
+        return [name for name, _ in _rows(op, dev, _shape_of(dev, x_shape, w_shape, code))]
 
 
 for _op in _DIRECTIONS:
@@ -75,6 +86,7 @@ def linear(
     b: Any = None,
     *,
     activation: str | None = None,
+    precision: str = "fp32",
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -88,7 +100,7 @@ def linear(
     b : array (O,), optional
     activation : None or "relu"
     out : array (N, O), optional
-    kernel, workspace :
+    precision, kernel, workspace :
         See the module.
 
     Returns
@@ -112,14 +124,14 @@ def linear(
     if b is not None:
         core.check_shape(op, "b", b, (w_shape[0],), "(O,)")
     core.check_contiguous(op, x=x, w=w, b=b)
-    code = conv.activation_code(op, activation)
+    code, exactness = conv.activation_code(op, activation), conv.precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, "out", dev, out, (x_shape[0], w_shape[0]), dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
     if dev.ext is None:
         reference.linear(x, w, b, activation=activation, out=y)
         return y
-    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, x, w, y))
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, x, w, y))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
             _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
@@ -133,7 +145,13 @@ def linear(
 
 
 def linear_dgrad(
-    dy: Any, w: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None
+    dy: Any,
+    w: Any,
+    *,
+    precision: str = "fp32",
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
 ) -> Any:
     """Gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
 
@@ -142,7 +160,7 @@ def linear_dgrad(
     dy : array (N, O), float32 (on the cpu also float64)
     w : array (O, I), dtype of dy
     out : array (N, I), optional
-    kernel, workspace :
+    precision, kernel, workspace :
         See the module.
 
     Returns
@@ -164,6 +182,7 @@ def linear_dgrad(
             f"{op}: w must have O={dy_shape[1]} rows like the columns of dy, got shape {w_shape}"
         )
     core.check_contiguous(op, dy=dy, w=w)
+    exactness = conv.precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
     dx = core.output(op, "out", dev, out, x_shape, dtype)
@@ -171,7 +190,7 @@ def linear_dgrad(
     if dev.ext is None:
         reference.linear_dgrad(dy, w, out=dx)
         return dx
-    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dx, dy, w))
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
             _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
@@ -181,7 +200,13 @@ def linear_dgrad(
 
 
 def linear_wgrad(
-    dy: Any, x: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None
+    dy: Any,
+    x: Any,
+    *,
+    precision: str = "fp32",
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
 ) -> Any:
     """Gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
 
@@ -190,7 +215,7 @@ def linear_wgrad(
     dy : array (N, O), float32 (on the cpu also float64)
     x : array (N, I), dtype of dy
     out : array (O, I), optional
-    kernel, workspace :
+    precision, kernel, workspace :
         See the module.
 
     Returns
@@ -210,6 +235,7 @@ def linear_wgrad(
     if dy_shape[0] != x_shape[0]:
         raise ValueError(f"{op}: dy must have N={x_shape[0]} rows like x, got shape {dy_shape}")
     core.check_contiguous(op, dy=dy, x=x)
+    exactness = conv.precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
     dw = core.output(op, "out", dev, out, w_shape, dtype)
@@ -217,7 +243,7 @@ def linear_wgrad(
     if dev.ext is None:
         reference.linear_wgrad(dy, x, out=dw)
         return dw
-    shape = _shape_of(dev, x_shape, w_shape, conv.aligned(dev, dw, dy, x))
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
             _cublas.sgemm(dev, dw, (_cublas.T, _cublas.N), dy, x)

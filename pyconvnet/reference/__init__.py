@@ -13,7 +13,14 @@ from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
-from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
+from .norm import (
+    lrn,
+    lrn_backward,
+    lrn_max_pool2d,
+    lrn_max_pool2d_backward,
+    lrn_spatial,
+    lrn_spatial_backward,
+)
 from .optim import sgd_momentum
 from .pointwise import (
     add,
@@ -54,6 +61,8 @@ __all__ = [
     "logistic_backward",
     "lrn",
     "lrn_backward",
+    "lrn_max_pool2d",
+    "lrn_max_pool2d_backward",
     "lrn_spatial",
     "lrn_spatial_backward",
     "max_pool2d",

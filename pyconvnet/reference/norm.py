@@ -11,15 +11,26 @@ and `before` ahead.
 
 Windowed sums add shifted copies of a zero-padded array, never differences of running sums, whose rounding
 errors would grow along the row.
+
+`lrn_max_pool2d` is the first with a maximum over windows of pixels behind it; a task takes its images through
+both while they are in cache.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from . import pool
 from ._threads import parallel, ranges, scratch
 
-__all__ = ["lrn", "lrn_backward", "lrn_spatial", "lrn_spatial_backward"]
+__all__ = [
+    "lrn",
+    "lrn_backward",
+    "lrn_max_pool2d",
+    "lrn_max_pool2d_backward",
+    "lrn_spatial",
+    "lrn_spatial_backward",
+]
 
 _TASK_BYTES = 1024 * 1024  # of x
 
@@ -234,5 +245,71 @@ def lrn_spatial_backward(
         _combine(out[piece], dy[piece], x[piece], sums, scale[piece], alpha, beta)
 
     pieces = ranges(n, max(1, _TASK_BYTES // (h * w * c * x.itemsize)))
+    parallel(task, len(pieces))
+    return out
+
+
+# ---------------------------------------------------------------- across channels, then a maximum
+
+
+def lrn_max_pool2d(
+    x: np.ndarray,
+    lrn_size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    groups: int,
+    size: pool.Pair,
+    stride: pool.Pair,
+    pad: pool.Padding,
+    *,
+    out: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The maximum over windows of pixels of :func:`lrn`, some images at a time.
+
+    Parameters
+    ----------
+    x : (N, H, W, C), float32 or float64
+    size, stride, pad : as in :mod:`.pool`
+    out : (y, argmax), both (N, P, Q, C), as in :func:`.pool.max_pool2d`
+    """
+    y, argmax = out
+
+    def task(index: int) -> None:
+        a, b = pieces[index]
+        maps = scratch("norm.maps", (2, *x[a:b].shape), x.dtype)
+        normalised, _ = lrn(x[a:b], lrn_size, alpha, beta, k, groups, out=(maps[0], maps[1]))
+        pool.max_pool2d(normalised, size, stride, pad, out=(y[a:b], argmax[a:b]))
+
+    pieces = ranges(x.shape[0], max(1, _TASK_BYTES // x[:1].nbytes))
+    parallel(task, len(pieces))
+    return out
+
+
+def lrn_max_pool2d_backward(
+    dy: np.ndarray,
+    argmax: np.ndarray,
+    x: np.ndarray,
+    lrn_size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    groups: int,
+    size: pool.Pair,
+    stride: pool.Pair,
+    pad: pool.Padding,
+    *,
+    out: np.ndarray,
+) -> np.ndarray:
+    """dx of :func:`lrn_max_pool2d`, from x and the argmax: what :func:`lrn` made of x is made once more."""
+
+    def task(index: int) -> None:
+        a, b = pieces[index]
+        maps = scratch("norm.maps", (3, *x[a:b].shape), x.dtype)
+        y, scale = lrn(x[a:b], lrn_size, alpha, beta, k, groups, out=(maps[0], maps[1]))
+        g = pool.max_pool2d_backward(dy[a:b], argmax[a:b], y.shape, size, stride, pad, out=maps[2])
+        lrn_backward(g, x[a:b], y, scale, lrn_size, alpha, beta, groups, out=out[a:b])
+
+    pieces = ranges(x.shape[0], max(1, _TASK_BYTES // x[:1].nbytes))
     parallel(task, len(pieces))
     return out

@@ -1,0 +1,39 @@
+// conv2d_wgrad_mma64x128: filter gradient on tensor cores, tiles of 64 filters x 128 weights
+//   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+// dy (N,P,Q,K)   x (N,H,W,C)   dw (K,R,S,C/groups)   float32, last axis contiguous
+// Implicit GEMM with mma.sync (conv/mma_wgrad.h), TF32 or three TF32 products. For K/groups of 64 and 192.
+// Block: 128 threads in 4 warps of 32 x 64 outputs, 4 stages of 16 along the reduction in 53248 bytes of
+// dynamic shared memory. Registers 168 (tf32) and 237 (fp32x3) on sm_80, 192 and 242 on sm_90, no spills;
+// blocks a multiprocessor: 3 and 2 on sm_80, 2 and 2 on sm_90.
+// 21 flops per byte fetched from L2. Bound by the tensor cores.
+// Accepts: precision tf32 and fp32x3, compute capability 8.0 and higher, C/groups and K/groups divisible by
+// 4, pointers to 16 bytes; any filter, stride, padding, groups. Not timed on a GPU yet.
+#include "conv/mma_wgrad.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 64 x 128 outputs, 16 along the reduction; 32 x 64 outputs a warp
+using Tile = conv::MmaTile<64, 128, 16, 32, 64, 4>;
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::wgrad_extent(shape), Tile::info(1));
+}
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::wgrad_extent(shape), conv::mma_info<Tile>(shape, 0.75));
+}
+
+}  // namespace
+
+const Conv2dTraits conv2d_wgrad_mma64x128_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_wgrad_mma64x128(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                                   void* workspace, cudaStream_t stream) {
+  return conv::mma_wgrad<Tile>("conv2d_wgrad_mma64x128", dw, dy, x, shape, workspace, stream);
+}
+
+}  // namespace pcn

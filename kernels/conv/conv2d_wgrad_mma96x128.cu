@@ -1,0 +1,40 @@
+// conv2d_wgrad_mma96x128: filter gradient on tensor cores, tiles of 96 filters x 128 weights
+//   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+// dy (N,P,Q,K)   x (N,H,W,C)   dw (K,R,S,C/groups)   float32, last axis contiguous
+// Implicit GEMM with mma.sync (conv/mma_wgrad.h), TF32 or three TF32 products. For K/groups of 96, as in
+// AlexNet's first layer.
+// Block: 256 threads in 8 warps of 48 x 32 outputs, 4 stages of 16 along the reduction in 61440 bytes of
+// dynamic shared memory. Registers 136 (tf32) and 200 (fp32x3) on sm_80, 141 and 194 on sm_90, no spills;
+// blocks a multiprocessor: 1 and 1 on sm_80, 1 and 1 on sm_90.
+// 27 flops per byte fetched from L2. Bound by the tensor cores.
+// Accepts: precision tf32 and fp32x3, compute capability 8.0 and higher, C/groups and K/groups divisible by
+// 4, pointers to 16 bytes; any filter, stride, padding, groups. Not timed on a GPU yet.
+#include "conv/mma_wgrad.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 96 x 128 outputs, 16 along the reduction; 48 x 32 outputs a warp
+using Tile = conv::MmaTile<96, 128, 16, 48, 32, 4>;
+static_assert(Tile::THREADS == 256, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::wgrad_extent(shape), Tile::info(1));
+}
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::wgrad_extent(shape), conv::mma_info<Tile>(shape, 0.8));
+}
+
+}  // namespace
+
+const Conv2dTraits conv2d_wgrad_mma96x128_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_wgrad_mma96x128(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+                                   void* workspace, cudaStream_t stream) {
+  return conv::mma_wgrad<Tile>("conv2d_wgrad_mma96x128", dw, dy, x, shape, workspace, stream);
+}
+
+}  // namespace pcn

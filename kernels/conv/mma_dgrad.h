@@ -1,0 +1,73 @@
+// Gradient with respect to the input on tensor cores: the matrix product of dgrad.h, rows input pixels of a
+// stride's phase, columns channels, on the tile of mma_tile.h. dy is contiguous along the reduction:
+// ldmatrix; the filters are so across it: 32-bit reads. The kernel of every conv2d_dgrad_mma* file.
+#pragma once
+#include "conv/dgrad.h"
+#include "conv/mma_loaders.h"
+
+namespace pcn::conv {
+
+inline bool mma_dgrad_supports(const Conv2dShape& s) { return mma_supports(s) && dgrad_vectors(s); }
+
+template <class T, int PRODUCTS>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(const DgradArgs args) {
+  if constexpr (kTensorCores) {
+    const Conv2dShape& s = args.shape;
+    int tile = blockIdx.x;
+    const int n0 = tile % args.n_tiles * T::BN;
+    tile /= args.n_tiles;
+    const int m0 = tile % args.m_tiles * T::BM;
+    tile /= args.m_tiles;
+    const int group = tile % s.groups, phase = tile / s.groups;
+    const Phase ph = phase_of(phase / args.phases_w, s.h, s.stride_h, s.pad_h, s.r);
+    const Phase pw = phase_of(phase % args.phases_w, s.w, s.stride_w, s.pad_w, s.s);
+    const int rows = s.n * ph.count * pw.count;
+    if (m0 >= rows) return;  // the whole block: a phase smaller than the largest
+
+    const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+    const bool taps = ph.taps > 0 && pw.taps > 0;
+    const int taps_r = taps ? ph.taps : 0, taps_s = taps ? pw.taps : 1;
+    const Radix radix = {group_filters, taps_s};
+    const int k_begin = blockIdx.y * args.chunk;
+    const int k_count = min(taps_r * taps_s * group_filters - k_begin, args.chunk);
+
+    auto& start = shared<DgradRows<T::BM>>().start;
+    for (int row = threadIdx.x; row < T::BM; row += T::THREADS) {
+      const int m = m0 + row, j = m % pw.count, ni = m / pw.count;
+      const int h = ph.first + ni % ph.count * s.stride_h, w = pw.first + j * s.stride_w;
+      start[row] = m < rows ? ((ni / ph.count * s.h + h) * s.w + w) * s.c + group * group_channels + n0 : -1;
+    }
+    __syncthreads();
+    PixelCopies<T::BM, T::BK, T::THREADS, -1, int> pixels(
+        args.dy, s.p, s.q, s.k, group * group_filters, radix, taps_r, T::BK, k_begin, [&](int row) {
+          const int m = m0 + row, j = m % pw.count, ni = m / pw.count;
+          return Digits{pw.first_out + j, ph.first_out + ni % ph.count, m < rows ? ni / ph.count : -1};
+        });
+    FilterTapCopies<T::BN, T::BK, T::THREADS> filters(
+        args.w, group * group_filters * args.filter_stride + (ph.tap0 * s.s + pw.tap0) * group_channels + n0,
+        args.filter_stride, args.row_stride, args.column_stride, group_channels - n0, radix, taps_r, k_begin);
+    float acc[T::MI][T::NI][4];
+    mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(
+        acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
+
+    float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
+    mma_store<T>(
+        acc, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
+        args.vectors != 0, nullptr, false);
+  }
+}
+
+template <class T>
+cudaError_t mma_dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+                      void* workspace, cudaStream_t stream) {
+  const GemmGrid grid = dgrad_grid<T>(shape);
+  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
+  const auto kernel = shape.precision == Precision::kFp32x3 ? mma_dgrad_kernel<T, 3> : mma_dgrad_kernel<T, 1>;
+  const cudaError_t status =
+      launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
+             ring_bytes<T, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(), stream, args);
+  if (status != cudaSuccess) return status;
+  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
+}
+
+}  // namespace pcn::conv

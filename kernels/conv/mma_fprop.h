@@ -1,0 +1,62 @@
+// Forward convolution on tensor cores: the matrix product of fprop.h, rows output pixels, columns filters, on
+// the tile of mma_tile.h. Both operands are contiguous along the reduction: ldmatrix. The kernel of every
+// conv2d_fprop_mma* file.
+#pragma once
+#include "conv/fprop.h"
+#include "conv/mma_loaders.h"
+
+namespace pcn::conv {
+
+inline bool mma_fprop_supports(const Conv2dShape& s) { return mma_supports(s) && fprop_vectors(s); }
+
+template <class T, int PRODUCTS>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(const FpropArgs args) {
+  if constexpr (kTensorCores) {
+    const Conv2dShape& s = args.shape;
+    // Blocks that share pixels run next to each other: their image rows stay in L2, the filters do so anyway.
+    int tile = blockIdx.x;
+    const int n0 = tile % args.n_tiles * T::BN;
+    tile /= args.n_tiles;
+    const int m0 = tile % args.m_tiles * T::BM, group = tile / args.m_tiles;
+    const int k_begin = blockIdx.y * args.chunk;
+    const int k_count = min(args.depth - k_begin, args.chunk);
+    const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+    const int first_filter = group * group_filters + n0;
+
+    PixelCopies<T::BM, T::BK, T::THREADS, 1, Digits> pixels(
+        args.x, s.h, s.w, s.c, group * group_channels, Radix{group_channels, s.s}, s.r, args.step, k_begin,
+        [&](int row) {
+          const int m = m0 + row;
+          const int q = m % s.q, np = m / s.q;
+          return Digits{q * s.stride_w - s.pad_w, np % s.p * s.stride_h - s.pad_h,
+                        m < args.rows ? np / s.p : -1};
+        });
+    MatrixRowCopies<T::BN, T::BK, T::THREADS> filters(args.w, first_filter, group_filters - n0, args.depth,
+                                                      k_begin);
+    float acc[T::MI][T::NI][4];
+    mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AlongTile<T::BN, T::BK>>(
+        acc, pixels, filters, (k_count + T::BK - 1) / T::BK);
+
+    float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
+    mma_store<T>(
+        acc, out,
+        [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
+        group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
+        args.relu != 0);
+  }
+}
+
+template <class T>
+cudaError_t mma_fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
+                      const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
+  const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
+  const FpropArgs args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
+  const auto kernel = shape.precision == Precision::kFp32x3 ? mma_fprop_kernel<T, 3> : mma_fprop_kernel<T, 1>;
+  const cudaError_t status =
+      launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
+             ring_bytes<T, AlongTile<T::BM, T::BK>, AlongTile<T::BN, T::BK>>(), stream, args);
+  if (status != cudaSuccess) return status;
+  return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
+}
+
+}  // namespace pcn::conv

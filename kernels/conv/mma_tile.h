@@ -1,0 +1,298 @@
+// The tile of a matrix product out[m, n] = sum_k a[m, k] b[n, k] on tensor cores, which all conv2d_*_mma*
+// kernels share.
+//
+// A block computes BM x BN outputs in steps of BK along the reduction, 16 or 32. Both operands travel by
+// cp.async into a ring of STAGES steps in shared memory: while one step is multiplied, the next STAGES - 1
+// are on their way, and one barrier a step is enough. Each warp owns WM x WN outputs, made of m16n8k8
+// products; the operands of the next 8 along the reduction are read from shared memory while the present ones
+// are multiplied.
+//
+// Precision. The operands are float32 in memory and become TF32 in registers, rounded to nearest
+// (cvt.rna), which halves the error of the hardware's own truncation and frees it of bias. With PRODUCTS = 3
+// each operand is the sum of two TF32 numbers, big = tf32(x) and small = tf32(x - big), and
+//   a b = small big + big small + big big      (small small is below float32's own rounding)
+// is summed over 8 terms from zero and then added to the float32 accumulator by an ordinary, rounded
+// addition: tensor cores cut off the bits of a sum that do not fit, and over a long reduction these losses,
+// all of one sign, would add up. An infinite operand gives NaN there (infinity minus infinity).
+//
+// Device code; kernels include it through mma_fprop.h, mma_dgrad.h or mma_wgrad.h.
+#pragma once
+#include "common/device.h"
+#include "common/primitives.h"
+#include "conv/gemm_extent.h"
+
+namespace pcn::conv {
+
+// An operand contiguous along the reduction: SIDE rows of BK floats. The float4 of a row are permuted by XOR
+// with the row's number (its pair's, where two rows fill the 32 banks), so that eight rows at one k, which is
+// what a phase of ldmatrix reads, lie in different banks, and so do the eight float4 that cp.async writes.
+template <int SIDE, int BK>
+struct AlongTile {
+  static_assert(BK == 16 || BK == 32, "the swizzle is made for 4 or 8 float4 a row");
+  static constexpr int FLOATS = SIDE * BK;
+  static __device__ __forceinline__ int at(int row, int chunk) {
+    return row * BK + ((BK == 32 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3)) << 2);
+  }
+  // Fragments of the warp's rows from `first` (a multiple of 8) at k = 8 * ks; see "m16n8k8" in the PTX ISA.
+  template <int COUNT>
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const float* tile, int first,
+                                                int ks) {
+    const int lane = threadIdx.x % 32;  // matrices: rows 0-7, rows 8-15, the same four columns further
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < COUNT; ++i)
+      ldmatrix_x4(a[i], tile + at(first + 16 * i + lane % 16, 2 * ks + lane / 16));
+  }
+  template <int COUNT>
+  static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const float* tile, int first,
+                                                int ks) {
+    static_assert(COUNT % 2 == 0, "one ldmatrix.x4 serves two products");
+    const int lane = threadIdx.x % 32;  // matrices: columns 0-3, columns 4-7, the same eight rows further
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < COUNT; j += 2) {
+      uint32_t r[4];
+      ldmatrix_x4(r, tile + at(first + 8 * j + lane / 16 * 8 + lane % 8, 2 * ks + lane / 8 % 2));
+      b[j][0] = r[0], b[j][1] = r[1], b[j + 1][0] = r[2], b[j + 1][1] = r[3];
+    }
+  }
+};
+
+// An operand contiguous across the reduction: BK rows k of SIDE floats, padded by 8. A warp's 32-bit read of
+// 4 rows and 8 columns then meets banks 8 (or 24) * row + column: each bank once.
+template <int SIDE, int BK>
+struct AcrossTile {
+  static constexpr int STRIDE = SIDE + 8;
+  static constexpr int FLOATS = BK * STRIDE;
+  static_assert(STRIDE % 32 == 8 || STRIDE % 32 == 24, "bank-conflict-free fragments");
+  static __device__ __forceinline__ int at(int k, int column) { return k * STRIDE + column; }
+  template <int COUNT>
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const float* tile, int first,
+                                                int ks) {
+    const int lane = threadIdx.x % 32;
+    const float* mine = tile + at(8 * ks + lane % 4, first + lane / 4);
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < COUNT; ++i) {
+      a[i][0] = __float_as_uint(mine[16 * i]);
+      a[i][1] = __float_as_uint(mine[16 * i + 8]);
+      a[i][2] = __float_as_uint(mine[16 * i + 4 * STRIDE]);
+      a[i][3] = __float_as_uint(mine[16 * i + 4 * STRIDE + 8]);
+    }
+  }
+  template <int COUNT>
+  static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const float* tile, int first,
+                                                int ks) {
+    const int lane = threadIdx.x % 32;
+    const float* mine = tile + at(8 * ks + lane % 4, first + lane / 4);
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < COUNT; ++j) {
+      b[j][0] = __float_as_uint(mine[8 * j]);
+      b[j][1] = __float_as_uint(mine[8 * j + 4 * STRIDE]);
+    }
+  }
+};
+
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_>
+struct MmaTile {
+  static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
+  static constexpr int WARPS_N = BN / WN;
+  static constexpr int THREADS = 32 * (BM / WM) * WARPS_N;
+  // Blocks a multiprocessor is to hold: eight warps. More would limit the registers so that some spill.
+  static constexpr int MIN_CTAS = THREADS > 128 ? 1 : 2;
+  static constexpr int MI = WM / 16, NI = WN / 8;  // products a warp makes per 8 along the reduction
+  static_assert(BM % WM == 0 && BN % WN == 0 && WM % 16 == 0 && WN % 16 == 0, "warps cover the tile");
+  static_assert(STAGES >= 3, "a step being multiplied and two on their way");
+
+  // Where this thread's outputs lie: rows row(i, half), columns column(j) and the next one.
+  static __device__ __forceinline__ int warp_row() { return threadIdx.x / 32 / WARPS_N * WM; }
+  static __device__ __forceinline__ int warp_column() { return threadIdx.x / 32 % WARPS_N * WN; }
+  static __device__ __forceinline__ int row(int i, int half) {
+    return warp_row() + 16 * i + 8 * half + threadIdx.x % 32 / 4;
+  }
+  static __device__ __forceinline__ int column(int j) { return warp_column() + 8 * j + threadIdx.x % 4 * 2; }
+  // For the estimate of the time; mma_info() adds the rate of the tensor cores to the efficiency.
+  static constexpr TileInfo info(double efficiency) { return {BM, BN, BK, THREADS, MIN_CTAS, efficiency}; }
+};
+
+template <class T, class TileA, class TileB>
+constexpr std::size_t ring_bytes() {
+  constexpr std::size_t bytes = sizeof(float) * T::STAGES * (TileA::FLOATS + TileB::FLOATS);
+  static_assert(bytes <= 96 * 1024,
+                "what a block may have on every device with tensor cores, sm_86 included");
+  return bytes;
+}
+
+// acc += a b, 8 along the reduction.
+template <class T, int PRODUCTS>
+__device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4],
+                                                   const uint32_t (&a)[T::MI][4],
+                                                   const uint32_t (&b)[T::NI][2]) {
+  if constexpr (PRODUCTS == 1) {
+    // Into registers of their own: the fragments are kept as they are past the last step, whose successor
+    // is not read, and would otherwise be masked to TF32's bits for nothing.
+    uint32_t b_tf32[T::NI][2];
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+    for (int e = 0; e < 2; ++e) b_tf32[j][e] = to_tf32(__uint_as_float(b[j][e]));
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < T::MI; ++i) {
+      uint32_t a_tf32[4];
+      PCN_UNROLL_ON_DEVICE
+      for (int e = 0; e < 4; ++e) a_tf32[e] = to_tf32(__uint_as_float(a[i][e]));
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) mma_m16n8k8_tf32(acc[i][j], a_tf32, b_tf32[j]);
+    }
+  } else {
+    uint32_t b_big[T::NI][2], b_small[T::NI][2];
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+    for (int e = 0; e < 2; ++e) {
+      const float x = __uint_as_float(b[j][e]);
+      b_big[j][e] = to_tf32(x);
+      b_small[j][e] = to_tf32(x - __uint_as_float(b_big[j][e]));
+    }
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < T::MI; ++i) {
+      uint32_t a_big[4], a_small[4];
+      PCN_UNROLL_ON_DEVICE
+      for (int e = 0; e < 4; ++e) {
+        const float x = __uint_as_float(a[i][e]);
+        a_big[e] = to_tf32(x);
+        a_small[e] = to_tf32(x - __uint_as_float(a_big[e]));
+      }
+      float sum[T::NI][4];
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) {
+        PCN_UNROLL_ON_DEVICE
+        for (int e = 0; e < 4; ++e) sum[j][e] = 0.f;
+        mma_m16n8k8_tf32(sum[j], a_small, b_big[j]);
+      }
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) mma_m16n8k8_tf32(sum[j], a_big, b_small[j]);
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) mma_m16n8k8_tf32(sum[j], a_big, b_big[j]);
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+      for (int e = 0; e < 4; ++e) acc[i][j][e] += sum[j][e];
+    }
+  }
+}
+
+// acc = sum over `steps` steps. A loader's fetch(tile) starts the copies of its next step, zeros where there
+// is nothing.
+template <class T, int PRODUCTS, class TileA, class TileB, class LoadA, class LoadB>
+__device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], LoadA& load_a, LoadB& load_b,
+                                             int steps) {
+  PCN_UNROLL_ON_DEVICE
+  for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
+  for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+  for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.f;
+  if (steps == 0) return;  // the whole block: a stride's phase that no filter tap meets
+
+  constexpr int STAGE = TileA::FLOATS + TileB::FLOATS, KS = T::BK / 8;
+  float* const ring = dynamic_shared<float>();
+  int into = 0, from = 0;  // offsets in the ring: where the next step goes, where the present one is read
+  const auto fetch = [&](bool exists) {
+    if (exists) {
+      load_a.fetch(ring + into);
+      load_b.fetch(ring + into + TileA::FLOATS);
+    }
+    cp_async_commit();  // also where there is nothing, so that groups and steps count alike
+    into = into == (T::STAGES - 1) * STAGE ? 0 : into + STAGE;
+  };
+  PCN_UNROLL_ON_DEVICE
+  for (int s = 0; s < T::STAGES - 1; ++s) fetch(s < steps);
+
+  uint32_t a[2][T::MI][4], b[2][T::NI][2];
+  const int m = T::warp_row(), n = T::warp_column();
+  cp_async_wait<T::STAGES - 2>();
+  __syncthreads();
+  TileA::read_a(a[0], ring, m, 0);
+  TileB::read_b(b[0], ring + TileA::FLOATS, n, 0);
+  for (int step = 0; step < steps; ++step) {
+    PCN_UNROLL_ON_DEVICE
+    for (int ks = 0; ks < KS; ++ks) {
+      if (ks == KS - 1) {
+        // The next step has landed, and every warp has read the last of this one, whose place the fetch of
+        // the next round overwrites.
+        cp_async_wait<T::STAGES - 2>();
+        __syncthreads();
+        from = from == (T::STAGES - 1) * STAGE ? 0 : from + STAGE;
+      }
+      if (ks < KS - 1 || step + 1 < steps) {
+        TileA::read_a(a[(ks + 1) % 2], ring + from, m, (ks + 1) % KS);
+        TileB::read_b(b[(ks + 1) % 2], ring + from + TileA::FLOATS, n, (ks + 1) % KS);
+      }
+      if (ks == 0) fetch(step + T::STAGES - 1 < steps);
+      multiply_fragments<T, PRODUCTS>(acc, a[ks % 2], b[ks % 2]);
+    }
+  }
+}
+
+// Stores a thread's outputs. offset(m): where row m of the tile starts in `out`, negative if it does not
+// exist; columns [0, limit) of the tile exist. pairs: rows start at a multiple of 8 bytes and limit is even.
+// Four lanes fill a sector of 32 bytes. bias: of the tile's first column, or null.
+template <class T, class RowOffset>
+__device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], float* out, RowOffset offset,
+                                          int limit, bool pairs, const float* bias, bool relu) {
+  if (bias != nullptr) {
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+    for (int e = 0; e < 2; ++e) {
+      const int column = T::column(j) + e;
+      const float add = column < limit ? __ldg(bias + column) : 0.f;
+      PCN_UNROLL_ON_DEVICE
+      for (int i = 0; i < T::MI; ++i) acc[i][j][e] += add, acc[i][j][e + 2] += add;
+    }
+  }
+  PCN_UNROLL_ON_DEVICE
+  for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
+  for (int half = 0; half < 2; ++half) {
+    const long long start = offset(T::row(i, half));
+    if (start < 0) continue;
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) {
+      const int column = T::column(j);
+      float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
+      if (relu) x = x < 0.f ? 0.f : x, y = y < 0.f ? 0.f : y;  // keeps NaN
+      float* to = out + start + column;
+      if (pairs) {
+        if (column < limit) *reinterpret_cast<float2*>(to) = make_float2(x, y);
+      } else {
+        if (column < limit) to[0] = x;
+        if (column + 1 < limit) to[1] = y;
+      }
+    }
+  }
+}
+
+// ---- the host's side
+
+// Multiply-adds of one TF32 product over those of FFMA in the same time, for mma.sync. From data sheets
+// (dense TF32 over float32: 8 on sm_80, 7.4 on sm_90, 1 on the consumer's sm_86, 89 and 120), less what
+// mma.sync is known to leave on sm_90. Not measured.
+inline double tf32_rate(int capability) {
+  switch (capability) {
+    case 80:
+      return 6.5;
+    case 86:
+    case 89:
+    case 120:
+    case 121:
+      return 1.;
+    case 87:
+      return 2.;
+    default:
+      return 4.5;
+  }
+}
+
+template <class T>
+TileInfo mma_info(const Conv2dShape& s, double efficiency) {
+  return T::info(efficiency * tf32_rate(s.capability) / (s.precision == Precision::kFp32x3 ? 3 : 1));
+}
+
+// What every kernel on tensor cores wants beside its layout.
+inline bool mma_supports(const Conv2dShape& s) {
+  return s.precision != Precision::kFp32 && s.capability >= 80;
+}
+
+}  // namespace pcn::conv
