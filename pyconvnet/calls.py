@@ -81,13 +81,21 @@ class Calls:
     row0, total : int
         The examples are rows row0 ... of a batch of ``total``, over which costs average.
     seed : int
+    precision : str
     """
 
     def __init__(
-        self, partition: Partition, shards: Sequence[Shard], n: int, row0: int, total: int, seed: int
+        self,
+        partition: Partition,
+        shards: Sequence[Shard],
+        n: int,
+        row0: int,
+        total: int,
+        seed: int,
+        precision: str,
     ):
         self.partition, self.shards, self.n = partition, shards, n
-        self._row0, self._total, self._seed = row0, total, seed
+        self._row0, self._total, self._seed, self._precision = row0, total, seed, precision
         self.on: list[dict[str, Call]] = [self._calls(shard) for shard in shards]
         #: Gradients that some earlier task of backward has overwritten.
         self.written: list[set[Key]] = []
@@ -108,6 +116,7 @@ class Calls:
                 layer=node.index,
                 total=self._total,
                 window=(self._row0 + first, local.keeps.start, channels),
+                precision=self._precision,
                 workspace=shard.workspace,
             )
             y = shard.outputs[node.name]

@@ -423,7 +423,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
     sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
-    sub.add_argument("--precision", default="fp32")
+    sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32 or fp32x3")
     sub.add_argument(
         "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"
     )

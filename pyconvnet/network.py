@@ -318,8 +318,8 @@ class Network:
         """Table of shapes, parameters, multiply-adds an example, and float32 training memory at
         ``batch_size``.
 
-        Memory counts what the plan allocates: output, its gradient and what forward keeps for backward, times
-        the batch; and parameters with gradient and momentum.
+        Memory counts what a plan allocates: output, its gradient and what forward keeps for backward, times
+        the batch; and parameters with gradient and momentum. A plan that fuses layers needs less.
         """
         check_number("summary: batch_size", batch_size, "positive int")
         head = ("layer", "kind", "inputs", "output", "parameters", "multiply-adds", "activations", "weights")

@@ -20,6 +20,7 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Preprocessing
 from .network import INPUT, Network
+from .ops.conv import precision_code
 from .parallel.communicator import Communicator
 from .parallel.feeding import Feeder
 from .parallel.partition import Partition, gradient_names, partition
@@ -58,6 +59,11 @@ class Plan(PlanValues):
         Also compute the gradient with respect to the images, ``gradients["input"]``.
     replicas, hybrid :
         How the devices are used; see :func:`pyconvnet.parallel.partition.partition`.
+    precision : "fp32", "tf32" or "fp32x3"
+        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
+    fuse : bool, optional
+        Let one kernel do response normalisation and the max pooling after it; the normalised map is then not
+        among ``outputs``. Default: yes, but not on ``cpu``, where it would be computed twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
 
@@ -88,6 +94,8 @@ class Plan(PlanValues):
         input_gradient: bool = False,
         replicas: int = 1,
         hybrid: bool = False,
+        precision: str = "fp32",
+        fuse: bool | None = None,
         communicator: Communicator | None = None,
     ):
         if not isinstance(network, Network):
@@ -105,10 +113,17 @@ class Plan(PlanValues):
             raise ValueError(
                 f"Plan: dtype on {self.device.name} must be {' or '.join(allowed)}, got {self.dtype.name}"
             )
+        precision_code("Plan", precision)
+        self.precision = precision
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
-            network, self.devices, replicas, hybrid, batch_size=self.batch_size
+            network,
+            self.devices,
+            replicas,
+            hybrid,
+            batch_size=self.batch_size,
+            fuse=self.device.kind != "cpu" if fuse is None else fuse,
         )
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
@@ -255,7 +270,7 @@ class Plan(PlanValues):
         key = (phases, *batch, train, first)
         if key not in self._lists:
             if batch not in self._programs:
-                calls = Calls(self.partition, self.shards, *batch, self.seed)
+                calls = Calls(self.partition, self.shards, *batch, self.seed, self.precision)
                 self._programs[batch] = Program(calls, self.lanes, self._communicator)
             self._lists[key] = self._programs[batch].tasks(*phases, train=train, start=first)
         return self._lists[key]

@@ -140,6 +140,11 @@ class PlanValues:
 
     def _assemble(self, name: str, kind: str, n: int | None) -> np.ndarray:
         n = self._check_count(n)
+        if name in self.partition.fused:
+            raise ValueError(
+                f"Plan: the output of layer {name!r} is never written: layer {self.partition.fused[name]!r} "
+                "does its work too; a plan made with fuse=False has it"
+            )
         shape = self.network.input_shape if name == INPUT else self.network[name].output_shape
         out = np.zeros((n, *shape), self.dtype)
         for i, region in enumerate(self.partition.held[name]):

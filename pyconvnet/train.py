@@ -17,6 +17,7 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Model, Preprocessing, check_parameters
 from .network import Network
+from .ops.conv import precision_code
 from .parallel.ranks import Ranks, current
 
 _DEFAULTS = {
@@ -89,6 +90,7 @@ class Settings:
     progress: bool = True
     replicas: int = 1
     hybrid: bool = False
+    precision: str = "fp32"
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -101,6 +103,7 @@ class Settings:
             "schedule": self.schedule.describe(),
             "seed": self.seed,
             "augment": self.augmentation.as_dict(),
+            "precision": self.precision,
         }
 
 
@@ -157,8 +160,9 @@ def train(
     schedule : optional
         "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
         error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
-    precision : "fp32"
-        Arithmetic of the products.
+    precision : "fp32", "tf32" or "fp32x3"
+        Arithmetic of the products in convolutions and fully connected layers, on GPUs with tensor cores: see
+        :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in all of them.
     devices : str, Device or a list of them, optional
         Default: ``cuda:0`` where it works (of several processes on a host, each takes its own GPU), else
         ``cpu``. Several devices share each network, see :meth:`pyconvnet.Network.partition`; a device may
@@ -231,7 +235,7 @@ def train(
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
-            settings.replicas, settings.hybrid = replicas, hybrid
+            settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             _check_fit(network, train_set, validation_set, settings, ranks)
         if saved is None:
             start = ranks.broadcast(start)
@@ -260,8 +264,7 @@ def _check_options(given: Mapping[str, Any], precision: Any, resume: Any, progre
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
         _optim.schedule(given["schedule"])
-    if precision != "fp32":
-        raise ValueError(f"train: precision must be 'fp32' (others are not available yet), got {precision!r}")
+    precision_code("train", precision)
     if not isinstance(resume, bool) and resume != "auto":
         raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
     if not isinstance(progress, bool):

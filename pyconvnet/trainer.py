@@ -108,6 +108,7 @@ class Trainer:
             initialise=start is None,
             replicas=settings.replicas,
             hybrid=settings.hybrid,
+            precision=settings.precision,
             communicator=self.communicator,
         )
         if start is not None:

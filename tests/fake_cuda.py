@@ -372,6 +372,24 @@ class FakePinned(np.ndarray):
     ptr = property(lambda self: self.ctypes.data)
 
 
+class FakeDevice:
+    """``cupy.cuda.Device``: current inside a ``with`` block."""
+
+    compute_capability = "90"
+
+    def __init__(self, machine: Machine, index: int):
+        self._machine, self._index = machine, index
+        self._before: list[int] = []
+
+    def __enter__(self) -> FakeDevice:
+        self._before.append(self._machine.current)
+        self._machine.current = self._index
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._machine.current = self._before.pop()
+
+
 class FakeCuda:
     """``cupy.cuda``."""
 
@@ -389,13 +407,8 @@ class FakeCuda:
     def Event(self, block: bool = False, disable_timing: bool = False) -> FakeEvent:
         return FakeEvent(self._machine, block, disable_timing)
 
-    @contextlib.contextmanager
-    def Device(self, index: int) -> Any:
-        before, self._machine.current = self._machine.current, index
-        try:
-            yield
-        finally:
-            self._machine.current = before
+    def Device(self, index: int) -> FakeDevice:
+        return FakeDevice(self._machine, index)
 
     @contextlib.contextmanager
     def using_allocator(self, allocator: Callable[[int], Any]) -> Any:

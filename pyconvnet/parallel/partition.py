@@ -28,11 +28,15 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..buffers import padded
-from ..layers import LRN, Concat, Conv2d, Layer, Linear, WeightLayer
+from ..layers import LRN, Concat, Conv2d, Layer, Linear, MaxPool2d, WeightLayer
 from ..layers.base import check_number
+from ..layers.fused import LRNMaxPool2d
 from ..network import INPUT, Network, Node
+
+if TYPE_CHECKING:
+    from .crossings import Crossing
 
 
 @dataclass(frozen=True)
@@ -99,21 +103,6 @@ class Local:
     filters: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """Bytes that go from one device to another in a training step, and the layer that needs them.
-
-    ``kind``: "gather" (forward), "gradient" (of what was gathered, back to its owner) or "weights"
-    (gradients of parameters that replicas share).
-    """
-
-    layer: str
-    kind: str
-    source: int
-    target: int
-    nbytes: int
-
-
 class PartitionError(ValueError):
     """A network that cannot be split as asked; the message names the layer and the reason."""
 
@@ -155,10 +144,18 @@ class Partition:
         Each device's layers, in the order of the graph.
     filters : dict of str to tuple
         By layer with parameters, each device's slice of them or None.
+    fused : dict of str to str
+        By layer whose output is never written, the layer that does its work too.
     """
 
     def __init__(
-        self, network: Network, devices: Sequence[str], replicas: int, hybrid: bool, batch_size: int
+        self,
+        network: Network,
+        devices: Sequence[str],
+        replicas: int,
+        hybrid: bool,
+        batch_size: int,
+        fuse: bool = False,
     ):
         self.network, self.devices, self.batch_size = network, tuple(devices), batch_size
         self.replicas, self.towers, self.hybrid = replicas, len(devices) // replicas, hybrid
@@ -172,6 +169,10 @@ class Partition:
         self.locals: list[list[Local]] = [[] for _ in devices]
         for node in network:
             self._place(node)
+        self.fused: dict[str, str] = {}
+        if fuse:
+            for node in network:
+                self._fuse(node)
 
     # ---- where a layer lies --------------------------------------------------------------------------------
     def _after_linear(self) -> set[str]:
@@ -314,6 +315,37 @@ class Partition:
         reads = tuple(Region(keeps.part, keeps.parts, *span) for _, span in taken)
         return Local(node, device, layer, tuple(s for s, _ in taken), reads, makes, keeps, filters)
 
+    def _fuse(self, norm: Node) -> None:
+        """Let max pooling do the normalisation before it, where nothing else reads that."""
+        readers = [node for node in self.network for source in node.inputs if source == norm.name]
+        if (
+            not isinstance(norm.layer, LRN)
+            or len(readers) != 1
+            or not isinstance(readers[0].layer, MaxPool2d)
+        ):
+            return
+        pool, found = readers[0], []
+        for d, locals_ in enumerate(self.locals):
+            mine = {local.node.name: local for local in locals_}
+            if norm.name not in mine and pool.name not in mine:
+                continue
+            if norm.name not in mine or pool.name not in mine:
+                return
+            first, second = mine[norm.name], mine[pool.name]
+            if first.makes != first.keeps or second.reads != (first.keeps,):
+                return  # borrows channels, or is gathered
+            found.append((d, first, second))
+        for d, first, second in found:
+            both = dataclasses.replace(
+                second,
+                layer=LRNMaxPool2d(first.layer, second.layer),
+                sources=first.sources,
+                reads=first.reads,
+            )
+            self.locals[d] = [both if x is second else x for x in self.locals[d] if x is not first]
+        self.held[norm.name] = (None,) * len(self.devices)
+        self.fused[norm.name] = pool.name
+
     def pieces(self, name: str, device: int, region: Region) -> list[Piece]:
         """What each device contributes to ``region`` of a value on ``device``: by rows, then channels.
 
@@ -352,76 +384,15 @@ class Partition:
     # ---- description ---------------------------------------------------------------------------------------
     def crossings(self, n: int | None = None, itemsize: int = 4) -> list[Crossing]:
         """Everything that crosses between devices in one training step on ``n`` examples."""
-        n = self.batch_size if n is None else n
-        needed, out = set(gradient_names(self.network)), []
-        for d in range(len(self.devices)):
-            for source, region, node in self.gathers(d):
-                shape = self.network.input_shape if source == INPUT else self.network[source].output_shape
-                back = source in needed and self._returns(d, source, region, needed)
-                for piece in self.pieces(source, d, region):
-                    values = piece.region.count(n) * math.prod(shape[:-1]) * piece.region.channels
-                    if piece.source != d and values:
-                        nbytes = values * itemsize
-                        out.append(Crossing(node.name, "gather", piece.source, d, nbytes))
-                        if back:
-                            out.append(Crossing(node.name, "gradient", d, piece.source, nbytes))
-        return out + list(self._shared(n, itemsize))
+        from .crossings import crossings
 
-    def _returns(self, device: int, source: str, region: Region, needed: set[str]) -> bool:
-        """Whether any reader of a gathered copy puts a gradient into it."""
-        return any(
-            (source, region) in zip(local.sources, local.reads, strict=True)
-            and (local.node.layer.is_cost or local.node.name in needed)
-            for local in self.locals[device]
-        )
-
-    def _shared(self, n: int, itemsize: int) -> Iterator[Crossing]:
-        """Gradients that replicas add up: each owns an equal share of the sum, collects the others' parts of
-        it and sends the sum back.
-        """
-        for owner in self.filters:
-            if not trainable(self.network, self.network[owner]):
-                continue
-            sizes = [math.prod(p.shape[1:]) for p in self.network[owner].parameters()]
-            for group in self.sharing(owner):
-                first, last = self.filters[owner][group[0]]
-                values = sum(padded((last - first) * size) for size in sizes)  # gaps travel along
-                for i, d in enumerate(group):
-                    share = values * (i + 1) // len(group) - values * i // len(group)
-                    for other in group:
-                        if other != d and share:
-                            yield Crossing(owner, "weights", other, d, share * itemsize)
-                            yield Crossing(owner, "weights", d, other, share * itemsize)
+        return crossings(self, self.batch_size if n is None else n, itemsize)
 
     def table(self, n: int | None = None) -> str:
         """Per layer: each device's channels (and share of the batch), what it gathers, bytes a step."""
-        n = self.batch_size if n is None else n
-        names = [f"{d}: {name}" for d, name in enumerate(self.devices)]
-        rows = [("layer", "kind", "output", *names, "gathers", "forward", "backward", "weights")]
-        crossings = self.crossings(n)
-        for node in self.network:
-            mine = [c for c in crossings if c.layer == node.name]
-            reads = {s for d in range(len(self.devices)) for s, _, first in self.gathers(d) if first == node}
-            shape = "x".join(map(str, node.output_shape)) or "loss"
-            held = [_place_text(node, region, n) for region in self.held[node.name]]
-            by_kind = [sum(c.nbytes for c in mine if c.kind == k) for k in ("gather", "gradient", "weights")]
-            moved = [f"{b:,}" if b else "" for b in by_kind]
-            gathered = ", ".join(sorted(reads)) if any(by_kind[:2]) else ""
-            rows.append((node.name, type(node.layer).__name__, shape, *held, gathered, *moved))
-        totals = [
-            f"{sum(c.nbytes for c in crossings if c.kind == k):,}" for k in ("gather", "gradient", "weights")
-        ]
-        held = [f"{self.parameters(d):,}" for d in range(len(self.devices))]
-        rows.append(("total", "", "parameters", *held, "bytes a step", *totals))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        grid = f"{self.replicas} replica{'s' if self.replicas > 1 else ''} x {self.towers} tower"
-        title = (
-            f"{self.network.name} over {len(self.devices)} devices, {grid}{'s' if self.towers > 1 else ''}"
-        )
-        title += f"{', fully connected layers over all' if self.hybrid else ''}, batch {n}, float32"
-        rule = "-" * max(map(len, lines))
-        return "\n".join([title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        from .crossings import table
+
+        return table(self, self.batch_size if n is None else n)
 
     def parameters(self, device: int) -> int:
         """Number of parameters a device holds."""
@@ -438,14 +409,6 @@ class Partition:
         return self.table()
 
     __repr__ = __str__
-
-
-def _place_text(node: Node, region: Region | None, n: int) -> str:
-    if region is None:
-        return "-"
-    first, last = region.rows(n)
-    rows = f"rows {first}:{last} " if region.parts > 1 else ""
-    return f"{rows}{region.start}:{region.stop}" if node.output_shape else f"{rows}cost"
 
 
 def _normalised(layer: LRN, keeps: Region, channels: int) -> tuple[int, int, int]:
@@ -466,6 +429,7 @@ def partition(
     hybrid: bool = False,
     *,
     batch_size: int = 128,
+    fuse: bool = False,
 ) -> Partition:
     """Split a network over devices.
 
@@ -480,6 +444,8 @@ def partition(
         Replicate the convolutions R times, but split the fully connected layers over all devices.
     batch_size : int
         For the bytes the table tells.
+    fuse : bool
+        Let one kernel do response normalisation and the max pooling after it.
 
     Raises
     ------
@@ -504,4 +470,4 @@ def partition(
         raise ValueError(
             f"partition: replicas must divide the number of devices, {len(names)}, got {replicas}"
         )
-    return Partition(network, names, replicas, hybrid, batch_size)
+    return Partition(network, names, replicas, hybrid, batch_size, fuse)
