@@ -69,14 +69,19 @@ def test_reduced_step_agrees_with_float64(model, batch, fuse, device):
         assert relative(gradients[name], gradient) < 2e-5, name
 
 
-def test_true_size_step_agrees_with_cpu(device):
+@pytest.mark.parametrize(("fuse", "bound"), [(False, 2e-5), (True, 2e-2)], ids=["apart", "fused"])
+def test_true_size_step_agrees_with_cpu(device, fuse, bound):
     """One training step of the printed network at batch 8: loss, every gradient, the updated parameters.
+
+    The fused kernel rounds its roots another way than the reference. Of the 560,000 windows of the first pool
+    a few hold two values that are equal but for that, and of as many ReLUs behind it some a zero. Where such
+    a one falls the other way its gradient goes elsewhere, and one of so many is 0.1 to 0.2% of a layer's.
 
     Not among the tests for sanitized builds, on which it takes hours; the reduced steps are.
     """
     net = models.alexnet()
     reference = make(net, "cpu", 8)
-    ours = make(net, device, 8, parameters=reference.get_parameters())
+    ours = make(net, device, 8, parameters=reference.get_parameters(), fuse=fuse)
     losses = []
     for plan in (reference, ours):
         plan.forward()
@@ -88,8 +93,8 @@ def test_true_size_step_agrees_with_cpu(device):
     assert abs(losses[0] - np.log(1000)) < 0.2
     gradients = ours.get_gradients()
     for name, gradient in reference.get_gradients().items():
-        assert relative(gradients[name], gradient) < 2e-5, name
+        assert relative(gradients[name], gradient) < (bound if name.startswith("conv") else 2e-5), name
     parameters = ours.get_parameters()
     for name, value in reference.get_parameters().items():
-        assert relative(parameters[name], value) < 1e-6, name
+        assert relative(parameters[name], value) < max(1e-6, 1e-3 * bound), name
     assert ours.read_metrics()["loss"].examples == 8

@@ -179,8 +179,8 @@ def test_a_window_of_a_bigger_batch():
 
 
 # ---- AlexNet -----------------------------------------------------------------------------------------------
-def twenty_steps(net, devices, n, dtype=np.float32, parameters=None, lr=0.01):
-    plan = make(net, devices, n, dtype, parameters)
+def twenty_steps(net, devices, n, dtype=np.float32, parameters=None, lr=0.01, **options):
+    plan = make(net, devices, n, dtype, parameters, **options)
     plan.set_hyper(lr, 0.9)
     rng = np.random.default_rng(0)
     images = 60 * rng.standard_normal((2 * n, *net.input_shape), np.float32)  # pixels minus their mean
@@ -238,11 +238,15 @@ def test_reduced_alexnet_in_float64(model):
 
 
 def test_true_size_alexnet_after_twenty_steps(device):
-    """The printed network, 60,965,224 parameters, batch 4, from the paper's initial weights."""
+    """The printed network, 60,965,224 parameters, batch 4, from the paper's initial weights.
+
+    Layer by layer, as the reduced networks above are not: over so many windows the fused kernels' roots let a
+    few more maxima change places.
+    """
     net = models.alexnet()
     start = dict(net.initial(1))
-    wanted = twenty_steps(net, device, 4, lr=0.0003)
-    got = twenty_steps(net, [device, device], 4, lr=0.0003)
+    wanted = twenty_steps(net, device, 4, lr=0.0003, fuse=False)
+    got = twenty_steps(net, [device, device], 4, lr=0.0003, fuse=False)
     assert wanted[0][-1] < 0.5 * wanted[0][0]
     compare_alexnet(got, wanted, start, 1e-5, 0.03)
 
