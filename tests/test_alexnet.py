@@ -69,13 +69,23 @@ def test_reduced_step_agrees_with_float64(model, batch, fuse, device):
         assert relative(gradients[name], gradient) < 2e-5, name
 
 
-@pytest.mark.parametrize(("fuse", "bound"), [(False, 2e-5), (True, 2e-2)], ids=["apart", "fused"])
-def test_true_size_step_agrees_with_cpu(device, fuse, bound):
-    """One training step of the printed network at batch 8: loss, every gradient, the updated parameters.
+def same_choices(ours, reference):
+    """Let our max pooling's backward send gradients where the reference's does: where two values of a window
+    are equal but for rounding, the other one may win, and the gradient of one of 73,728 windows of the last
+    pool is 0.4% of all of them. Returns how many windows differed.
+    """
+    differ = 0
+    for name, theirs in reference.shards[0].saved.items():
+        if "argmax" in theirs:
+            mine = ours.shards[0].saved[name]["argmax"]
+            differ += int((ours.device.to_numpy(mine) != theirs["argmax"]).sum())
+            mine[...] = ours.device.asarray(theirs["argmax"])
+    return differ
 
-    The fused kernel rounds its roots another way than the reference. Of the 560,000 windows of the first pool
-    a few hold two values that are equal but for that, and of as many ReLUs behind it some a zero. Where such
-    a one falls the other way its gradient goes elsewhere, and one of so many is 0.1 to 0.2% of a layer's.
+
+@pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
+def test_true_size_step_agrees_with_cpu(device, fuse):
+    """One training step of the printed network at batch 8: loss, every gradient, the updated parameters.
 
     Not among the tests for sanitized builds, on which it takes hours; the reduced steps are.
     """
@@ -86,6 +96,8 @@ def test_true_size_step_agrees_with_cpu(device, fuse, bound):
     for plan in (reference, ours):
         plan.forward()
         losses.append(plan.loss())
+    assert same_choices(ours, reference) <= 5  # of 979,712 windows
+    for plan in (reference, ours):
         plan.backward()
         plan.update()
         assert plan.steps == 1
@@ -93,11 +105,8 @@ def test_true_size_step_agrees_with_cpu(device, fuse, bound):
     assert abs(losses[0] - np.log(1000)) < 0.2
     gradients = ours.get_gradients()
     for name, gradient in reference.get_gradients().items():
-        assert relative(gradients[name], gradient) < (bound if name.startswith("conv") else 2e-5), name
+        assert relative(gradients[name], gradient) < 2e-5, name
     parameters = ours.get_parameters()
     for name, value in reference.get_parameters().items():
-        if not fuse:
-            assert relative(parameters[name], value) < 1e-6, name
-        elif not name.endswith("bias"):  # some biases start at zero and are all gradient after one step
-            assert relative(parameters[name], value) < 1e-3 * bound, name
+        assert relative(parameters[name], value) < 1e-6, name
     assert ours.read_metrics()["loss"].examples == 8
