@@ -114,6 +114,8 @@ class Plan(PlanValues):
                 f"Plan: dtype on {self.device.name} must be {' or '.join(allowed)}, got {self.dtype.name}"
             )
         precision_code("Plan", precision)
+        if fuse is not None and not isinstance(fuse, bool):
+            raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
         self.precision = precision
         if train:
             _check_trainable(network, input_gradient)

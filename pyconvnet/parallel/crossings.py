@@ -42,7 +42,7 @@ def crossings(partition: Partition, n: int, itemsize: int = 4) -> list[Crossing]
                     out.append(Crossing(node.name, "gather", piece.source, d, nbytes))
                     if back:
                         out.append(Crossing(node.name, "gradient", d, piece.source, nbytes))
-    return out + list(_shared(partition, n, itemsize))
+    return out + list(_shared(partition, itemsize))
 
 
 def _returns(partition: Partition, device: int, source: str, region: Region, needed: set[str]) -> bool:
@@ -54,7 +54,7 @@ def _returns(partition: Partition, device: int, source: str, region: Region, nee
     )
 
 
-def _shared(partition: Partition, n: int, itemsize: int) -> Iterator[Crossing]:
+def _shared(partition: Partition, itemsize: int) -> Iterator[Crossing]:
     """Gradients that replicas add up: each owns an equal share of the sum, collects the others' parts of
     it and sends the sum back.
     """
