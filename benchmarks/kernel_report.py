@@ -1,159 +1,308 @@
-"""Registers, shared memory and spills of every kernel, as ptxas reports them.
+"""What compiler and emulator say about every kernel: docs/kernel-report.md and .json.
 
-    python benchmarks/kernel_report.py [--arch 75 80 90] [--family conv] [--json FILE]
+    python benchmarks/kernel_report.py                     print it
+    python benchmarks/kernel_report.py --write             write the committed report anew
+    python benchmarks/kernel_report.py --check             compare with the committed report; CI does
+    python benchmarks/kernel_report.py --family conv       only some families (not with --write)
+    python benchmarks/kernel_report.py --only code         not the emulator's part; or: --only accesses
 
-Compiles every ``kernels/*/*.cu`` with ``nvcc -Xptxas -v`` for each architecture (files below a ``hopper``
-folder for 90a only) and prints a line per kernel instance. Exit status 1 if anything does not compile, ptxas
-or nvcc warns, or a kernel spills registers; only those named ``*_generic``, which AlexNet does not run, may.
+*Code*: nvcc compiles every ``kernels/*/*.cu`` for each architecture (files below a ``hopper`` folder for
+90a only): registers, spills, shared memory, block size, occupancy on sm_90, and from ``cuobjdump`` how often
+the instructions that matter occur. *Accesses*: the emulator's flavour `count` runs every kernel and counts
+sectors and bank conflicts; it is built below ``build/count`` where PYCONVNET_EMULATOR is not such a build.
 
-Columns: registers a thread, static shared memory in bytes, bytes spilled (stores + loads).
+Exit status 1 if anything does not compile, nvcc or ptxas warns, a kernel spills registers (only those named
+``*_generic``, which AlexNet does not run, may), an access exceeds its bound without a reason in
+``report/reasons.py``, or --check finds a difference. The report is of nvcc 13.0; with another one --check
+says so and compares what must not depend on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-KERNELS = ROOT / "kernels"
+sys.path.insert(0, str(Path(__file__).parent))
+from report import compare, compiler, measure, occupancy, render, sass
+from report.reasons import REASONS
 
-ENTRY = re.compile(r"Compiling entry function '([^']+)' for '(sm_\w+)'")
-SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
-USED = re.compile(r"Used (\d+) registers")
-SHARED = re.compile(r"(\d+) bytes smem")
-WARNING = re.compile(r"warning|error", re.IGNORECASE)
+ROOT = Path(__file__).resolve().parents[1]
+REPORT = ROOT / "docs" / "kernel-report"
 
 
-def find_nvcc() -> str:
-    """nvcc on PATH, in CUDA_HOME or its usual place, or from NVIDIA's wheels in this environment."""
-    candidates = [shutil.which("nvcc")]
-    if os.environ.get("CUDA_HOME"):
-        candidates.append(str(Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc"))
-    candidates.append("/usr/local/cuda/bin/nvcc")
-    candidates += [
-        str(path) for folder in sys.path for path in Path(folder or ".").glob("nvidia/cu13/bin/nvcc")
-    ]
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return candidate
-    sys.exit("kernel_report: no nvcc on PATH, in CUDA_HOME or among the Python packages")
+# ---- code ----
+def _key(tools: str, path: Path, arch: str) -> str:
+    """What a compilation depends on: tools, architecture, the file, its headers, and this report's code."""
+    digest = hashlib.sha256(f"{tools} {arch} {path.relative_to(ROOT)}".encode())
+    for file in [*compiler.with_headers(path), Path(compiler.__file__), Path(sass.__file__)]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def demangle(names: list[str]) -> dict[str, str]:
-    """Readable names, where c++filt is there."""
-    tool = shutil.which("c++filt")
-    if tool is None or not names:
-        return {name: name for name in names}
-    lines = subprocess.run(
-        [tool], input="\n".join(names), capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    return dict(zip(names, lines, strict=True))
+def _compile(job: tuple[str, str | None, Path, str, Path]) -> tuple[list[dict], list[str]]:
+    """The rows of one file for one architecture; from the cache where nothing they depend on has changed."""
+    nvcc, cuobjdump, path, arch, cache = job
+    kept = cache / f"{_key(f'{compiler.version(nvcc)} {cuobjdump}', path, arch)}.json"
+    if kept.exists():
+        return tuple(json.loads(kept.read_text()))
+    made = _compile_anew(nvcc, cuobjdump, path, arch)
+    if not made[1]:
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}")  # complete before it has the name that is looked for
+        fresh.write_text(json.dumps(made))
+        fresh.replace(kept)
+    return made
 
 
-def short(name: str) -> str:
-    """A demangled kernel's name and template arguments without namespaces and parameters."""
-    name = re.sub(r"^void ", "", name.replace("(anonymous namespace)", "anon"))
-    name = re.sub(r"(\w+::)+", "", name)
-    depth = 0
-    for position, letter in enumerate(name):
-        depth += (letter == "<") - (letter == ">")
-        if letter == "(" and depth == 0:
-            return name[:position]
-    return name
-
-
-def compile_file(nvcc: str, path: Path, arch: str) -> tuple[Path, str, str, int]:
-    """What nvcc prints for one file and one architecture."""
+def _compile_anew(nvcc: str, cuobjdump: str | None, path: Path, arch: str) -> tuple[list[dict], list[str]]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            nvcc, "-std=c++17", f"-I{KERNELS}", "-gencode", f"arch=compute_{arch},code=sm_{arch}",
-            "-Xptxas", "-v", "-c", str(path), "-o", str(Path(folder) / "kernel.o"),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-    return path, arch, done.stdout + done.stderr, done.returncode
+        cubin = Path(folder) / "kernel.cubin"
+        text, status = compiler.compile_file(nvcc, path, arch, cubin)
+        rows, complaints = compiler.parse(path, arch, text)
+        if status != 0 and not complaints:
+            complaints = [f"nvcc failed with status {status}: {text[-500:]}"]
+        if cuobjdump and status == 0 and int(arch[:2]) >= 80:
+            counts = sass.instructions(cuobjdump, cubin)
+            threads = sass.block_sizes(cuobjdump, cubin) if arch.startswith("90") else {}
+            for row in rows:
+                row["sass"] = counts.get(row["symbol"], {})
+                row["threads"] = threads.get(row["symbol"])
+    return rows, [f"{path.name} sm_{arch}: {line}" for line in complaints]
 
 
-def parse(path: Path, arch: str, text: str) -> tuple[list[dict], list[str]]:
-    """The kernels of a compilation, and the lines that should not be there."""
-    rows, complaints, row = [], [], None
-    for line in text.splitlines():
-        if match := ENTRY.search(line):
-            row = {
-                "stem": path.stem,
-                "family": path.relative_to(KERNELS).parts[0],
-                "arch": arch,
-                "symbol": match[1],
-            }
-            rows.append(row)
-        elif row is not None and (match := SPILL.search(line)):
-            row["spill"] = int(match[2]) + int(match[3])
-        elif row is not None and (match := USED.search(line)):
-            row["registers"] = int(match[1])
-            row["shared"] = int(found[1]) if (found := SHARED.search(line)) else 0
-        elif WARNING.search(line) and "0 errors" not in line:
-            complaints.append(line.strip())
-    return rows, complaints
-
-
-def default_architectures() -> list[str]:
-    """The architectures that a build without a GPU covers, from cmake/Architectures.cmake."""
-    text = (ROOT / "cmake" / "Architectures.cmake").read_text()
-    return sorted(set(re.findall(r"\b(\d{2,3})-(?:real|virtual)\b", text)), key=int)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", nargs="+", default=default_architectures(), help="e.g. 75 80 90")
-    parser.add_argument("--family", nargs="+", help="only these folders of kernels/")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    arguments = parser.parse_args()
-
-    nvcc = find_nvcc()
-    files = [
-        path
-        for path in sorted(KERNELS.rglob("*.cu"))
-        if not arguments.family or path.relative_to(KERNELS).parts[0] in arguments.family
-    ]
-    jobs = [(path, arch) for path in files if "hopper" not in path.parts for arch in arguments.arch]
-    jobs += [(path, "90a") for path in files if "hopper" in path.parts]
+def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], jobs: int, cache: Path):
+    """(a row per kernel with what each architecture made of it, failures)."""
+    work = [(nvcc, cuobjdump, p, arch, cache) for p in files if "hopper" not in p.parts for arch in archs]
+    work += [(nvcc, cuobjdump, p, "90a", cache) for p in files if "hopper" in p.parts]
     rows, failures = [], []
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for path, arch, text, status in pool.map(lambda job: compile_file(nvcc, *job), jobs):
-            found, complaints = parse(path, arch, text)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for found, complaints in pool.map(_compile, work):
             rows += found
-            failures += [f"{path.name} sm_{arch}: {line}" for line in complaints]
-            if status != 0 and not complaints:
-                failures.append(f"{path.name} sm_{arch}: nvcc failed with status {status}: {text[-500:]}")
-    names = demangle(sorted({row["symbol"] for row in rows}))
+            failures += complaints
+    names = compiler.demangle(sorted({row["symbol"] for row in rows}))
+    table: dict[tuple[str, str, str], dict] = {}
     for row in rows:
-        row["kernel"] = short(names[row["symbol"]])
+        full = names[row["symbol"]]
+        kernel = compiler.short(full)
         if row.get("spill") and not row["stem"].endswith("_generic"):
-            failures.append(f"{row['stem']} sm_{row['arch']}: {row['kernel']} spills {row['spill']} bytes")
-
-    width = max((len(row["kernel"]) for row in rows), default=6)
-    print(f"{'stem':40} {'arch':6} {'kernel':{width}} registers shared spilled")
-    for row in sorted(rows, key=lambda row: (row["family"], row["stem"], row["kernel"], row["arch"])):
-        print(
-            f"{row['stem']:40} sm_{row['arch']:3} {row['kernel']:{width}} "
-            f"{row.get('registers', 0):9} {row.get('shared', 0):6} {row.get('spill', 0):7}"
+            failures.append(f"{row['stem']} sm_{row['arch']}: {kernel} spills {row['spill']} bytes")
+        made = table.setdefault(
+            (row["family"], row["stem"], full),
+            {"family": row["family"], "stem": row["stem"], "kernel": kernel, "threads": None, "arch": {}},
         )
-    spilling = sum(1 for row in rows if row.get("spill"))
-    print(
-        f"{len(rows)} kernels of {len(files)} files for sm_{', sm_'.join(arguments.arch)}; {spilling} spill"
+        made["threads"] = row.get("threads") or made["threads"]
+        made["arch"][row["arch"]] = {
+            "registers": row.get("registers", 0),
+            "shared": row.get("shared", 0),
+            "spill": row.get("spill", 0),
+            "sass": row.get("sass", {}),
+        }
+    return _once(table), failures
+
+
+def _once(table: dict[tuple[str, str, str], dict]) -> list[dict]:
+    """The rows, those of templates that several files of a family contain alike only once."""
+    rows, seen = [], {}
+    for (family, _, full), row in sorted(table.items()):
+        content = json.dumps(row["arch"], sort_keys=True)
+        if "(anonymous namespace)" not in full and (first := seen.get((family, full, content))):
+            first["stem"] = "(several)"
+            continue
+        seen[family, full, content] = row
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["family"], row["stem"], row["kernel"]))
+
+
+# ---- accesses ----
+def count_module(folder: Path, jobs: int) -> Path:
+    """The emulator of flavour `count`: PYCONVNET_EMULATOR if it is one, else built here."""
+    given = os.environ.get("PYCONVNET_EMULATOR")
+    if given and "count_accesses" in (probe := _ask(Path(given))) and probe.split()[0] == "count":
+        return Path(given)
+    beside = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-DPYCONVNET_CUDA=OFF"]
+    configure += ["-DPYCONVNET_EMULATOR_FLAVOUR=count", f"-DPython_EXECUTABLE={sys.executable}"]
+    if not (folder / "CMakeCache.txt").exists():
+        configure.append("-GNinja")
+    for command in (configure, ["cmake", "--build", str(folder), "--parallel", str(jobs)]):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            sys.exit(
+                f"kernel_report: {' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+            )
+    return next(folder.glob("_emulator*.so"))
+
+
+def _python(code_text: str, module: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYCONVNET_EMULATOR": str(module), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code_text, *arguments], env=environment, capture_output=True, text=True
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if done.returncode != 0:
+        sys.exit(f"kernel_report: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def _ask(module: Path) -> str:
+    return _python(
+        "from pyconvnet import devices as d; e = d.emulator().ext; print(e.flavour(), *dir(e))", module
+    )
+
+
+_MEASURE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from report import compiler, measure, render
+rows = measure.run(json.loads(sys.argv[2]))
+json.dump(render.measured(rows, compiler.short, lines=json.loads(sys.argv[3])), sys.stdout)
+"""
+
+
+def accesses(module: Path, families: list[str] | None, lines: bool) -> list[dict]:
+    """A row per kernel that was run, counted in a process of its own: this one may hold another emulator."""
+    here = str(Path(__file__).resolve().parent)
+    return json.loads(_python(_MEASURE, module, here, json.dumps(families), json.dumps(lines)))
+
+
+# ---- the whole ----
+def add_occupancy(kernels: list[dict], counted: list[dict] | None) -> None:
+    """Resident blocks on sm_90, with the dynamic shared memory of the launches that were counted."""
+    dynamic = {(row["stem"], row["kernel"]): row["dynamic"] for row in counted or []}
+    for row in kernels:
+        made = row["arch"].get("90") or row["arch"].get("90a")
+        row["dynamic"] = dynamic.get((row["stem"], row["kernel"]), 0)
+        if made and row["threads"]:
+            shared = made["shared"] + row["dynamic"]
+            row["occupancy"] = asdict(occupancy.sm90(row["threads"], made["registers"], shared))
+
+
+def not_counted(kernels: list[dict], counted: list[dict]) -> list[str]:
+    """Kernel files that no case of report/measure.py runs."""
+    files = {row["stem"] for row in kernels} - {"(several)"} - {row["stem"] for row in counted}
+    return [f"{stem}: no case of report/measure.py runs it" for stem in sorted(files)]
+
+
+def _dump(report: dict) -> str:
+    """JSON with a line per kernel, so that a change shows as a line."""
+    parts = []
+    for name, value in report.items():
+        if isinstance(value, list):
+            rows = ",\n".join(json.dumps(row) for row in value)
+            parts.append(f"{json.dumps(name)}: [\n{rows}\n]")
+        else:
+            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _gxx() -> str:
+    compiler_name = os.environ.get("CXX", "g++")
+    return subprocess.run(
+        [compiler_name, "-dumpfullversion"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write docs/kernel-report.md and .json")
+    parser.add_argument("--check", action="store_true", help="fail where the committed report is out of date")
+    parser.add_argument("--only", choices=["code", "accesses"], help="one half (not with --write)")
+    parser.add_argument("--arch", nargs="+", help="e.g. 75 80 90; default: those of a build without a GPU")
+    parser.add_argument("--family", nargs="+", help="only these folders of kernels/")
+    parser.add_argument("--lines", action="store_true", help="give accesses that are not ideal their lines")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument(
+        "--disassembler",
+        type=Path,
+        metavar="FOLDER",
+        help="environment with cuobjdump and nvdisasm; made there if it does not exist",
+    )
+    parser.add_argument(
+        "--build",
+        type=Path,
+        default=ROOT / "build" / "count",
+        help="the emulator, and what was compiled before",
+    )
+    given = parser.parse_args(arguments)
+    partial = given.only or given.family or given.arch
+    if given.write and partial:
+        parser.error("--write writes the whole report: not with --only, --family or --arch")
+    if given.check and (given.family or given.arch):
+        parser.error("--check compares the whole report: not with --family or --arch")
+    return given
+
+
+def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
+    """The report, or the half that is asked for, and what is wrong with it."""
+    report: dict = {"nvcc": None, "g++": None, "kernels": None, "accesses": None}
+    failures: list[str] = []
+    if given.only != "accesses":
+        nvcc = compiler.find_nvcc()
+        if nvcc is None:
+            sys.exit("kernel_report: no nvcc on PATH, in CUDA_HOME or among the Python packages")
+        if given.disassembler and sass.find(given.disassembler) is None:
+            sass.install(given.disassembler)
+        cuobjdump = sass.find(given.disassembler)
+        if cuobjdump is None:
+            text = f"no cuobjdump on PATH: pip install {' '.join(sass.PACKAGES)} in an environment of its own"
+            if given.write or given.check:
+                sys.exit(f"kernel_report: {text} (--disassembler FOLDER does)")
+            print(f"{text}; instructions are not counted", file=sys.stderr)
+        report["nvcc"] = compiler.version(nvcc)
+        archs = given.arch or compiler.default_architectures()
+        report["kernels"], failures = code(
+            nvcc, cuobjdump, compiler.sources(given.family), archs, given.jobs, given.build / "report"
+        )
+    if given.only != "code":
+        module = count_module(given.build, given.jobs)
+        report["g++"] = _gxx()
+        report["accesses"] = accesses(module, given.family, given.lines)
+        failures += measure.unexplained(report["accesses"], REASONS, whole=not given.family)
+    if report["kernels"] is not None:
+        add_occupancy(report["kernels"], report["accesses"])
+        if report["accesses"] is not None:
+            failures += not_counted(report["kernels"], report["accesses"])
+    return report, failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit status."""
+    given = parse_arguments(arguments)
+    report, failures = collect(given)
+    if given.json:
+        given.json.write_text(_dump(report))
+    if given.write:
+        if not failures:
+            REPORT.with_suffix(".json").write_text(_dump(report))
+            REPORT.with_suffix(".md").write_text(render.markdown(report, REASONS))
+            print(f"wrote {REPORT}.md and .json")
+    elif given.check:
+        committed = json.loads(REPORT.with_suffix(".json").read_text())
+        found, notes = compare.differences(committed, report)
+        for note in notes:
+            print(f"note: {note}")
+        if REPORT.with_suffix(".md").read_text() != render.markdown(committed, REASONS):
+            found.append("! kernel-report.md is not what kernel-report.json says")
+        for line in found:
+            print(line)
+        if found:
+            failures.append("docs/kernel-report is out of date: python benchmarks/kernel_report.py --write")
+    else:
+        print(render.markdown(report, REASONS))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
+    rows = [*(report["kernels"] or []), *(report["accesses"] or [])]
+    print(f"{len(rows)} rows, {len(failures)} failures")
     return 1 if failures or not rows else 0
 
 

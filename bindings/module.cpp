@@ -4,6 +4,8 @@
 
 #include "array.h"
 #ifdef PCN_EMULATED
+#include <pybind11/stl.h>
+
 #include "emulation/control.h"
 #endif
 
@@ -16,6 +18,37 @@ namespace pcn::bind {
 namespace {
 
 #ifdef PCN_EMULATED
+void register_counts(py::module_& m) {
+  m.def("count_accesses", &pcn::emulation::count_accesses, py::arg("on"), py::arg("blocks") = 0,
+        "Starts (afresh) or stops counting memory accesses; only in the flavour `count`. With `blocks`, "
+        "launches "
+        "run only so many of their blocks, spread over the grid, and compute incomplete results.");
+  m.def(
+      "access_counts",
+      [] {
+        py::list launches;
+        for (const auto& l : pcn::emulation::take_access_counts()) {
+          py::list sites;
+          for (const auto& s : l.sites) {
+            sites.append(py::dict(py::arg("frames") = py::tuple(py::cast(s.frames)),
+                                  py::arg("shared") = s.shared, py::arg("kind") = s.kind,
+                                  py::arg("bytes") = s.bytes, py::arg("requests") = s.requests,
+                                  py::arg("lanes") = s.lanes, py::arg("cost") = s.cost,
+                                  py::arg("ideal") = s.ideal, py::arg("lines") = s.lines,
+                                  py::arg("ideal_lines") = s.ideal_lines, py::arg("worst") = s.worst));
+          }
+          launches.append(py::dict(py::arg("stem") = l.stem, py::arg("kernel") = l.kernel,
+                                   py::arg("grid") = py::make_tuple(l.grid[0], l.grid[1], l.grid[2]),
+                                   py::arg("block") = py::make_tuple(l.block[0], l.block[1], l.block[2]),
+                                   py::arg("dynamic_bytes") = l.dynamic_bytes,
+                                   py::arg("static_bytes") = l.static_bytes, py::arg("sites") = sites));
+        }
+        return launches;
+      },
+      "The launches since count_accesses(True) and their accesses by place in the program; see "
+      "emulation/control.h for the fields. Clears them.");
+}
+
 void register_platform(py::module_& m) {
   m.attr("emulated") = true;
   m.def(
@@ -28,7 +61,8 @@ void register_platform(py::module_& m) {
       "mix), its "
       "seed, when asynchronous copies land (late, eager, rand), and the number of blocks in flight (0: one "
       "per core).");
-  m.def("flavour", [] { return std::string(pcn::emulation::flavour()); }, "plain, asan or race");
+  m.def("flavour", [] { return std::string(pcn::emulation::flavour()); }, "plain, asan, race or count");
+  register_counts(m);
 }
 #else
 void register_platform(py::module_& m) {

@@ -57,6 +57,10 @@ void cp_async(void* shared, const void* global, int bytes, int source_bytes) {
     fail("misaligned cp.async of %d bytes: shared %p, global %p", bytes, shared, global);
   }
   shared_pointer(shared_address(shared), size);
+  PCN_COUNTS(access(shared, size, counts::kStore, __builtin_return_address(0)));
+  if (source_bytes) {
+    PCN_COUNTS(access(global, static_cast<size_t>(source_bytes), counts::kLoad, __builtin_return_address(0)));
+  }
   const PendingCopy copy{static_cast<char*>(shared), static_cast<const char*>(global), bytes, source_bytes};
   const Async async = worker->grid->config.async;
   if (async == Async::eager || (async == Async::rand && (worker->random() & 1))) return make_copy(copy);

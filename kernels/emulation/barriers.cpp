@@ -66,6 +66,7 @@ int barrier_sync(int id, int threads, bool predicate, const char* file, int line
     PCN_RACE(named_barrier_complete(id & 15));
   } else {
     PCN_RACE(full_barrier());
+    PCN_COUNTS(block_point());
   }
   complete(b, id);
   if (w.grid->config.order == Order::fwd || w.grid->config.order == Order::rev) {
@@ -126,6 +127,7 @@ void warp_collective(unsigned mask, void* arg, WarpFunction function, const void
     }
   }
   if (function) function(warp.arg, mask);
+  if (mask == warp.exist) PCN_COUNTS(warp_point(f->context.warp));
   warp.arrived &= ~mask;
   w.spins = 0;
   const unsigned others = mask & ~(1u << lane);

@@ -7,8 +7,10 @@
 #include <mutex>
 #include <stdexcept>
 
-#ifdef PCN_RACECHECK
+#if defined(PCN_RACECHECK)
 #include "emulation/racecheck.h"
+#elif defined(PCN_COUNT)
+#include "emulation/access_counts.h"
 #endif
 
 namespace pcn {
@@ -103,11 +105,14 @@ void set_error(const std::string& text) { own_error() = text; }
 
 const char* flavour() { return PCN_EMULATOR_FLAVOUR; }
 
-#ifdef PCN_RACECHECK
+#if defined(PCN_RACECHECK)
 void register_global(const void* pointer, size_t bytes, bool writable) {
   racecheck::register_range(pointer, bytes, writable);
 }
 void unregister_global(const void* pointer) { racecheck::unregister_range(pointer); }
+#elif defined(PCN_COUNT)
+void register_global(const void* pointer, size_t bytes, bool) { counts::register_range(pointer, bytes); }
+void unregister_global(const void* pointer) { counts::unregister_range(pointer); }
 #else
 void register_global(const void*, size_t, bool) {}
 void unregister_global(const void*) {}

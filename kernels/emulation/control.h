@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #pragma GCC visibility push(hidden)
 namespace pcn {
@@ -37,7 +38,7 @@ const char* async_name(Async);
 // Clears it.
 std::string take_error();
 
-// Which build this is: "plain", "asan" or "race".
+// Which build this is: "plain", "asan", "race" or "count".
 const char* flavour();
 
 // The arrays of the call that is about to be launched. Only the race flavour looks at them: accesses to
@@ -46,6 +47,35 @@ const char* flavour();
 // unregister as often as registered.
 void register_global(const void* pointer, size_t bytes, bool writable);
 void unregister_global(const void* pointer);
+
+// ---- flavour `count` ----------------------------------------------------------------------------
+// What the warps of a launch did at one place of the program. A request is one access of a warp: of the lanes
+// that make it together.
+struct SiteCounts {
+  std::vector<uint32_t> frames;  // offsets in the module: the access, the call of its function, ...
+  bool shared;                   // else global memory
+  int kind;                      // 0 load, 1 store, 2 atomic
+  int bytes;                     // of one lane
+  uint64_t requests, lanes;
+  // Shared memory: passes over the banks, and what they would be without conflicts. Global memory: sectors of
+  // 32 bytes touched, and what the bytes asked for (each counted once) would fill.
+  uint64_t cost, ideal;
+  uint64_t lines, ideal_lines;  // the same in lines of 128 bytes; global memory alone
+  uint64_t worst;               // largest cost - ideal of a request
+};
+struct LaunchCounts {
+  std::string stem;
+  uint64_t kernel;  // its offset in the module
+  unsigned grid[3], block[3];
+  size_t dynamic_bytes, static_bytes;  // of shared memory
+  std::vector<SiteCounts> sites;
+};
+
+// Starts afresh or stops. Throws std::runtime_error in builds that cannot count. While it is on, launches
+// take one OS thread. With `blocks`, only so many blocks of a launch run, spread evenly over the grid: what
+// they access is the same, but what the launch computes is incomplete.
+void count_accesses(bool on, uint64_t blocks = 0);
+std::vector<LaunchCounts> take_access_counts();  // of the launches since; clears them
 
 }  // namespace emulation
 }  // namespace pcn

@@ -225,8 +225,9 @@ namespace {
 
 void run_block(Worker& w, uint64_t position) {
   Grid& g = *w.grid;
-  const uint64_t b = static_cast<uint64_t>(
+  uint64_t b = static_cast<uint64_t>(
       (static_cast<unsigned __int128>(position) * g.block_stride + g.block_offset) % g.blocks);
+  if (g.wanted < g.blocks) b = g.wanted == 1 ? 0 : position * (g.blocks - 1) / (g.wanted - 1);
   w.position = position;
   w.block = uint3{static_cast<unsigned>(b % g.grid.x), static_cast<unsigned>(b / g.grid.x % g.grid.y),
                   static_cast<unsigned>(b / (static_cast<uint64_t>(g.grid.x) * g.grid.y))};
@@ -264,8 +265,10 @@ void run_block(Worker& w, uint64_t position) {
   w.mbarrier_waiters.clear();
   open_shared_window();
   PCN_RACE(block_begin(w.window, w.window_bytes, w.dynamic_offset, g.dynamic_bytes, n, b));
+  PCN_COUNTS(block_begin(w.window, w.window_bytes, n));
   enter_main_fiber();
   schedule();
+  PCN_COUNTS(block_end());
   if (!g.failed) check_redzones();
 }
 
@@ -277,7 +280,7 @@ void work(Worker* w, Grid* g, GoOn go_on) {
   try {
     while (!g->failed && go_on()) {
       const uint64_t position = g->next++;
-      if (position >= g->blocks) break;
+      if (position >= g->wanted) break;
       run_block(*w, position);
     }
   } catch (const BlockAbandoned&) {  // recorded by fail()
@@ -298,7 +301,7 @@ void work(Worker* w, Grid* g, GoOn go_on) {
 // Idle workers are kept for their stacks and windows. A fork while another thread launches must not leave the
 // lock taken in the child: hence the handlers.
 std::mutex pool_mutex;
-std::mutex launch_mutex;  // race flavour: its shadow state knows one launch at a time
+std::mutex launch_mutex;  // flavours race and count: their state knows one launch at a time
 std::vector<Worker*>& pool = *new std::vector<Worker*>;
 
 void lock_all() {
@@ -335,7 +338,7 @@ void run_blocks(Grid& g, int workers) {
     const auto begin = std::chrono::steady_clock::now();
     work(own, &g,
          [begin] { return std::chrono::steady_clock::now() - begin < std::chrono::microseconds(200); });
-    const uint64_t started = g.next, left = started < g.blocks ? g.blocks - started : 0;
+    const uint64_t started = g.next, left = started < g.wanted ? g.wanted - started : 0;
     const uint64_t wanted = std::min<uint64_t>(static_cast<uint64_t>(workers - 1), left);
     while (others.size() < wanted && !g.failed) {
       Worker* w = take_worker();
@@ -362,7 +365,8 @@ uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
 
 // ---- grids --------------------------------------------------------------------------------------
 cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
-                     [[maybe_unused]] size_t closure_bytes) {
+                     [[maybe_unused]] size_t closure_bytes, [[maybe_unused]] const void* kernel,
+                     [[maybe_unused]] const char* stem) {
   const auto refuse = [&](const char* what, unsigned long long x, unsigned long long y,
                           unsigned long long z) {
     char text[256];
@@ -394,6 +398,7 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk th
   g.closure = closure;
   g.config = config();
   g.blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
+  g.wanted = g.blocks;
   g.block_stride = 1;
   g.block_offset = 0;
   if (g.config.order == Order::rev) {
@@ -410,7 +415,7 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk th
     workers = static_cast<int>(std::min(8u, std::max(1u, std::thread::hardware_concurrency())));
   if (static_cast<uint64_t>(workers) > g.blocks) workers = static_cast<int>(g.blocks);
 
-#ifdef PCN_RACECHECK
+#if defined(PCN_RACECHECK)
   std::lock_guard<std::mutex> one_launch(launch_mutex);
   racecheck::launch_begin(closure, closure_bytes);
   run_blocks(g, 1);
@@ -419,6 +424,12 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk th
     g.error += g.error.empty() ? races : "; " + races;
     g.failed = true;
   }
+#elif defined(PCN_COUNT)
+  std::lock_guard<std::mutex> one_launch(launch_mutex);
+  counts::launch_begin(kernel, stem);
+  if (counts::block_limit()) g.wanted = std::min(g.blocks, counts::block_limit());
+  run_blocks(g, counts::enabled() ? 1 : workers);
+  counts::launch_end();
 #else
   run_blocks(g, workers);
 #endif

@@ -19,6 +19,12 @@
 #else
 #define PCN_RACE(...) (void)0
 #endif
+#ifdef PCN_COUNT
+#include "emulation/access_counts.h"
+#define PCN_COUNTS(...) ::pcn::emulation::counts::__VA_ARGS__
+#else
+#define PCN_COUNTS(...) (void)0
+#endif
 
 #pragma GCC visibility push(hidden)
 namespace pcn {
@@ -107,7 +113,7 @@ struct Grid {
   KernelThunk thunk;
   void* closure;
   Config config;
-  uint64_t blocks;
+  uint64_t blocks, wanted;              // of the grid; to be run (fewer only while accesses are counted)
   uint64_t block_stride, block_offset;  // the order in which blocks start
   std::atomic<uint64_t> next{0};
   std::atomic<bool> failed{false};

@@ -39,10 +39,10 @@ extern __thread Context* context __attribute__((tls_model("initial-exec")));
 // ---- launch: the caller names the kernel when it reports ----------------------------------------
 typedef void (*KernelThunk)(void* closure);
 cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
-                     size_t closure_bytes);
+                     size_t closure_bytes, const void* kernel, const char* stem);
 
 template <class... P, class... A>
-cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
+cudaError_t launch(const char* stem, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
                    cudaStream_t, A&&... args) {
   struct Call {
     void (*kernel)(P...);
@@ -54,7 +54,7 @@ cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 b
         auto* it = static_cast<Call*>(c);
         std::apply(it->kernel, it->args);
       },
-      &call, sizeof call);
+      &call, sizeof call, reinterpret_cast<const void*>(kernel), stem);
 }
 
 // ---- shared memory ------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 #          LD_PRELOAD=$(g++ -print-file-name=libasan.so) and ASAN_OPTIONS=detect_leaks=0
 #   race   the race detector and the global bounds checker of racecheck.cpp: kernels carry the compiler's
 #          -fsanitize=thread instrumentation, libtsan is not linked, the executor is not instrumented
+#   count  counts bank conflicts and sectors of every access (access_counts.cpp): the same instrumentation, and
+#          a call at every basic block
 #
 # pcn_emulator_flavour(kernels executor) applies the flavour of the cache variable to the two targets.
 # pcn_emulator_includes(target) puts the toolkit stand-in first in the target's include path.
@@ -63,7 +65,15 @@ function(pcn_emulator_flavour kernels executor)
     target_compile_options(${executor} PRIVATE -O2 -g)
     target_compile_definitions(${executor} PRIVATE PCN_RACECHECK)
     target_compile_definitions(${kernels} PRIVATE PCN_RACECHECK)
+  elseif(flavour STREQUAL "count")
+    # Without scalar replacement a float4 stays one access of 16 bytes. The blocks of a function stay in the order of the
+    # source, and one piece of source stays one piece of code, so that the lanes of a warp meet in it.
+    target_compile_options(${kernels} PRIVATE -O1 -g -fsanitize=thread -fsanitize-coverage=trace-pc
+      -fno-tree-sra -fno-ipa-sra -fno-reorder-blocks -fno-thread-jumps -fno-tree-dominator-opts -fno-crossjumping)
+    target_compile_options(${executor} PRIVATE -O2 -g)
+    target_compile_definitions(${executor} PRIVATE PCN_COUNT)
+    target_compile_definitions(${kernels} PRIVATE PCN_COUNT)
   else()
-    message(FATAL_ERROR "PYCONVNET_EMULATOR_FLAVOUR must be plain, asan or race, got '${flavour}'")
+    message(FATAL_ERROR "PYCONVNET_EMULATOR_FLAVOUR must be plain, asan, race or count, got '${flavour}'")
   endif()
 endfunction()

@@ -1,12 +1,25 @@
 // racecheck_hooks.cpp: the functions that the compiler's -fsanitize=thread instrumentation calls, in
-// libtsan's place
-#ifdef PCN_RACECHECK
+// libtsan's place: for the race detector, or for access_counts.cpp
+#if defined(PCN_RACECHECK) || defined(PCN_COUNT)
 #include <cstdint>
 
+#ifdef PCN_RACECHECK
 #include "emulation/racecheck.h"
 
 using pcn::emulation::racecheck::touch;
 using pcn::emulation::racecheck::touch_atomic;
+#else
+#include "emulation/access_counts.h"
+
+namespace counts = pcn::emulation::counts;
+
+static void touch(const void* p, unsigned long bytes, bool write, const void* pc, bool) {
+  counts::access(p, bytes, write ? counts::kStore : counts::kLoad, pc);
+}
+static void touch_atomic(const void* p, unsigned long bytes, bool, const void* pc) {
+  counts::access(p, bytes, counts::kAtomic, pc);
+}
+#endif
 
 #define PC __builtin_return_address(0)
 #define PCN_ACCESS(NAME, BYTES)                                                    \
@@ -51,8 +64,14 @@ using pcn::emulation::racecheck::touch_atomic;
 #pragma GCC visibility push(hidden)
 extern "C" {
 void __tsan_init() {}
+#ifdef PCN_COUNT
+void __tsan_func_entry(void* caller) { counts::enter_function(caller); }
+void __tsan_func_exit() { counts::leave_function(); }
+void __sanitizer_cov_trace_pc() { counts::basic_block(PC); }
+#else
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
+#endif
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_read_range(void* p, unsigned long bytes) { touch(p, bytes, false, PC, false); }

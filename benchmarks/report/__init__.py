@@ -1,0 +1,1 @@
+"""The parts of kernel_report.py: what compiler, disassembler and emulator say about the kernels."""

@@ -1,0 +1,123 @@
+"""What nvcc and ptxas say about every kernel, and the compiled code itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "kernels"
+
+ENTRY = re.compile(r"Compiling entry function '([^']+)' for '(sm_\w+)'")
+SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+SHARED = re.compile(r"(\d+) bytes smem")
+WARNING = re.compile(r"warning|error", re.IGNORECASE)
+RELEASE = re.compile(r"\bV(\d+\.\d+\.\d+)")
+
+
+def find_nvcc() -> str | None:
+    """nvcc on PATH, in CUDA_HOME or its usual place, or from NVIDIA's wheels in this environment."""
+    candidates = [shutil.which("nvcc")]
+    if os.environ.get("CUDA_HOME"):
+        candidates.append(str(Path(os.environ["CUDA_HOME"]) / "bin" / "nvcc"))
+    candidates.append("/usr/local/cuda/bin/nvcc")
+    candidates += [
+        str(path) for folder in sys.path for path in Path(folder or ".").glob("nvidia/cu13/bin/nvcc")
+    ]
+    return next((c for c in candidates if c and Path(c).is_file()), None)
+
+
+@functools.cache
+def version(nvcc: str) -> str:
+    """Like ``13.0.88``; "?" where it does not say."""
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    found = RELEASE.search(text)
+    return found[1] if found else "?"
+
+
+def sources(families: list[str] | None) -> list[Path]:
+    """The kernel files, of all families or of some."""
+    return [
+        path
+        for path in sorted(KERNELS.rglob("*.cu"))
+        if not families or path.relative_to(KERNELS).parts[0] in families
+    ]
+
+
+def default_architectures() -> list[str]:
+    """The architectures that a build without a GPU covers, from cmake/Architectures.cmake."""
+    text = (ROOT / "cmake" / "Architectures.cmake").read_text()
+    return sorted(set(re.findall(r"\b(\d{2,3})-(?:real|virtual)\b", text)), key=int)
+
+
+def with_headers(path: Path) -> list[Path]:
+    """A file and every header of the library that it includes, directly or not."""
+    found, todo = [], [path]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.append(file)
+        names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', file.read_text(), re.MULTILINE)
+        todo += [KERNELS / name for name in names if (KERNELS / name).is_file()]
+    return sorted(found)
+
+
+def compile_file(nvcc: str, path: Path, arch: str, cubin: Path) -> tuple[str, int]:
+    """Compile one file for one architecture; returns what nvcc printed and its status."""
+    command = [nvcc, "-std=c++17", f"-I{KERNELS}", "-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    command += ["-Xptxas", "-v", "-cubin", str(path), "-o", str(cubin)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout + done.stderr, done.returncode
+
+
+def parse(path: Path, arch: str, text: str) -> tuple[list[dict], list[str]]:
+    """The kernels of a compilation, and the lines that should not be there."""
+    rows, complaints, row = [], [], None
+    for line in text.splitlines():
+        if match := ENTRY.search(line):
+            row = {
+                "stem": path.stem,
+                "family": path.relative_to(KERNELS).parts[0],
+                "arch": arch,
+                "symbol": match[1],
+            }
+            rows.append(row)
+        elif row is not None and (match := SPILL.search(line)):
+            row["spill"] = int(match[2]) + int(match[3])
+        elif row is not None and (match := USED.search(line)):
+            row["registers"] = int(match[1])
+            row["shared"] = int(found[1]) if (found := SHARED.search(line)) else 0
+        elif WARNING.search(line) and "0 errors" not in line:
+            complaints.append(line.strip())
+    return rows, complaints
+
+
+def demangle(names: list[str]) -> dict[str, str]:
+    """Readable names, where c++filt is there."""
+    tool = shutil.which("c++filt")
+    if tool is None or not names:
+        return {name: name for name in names}
+    lines = subprocess.run(
+        [tool], input="\n".join(names), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return dict(zip(names, lines, strict=True))
+
+
+def short(name: str) -> str:
+    """A demangled kernel's name and template arguments without namespaces and parameters."""
+    name = re.sub(r"^void ", "", name.replace("(anonymous namespace)", "anon"))
+    name = re.sub(r"(\w+::)+", "", name)
+    depth = 0
+    for position, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0:
+            name = name[:position]
+            break
+    return re.sub(r"\((?:int|bool|unsigned int)\)", "", name)

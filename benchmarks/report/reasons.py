@@ -1,0 +1,34 @@
+"""Why an access that is not ideal is as it is: ``[stem: ]kind of access at file`` -> reason.
+
+The report puts the reason beside each such place; a place without a reason, and a reason without a place,
+fail its check.
+"""
+
+_ANY_SHAPE = "for shapes that no faster kernel takes: single floats, several neighbours a thread"
+_BIAS = "the bias: each lane takes 4 neighbouring floats one by one, 3 of them from L1"
+_PIXELS = "3 channels of a pixel are 3 loads that share their sectors; L1 serves the second and third"
+_SHIFTED = "windows of channels start anywhere: neighbours' loads overlap, shifted"
+
+REASONS: dict[str, str] = {
+    "load at augment/gather.h": _PIXELS,
+    "load at conv/space_to_depth.h": f"reads pixels of 3 channels, writes whole lines: {_PIXELS}",
+    "load at conv/gemm_tile.h": _BIAS,
+    "conv2d_fprop_generic: load at conv/loaders.h": _ANY_SHAPE,
+    "conv2d_dgrad_generic: load at conv/loaders.h": _ANY_SHAPE,
+    "conv2d_wgrad_generic: load at conv/loaders.h": _ANY_SHAPE,
+    "conv2d_dgrad_generic: store at conv/gemm_tile.h": _ANY_SHAPE,
+    "conv2d_wgrad_generic: store at conv/gemm_tile.h": _ANY_SHAPE,
+    "conv2d_dgrad_tile48: shared store at conv/loaders.h": (
+        "12 threads cover a row of 48 floats, so that some 8 lanes of one pass lie in two rows"
+    ),
+    "load at norm/lrn_generic.cu": _SHIFTED,
+    "load at norm/lrn_backward_generic.cu": _SHIFTED,
+    "load at norm/pooled.h": _SHIFTED,
+    "load at norm/lrn_max_pool2d_backward_generic.cu": _SHIFTED,
+    "load at norm/pooled_march.h": (
+        "the lanes at a warp's edges fetch their neighbours' 16 bytes, half a sector; the other half is in L1"
+    ),
+    "shared store at pointwise/bias_backward_two_stage.cu": (
+        "4 stores in the source, which nvcc merges into one STS.128 (see above), free of conflicts"
+    ),
+}
