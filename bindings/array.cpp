@@ -23,6 +23,7 @@ std::string typestr_text(const std::string& typestr) {
   for (const auto& [code, text] : {std::pair{"<f4", "float32"},
                                    {"<f8", "float64"},
                                    {"<f2", "float16"},
+                                   {Typestr<Bf16>::typestr, Typestr<Bf16>::dtype},
                                    {"|u1", "uint8"},
                                    {"|i1", "int8"},
                                    {"|b1", "bool"},
@@ -35,6 +36,12 @@ std::string typestr_text(const std::string& typestr) {
 }
 
 std::string type_name(py::handle object) { return py::str(py::type::of(object).attr("__name__")); }
+
+// The array interface knows no bfloat16, only "two bytes": the dtype's name decides.
+bool called_bfloat16(py::handle array) {
+  const py::object dtype = py::getattr(array, "dtype", py::none());
+  return std::string(py::str(dtype)) == "bfloat16";
+}
 
 py::dict interface_of(const char* op, py::handle array, const char* name) {
   py::object interface;
@@ -53,14 +60,16 @@ py::dict interface_of(const char* op, py::handle array, const char* name) {
 bool Args::has_typestr(py::handle array, const char* typestr) {
   py::object interface = py::getattr(array, kInterface, py::none());
   return py::isinstance<py::dict>(interface) && interface.contains("typestr") &&
-         interface["typestr"].cast<std::string>() == typestr;
+         interface["typestr"].cast<std::string>() == typestr &&
+         (std::string(typestr) != Typestr<Bf16>::typestr || called_bfloat16(array));
 }
 
 void* Args::checked(py::handle array, const char* name, std::int64_t count, const char* typestr,
                     const char* dtype, std::size_t item, bool writable, bool at_least) {
   const py::dict interface = interface_of(op_, array, name);
   const std::string where = std::string(op_) + ": " + name;
-  const std::string got = interface["typestr"].cast<std::string>();
+  std::string got = interface["typestr"].cast<std::string>();
+  if (got == Typestr<Bf16>::typestr && !called_bfloat16(array)) got = "two bytes of another type";
   if (got != typestr) throw py::type_error(where + " must be " + dtype + ", got " + typestr_text(got));
 
   std::int64_t total = 1, step = static_cast<std::int64_t>(item);

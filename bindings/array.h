@@ -29,6 +29,7 @@ struct Typestr;
     static constexpr const char* dtype = text;   \
   }
 PCN_TYPESTR(float, "<f4", "float32");
+PCN_TYPESTR(Bf16, "<V2", "bfloat16");  // ml_dtypes' own; two bytes of anything else are told apart by name
 PCN_TYPESTR(double, "<f8", "float64");
 PCN_TYPESTR(std::uint8_t, "|u1", "uint8");
 PCN_TYPESTR(std::int32_t, "<i4", "int32");

@@ -17,7 +17,7 @@ GRADIENT = (Y, POSITIONS, X)
 BAD = [
     (FORWARD, (X[0],), {}, ValueError, r"x must have 4 dimensions \(N, H, W, C\)"),
     (FORWARD, (X[:0],), {}, ValueError, "x must not be empty"),
-    (FORWARD, (X.astype(np.float16),), {}, TypeError, "x must be float32 .*got float16"),
+    (FORWARD, (X.astype(np.float16),), {}, TypeError, "x must be float32.*got float16"),
     (FORWARD, (X[:, ::2],), {}, ValueError, "x must be C-contiguous"),
     (FORWARD, (X,), {"lrn_size": 0}, ValueError, "lrn_size must be at least 1, got 0"),
     (FORWARD, (X,), {"lrn_size": 5.0}, TypeError, "lrn_size must be an integer, got float"),

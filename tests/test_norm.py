@@ -411,7 +411,7 @@ READ_ONLY.flags.writeable = False
 BAD = [
     ("lrn", (X[0, 0, 0, 0, ...].reshape(()),), {}, ValueError, r"x must have at least 1 dimension"),
     ("lrn", (X[:0],), {}, ValueError, "x must not be empty"),
-    ("lrn", (X.astype(np.float16),), {}, TypeError, "x must be float32 .*got float16"),
+    ("lrn", (X.astype(np.float16),), {}, TypeError, "x must be float32.*got float16"),
     ("lrn", (None,), {}, TypeError, "x must be a NumPy or CUDA array, got NoneType"),
     ("lrn", (X[..., ::2],), {}, ValueError, "x must be C-contiguous"),
     ("lrn", (X, 0), {}, ValueError, "size must be at least 1, got 0"),

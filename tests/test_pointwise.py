@@ -396,7 +396,7 @@ def test_unknown_kernels_are_refused():
 def test_float64_is_refused_by_the_kernels():
     with (
         ops.on("emulator"),
-        pytest.raises(TypeError, match="relu: x must be float32 on emulator, got float64"),
+        pytest.raises(TypeError, match="relu: x must be float32 or bfloat16 on emulator, got float64"),
     ):
         ops.relu(X.astype(np.float64))
 

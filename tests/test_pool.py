@@ -464,7 +464,7 @@ BAD = [
         r"x must have 4 dimensions \(N, H, W, C\), got shape \(7, 8, 4\)",
     ),
     ("max_pool2d", (X[:0],), {}, ValueError, "x must not be empty"),
-    ("max_pool2d", (X.astype(np.int32),), {}, TypeError, "x must be float32 or float64, got int32"),
+    ("max_pool2d", (X.astype(np.int32),), {}, TypeError, "x must be float32, bfloat16 or float64, got int32"),
     ("max_pool2d", ([1.0],), {}, TypeError, "x must be a NumPy or CUDA array, got list"),
     ("max_pool2d", (X[:, ::2],), {}, ValueError, "x must be C-contiguous"),
     ("max_pool2d", (X, 0), {}, ValueError, "size must be at least 1, got 0"),
@@ -554,7 +554,7 @@ def test_a_forced_kernel_must_apply():
             ops.max_pool2d(X, 2, kernel="max_pool2d_3x3_stride2")
         with pytest.raises(ValueError, match="kernel 'nothing' does not apply"):
             ops.avg_pool2d(X, kernel="nothing")
-        with pytest.raises(TypeError, match="x must be float32 on emulator, got float64"):
+        with pytest.raises(TypeError, match="x must be float32 or bfloat16 on emulator, got float64"):
             ops.max_pool2d(X.astype(np.float64))
 
 

@@ -9,6 +9,11 @@
 
 namespace pcn {
 
+// A bfloat16 in memory: float32's upper half. Kernels compute in float32 (common/element.h converts).
+struct Bf16 {
+  std::uint16_t bits;
+};
+
 // What an epilogue applies to the result before it is stored.
 enum class Activation : int { kNone = 0, kRelu = 1 };
 

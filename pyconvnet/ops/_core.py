@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ..devices import Device, cpu, cuda, emulator, get_device
 
 MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _forced = threading.local()
 
@@ -112,6 +114,8 @@ def _adopt_cuda(op: str, name: str, value: Any, index: int | None) -> tuple[Any,
     try:
         if hasattr(value, "__cuda_array_interface__"):
             view = cupy.asarray(value)
+            if view.dtype.kind == "V" and view.dtype != BFLOAT16 and hasattr(value, "__dlpack__"):
+                view = cupy.from_dlpack(value)  # bfloat16, which that interface cannot name
         else:
             with cupy.cuda.Device(index):
                 view = cupy.from_dlpack(value)
@@ -124,9 +128,9 @@ def _adopt_cuda(op: str, name: str, value: Any, index: int | None) -> tuple[Any,
 
 
 def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
-    """Every array has the same floating dtype: float32, or float64 on ``cpu``. Returns it."""
-    allowed = (np.float32, np.float64) if dev.ext is None else (np.float32,)
-    words = "float32 or float64" if dev.ext is None else f"float32 on {dev.name}"
+    """Every array has the same floating dtype: float32, bfloat16, or float64 on ``cpu``. Returns it."""
+    allowed = (np.float32, BFLOAT16, np.float64) if dev.ext is None else (np.float32, BFLOAT16)
+    words = "float32, bfloat16 or float64" if dev.ext is None else f"float32 or bfloat16 on {dev.name}"
     first: tuple[str, np.dtype] | None = None
     for name, array in named.items():
         if array is None:

@@ -1,7 +1,8 @@
 """Every operation in NumPy: the `cpu` device, and the oracle of the kernel tests.
 
 The functions take arguments that `pyconvnet.ops` has already checked and normalised (use that module from
-outside) and fill `out` completely. float32 and float64; the result has the dtype of the first array.
+outside) and fill `out` completely. float32, float64, and bfloat16 computed in float32 and rounded once; the
+result has the dtype of the first array.
 Threads: see `_threads`.
 
 `linear` and `augment` here are the functions; their modules of the same name are reached through

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ._threads import parallel, ranges, scratch
+from ._widen import widened
 
 __all__ = ["augment"]
 
 
+@widened
 def augment(
     images: np.ndarray,
     crop: np.ndarray,

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._threads import parallel, ranges, scratch, zero_outside
+from ._widen import widened
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
@@ -295,6 +296,7 @@ def _filters_last(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(filters) if filters.nbytes <= 1 << 18 else filters
 
 
+@widened
 def conv2d(
     x: np.ndarray,
     w: np.ndarray,
@@ -342,6 +344,7 @@ def conv2d(
     return out
 
 
+@widened
 def conv2d_dgrad(
     dy: np.ndarray,
     w: np.ndarray,
@@ -392,6 +395,7 @@ def conv2d_dgrad(
     return dx
 
 
+@widened
 def conv2d_wgrad(
     dy: np.ndarray,
     x: np.ndarray,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._threads import parallel, scratch
+from ._widen import widened
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 
@@ -43,6 +44,7 @@ def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     parallel(task, len(blocks))
 
 
+@widened
 def linear(
     x: np.ndarray,
     w: np.ndarray,
@@ -86,6 +88,7 @@ def linear(
     return y
 
 
+@widened
 def linear_dgrad(dy: np.ndarray, w: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Gradient of `linear` for its input: dx[n,i] = sum_o dy[n,o] * w[o,i].
 
@@ -104,6 +107,7 @@ def linear_dgrad(dy: np.ndarray, w: np.ndarray, *, out: np.ndarray | None = None
     return dx
 
 
+@widened
 def linear_wgrad(dy: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Gradient of `linear` for its weights: dw[o,i] = sum_n dy[n,o] * x[n,i].
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._threads import parallel, ranges, scratch
+from ._widen import widened
 
 __all__ = ["softmax", "softmax_cross_entropy"]
 
@@ -19,6 +20,7 @@ def _exponentials(x: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return top, out.sum(axis=1, keepdims=True)
 
 
+@widened
 def softmax(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """y[n, c] = exp(x[n, c]) / sum over c of exp(x[n, c]), (N, C). `out` may be x."""
     pieces = ranges(x.shape[0], max(1, _PIECE // x.shape[1]))
@@ -33,6 +35,7 @@ def softmax(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     return out
 
 
+@widened
 def softmax_cross_entropy(
     logits: np.ndarray,
     labels: np.ndarray,

@@ -22,6 +22,7 @@ import numpy as np
 
 from . import pool
 from ._threads import parallel, ranges, scratch
+from ._widen import widened
 
 __all__ = [
     "lrn",
@@ -104,6 +105,7 @@ def _slide(padded: np.ndarray, reach: int, step: int) -> np.ndarray:
     return sums
 
 
+@widened
 def lrn(
     x: np.ndarray,
     size: int,
@@ -138,6 +140,7 @@ def lrn(
     return out
 
 
+@widened
 def lrn_backward(
     dy: np.ndarray,
     x: np.ndarray,
@@ -197,6 +200,7 @@ def _pixel_sums(
     return _slide(padded, sum(cols), c)[:, :, :w]
 
 
+@widened
 def lrn_spatial(
     x: np.ndarray, size: int, alpha: float, beta: float, k: float, *, out: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -224,6 +228,7 @@ def lrn_spatial(
     return out
 
 
+@widened
 def lrn_spatial_backward(
     dy: np.ndarray,
     x: np.ndarray,
@@ -252,6 +257,7 @@ def lrn_spatial_backward(
 # ---------------------------------------------------------------- across channels, then a maximum
 
 
+@widened
 def lrn_max_pool2d(
     x: np.ndarray,
     lrn_size: int,
@@ -286,6 +292,7 @@ def lrn_max_pool2d(
     return out
 
 
+@widened
 def lrn_max_pool2d_backward(
     dy: np.ndarray,
     argmax: np.ndarray,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ._threads import parallel, ranges, scratch
+from ._widen import widened
 from .philox import window_words
 
 __all__ = [
@@ -54,12 +55,14 @@ def _keep_bits(values: np.ndarray, selector: np.ndarray, out: np.ndarray) -> Non
 # ---- activations -------------------------------------------------------------------------------------------
 
 
+@widened
 def relu(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """y = max(x, 0); NaN stays NaN. `out` may be x."""
     _each_piece(lambda x, y: np.maximum(x, 0, out=y), x, out)
     return out
 
 
+@widened
 def relu_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """dx = 0 where y <= 0, else dy. `out` may be dy."""
 
@@ -73,12 +76,14 @@ def relu_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarr
     return out
 
 
+@widened
 def tanh(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """y = tanh(x). `out` may be x."""
     _each_piece(lambda x, y: np.tanh(x, out=y), x, out)
     return out
 
 
+@widened
 def tanh_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """dx = dy (1 - y^2). `out` may be dy or y."""
 
@@ -92,6 +97,7 @@ def tanh_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarr
     return out
 
 
+@widened
 def logistic(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """y = 1 / (1 + exp(-x)). `out` may be x."""
 
@@ -106,6 +112,7 @@ def logistic(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     return out
 
 
+@widened
 def logistic_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """dx = dy y (1 - y). `out` may be dy or y."""
 
@@ -122,6 +129,7 @@ def logistic_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.n
 # ---- sums --------------------------------------------------------------------------------------------------
 
 
+@widened
 def add(a: np.ndarray, b: np.ndarray, alpha: float, beta: float, *, out: np.ndarray) -> np.ndarray:
     """y = alpha a + beta b; with beta = 0, b is not read. `out` may be a or b."""
 
@@ -146,6 +154,7 @@ def _row_pieces(rows: int, cols: int) -> list[tuple[int, int]]:
     return ranges(rows, max(1, _PIECE // cols))
 
 
+@widened
 def add_bias(x: np.ndarray, b: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """y[..., c] = x[..., c] + b[c]. `out` may be x."""
     cols = b.size
@@ -166,6 +175,7 @@ def add_bias(x: np.ndarray, b: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     return out
 
 
+@widened
 def bias_backward(dy: np.ndarray, *, out: np.ndarray) -> np.ndarray:
     """db[c] = sum of dy[..., c] over all axes but the last; float64 between pieces of 4096 rows."""
     matrix = dy.reshape(-1, out.size)
@@ -185,11 +195,13 @@ def bias_backward(dy: np.ndarray, *, out: np.ndarray) -> np.ndarray:
 # ---- channels side by side ---------------------------------------------------------------------------------
 
 
+@widened
 def concat(xs: Sequence[np.ndarray], *, out: np.ndarray) -> np.ndarray:
     """y = the arrays side by side along the last axis."""
     return np.concatenate(xs, axis=-1, out=out)
 
 
+@widened
 def split(x: np.ndarray, sizes: Sequence[int], *, out: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """The inverse of concat: x[..., first : first + size] for each of the sizes."""
     first = 0
@@ -207,6 +219,7 @@ def dropout_threshold(p: float) -> int:
     return math.ceil(p * 2.0**24)
 
 
+@widened
 def dropout(
     x: np.ndarray,
     p: float,
@@ -247,6 +260,7 @@ def dropout(
     return y, mask
 
 
+@widened
 def dropout_backward(dy: np.ndarray, mask: np.ndarray, scale: float, *, out: np.ndarray) -> np.ndarray:
     """dx = mask ? dy scale : 0. `out` may be dy."""
     factor = dy.dtype.type(scale)

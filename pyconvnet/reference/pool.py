@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ._threads import parallel, ranges, scratch
+from ._widen import widened
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
 
@@ -58,6 +59,7 @@ def _windows_at(r: int, extent: int, windows: int, stride: int, before: int) -> 
     return max(0, -((r - before) // stride)), max(0, min(windows, (extent - 1 + before - r) // stride + 1))
 
 
+@widened
 def max_pool2d(
     x: np.ndarray, size: Pair, stride: Pair, pad: Padding, *, out: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +201,7 @@ def _first_nan(x: np.ndarray, argmax: np.ndarray, size: Pair, stride: Pair, pad:
             np.copyto(argmax[:, p0:p1, q0:q1], argmax.dtype.type(r * size[1] + s), where=here)
 
 
+@widened
 def max_pool2d_backward(
     dy: np.ndarray,
     argmax: np.ndarray,
@@ -267,6 +270,7 @@ def _inverse_counts(
     return np.broadcast_to((1.0 / np.outer(*counts))[..., None], y_shape[1:])
 
 
+@widened
 def avg_pool2d(
     x: np.ndarray, size: Pair, stride: Pair, pad: Padding, count_include_pad: bool, *, out: np.ndarray
 ) -> np.ndarray:
@@ -313,6 +317,7 @@ def _sum(target: np.ndarray, terms: list[np.ndarray]) -> None:
         np.add(target, term, out=target)
 
 
+@widened
 def avg_pool2d_backward(
     dy: np.ndarray,
     x_shape: tuple[int, ...],
