@@ -33,9 +33,11 @@ def calls() -> dict[str, dict[str, Any]]:
         "linear_dgrad": {"dy": f32(3, 4), "w": f32(4, 5)},
         "linear_wgrad": {"dy": f32(3, 4), "x": f32(3, 5)},
         "max_pool2d": {"x": f32(2, 5, 5, 3)},
-        "max_pool2d_backward": {"dy": f32(2, 2, 2, 3), "argmax": u8(2, 2, 2, 3), "x_shape": (2, 5, 5, 3)},
+        "max_pool2d_backward": {
+            "dy": f32(2, 2, 2, 3), "argmax": u8(2, 2, 2, 3), "x_shape": (2, 5, 5, 3), "mask": f32(2, 5, 5, 3),
+        },
         "avg_pool2d": {"x": f32(2, 5, 5, 3)},
-        "avg_pool2d_backward": {"dy": f32(2, 2, 2, 3), "x_shape": (2, 5, 5, 3)},
+        "avg_pool2d_backward": {"dy": f32(2, 2, 2, 3), "x_shape": (2, 5, 5, 3), "mask": f32(2, 5, 5, 3)},
         "lrn": {"x": f32(2, 3, 3, 4), "groups": 2},
         "lrn_backward": {name: f32(2, 3, 3, 4) for name in ("dy", "x", "y", "scale")},
         "lrn_spatial": {"x": f32(2, 3, 3, 4)},
@@ -74,6 +76,8 @@ def calls() -> dict[str, dict[str, Any]]:
 OPTIONAL = {
     ("conv2d", "b"),
     ("linear", "b"),
+    ("max_pool2d_backward", "mask"),
+    ("avg_pool2d_backward", "mask"),
     ("augment", "mirror"),
     ("augment", "colour"),
     ("augment", "mean"),
