@@ -107,7 +107,7 @@ void fprop(const std::string& name, const Conv2dShape& shape, py::handle y, py::
 }
 
 void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py::handle dy, py::handle w,
-           py::handle workspace, std::uintptr_t stream) {
+           py::handle mask, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_dgrad";
   const auto table = conv2d_dgrad_kernels();
   const auto& row = row_of(op, table, name, shape);
@@ -115,9 +115,10 @@ void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py:
   Args args(op);
   const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
   const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
+  const float* mask_ = aligned(op, "mask", shape, args.optional_in<float>(mask, "mask", x_count(shape)));
   float* dx_ = aligned(op, "dx", shape, args.out<float>(dx, "dx", x_count(shape)));
   void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
-  run(row.name, [&] { return row.launch(dx_, dy_, w_, shape, scratch, stream_of(stream)); });
+  run(row.name, [&] { return row.launch(dx_, dy_, w_, mask_, shape, scratch, stream_of(stream)); });
 }
 
 void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py::handle dy, py::handle x,
@@ -169,7 +170,7 @@ void register_conv(py::module_& m) {
   m.def("conv2d_fprop", &fprop, py::arg("kernel"), py::arg("shape"), py::arg("y"), py::arg("x"), py::arg("w"),
         py::arg("b").none(true), py::arg("activation"), py::arg("workspace").none(true), py::arg("stream"));
   m.def("conv2d_dgrad", &dgrad, py::arg("kernel"), py::arg("shape"), py::arg("dx"), py::arg("dy"),
-        py::arg("w"), py::arg("workspace").none(true), py::arg("stream"));
+        py::arg("w"), py::arg("mask").none(true), py::arg("workspace").none(true), py::arg("stream"));
   m.def("conv2d_wgrad", &wgrad, py::arg("kernel"), py::arg("shape"), py::arg("dw"), py::arg("dy"),
         py::arg("x"), py::arg("workspace").none(true), py::arg("stream"));
 }

@@ -39,8 +39,9 @@ struct Conv2dShape {
 using Conv2dFpropFn = cudaError_t(float* y, const float* x, const float* w, const float* b /* or null */,
                                   const Conv2dShape& shape, Activation activation, void* workspace,
                                   cudaStream_t stream);
-using Conv2dDgradFn = cudaError_t(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                  void* workspace, cudaStream_t stream);
+// mask: like dx, the output of the ReLU that x is; dx is 0 where it is not positive (see relu_backward).
+using Conv2dDgradFn = cudaError_t(float* dx, const float* dy, const float* w, const float* mask /* or null */,
+                                  const Conv2dShape& shape, void* workspace, cudaStream_t stream);
 using Conv2dWgradFn = cudaError_t(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
                                   void* workspace, cudaStream_t stream);
 

@@ -53,6 +53,7 @@ GemmGrid dgrad_grid(const Conv2dShape& s) {
 struct DgradArgs {
   float* out;  // dx, or the pieces
   const float *dy, *w;
+  const float* mask;  // like dx, or null
   Conv2dShape shape;
   int chunk;
   int m_tiles, n_tiles, phases_w;
@@ -109,17 +110,17 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) dgrad_kernel(const Dg
   multiply<T>(acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0, mine);
 
   float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
-  store<T>(
-      acc, mine, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
-      args.vectors != 0, nullptr, false);
+  store<T>(acc, mine, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
+           args.vectors != 0, {nullptr, false, args.mask});
 }
 
-inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                            void* workspace, const GemmGrid& grid) {
+inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const float* mask,
+                            const Conv2dShape& shape, void* workspace, const GemmGrid& grid) {
   const int group_channels = shape.c / shape.groups;
   return {grid.splits > 1 ? static_cast<float*>(workspace) : dx,
           dy,
           w,
+          grid.splits > 1 ? nullptr : mask,
           shape,
           static_cast<int>(grid.chunk),
           static_cast<int>(grid.m_tiles),
@@ -132,23 +133,22 @@ inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const Co
 }
 
 // After the product: adds its pieces, where there are several.
-inline cudaError_t dgrad_finish(const char* stem, float* dx, const Conv2dShape& shape, void* workspace,
-                                const GemmGrid& grid, cudaStream_t stream) {
+inline cudaError_t dgrad_finish(const char* stem, float* dx, const float* mask, const Conv2dShape& shape,
+                                void* workspace, const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, dx, static_cast<const float*>(workspace), nullptr,
-                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, false, shape.aligned != 0,
-                    stream);
+  return add_pieces(stem, dx, static_cast<const float*>(workspace), {nullptr, false, mask},
+                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, shape.aligned != 0, stream);
 }
 
 template <class T, int VEC>
-cudaError_t dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                  void* workspace, cudaStream_t stream) {
+cudaError_t dgrad(const char* stem, float* dx, const float* dy, const float* w, const float* mask,
+                  const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
+  const DgradArgs args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
   const cudaError_t status =
       launch(stem, dgrad_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
 }
 
 template <class T>

@@ -54,11 +54,10 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const Fp
   multiply<T>(acc, pixels, filters, (k_count + T::BK - 1) / T::BK, mine);
 
   float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
-  store<T>(
-      acc, mine, out,
-      [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
-      group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
-      args.relu != 0);
+  store<T>(acc, mine, out,
+           [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
+           group_filters - n0, args.vectors != 0,
+           {args.b == nullptr ? nullptr : args.b + first_filter, args.relu != 0, nullptr});
 }
 
 // Everything but the step along the reduction, which depends on how a kernel's threads share it.
@@ -87,9 +86,9 @@ inline cudaError_t fprop_finish(const char* stem, float* y, const float* b, cons
                                 Activation activation, void* workspace, const GemmGrid& grid,
                                 cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, y, static_cast<const float*>(workspace), b,
-                    static_cast<int>(fprop_extent(shape).rows) * shape.k, shape.k, grid.splits,
-                    activation == Activation::kRelu, shape.aligned != 0, stream);
+  return add_pieces(
+      stem, y, static_cast<const float*>(workspace), {b, activation == Activation::kRelu, nullptr},
+      static_cast<int>(fprop_extent(shape).rows) * shape.k, shape.k, grid.splits, shape.aligned != 0, stream);
 }
 
 template <class T, int VEC>

@@ -118,6 +118,37 @@ __device__ __forceinline__ void multiply(float (&acc)[T::TM][T::TN], LoadA& load
   }
 }
 
+// What is done to the sums on their way to memory.
+struct Epilogue {
+  const float* bias;  // added, of the tile's first column; or null
+  bool relu;
+  // Laid out as `out`, or null: an output is 0 where this is not positive (NaN is), as relu_backward has it.
+  const float* mask;
+};
+
+__device__ __forceinline__ float masked(float value, float mask) { return mask <= 0.f ? 0.f : value; }
+
+// Masks N neighbouring outputs of one row; col, limit and vectors as for store_part.
+template <int N>
+__device__ __forceinline__ void mask_part(const float* row, float* v, int col, int limit, bool vectors) {
+  if (vectors) {
+    if (col < limit) {
+      if constexpr (N == 4) {
+        const float4 m = __ldg(reinterpret_cast<const float4*>(row + col));
+        v[0] = masked(v[0], m.x), v[1] = masked(v[1], m.y);
+        v[2] = masked(v[2], m.z), v[3] = masked(v[3], m.w);
+      } else {
+        const float2 m = __ldg(reinterpret_cast<const float2*>(row + col));
+        v[0] = masked(v[0], m.x), v[1] = masked(v[1], m.y);
+      }
+    }
+    return;
+  }
+  PCN_UNROLL
+  for (int j = 0; j < N; ++j)
+    if (col + j < limit) v[j] = masked(v[j], __ldg(row + col + j));
+}
+
 // Stores N neighbouring outputs of one row, of which those before `limit` exist. `vectors`: the row starts at
 // a multiple of 16 bytes and limit is a multiple of 4, so the N exist all or none.
 template <int N>
@@ -135,24 +166,33 @@ __device__ __forceinline__ void store_part(float* row, const float* v, int col, 
 }
 
 // Stores a thread's outputs. offset(m): where row m of the tile starts in `out`, negative if it does not
-// exist; columns [0, limit) of the tile exist. bias: of the tile's first column, or null.
+// exist, in `out` and in the mask alike; columns [0, limit) of the tile exist.
 template <class T, class RowOffset>
 __device__ __forceinline__ void store(float (&acc)[T::TM][T::TN], const MicroTile<T>& mine, float* out,
-                                      RowOffset offset, int limit, bool vectors, const float* bias,
-                                      bool relu) {
-  if (bias != nullptr) {
+                                      RowOffset offset, int limit, bool vectors, const Epilogue& epilogue) {
+  if (epilogue.bias != nullptr) {
     PCN_UNROLL
     for (int j = 0; j < T::TN; ++j) {
       const int col = mine.cols[j];
-      const float b = col < limit ? __ldg(bias + col) : 0.f;
+      const float b = col < limit ? __ldg(epilogue.bias + col) : 0.f;
       PCN_UNROLL
       for (int i = 0; i < T::TM; ++i) acc[i][j] += b;
     }
   }
-  if (relu) {
+  if (epilogue.relu) {
     PCN_UNROLL
     for (int i = 0; i < T::TM; ++i) PCN_UNROLL
     for (int j = 0; j < T::TN; ++j) acc[i][j] = acc[i][j] < 0.f ? 0.f : acc[i][j];  // keeps NaN
+  }
+  if (epilogue.mask != nullptr) {
+    PCN_UNROLL
+    for (int i = 0; i < T::TM; ++i) {
+      const long long start = offset(mine.rows[i]);
+      if (start < 0) continue;
+      const float* row = epilogue.mask + start;
+      mask_part<4>(row, acc[i], mine.cols.first, limit, vectors);
+      if constexpr (T::TN > 4) mask_part<T::TN - 4>(row, acc[i] + 4, mine.cols.second, limit, vectors);
+    }
   }
   PCN_UNROLL
   for (int i = 0; i < T::TM; ++i) {
@@ -169,17 +209,18 @@ inline dim3 blocks_of(const GemmGrid& grid) {
 }
 
 // ---- adding the pieces of a split reduction: out[i] = act(bias[i % cols] + sum_s partial[s][i]), s in
-// order. Bound by memory: splits + 1 floats an output.
+// order, masked. Bound by memory: splits + 1 floats an output, and one more for the mask.
 template <int VEC>
 __global__ void __launch_bounds__(256)
-    add_pieces_kernel(float* __restrict__ out, const float* __restrict__ partial,
-                      const float* __restrict__ bias, int count, int cols, int splits, int relu) {
+    add_pieces_kernel(float* __restrict__ out, const float* __restrict__ partial, const Epilogue epilogue,
+                      int count, int cols, int splits) {
   const long long at = (static_cast<long long>(blockIdx.x) * 256 + threadIdx.x) * VEC;
   if (at >= count) return;
   const int i = static_cast<int>(at);
   float sum[VEC];
   PCN_UNROLL
-  for (int v = 0; v < VEC; ++v) sum[v] = bias != nullptr ? __ldg(bias + (i + v) % cols) : 0.f;
+  for (int v = 0; v < VEC; ++v)
+    sum[v] = epilogue.bias != nullptr ? __ldg(epilogue.bias + (i + v) % cols) : 0.f;
   for (int s = 0; s < splits; ++s) {
     const float* from = partial + static_cast<long long>(s) * count + i;
     if constexpr (VEC == 4) {
@@ -189,9 +230,15 @@ __global__ void __launch_bounds__(256)
       sum[0] += __ldg(from);
     }
   }
-  if (relu) {
+  if (epilogue.relu) {
     PCN_UNROLL
     for (int v = 0; v < VEC; ++v) sum[v] = sum[v] < 0.f ? 0.f : sum[v];
+  }
+  if (epilogue.mask != nullptr) {
+    if constexpr (VEC == 4)
+      mask_part<4>(epilogue.mask, sum, i, count, true);
+    else
+      sum[0] = masked(sum[0], __ldg(epilogue.mask + i));
   }
   if constexpr (VEC == 4)
     *reinterpret_cast<float4*>(out + i) = make_float4(sum[0], sum[1], sum[2], sum[3]);
@@ -199,13 +246,13 @@ __global__ void __launch_bounds__(256)
     out[i] = sum[0];
 }
 
-inline cudaError_t add_pieces(const char* stem, float* out, const float* partial, const float* bias,
-                              int count, int cols, int splits, bool relu, bool aligned, cudaStream_t stream) {
+inline cudaError_t add_pieces(const char* stem, float* out, const float* partial, const Epilogue& epilogue,
+                              int count, int cols, int splits, bool aligned, cudaStream_t stream) {
   if (aligned && count % 4 == 0)
     return launch(stem, add_pieces_kernel<4>, dim3(static_cast<unsigned>(ceil_div(count / 4, 256))),
-                  dim3(256), 0, stream, out, partial, bias, count, cols, splits, static_cast<int>(relu));
+                  dim3(256), 0, stream, out, partial, epilogue, count, cols, splits);
   return launch(stem, add_pieces_kernel<1>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256), 0,
-                stream, out, partial, bias, count, cols, splits, static_cast<int>(relu));
+                stream, out, partial, epilogue, count, cols, splits);
 }
 
 }  // namespace pcn::conv

@@ -51,23 +51,22 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(cons
         acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
 
     float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
-    mma_store<T>(
-        acc, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
-        args.vectors != 0, nullptr, false);
+    mma_store<T>(acc, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
+                 args.vectors != 0, {nullptr, false, args.mask});
   }
 }
 
 template <class T>
-cudaError_t mma_dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                      void* workspace, cudaStream_t stream) {
+cudaError_t mma_dgrad(const char* stem, float* dx, const float* dy, const float* w, const float* mask,
+                      const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
+  const DgradArgs args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
   const auto kernel = shape.precision == Precision::kFp32x3 ? mma_dgrad_kernel<T, 3> : mma_dgrad_kernel<T, 1>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
              ring_bytes<T, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(), stream, args);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv

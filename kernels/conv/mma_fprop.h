@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(cons
     mma_store<T>(
         acc, out,
         [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
-        group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
-        args.relu != 0);
+        group_filters - n0, args.vectors != 0,
+        {args.b == nullptr ? nullptr : args.b + first_filter, args.relu != 0, nullptr});
   }
 }
 

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(cons
     mma_store<T>(
         acc, out,
         [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
-        args.cols - n0, args.vectors != 0, nullptr, false);
+        args.cols - n0, args.vectors != 0, {});
   }
 }
 

@@ -52,10 +52,9 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const Wg
   multiply<T>(acc, gradient, patches, (k_count + T::BK - 1) / T::BK, mine);
 
   float* out = args.out + (static_cast<long long>(blockIdx.y) * s.k + first_filter) * args.cols + n0;
-  store<T>(
-      acc, mine, out,
-      [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
-      args.cols - n0, args.vectors != 0, nullptr, false);
+  store<T>(acc, mine, out,
+           [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
+           args.cols - n0, args.vectors != 0, {});
 }
 
 // Everything but the step along the reduction, which depends on how a kernel's threads share it.
@@ -79,8 +78,8 @@ inline WgradArgs wgrad_args(float* dw, const float* dy, const float* x, const Co
 inline cudaError_t wgrad_finish(const char* stem, float* dw, const Conv2dShape& shape, void* workspace,
                                 const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, dw, static_cast<const float*>(workspace), nullptr,
-                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits, false,
+  return add_pieces(stem, dw, static_cast<const float*>(workspace), {},
+                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits,
                     shape.aligned != 0, stream);
 }
 

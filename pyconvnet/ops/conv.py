@@ -127,8 +127,8 @@ def _cuda_capability(dev: Device) -> int:
 
 
 def aligned(dev: Device, *arrays: Any) -> bool:
-    """Whether every array starts at a multiple of 16 bytes, which the fast kernels want."""
-    return all(core._pointer(dev, array) % 16 == 0 for array in arrays)
+    """Whether every array (None: no array) starts at a multiple of 16 bytes, which the fast kernels want."""
+    return all(array is None or core._pointer(dev, array) % 16 == 0 for array in arrays)
 
 
 def launch(
@@ -244,6 +244,7 @@ def conv2d_dgrad(
     pad: Any = 0,
     groups: int = 1,
     precision: str = "fp32",
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -258,6 +259,9 @@ def conv2d_dgrad(
     w : array (K, R, S, C/groups), dtype of dy
     x_shape : (N, H, W, C)
         Shape of the forward call's x.
+    mask : array (N, H, W, C), dtype of dy, optional
+        Where the forward call's x is the output of a ReLU: that x. dx is set to 0 where it is not positive,
+        as :func:`relu_backward` does it, in the same pass.
     out : array (N, H, W, C), optional
     stride, pad, groups, precision, kernel, workspace :
         See the module.
@@ -272,23 +276,24 @@ def conv2d_dgrad(
         As :func:`conv2d`.
     """
     op = "conv2d_dgrad"
-    dev, named = core.arrays(op, dy=dy, w=w)
-    dy, w = named["dy"], named["w"]
-    dtype = core.check_float(op, dev, dy=dy, w=w)
+    dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
+    dy, w, mask = named["dy"], named["w"], named["mask"]
+    dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
     x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
     w_shape = core.check_rank(op, "w", w, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     core.check_contiguous(op, dy=dy, w=w)
+    core.check_mask(op, mask, x_shape)
     exactness = precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
     if dev.ext is None:
-        reference.conv2d_dgrad(dy, w, x_shape, out=dx, **geometry.options)
+        reference.conv2d_dgrad(dy, w, x_shape, mask=mask, out=dx, **geometry.options)
     else:
-        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w))
-        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
+        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w, mask))
+        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask)
     return dx
 
 

@@ -149,6 +149,7 @@ def linear_dgrad(
     w: Any,
     *,
     precision: str = "fp32",
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -159,6 +160,9 @@ def linear_dgrad(
     ----------
     dy : array (N, O), float32 (on the cpu also float64)
     w : array (O, I), dtype of dy
+    mask : array (N, I), dtype of dy, optional
+        Where the forward call's x is the output of a ReLU: that x. dx is set to 0 where it is not positive,
+        as :func:`relu_backward` does it, in the same pass.
     out : array (N, I), optional
     precision, kernel, workspace :
         See the module.
@@ -173,9 +177,9 @@ def linear_dgrad(
         As :func:`linear`.
     """
     op = "linear_dgrad"
-    dev, named = core.arrays(op, dy=dy, w=w)
-    dy, w = named["dy"], named["w"]
-    dtype = core.check_float(op, dev, dy=dy, w=w)
+    dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
+    dy, w, mask = named["dy"], named["w"], named["mask"]
+    dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
     dy_shape, w_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "w", w, _AXES_W)
     if dy_shape[1] != w_shape[0]:
         raise ValueError(
@@ -185,17 +189,20 @@ def linear_dgrad(
     exactness = conv.precision_code(op, precision)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
+    core.check_mask(op, mask, x_shape)
     dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
     if dev.ext is None:
-        reference.linear_dgrad(dy, w, out=dx)
+        reference.linear_dgrad(dy, w, mask=mask, out=dx)
         return dx
-    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w))
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w, mask))
     if _uses_cublas(op, dev, shape, kernel):
         with dev.activate():
             _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
+        if mask is not None:
+            pointwise.relu_backward(dx, mask, out=dx)
     else:
-        conv.launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
+        conv.launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask)
     return dx
 
 
