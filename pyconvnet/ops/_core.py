@@ -192,6 +192,13 @@ def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str
         raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
 
 
+def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
+    """`mask`, where given, is laid out as the gradient it masks; its dtype has been compared already."""
+    if mask is not None:
+        check_shape(op, "mask", mask, shape, "like the gradient it masks")
+        check_contiguous(op, mask=mask)
+
+
 def refuse_overlap(
     op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any
 ) -> None:
