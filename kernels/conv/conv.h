@@ -10,6 +10,7 @@
 // the channels [g*C/groups, (g+1)*C/groups). All sums run in an order fixed by the shape.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct Conv2dShape {
   int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move four floats at once
   Precision precision;
   int capability;  // compute capability of the device, 10 * major + minor
+  int splits;      // pieces into which the reduction is cut; 0: as many as each kernel finds good
 };
 
 using Conv2dFpropFn = cudaError_t(float* y, const float* x, const float* w, const float* b /* or null */,
@@ -45,7 +47,8 @@ using Conv2dWgradFn = cudaError_t(float* dw, const float* dy, const float* x, co
                                   void* workspace, cudaStream_t stream);
 
 // What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
-// estimated to take (arbitrary units, comparable within a table).
+// estimated to take (arbitrary units, comparable within a table; infinite where it cannot cut the reduction
+// into shape.splits pieces).
 struct Conv2dTraits {
   bool (*supports)(const Conv2dShape&);
   std::size_t (*workspace_bytes)(const Conv2dShape&);
@@ -96,13 +99,19 @@ KernelTable<Conv2dFpropRow> conv2d_fprop_kernels();
 KernelTable<Conv2dDgradRow> conv2d_dgrad_kernels();
 KernelTable<Conv2dWgradRow> conv2d_wgrad_kernels();
 
-// The rows of a table that support `shape`, cheapest first by their own estimate; the order of the table
+// Whether a row takes a shape, and can cut the reduction as the shape asks.
+template <class Row>
+bool applies(const Row& row, const Conv2dShape& shape) {
+  return row.supports(shape) && (shape.splits == 0 || std::isfinite(row.cost(shape)));
+}
+
+// The rows of a table that apply to `shape`, cheapest first by their own estimate; the order of the table
 // breaks ties. The first one is the one that runs.
 template <class Row>
 std::vector<const Row*> ranked(const KernelTable<Row>& table, const Conv2dShape& shape) {
   std::vector<const Row*> rows;
   for (const Row& row : table)
-    if (row.supports(shape)) rows.push_back(&row);
+    if (applies(row, shape)) rows.push_back(&row);
   std::stable_sort(rows.begin(), rows.end(),
                    [&](const Row* a, const Row* b) { return a->cost(shape) < b->cost(shape); });
   return rows;
