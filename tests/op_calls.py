@@ -27,10 +27,13 @@ def calls() -> dict[str, dict[str, Any]]:
     grouped = {"pad": 1, "groups": 2}
     return {
         "conv2d": {"x": f32(2, 5, 6, 4), "w": f32(6, 3, 2, 2), "b": f32(6), **grouped},
-        "conv2d_dgrad": {"dy": f32(2, 5, 7, 6), "w": f32(6, 3, 2, 2), "x_shape": (2, 5, 6, 4), **grouped},
+        "conv2d_dgrad": {
+            "dy": f32(2, 5, 7, 6), "w": f32(6, 3, 2, 2), "x_shape": (2, 5, 6, 4), "mask": f32(2, 5, 6, 4),
+            **grouped,
+        },
         "conv2d_wgrad": {"dy": f32(2, 5, 7, 6), "x": f32(2, 5, 6, 4), "w_shape": (6, 3, 2, 2), **grouped},
         "linear": {"x": f32(3, 5), "w": f32(4, 5), "b": f32(4)},
-        "linear_dgrad": {"dy": f32(3, 4), "w": f32(4, 5)},
+        "linear_dgrad": {"dy": f32(3, 4), "w": f32(4, 5), "mask": f32(3, 5)},
         "linear_wgrad": {"dy": f32(3, 4), "x": f32(3, 5)},
         "max_pool2d": {"x": f32(2, 5, 5, 3)},
         "max_pool2d_backward": {
@@ -75,9 +78,11 @@ def calls() -> dict[str, dict[str, Any]]:
 #: Arguments that may be None.
 OPTIONAL = {
     ("conv2d", "b"),
+    ("conv2d_dgrad", "mask"),
     ("linear", "b"),
     ("max_pool2d_backward", "mask"),
     ("avg_pool2d_backward", "mask"),
+    ("linear_dgrad", "mask"),
     ("augment", "mirror"),
     ("augment", "colour"),
     ("augment", "mean"),

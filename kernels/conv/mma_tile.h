@@ -20,6 +20,7 @@
 #include "common/device.h"
 #include "common/primitives.h"
 #include "conv/gemm_extent.h"
+#include "conv/gemm_tile.h"
 
 namespace pcn::conv {
 
@@ -228,17 +229,17 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
 }
 
 // Stores a thread's outputs. offset(m): where row m of the tile starts in `out`, negative if it does not
-// exist; columns [0, limit) of the tile exist. pairs: rows start at a multiple of 8 bytes and limit is even.
-// Four lanes fill a sector of 32 bytes. bias: of the tile's first column, or null.
+// exist, in `out` and in the mask alike; columns [0, limit) of the tile exist. pairs: rows start at a
+// multiple of 8 bytes and limit is even. Four lanes fill a sector of 32 bytes.
 template <class T, class RowOffset>
 __device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], float* out, RowOffset offset,
-                                          int limit, bool pairs, const float* bias, bool relu) {
-  if (bias != nullptr) {
+                                          int limit, bool pairs, const Epilogue<float>& epilogue) {
+  if (epilogue.bias != nullptr) {
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
     for (int e = 0; e < 2; ++e) {
       const int column = T::column(j) + e;
-      const float add = column < limit ? __ldg(bias + column) : 0.f;
+      const float add = column < limit ? __ldg(epilogue.bias + column) : 0.f;
       PCN_UNROLL_ON_DEVICE
       for (int i = 0; i < T::MI; ++i) acc[i][j][e] += add, acc[i][j][e + 2] += add;
     }
@@ -248,11 +249,16 @@ __device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], float* 
   for (int half = 0; half < 2; ++half) {
     const long long start = offset(T::row(i, half));
     if (start < 0) continue;
+    if (epilogue.mask != nullptr) {
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j)
+        mask_part<2>(epilogue.mask + start, &acc[i][j][2 * half], T::column(j), limit, pairs);
+    }
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < T::NI; ++j) {
       const int column = T::column(j);
       float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
-      if (relu) x = x < 0.f ? 0.f : x, y = y < 0.f ? 0.f : y;  // keeps NaN
+      if (epilogue.relu) x = x < 0.f ? 0.f : x, y = y < 0.f ? 0.f : y;  // keeps NaN
       float* to = out + start + column;
       if (pairs) {
         if (column < limit) *reinterpret_cast<float2*>(to) = make_float2(x, y);

@@ -192,6 +192,13 @@ def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str
         raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
 
 
+def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
+    """`mask`, where given, is laid out as the gradient it masks; its dtype has been compared already."""
+    if mask is not None:
+        check_shape(op, "mask", mask, shape, "like the gradient it masks")
+        check_contiguous(op, mask=mask)
+
+
 def refuse_overlap(
     op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any
 ) -> None:
@@ -340,6 +347,20 @@ def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[st
             return row
     names = ", ".join(name for name, _ in rows)
     raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
+
+
+def cut(op: str, kernel: str | None) -> tuple[str | None, int]:
+    """A kernel's name and the number of pieces after its slash, 0 without: ``"conv2d_wgrad_tile64/8"``."""
+    if kernel is None:
+        return None, 0
+    if not isinstance(kernel, str):
+        raise TypeError(f"{op}: kernel must be a string, got {type(kernel).__name__}")
+    stem, slash, pieces = kernel.partition("/")
+    if not slash:
+        return stem, 0
+    if not (pieces.isascii() and pieces.isdigit() and 0 < int(pieces) < 2**31):
+        raise ValueError(f"{op}: kernel must be NAME or NAME/PIECES with a positive number, got {kernel!r}")
+    return stem, int(pieces)
 
 
 def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:

@@ -101,15 +101,6 @@ def _backward_geometry(
     raise ValueError(f"{op}: dy must have shape {text} for x_shape {x_shape}, got {dy_shape}")
 
 
-def _check_mask(op: str, mask: Any, dtype: np.dtype, geometry: _Geometry) -> None:
-    if mask is None:
-        return
-    if mask.dtype != dtype:
-        raise TypeError(f"{op}: mask must be {dtype} like dy, got {mask.dtype}")
-    core.check_shape(op, "mask", mask, geometry.x_shape, "like x")
-    core.check_contiguous(op, mask=mask)
-
-
 def _launch(op: str, dev: Device, geometry: _Geometry, kernel: str | None, *args: Any) -> None:
     shape = geometry.shape_of(dev)
     name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
@@ -234,12 +225,12 @@ def max_pool2d_backward(
     dev, inputs = core.arrays(op, optional=("mask",), dy=dy, argmax=argmax, mask=mask)
     dy, argmax, mask = inputs["dy"], inputs["argmax"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, dy=dy)
+    dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     core.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
     core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
     core.check_contiguous(op, dy=dy, argmax=argmax)
-    _check_mask(op, mask, dtype, geometry)
+    core.check_mask(op, mask, geometry.x_shape)
     if dev.kind != "cuda":
         positions = math.prod(geometry.size)
         if argmax.max() >= positions or argmax.min() < 0:
@@ -356,11 +347,11 @@ def avg_pool2d_backward(
     dev, inputs = core.arrays(op, optional=("mask",), dy=dy, mask=mask)
     dy, mask = inputs["dy"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, dy=dy)
+    dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
     core.check_contiguous(op, dy=dy)
-    _check_mask(op, mask, dtype, geometry)
+    core.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
     core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, mask=mask)
     if dev.ext is None:
