@@ -91,4 +91,20 @@ DropoutBackwardFn dropout_backward_mask;
 KernelTable<DropoutRow> dropout_kernels();
 KernelTable<DropoutBackwardRow> dropout_backward_kernels();
 
+// ---- bias, ReLU and dropout in one pass, for arrays of float and of Bf16; b of float, or null
+template <class T>
+using BiasReluDropoutFn = cudaError_t(T* y, const T* x, const float* b, std::uint32_t threshold, float scale,
+                                      const DropoutStream& random, const DropoutShape& shape,
+                                      cudaStream_t stream);
+template <class T>
+using BiasReluDropoutRow = KernelRow<DropoutShape, BiasReluDropoutFn<T>>;
+
+template <class T>
+cudaError_t bias_relu_dropout_philox(T* y, const T* x, const float* b, std::uint32_t threshold, float scale,
+                                     const DropoutStream& random, const DropoutShape& shape,
+                                     cudaStream_t stream);
+
+template <class T>
+KernelTable<BiasReluDropoutRow<T>> bias_relu_dropout_kernels();
+
 }  // namespace pcn

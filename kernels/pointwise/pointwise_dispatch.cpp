@@ -28,6 +28,9 @@ const CopyColumnsRow kCopyColumns[] = {
 const DropoutRow kDropout[] = {
     {"dropout_philox", always<DropoutShape>, no_workspace<DropoutShape>, dropout_philox}};
 const DropoutBackwardRow kDropoutBackward[] = {{"dropout_backward_mask", kAny, kNone, dropout_backward_mask}};
+template <class T>
+const BiasReluDropoutRow<T> kBiasReluDropout[] = {{"bias_relu_dropout_philox", always<DropoutShape>,
+                                                   no_workspace<DropoutShape>, bias_relu_dropout_philox<T>}};
 
 }  // namespace
 
@@ -43,5 +46,12 @@ KernelTable<BiasBackwardRow> bias_backward_kernels() { return table(kBiasBackwar
 KernelTable<CopyColumnsRow> copy_columns_kernels() { return table(kCopyColumns); }
 KernelTable<DropoutRow> dropout_kernels() { return table(kDropout); }
 KernelTable<DropoutBackwardRow> dropout_backward_kernels() { return table(kDropoutBackward); }
+
+template <class T>
+KernelTable<BiasReluDropoutRow<T>> bias_relu_dropout_kernels() {
+  return table(kBiasReluDropout<T>);
+}
+template KernelTable<BiasReluDropoutRow<float>> bias_relu_dropout_kernels<float>();
+template KernelTable<BiasReluDropoutRow<Bf16>> bias_relu_dropout_kernels<Bf16>();
 
 }  // namespace pcn
