@@ -49,13 +49,4 @@ BUGS = [
         "bias read past its end, where rows are ragged",
         DROPOUT,
     ),
-    (
-        "pointwise/dropout.h",
-        "keep[2] = (words.z >> 8)",
-        "keep[2] = (words.y >> 8)",
-        "a word used twice",
-        DROPOUT,
-        ("pointwise/bias_relu_dropout_philox.cu",),
-        True,
-    ),
 ]

@@ -359,11 +359,12 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
-        "pointwise/dropout_philox.cu",
+        "pointwise/dropout.h",
         "(words.z >> 8) >= threshold",
         "(words.y >> 8) >= threshold",
         "a word used twice",
         DROPOUT,
+        ("pointwise/dropout_philox.cu",),
         slow=True,
     ),
     Mutation(

@@ -169,7 +169,7 @@ FLOORS = [
     {"ops"},
     {"layers", "data"},
     {"network", "models", "optim"},
-    {"buffers", "parallel"},
+    {"buffers", "parallel", "precision"},
     {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
     {"evaluate", "train", "trainer", "resuming", "progress", "plots"},
     {"cli", "cli_arguments", "__main__", "__init__"},

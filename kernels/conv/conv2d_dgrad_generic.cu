@@ -26,9 +26,15 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_generic(float* dx, const float* dy, const float* w, const float* mask,
-                                 const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+template <class E>
+cudaError_t conv2d_dgrad_generic(E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
+                                 void* workspace, cudaStream_t stream) {
   return conv::dgrad<Tile, 1>("conv2d_dgrad_generic", dx, dy, w, mask, shape, workspace, stream);
 }
+
+template cudaError_t conv2d_dgrad_generic(float*, const float*, const float*, const float*,
+                                          const Conv2dShape&, void*, cudaStream_t);
+template cudaError_t conv2d_dgrad_generic(Bf16*, const Bf16*, const Bf16*, const Bf16*, const Conv2dShape&,
+                                          void*, cudaStream_t);
 
 }  // namespace pcn

@@ -11,8 +11,8 @@
 namespace pcn {
 namespace {
 
-const conv::Candidate<Conv2dFpropFn>& product(const Conv2dShape& to) {
-  static const conv::Candidate<Conv2dFpropFn> candidates[] = {
+const conv::Candidate<Conv2dFpropFn<float>>& product(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dFpropFn<float>> candidates[] = {
       {conv2d_fprop_tile128_traits, conv2d_fprop_tile128},
       {conv2d_fprop_tile96_traits, conv2d_fprop_tile96},
       {conv2d_fprop_tile64_traits, conv2d_fprop_tile64},
@@ -41,6 +41,7 @@ double cost(const Conv2dShape& shape) {
 const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes, cost};
 
 // ---- launcher
+template <>
 cudaError_t conv2d_fprop_first_layer(float* y, const float* x, const float* w, const float* b,
                                      const Conv2dShape& shape, Activation activation, void* workspace,
                                      cudaStream_t stream) {

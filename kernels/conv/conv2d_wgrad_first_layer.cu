@@ -11,8 +11,8 @@
 namespace pcn {
 namespace {
 
-const conv::Candidate<Conv2dWgradFn>& product(const Conv2dShape& to) {
-  static const conv::Candidate<Conv2dWgradFn> candidates[] = {
+const conv::Candidate<Conv2dWgradFn<float>>& product(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dWgradFn<float>> candidates[] = {
       {conv2d_wgrad_tile128_traits, conv2d_wgrad_tile128},
       {conv2d_wgrad_tile96_traits, conv2d_wgrad_tile96},
       {conv2d_wgrad_tile64_traits, conv2d_wgrad_tile64},
@@ -42,6 +42,7 @@ double cost(const Conv2dShape& shape) {
 const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
+template <>
 cudaError_t conv2d_wgrad_first_layer(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
                                      void* workspace, cudaStream_t stream) {
   const char* stem = "conv2d_wgrad_first_layer";

@@ -10,7 +10,7 @@ namespace pcn::conv {
 inline bool mma_dgrad_supports(const Conv2dShape& s) { return mma_supports(s) && dgrad_vectors(s); }
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(const DgradArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(const DgradArgs<float> args) {
   if constexpr (kTensorCores) {
     const Conv2dShape& s = args.shape;
     int tile = blockIdx.x;
@@ -50,9 +50,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(cons
     mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(
         acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
 
-    float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
-    mma_store<T>(acc, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
-                 args.vectors != 0, {nullptr, false, args.mask});
+    dgrad_store(args, start, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
   }
 }
 
@@ -60,7 +58,7 @@ template <class T>
 cudaError_t mma_dgrad(const char* stem, float* dx, const float* dy, const float* w, const float* mask,
                       const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const DgradArgs args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
+  const DgradArgs<float> args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
   const auto kernel = shape.precision == Precision::kFp32x3 ? mma_dgrad_kernel<T, 3> : mma_dgrad_kernel<T, 1>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),

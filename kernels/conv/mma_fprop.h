@@ -10,7 +10,7 @@ namespace pcn::conv {
 inline bool mma_fprop_supports(const Conv2dShape& s) { return mma_supports(s) && fprop_vectors(s); }
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(const FpropArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(const FpropArgs<float> args) {
   if constexpr (kTensorCores) {
     const Conv2dShape& s = args.shape;
     // Blocks that share pixels run next to each other: their image rows stay in L2, the filters do so anyway.
@@ -37,12 +37,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(cons
     mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AlongTile<T::BN, T::BK>>(
         acc, pixels, filters, (k_count + T::BK - 1) / T::BK);
 
-    float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
-    mma_store<T>(
-        acc, out,
-        [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
-        group_filters - n0, args.vectors != 0,
-        {args.b == nullptr ? nullptr : args.b + first_filter, args.relu != 0, nullptr});
+    fprop_store(args, group, m0, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
   }
 }
 
@@ -50,7 +45,7 @@ template <class T>
 cudaError_t mma_fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
                       const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
-  const FpropArgs args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
+  const FpropArgs<float> args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
   const auto kernel = shape.precision == Precision::kFp32x3 ? mma_fprop_kernel<T, 3> : mma_fprop_kernel<T, 1>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),

@@ -233,7 +233,7 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
 // multiple of 8 bytes and limit is even. Four lanes fill a sector of 32 bytes.
 template <class T, class RowOffset>
 __device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], float* out, RowOffset offset,
-                                          int limit, bool pairs, const Epilogue& epilogue) {
+                                          int limit, bool pairs, const Epilogue<float>& epilogue) {
   if (epilogue.bias != nullptr) {
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE

@@ -11,7 +11,7 @@ namespace pcn::conv {
 inline bool mma_wgrad_supports(const Conv2dShape& s) { return mma_supports(s) && wgrad_vectors(s); }
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(const WgradArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(const WgradArgs<float> args) {
   if constexpr (kTensorCores) {
     const Conv2dShape& s = args.shape;
     int tile = blockIdx.x;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(cons
     mma_store<T>(
         acc, out,
         [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
-        args.cols - n0, args.vectors != 0, {});
+        args.cols - n0, args.vectors != 0, Epilogue<float>{});
   }
 }
 
@@ -47,7 +47,7 @@ template <class T>
 cudaError_t mma_wgrad(const char* stem, float* dw, const float* dy, const float* x, const Conv2dShape& shape,
                       void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
-  const WgradArgs args =
+  const WgradArgs<float> args =
       wgrad_args(dw, dy, x, shape, workspace, grid, CopyAcrossK<T::BN, T::BK, T::THREADS>::K_STEP);
   const auto kernel = shape.precision == Precision::kFp32x3 ? mma_wgrad_kernel<T, 3> : mma_wgrad_kernel<T, 1>;
   const cudaError_t status =

@@ -4,11 +4,12 @@ On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tabl
 them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
 one row more, ``"cublas"``: cuBLAS, in float32. It comes first, on the assumption that NVIDIA's kernels beat
 ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
-Where a lower precision is asked for and our tensor-core kernels apply, those come first.
+Where a lower precision is asked for and our tensor-core kernels apply, those come first; bfloat16 arrays have
+only ours.
 
 Common to the functions of this module:
 
-precision : "fp32", "tf32" or "fp32x3"
+precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     How exactly products are formed: see :mod:`pyconvnet.ops.conv`.
 kernel : str, optional
     Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
@@ -57,15 +58,15 @@ def _shape_of(
 
 def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
-    if not _cublas_works(dev):
+    if shape.precision == conv.BF16 or not _cublas_works(dev):
         return ours
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
 
 
 def _list_kernels(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str = "fp32"):
-        code = conv.precision_code(op, precision)
+    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None):
+        code = conv.listed_precision(op, precision)
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         _check(op, x_shape, w_shape)
@@ -86,7 +87,7 @@ def linear(
     b: Any = None,
     *,
     activation: str | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -95,9 +96,9 @@ def linear(
 
     Parameters
     ----------
-    x : array (N, I), float32 (on the cpu also float64)
+    x : array (N, I), float32 or bfloat16 (on the cpu also float64)
     w : array (O, I), dtype of x
-    b : array (O,), optional
+    b : array (O,), optional, dtype of x, but float32 where x is bfloat16
     activation : None or "relu"
     out : array (N, O), optional
     precision, kernel, workspace :
@@ -118,13 +119,14 @@ def linear(
     op = "linear"
     dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w, b = named["x"], named["w"], named["b"]
-    dtype = core.check_float(op, dev, x=x, w=w, b=b)
+    dtype = core.check_float(op, dev, x=x, w=w)
+    conv.check_bias(op, b, dtype)
     x_shape, w_shape = core.check_rank(op, "x", x, _AXES_X), core.check_rank(op, "w", w, _AXES_W)
     _check(op, x_shape, w_shape)
     if b is not None:
         core.check_shape(op, "b", b, (w_shape[0],), "(O,)")
     core.check_contiguous(op, x=x, w=w, b=b)
-    code, exactness = conv.activation_code(op, activation), conv.precision_code(op, precision)
+    code, exactness = conv.activation_code(op, activation), conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, "out", dev, out, (x_shape[0], w_shape[0]), dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
@@ -148,7 +150,7 @@ def linear_dgrad(
     dy: Any,
     w: Any,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
@@ -158,7 +160,7 @@ def linear_dgrad(
 
     Parameters
     ----------
-    dy : array (N, O), float32 (on the cpu also float64)
+    dy : array (N, O), float32 or bfloat16 (on the cpu also float64)
     w : array (O, I), dtype of dy
     mask : array (N, I), dtype of dy, optional
         Where the forward call's x is the output of a ReLU: that x. dx is set to 0 where it is not positive,
@@ -186,7 +188,7 @@ def linear_dgrad(
             f"{op}: w must have O={dy_shape[1]} rows like the columns of dy, got shape {w_shape}"
         )
     core.check_contiguous(op, dy=dy, w=w)
-    exactness = conv.precision_code(op, precision)
+    exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
     core.check_mask(op, mask, x_shape)
@@ -210,7 +212,7 @@ def linear_wgrad(
     dy: Any,
     x: Any,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -219,7 +221,7 @@ def linear_wgrad(
 
     Parameters
     ----------
-    dy : array (N, O), float32 (on the cpu also float64)
+    dy : array (N, O), float32 or bfloat16 (on the cpu also float64)
     x : array (N, I), dtype of dy
     out : array (O, I), optional
     precision, kernel, workspace :
@@ -227,7 +229,7 @@ def linear_wgrad(
 
     Returns
     -------
-    dw : array (O, I), dtype of dy
+    dw : array (O, I), dtype of dy, but float32 where dy is bfloat16
 
     Raises
     ------
@@ -242,10 +244,10 @@ def linear_wgrad(
     if dy_shape[0] != x_shape[0]:
         raise ValueError(f"{op}: dy must have N={x_shape[0]} rows like x, got shape {dy_shape}")
     core.check_contiguous(op, dy=dy, x=x)
-    exactness = conv.precision_code(op, precision)
+    exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
-    dw = core.output(op, "out", dev, out, w_shape, dtype)
+    dw = core.output(op, "out", dev, out, w_shape, conv.accumulated(dtype))
     core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
     if dev.ext is None:
         reference.linear_wgrad(dy, x, out=dw)
