@@ -19,7 +19,9 @@ FAMILY_HEADERS = sorted(path for family in FAMILIES for path in (KERNELS / famil
 TABLES = tables(devices.emulator().ext)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
-DEVICE_HEADERS = {"common/device.h", "common/primitives.h", "common/philox.h", "common/tensor_map.h"}
+DEVICE_HEADERS = {
+    *("common/device.h", "common/element.h", "common/primitives.h", "common/philox.h", "common/tensor_map.h"),
+}
 
 
 def family_of(path: Path) -> str:
