@@ -133,7 +133,7 @@ class Calls:
                 keys,
                 [shard.outputs[key][: r.count(self.n)] for key, r in zip(keys, local.reads, strict=True)],
                 y,
-                shard.views(node, shard.parameters),
+                shard.views(node, shard.operands),
                 {key: value[:count] for key, value in shard.saved[node.name].items()},
                 self._wide(shard, local, count),
             )
@@ -201,7 +201,7 @@ class Calls:
         for key, gradient in shard.views(call.node, shard.parameter_gradients).items():
             name = f"{call.node.owner}.{key}"
             if name in written:
-                contribution = shard.scratch(key, gradient.shape)
+                contribution = shard.scratch(key, gradient.shape, gradient.dtype)
                 call.parameter_sums.append((gradient, contribution))
                 call.grads[key] = contribution
             else:

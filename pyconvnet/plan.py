@@ -20,19 +20,20 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Preprocessing
 from .network import INPUT, Network
-from .ops.conv import precision_code
 from .parallel.communicator import Communicator
 from .parallel.feeding import Feeder
 from .parallel.partition import Partition, gradient_names, partition
 from .parallel.streams import CaptureError, Replay, StreamLanes, graphs_enabled
 from .parallel.tasks import Task
 from .plan_values import PlanValues
+from .precision import activation_dtype, check_precision
 from .program import Program
 from .shard import Shard
 
 #: What a plan on one device shows as its own.
 _OF_ONE_DEVICE = (
     *("w", "g", "v", "arena", "parameters", "parameter_gradients", "momenta", "hyper", "step_array"),
+    *("w_bf16", "operands"),
     *("input", "labels", "outputs", "gradients", "metrics", "workspace"),
 )
 
@@ -59,8 +60,9 @@ class Plan(PlanValues):
         Also compute the gradient with respect to the images, ``gradients["input"]``.
     replicas, hybrid :
         How the devices are used; see :func:`pyconvnet.parallel.partition.partition`.
-    precision : "fp32", "tf32" or "fp32x3"
-        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
+        Of the products in convolutions and fully connected layers; "bf16": and of all activations, see
+        :mod:`pyconvnet.precision`.
     fuse : bool, optional
         Let one kernel do response normalisation and the max pooling after it; the normalised map is then not
         among ``outputs``. Default: yes, but not on ``cpu``, where it would be computed twice.
@@ -76,7 +78,8 @@ class Plan(PlanValues):
         Each device's buffers. With one device its arrays are also the plan's: ``input``, ``labels``,
         ``outputs``, ``gradients``, ``parameters``, ``parameter_gradients``, ``momenta``, the flat ``w``,
         ``g``, ``v``, ``hyper``, ``step_array``, ``metrics``, ``arena``, ``workspace``. A gradient is spent
-        once its layer's backward has run: layers with a fused activation overwrite it.
+        once its layer's backward has run: layers with a fused activation overwrite it. In "bf16", values put
+        into ``parameters`` or ``w`` by hand are not seen before :meth:`refresh_operands`.
     execute : callable of a list of tasks
         How tasks are run.
     """
@@ -113,10 +116,10 @@ class Plan(PlanValues):
             raise ValueError(
                 f"Plan: dtype on {self.device.name} must be {' or '.join(allowed)}, got {self.dtype.name}"
             )
-        precision_code("Plan", precision)
+        self.precision = check_precision("Plan", precision)
+        self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
         if fuse is not None and not isinstance(fuse, bool):
             raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
-        self.precision = precision
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
@@ -143,7 +146,16 @@ class Plan(PlanValues):
         self.shards: list[Shard] = []
         for i, device in enumerate(self.devices):
             with self.lanes.active(i):
-                shard = Shard(i, device, self.partition, self.batch_size, self.dtype, train, input_gradient)
+                shard = Shard(
+                    i,
+                    device,
+                    self.partition,
+                    self.batch_size,
+                    self.dtype,
+                    self.activation_dtype,
+                    train,
+                    input_gradient,
+                )
             self.shards.append(shard)
         self._feeders = [Feeder(device, self.lanes, i) for i, device in enumerate(self.devices)]
         if initialise:
@@ -229,7 +241,7 @@ class Plan(PlanValues):
             target = shard.outputs[INPUT][: last - first]
             part = images[first:last]
             if self._preprocessing is None:
-                feeder.upload(target, part.astype(self.dtype, copy=False))
+                feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:
                 self._augment(
                     i, target, part, {k: v if v is None else v[first:last] for k, v in draws.items()}

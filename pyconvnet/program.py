@@ -432,11 +432,13 @@ class Program:
                     terms.append(views[d])
                     continue
                 slot = ("sum", bucket.number, e)
-                received = self.shards[d].scratch(slot, views[d].shape)
+                received = self.shards[d].scratch(slot, views[d].shape, views[d].dtype)
                 self._copy(tasks, (name, "weights"), (e, views[e], gradients), (d, received, slot))
                 terms.append(received)
                 resources.append(slot)
-            partial = self.shards[d].scratch("partial sum", views[d].shape) if len(group) > 2 else None
+            partial = None
+            if len(group) > 2:
+                partial = self.shards[d].scratch("partial sum", views[d].shape, views[d].dtype)
 
             def run(terms: list = terms, out: Any = views[d], partial: Any = partial) -> None:
                 total = terms[0]

@@ -11,16 +11,26 @@ struct AugmentShape {
   int mean_pixels;     // mean: 0 none, 1 a pixel (C), h * w an image (H, W, C)
 };
 
-// images: uint8 or float (bytes says which). crop (N, 2) top and left; mirror (N) or null; colour (N, C) or
-// null; mean or null.
-using AugmentFn = cudaError_t(float* y, const void* images, bool bytes, const std::int32_t* crop,
+// y: T, float or Bf16. images: uint8 or float (bytes says which). crop (N, 2) top and left; mirror (N) or
+// null; colour (N, C) or null; mean or null.
+template <class T>
+using AugmentFn = cudaError_t(T* y, const void* images, bool bytes, const std::int32_t* crop,
                               const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
                               const AugmentShape& shape, cudaStream_t stream);
-using AugmentRow = KernelRow<AugmentShape, AugmentFn>;
+template <class T>
+using AugmentRow = KernelRow<AugmentShape, AugmentFn<T>>;
 
-AugmentFn augment_rgb, augment_any;
+template <class T>
+cudaError_t augment_rgb(T* y, const void* images, bool bytes, const std::int32_t* crop,
+                        const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
+                        const AugmentShape& shape, cudaStream_t stream);
+template <class T>
+cudaError_t augment_any(T* y, const void* images, bool bytes, const std::int32_t* crop,
+                        const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
+                        const AugmentShape& shape, cudaStream_t stream);
 bool augment_rgb_supports(const AugmentShape& shape);
 
-KernelTable<AugmentRow> augment_kernels();
+template <class T>
+KernelTable<AugmentRow<T>> augment_kernels();
 
 }  // namespace pcn

@@ -5,12 +5,13 @@
 // cannot be checked beforehand) gives NaN.
 //
 // A thread makes four elements that follow each other in y, wherever they fall in pixels and rows: the
-// stores, four fifths of the traffic from bytes, are whole float4s, and neighbouring threads read
+// stores, most of the traffic from bytes, are whole vectors, and neighbouring threads read
 // neighbouring bytes. The position of the first element costs three divisions; the others follow by counting
 // on.
 #pragma once
 #include "augment/augment.h"
 #include "common/device.h"
+#include "common/element.h"
 
 namespace pcn::augmentation {
 
@@ -18,9 +19,9 @@ constexpr int THREADS = 256;
 constexpr int PER_THREAD = 4;
 
 // CHANNELS: 3, or 0 where shape.c says.
-template <class Source, int CHANNELS>
+template <class T, class Source, int CHANNELS>
 __global__ void __launch_bounds__(THREADS)
-    augment_kernel(float* __restrict__ y, const Source* __restrict__ images,
+    augment_kernel(T* __restrict__ y, const Source* __restrict__ images,
                    const std::int32_t* __restrict__ crop, const std::uint8_t* __restrict__ mirror,
                    const float* __restrict__ colour, const float* __restrict__ mean, float scale,
                    AugmentShape shape, unsigned count, int vectors) {
@@ -64,27 +65,27 @@ __global__ void __launch_bounds__(THREADS)
     }
   }
   if (vectors && left >= PER_THREAD) {
-    *reinterpret_cast<float4*>(y + first) = make_float4(value[0], value[1], value[2], value[3]);
+    store4(y + first, make_float4(value[0], value[1], value[2], value[3]));
   } else {
     PCN_UNROLL
     for (int e = 0; e < PER_THREAD; ++e)
-      if (static_cast<unsigned>(e) < left) y[first + e] = value[e];
+      if (static_cast<unsigned>(e) < left) y[first + e] = narrow<T>(value[e]);
   }
 }
 
-template <int CHANNELS>
-cudaError_t run(const char* stem, float* y, const void* images, bool bytes, const std::int32_t* crop,
+template <int CHANNELS, class T>
+cudaError_t run(const char* stem, T* y, const void* images, bool bytes, const std::int32_t* crop,
                 const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
                 const AugmentShape& shape, cudaStream_t stream) {
   const unsigned count = static_cast<unsigned>(shape.n) * shape.crop_h * shape.crop_w * shape.c;
   const unsigned threads = (count + PER_THREAD - 1) / PER_THREAD;
   const dim3 grid((threads + THREADS - 1) / THREADS);
-  const int vectors = reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
+  const int vectors = reinterpret_cast<std::uintptr_t>(y) % (PER_THREAD * sizeof(T)) == 0;
   if (bytes)
-    return launch(stem, augment_kernel<std::uint8_t, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
+    return launch(stem, augment_kernel<T, std::uint8_t, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
                   static_cast<const std::uint8_t*>(images), crop, mirror, colour, mean, scale, shape, count,
                   vectors);
-  return launch(stem, augment_kernel<float, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
+  return launch(stem, augment_kernel<T, float, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
                 static_cast<const float*>(images), crop, mirror, colour, mean, scale, shape, count, vectors);
 }
 

@@ -23,13 +23,17 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers."""
+    """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers.
+
+    ``operand`` says that it is a factor of the layer's products, which then read it in their own dtype.
+    """
 
     name: str
     shape: Shape
     init: Initialiser
     lr_mult: float = 1.0
     decay_mult: float = 1.0
+    operand: bool = False
 
     @property
     def size(self) -> int:
@@ -60,7 +64,9 @@ class Context:
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.
     precision : str
-        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
+        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`. "bf16":
+        the arrays of inputs, outputs, their gradients and of those parameters that are ``operand`` are
+        bfloat16.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
     """
@@ -120,7 +126,9 @@ class Layer:
         return []
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype)."""
+        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype); ``dtype`` is
+        that of inputs and outputs.
+        """
         return {}
 
     def multiply_adds(self, *inputs: Shape) -> int:
@@ -325,7 +333,7 @@ class WeightLayer(Layer):
 
     def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
         scale = 0.0 if self.frozen else 1.0
-        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult)]
+        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult, operand=True)]
         if self.bias:
             out.append(
                 Parameter("bias", (outputs,), self.bias_init, scale * self.bias_lr_mult, self.bias_decay_mult)

@@ -145,6 +145,11 @@ def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
     return first[1]
 
 
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype of sums and parameters beside arrays of `dtype`: float32 beside bfloat16, else the same."""
+    return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
+
+
 def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
     """The array has one of the dtypes."""
     if array.dtype not in [np.dtype(d) for d in dtypes]:

@@ -37,13 +37,14 @@ def augment(
     mean : array (C,) or (H, W, C), optional
     size : (h, w) of the crops
     scale : number
-    out : array (N, h, w, C), optional; float32, or on the cpu float64
+    out : array (N, h, w, C), optional; float32 or bfloat16, on the cpu also float64
     kernel : str, optional
         Forces one of ``ops.kernels("augment", images.shape, size)``.
 
     Returns
     -------
-    array (N, h, w, C), dtype of `out`, else float64 where an argument is, else float32
+    array (N, h, w, C), dtype of `out`, else float64 where an argument is, else float32. In bfloat16 it is the
+    float32 result, rounded to nearest, ties to even.
 
     Raises
     ------
@@ -90,7 +91,8 @@ def augment(
             )
     if out is not None:
         dtype = getattr(out, "dtype", np.float32)
-        dtype = np.dtype(np.float64 if dtype == np.float64 and dev.ext is None else np.float32)
+        allowed = (core.BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (core.BFLOAT16,)
+        dtype = np.dtype(dtype if dtype in allowed else np.float32)
     else:
         wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
         dtype = np.dtype(np.float64 if wide else np.float32)
