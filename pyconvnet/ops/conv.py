@@ -111,13 +111,6 @@ class _Geometry:
             )
 
 
-def precision_code(op: str, precision: str) -> int:
-    """The number the kernels know a precision of float32 arrays by."""
-    if not isinstance(precision, str) or precision not in _PRECISIONS or precision == "bf16":
-        raise ValueError(f"{op}: precision must be 'fp32', 'tf32' or 'fp32x3', got {precision!r}")
-    return _PRECISIONS[precision]
-
-
 def check_precision(op: str, precision: str | None, dtype: Any) -> int:
     """The number the kernels know by the precision asked for, which must be one of arrays of `dtype`."""
     if precision is None:
