@@ -9,6 +9,7 @@ without it.
 
 from ._core import kernels, on
 from .augment import augment
+from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
@@ -39,6 +40,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "bias_backward",
+    "bias_relu_dropout",
     "concat",
     "conv2d",
     "conv2d_dgrad",
