@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+import planted_bf16
 import planted_masks
 import planted_pooled
 import probes
@@ -84,8 +85,8 @@ MUTATIONS = [
     ),
     Mutation(
         "conv/gemm_tile.h",
-        "if (start < 0) continue;",
-        "if (start <= 0) continue;",
+        "if (start < 0) continue;\n    E* row = out",
+        "if (start <= 0) continue;\n    E* row = out",
         "first row not written",
         FPROP,
         TILE64["fprop"],
@@ -191,16 +192,16 @@ MUTATIONS = [
     ),
     Mutation(
         "conv/mma_tile.h",
-        "BK == 32 ? chunk ^ (row & 7)",
-        "BK == 32 ? chunk ^ (row & 3) * (chunk & 1)",
+        "CHUNKS == 8 ? chunk ^ (row & 7)",
+        "CHUNKS == 8 ? chunk ^ (row & 3) * (chunk & 1)",
         "a swizzle that maps two chunks to one place",
         MMA["fprop"],
         MMA64["fprop"],
     ),
     Mutation(
         "conv/mma_loaders.h",
-        "AlongTile<ROWS, BK>::at(row(), threadIdx.x % LANES)",
-        "AlongTile<ROWS, BK>::at(0, threadIdx.x % LANES) + row() * BK",
+        "AlongTile<E, ROWS, BK>::at(row(), threadIdx.x % LANES)",
+        "AlongTile<E, ROWS, BK>::at(0, threadIdx.x % LANES) + row() * BK",
         "written without the swizzle it is read with",
         MMA["dgrad"],
         MMA64["dgrad"],
@@ -216,8 +217,8 @@ MUTATIONS = [
     ),
     Mutation(
         "conv/mma_tile.h",
-        "b[j + 1][0] = r[2]",
-        "b[j + 1][0] = r[1]",
+        "first + 8 * j + lane / 16 * 8 + lane % 8, 2 * ks + lane / 8 % 2",
+        "first + 8 * j + lane / 16 * 8 + lane % 8, 2 * ks + lane / 16",
         "two products share half a fragment",
         MMA["fprop"],
         MMA64["fprop"],
@@ -341,7 +342,7 @@ MUTATIONS = [
         slow=True,
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
-    *[Mutation(*bug) for bug in planted_masks.BUGS],
+    *[Mutation(*bug) for bug in (*planted_bf16.BUGS, *planted_masks.BUGS)],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

@@ -2,13 +2,13 @@
 //   dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over k, p*stride_h + r = h+pad_h, q*stride_w + s = w+pad_w
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx and mask (N,H,W,C)   bfloat16, sums float32, last axis contiguous
 // dx is 0 where the mask, if there is one, is not positive.
-// Implicit GEMM with mma.sync m16n8k16 (conv/mma_dgrad.h). For C/groups of 96 and 192:
-// AlexNet's fourth and fifth layers.
+// Implicit GEMM with mma.sync m16n8k16 (conv/mma_dgrad.h). For C/groups of 96 and 192: AlexNet's fourth and
+// fifth layers.
 // Block: 128 threads in 4 warps of 64 x 48 outputs, 4 stages of 32 along the reduction in 59392 bytes of
-// dynamic shared memory. Registers R80 on sm_80, R90 on sm_90, no spills; blocks a multiprocessor: C80 on
-// sm_80, C90 on sm_90. 55 flops per byte fetched from L2. Bound by the tensor cores. Accepts: compute
-// capability 8.0 and higher, C/groups and K/groups divisible by 8, pointers to 16 bytes; any filter, stride,
-// padding, groups. Not timed on a GPU yet.
+// dynamic shared memory. Registers 202 on sm_80, 202 on sm_90, no spills; blocks a multiprocessor: 2 on
+// sm_80, 2 on sm_90. 55 flops per byte fetched from L2. Bound by the tensor cores.
+// Accepts: compute capability 8.0 and higher, C/groups and K/groups divisible by 8, pointers to 16 bytes; any
+// filter, stride, padding, groups. Not timed on a GPU yet.
 #include "conv/mma_dgrad.h"
 
 namespace pcn {
