@@ -10,6 +10,7 @@ without it.
 from ._core import kernels, on
 from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
+from .depth import Depth, conv2d_depth, conv2d_depth_wgrad, filters_from_depth, filters_to_depth, images_to_depth
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
@@ -33,6 +34,7 @@ from .pointwise import (
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
+    "Depth",
     "add",
     "add_bias",
     "augment",
@@ -41,10 +43,15 @@ __all__ = [
     "bias_backward",
     "concat",
     "conv2d",
+    "conv2d_depth",
+    "conv2d_depth_wgrad",
     "conv2d_dgrad",
     "conv2d_wgrad",
     "dropout",
     "dropout_backward",
+    "filters_from_depth",
+    "filters_to_depth",
+    "images_to_depth",
     "kernels",
     "linear",
     "linear_dgrad",
