@@ -25,6 +25,10 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
+    ``"NAME/8"`` has it cut every sum into 8 pieces, which different blocks make and which are then added in
+    order; ``"NAME/1"`` into none. Without a number each kernel finds one by the shape. A piece is a whole
+    number of the kernel's steps, so not every number is possible; input gradients of stride 2 and more
+    cannot be cut.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 
@@ -166,8 +170,18 @@ def launch(
     op: str, direction: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, *args: Any
 ) -> None:
     """Run the forced or the preferred kernel of a direction ("fprop", "dgrad", "wgrad")."""
-    rows = getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)
-    name, nbytes = core.select(op, rows, kernel)
+    stem, pieces = core.cut(op, kernel)
+    listing = getattr(dev.ext, f"conv2d_{direction}_kernels")
+    name, nbytes = core.select(op, listing(shape), stem)
+    if pieces:
+        shape = shape.cut(pieces)
+        able = dict(listing(shape))
+        if name not in able:
+            raise ValueError(
+                f"{op}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their sums into "
+                f"{pieces} pieces"
+            )
+        nbytes = able[name]
     with dev.activate():
         scratch = core.scratch(dev, nbytes, workspace)
         getattr(dev.ext, f"conv2d_{direction}")(name, shape, *args, scratch, dev.stream())
