@@ -5,11 +5,16 @@ import itertools
 import numpy as np
 import pytest
 from bf16 import BF16, assert_rounded
+from fake_cuda import Machine
 from helpers import Scratch, assert_close, same_bits
 from placing import kernels_of, place
 
 from pyconvnet import ops
-from pyconvnet.ops import Depth
+from pyconvnet.layers import Conv2d, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
+from pyconvnet.model import Preprocessing
+from pyconvnet.network import Network
+from pyconvnet.ops.depth import Depth
+from pyconvnet.plan import Plan
 
 pytestmark = pytest.mark.kernels
 
@@ -83,12 +88,12 @@ def test_images_as_they_are(dtype, any_device, run_on, rng):
         want = regrouped(x, depth, dtype).astype(dtype)
         with run_on(any_device):
             out = place(any_device, np.full(want.shape, np.nan, dtype))
-            assert ops.images_to_depth(any_device.asarray(x), depth, out=out) is out
+            assert ops.depth.images_to_depth(any_device.asarray(x), depth, out=out) is out
         assert same_bits(any_device.to_numpy(out), want)
 
 
 def test_pixels_outside_the_image_are_marked(device, rng):
-    """On CUDA nobody reads the crops beforehand: a crop that leaves its image is NaN there, padding is not."""
+    """On CUDA nobody reads the crops beforehand: where one leaves its image is NaN, padding is not."""
     depth, images = Depth(3, 2, 1), rng.integers(0, 256, (2, 6, 6, 3)).astype(np.uint8)
     shape = depth.shape("test", (4, 4, 3), F32)
     extent = device.ext.AugmentShape(
@@ -124,18 +129,18 @@ def test_filters(misaligned, any_device, schedule, run_on, rng):
                 here = place(any_device, w, misaligned)
                 for kernel in kernels_of(any_device, "filters_to_depth", (k, r, s, c), t):
                     out = place(any_device, np.full(to, np.nan, dtype), misaligned)
-                    assert ops.filters_to_depth(here, t, out=out, kernel=kernel) is out
+                    assert ops.depth.filters_to_depth(here, t, out=out, kernel=kernel) is out
                     assert same_bits(any_device.to_numpy(out), want)
                 gradient = rng.standard_normal(to).astype(np.float32)
                 gradient[want != 0] = w.astype(np.float32).ravel()[0]  # elsewhere what is to be dropped
                 for kernel in kernels_of(any_device, "filters_from_depth", (k, r, s, c), t):
                     wide = want.astype(np.float32)
                     out = place(any_device, np.full((k, r, s, c), np.nan, np.float32), misaligned)
-                    ops.filters_from_depth(
+                    ops.depth.filters_from_depth(
                         place(any_device, wide, misaligned), (k, r, s, c), t, out=out, kernel=kernel
                     )
                     assert same_bits(any_device.to_numpy(out), w.astype(np.float32))
-                    ops.filters_from_depth(any_device.asarray(gradient), (k, r, s, c), t, out=out)
+                    ops.depth.filters_from_depth(any_device.asarray(gradient), (k, r, s, c), t, out=out)
                     assert (any_device.to_numpy(out) == w.astype(np.float32).ravel()[0]).all()
 
 
@@ -167,14 +172,14 @@ def both(device, case, rng, dtype=F32, precision=None):
     deep = device.asarray(regrouped(x, depth, dtype))
     to = ops.depth.filters_shape(w.shape, stride, dtype)
     options = {"stride": stride, "precision": precision, "workspace": Scratch(device)}
-    y = ops.conv2d_depth(
+    y = ops.depth.conv2d_depth(
         deep, device.asarray(w), device.asarray(b), activation="relu",
         filters=place(device, np.full(to, np.nan, dtype)), **options,
     )  # fmt: skip
     dy = rng.standard_normal(y.shape).astype(dtype)
     out = place(device, np.full(w.shape, np.nan, np.float32))
     filters = place(device, np.full(to, np.nan, np.float32))
-    dw = ops.conv2d_depth_wgrad(device.asarray(dy), deep, w.shape, out=out, filters=filters, **options)
+    dw = ops.depth.conv2d_depth_wgrad(device.asarray(dy), deep, w.shape, out=out, filters=filters, **options)
     assert dw is out
     return (x, w, b, dy), device.to_numpy(y), device.to_numpy(dw)
 
@@ -216,11 +221,98 @@ def test_float64_on_the_cpu(rng):
     (n, h, width, c), (k, r, s), stride, pad = CONVS[0]
     x, w = rng.standard_normal((n, h, width, c)), rng.standard_normal((k, r, s, c))
     depth = Depth((r, s), stride, pad)
-    deep = ops.images_to_depth(x, depth)
+    deep = ops.depth.images_to_depth(x, depth)
     assert deep.dtype == np.float64
     np.testing.assert_allclose(
-        ops.conv2d_depth(deep, w, stride=stride), ops.conv2d(x, w, stride=stride, pad=pad), rtol=0, atol=1e-11
+        ops.depth.conv2d_depth(deep, w, stride=stride),
+        ops.conv2d(x, w, stride=stride, pad=pad),
+        rtol=0,
+        atol=1e-11,
     )
+
+
+# ---- plans -------------------------------------------------------------------------------------------------
+def net(stride=4, pad=((0, 3), (0, 3)), **options):
+    out = Network("first", (20, 23, 3), {"augment": {}})
+    conv = Conv2d(8, (7, 5), stride=stride, pad=pad, activation="relu", init=Normal(0.1), **options)
+    out.add(conv, "conv1").add(MaxPool2d(3, 2), "pool1")
+    return out.add(Linear(3, init=Normal(0.2)), "fc2").add(SoftmaxCrossEntropy(topk=2), "loss")
+
+
+def train(plan, preprocessed, steps=3):
+    rng = np.random.default_rng(5)
+    if preprocessed:
+        mean = rng.uniform(90, 130, (24, 26, 3)).astype(np.float32)
+        plan.set_preprocessing(Preprocessing((24, 26, 3), (20, 23), mean=mean, scale=1 / 60))
+    plan.set_weight_decay(0.003)
+    for k in range(steps):
+        plan.set_hyper(0.05 / (k + 1), 0.9)
+        n = 6 - k  # the last rows are then another batch's
+        labels = rng.integers(3, size=n)
+        if preprocessed:
+            images = rng.integers(0, 256, (n, 24, 26, 3)).astype(np.uint8)
+            draws = {
+                "crop": rng.integers(0, 4, (n, 2)).astype(np.int32),
+                "mirror": rng.integers(0, 2, n).astype(np.uint8),
+                "colour": rng.standard_normal((n, 3)).astype(np.float32),
+            }
+            plan.feed(images, labels, draws)
+        else:
+            plan.feed(rng.standard_normal((n, 20, 23, 3)).astype(np.float32), labels)
+        plan.step(n)
+    return {**plan.get_parameters(), "metrics": plan.get_metrics()}
+
+
+@pytest.mark.parametrize("preprocessed", [False, True], ids=["as they are", "preprocessed"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("where", [1, 2, "replicas"], ids=str)
+def test_a_plan_trains_to_what_it_does_with_images_as_they_are(where, precision, preprocessed):
+    options = {"replicas": 2} if where == "replicas" else {}
+    devices = ["emulator"] * (2 if options else where)
+    plans = [Plan(net(), devices, 6, precision=precision, fuse=fuse, **options) for fuse in (None, False)]
+    assert plans[0].depth == Depth((7, 5), 4, ((0, 3), (0, 3)))
+    assert plans[1].depth is None
+    assert plans[0].shards[0].input.shape[1:] == (6, 7, 48)
+    got, want = (train(plan, preprocessed) for plan in plans)
+    bound = 0.02 if precision == "bf16" else 1e-3 if precision == "tf32" else 1e-5
+    for name, value in want.items():
+        assert np.linalg.norm(got[name] - value) <= bound * np.linalg.norm(value), name
+    with pytest.raises(ValueError, match="the images are kept as the first convolution reads them"):
+        plans[0].get_output("input")
+
+
+@pytest.mark.parametrize("graph", "01")
+def test_on_cuda_it_is_the_emulators_bit_for_bit(monkeypatch, graph):
+    monkeypatch.setenv("PYCONVNET_GRAPH", graph)
+    for precision, preprocessed in (("fp32", True), ("bf16", False)):
+        want = train(Plan(net(), ["emulator"] * 2, 6, precision=precision), preprocessed)
+        with monkeypatch.context() as patch:
+            Machine(2, seed=1).install(patch)
+            plan = Plan(net(), ["cuda:0", "cuda:1"], 6, precision=precision)
+            assert plan.depth is not None
+            got = train(plan, preprocessed)
+        assert all(same_bits(got[name], value) for name, value in want.items())
+
+
+def test_where_plans_keep_images_as_they_are():
+    assert Plan(net(), "emulator", 4).depth is not None
+    assert Plan(net(frozen=True), "emulator", 4).depth is not None
+    assert Plan(net(2, 0), "emulator", 4, train=False).depth == Depth((7, 5), 2, ((0, 0), (0, 0)))
+    for plan in (
+        Plan(net(), "cpu", 4),
+        Plan(net(), "cpu", 4, fuse=True),
+        Plan(net(), "emulator", 4, fuse=False),
+        Plan(net(), "emulator", 4, input_gradient=True),
+        Plan(net(1, 0), "emulator", 4),
+        Plan(net(5, 0), "emulator", 4),
+        Plan(net((2, 3), 0), "emulator", 4),
+    ):
+        assert plan.depth is None
+        assert plan.input.shape == (4, 20, 23, 3)
+    two = net()
+    two.add(Conv2d(2, 3, stride=2), "other", inputs="input").add(Linear(3), "scores")
+    two.add(SoftmaxCrossEntropy(topk=2), "second")
+    assert Plan(two, "emulator", 4).depth is None
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------
@@ -232,34 +324,66 @@ DEEP = np.zeros((2, 5, 5, 12), np.float32)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ops.images_to_depth(IMAGES, (3, 2)), TypeError, "depth must be a Depth or None, got tuple"),
-        (lambda: ops.images_to_depth(IMAGES, Depth(11, 2)), ValueError, "filters of 11 x 11 pixels do not fit"),
-        (lambda: ops.images_to_depth(IMAGES, Depth(3, 0)), ValueError, "stride must be at least 1, got 0"),
-        (lambda: ops.images_to_depth(IMAGES, Depth(3, 65)), ValueError, "stride must be at most 64, got 65"),
-        (lambda: ops.images_to_depth(IMAGES, Depth(3, 2, -1)), ValueError, "depth.pad must be at least 0"),
         (
-            lambda: ops.images_to_depth(IMAGES, Depth(3, 2), out=IMAGES),
+            lambda: ops.depth.images_to_depth(IMAGES, (3, 2)),
+            TypeError,
+            "depth must be a Depth or None, got tuple",
+        ),
+        (
+            lambda: ops.depth.images_to_depth(IMAGES, Depth(11, 2)),
+            ValueError,
+            "filters of 11 x 11 pixels do not fit",
+        ),
+        (
+            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 0)),
+            ValueError,
+            "stride must be at least 1, got 0",
+        ),
+        (
+            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 65)),
+            ValueError,
+            "stride must be at most 64, got 65",
+        ),
+        (
+            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 2, -1)),
+            ValueError,
+            "depth.pad must be at least 0",
+        ),
+        (
+            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 2), out=IMAGES),
             ValueError,
             r"out must have shape \(2, 5, 5, 12\), got \(2, 9, 9, 3\)",
         ),
-        (lambda: ops.filters_to_depth(W[0], 2), ValueError, "w must have 4 dimensions"),
-        (lambda: ops.filters_to_depth(W.astype(int), 2), TypeError, "w must be float32"),
-        (lambda: ops.filters_to_depth(W, 2.0), TypeError, "stride must be an integer, got float"),
+        (lambda: ops.depth.filters_to_depth(W[0], 2), ValueError, "w must have 4 dimensions"),
+        (lambda: ops.depth.filters_to_depth(W.astype(int), 2), TypeError, "w must be float32"),
+        (lambda: ops.depth.filters_to_depth(W, 2.0), TypeError, "stride must be an integer, got float"),
         (
-            lambda: ops.filters_from_depth(W, (4, 3, 3, 3), 2),
+            lambda: ops.depth.filters_from_depth(W, (4, 3, 3, 3), 2),
             ValueError,
             r"filters must have shape \(4, 2, 2, 12\) \(of bfloat16 arrays \(4, 2, 2, 16\)\)",
         ),
-        (lambda: ops.filters_from_depth(W.astype(BF16), W.shape, 2), TypeError, "filters must be float32"),
-        (lambda: ops.conv2d_depth(IMAGES, W, stride=2), ValueError, "x must have 12 channels, the depth layout"),
-        (lambda: ops.conv2d_depth(DEEP, W.astype(BF16), stride=2), TypeError, "w must be float32 like x"),
         (
-            lambda: ops.conv2d_depth_wgrad(DEEP, DEEP, (12, 3, 3, 3), stride=2),
+            lambda: ops.depth.filters_from_depth(W.astype(BF16), W.shape, 2),
+            TypeError,
+            "filters must be float32",
+        ),
+        (
+            lambda: ops.depth.conv2d_depth(IMAGES, W, stride=2),
+            ValueError,
+            "x must have 12 channels, the depth layout",
+        ),
+        (
+            lambda: ops.depth.conv2d_depth(DEEP, W.astype(BF16), stride=2),
+            TypeError,
+            "w must be float32 like x",
+        ),
+        (
+            lambda: ops.depth.conv2d_depth_wgrad(DEEP, DEEP, (12, 3, 3, 3), stride=2),
             ValueError,
             r"dy must have shape \(2, 4, 4, 12\)",
         ),
         (
-            lambda: ops.conv2d_depth_wgrad(DEEP, IMAGES, (12, 3, 3, 3), stride=2),
+            lambda: ops.depth.conv2d_depth_wgrad(DEEP, IMAGES, (12, 3, 3, 3), stride=2),
             ValueError,
             "conv2d_depth_wgrad: x must have 12 channels",
         ),

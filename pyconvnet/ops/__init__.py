@@ -4,13 +4,13 @@ Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`
 ``ops.on("emulator")`` on the emulated kernels), CuPy arrays and everything with
 ``__cuda_array_interface__`` or DLPack on their GPU, on the caller's current stream. Layouts: activations
 N, H, W, C; filters K, R, S, C / groups; channels last. Every function takes ``out=`` and allocates only
-without it.
+without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can do with their images.
 """
 
+from . import depth as depth
 from ._core import kernels, on
 from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
-from .depth import Depth, conv2d_depth, conv2d_depth_wgrad, filters_from_depth, filters_to_depth, images_to_depth
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
@@ -34,7 +34,6 @@ from .pointwise import (
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
-    "Depth",
     "add",
     "add_bias",
     "augment",
@@ -43,15 +42,10 @@ __all__ = [
     "bias_backward",
     "concat",
     "conv2d",
-    "conv2d_depth",
-    "conv2d_depth_wgrad",
     "conv2d_dgrad",
     "conv2d_wgrad",
     "dropout",
     "dropout_backward",
-    "filters_from_depth",
-    "filters_to_depth",
-    "images_to_depth",
     "kernels",
     "linear",
     "linear_dgrad",

@@ -48,8 +48,8 @@ def augment(
 
     Returns
     -------
-    array (N, h, w, C) or (N, I, J, D), dtype of `out`, else float64 where an argument is, else float32. In bfloat16 it is the
-    float32 result, rounded to nearest, ties to even.
+    array (N, h, w, C) or (N, I, J, D), dtype of `out`, else float64 where an argument is, else float32. In
+    bfloat16 it is the float32 result, rounded to nearest, ties to even.
 
     Raises
     ------
@@ -133,7 +133,14 @@ def _extent(
     layout = {}
     if depth is not None:
         (pad_h, pad_w), (to_h, to_w, to_c) = depth.corner, out_shape
-        layout = {"side": depth.stride, "pad_h": pad_h, "pad_w": pad_w, "to_h": to_h, "to_w": to_w, "to_c": to_c}
+        layout = {
+            "side": depth.stride,
+            "pad_h": pad_h,
+            "pad_w": pad_w,
+            "to_h": to_h,
+            "to_w": to_w,
+            "to_c": to_c,
+        }
     return dev.ext.AugmentShape(
         n=n,
         h=h,

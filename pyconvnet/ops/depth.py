@@ -1,17 +1,17 @@
 """The depth layout: images regrouped so that a convolution's stride becomes channels.
 
-A first layer sees few channels and takes large strides: AlexNet's has 11x11 filters at stride 4 on 3 channels.
-With blocks of t x t pixels (t the stride) taken as the channels of one pixel, it is exactly a 3x3 convolution of
-stride 1 on 48 channels, which the fast kernels take:
+A first layer sees few channels and takes large strides: AlexNet's has 11x11 filters at stride 4 on 3
+channels. With blocks of t x t pixels (t the stride) taken as the channels of one pixel, it is exactly a 3x3
+convolution of stride 1 on 48 channels, which the fast kernels take:
 
 ``x'[n, i, j, (a t + b) C + c] = x[n, t i + a - top, t j + b - left, c]``, 0 outside the image
 ``w'[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c]``, 0 beyond the filter
 
-``conv2d`` rearranges both at each call where that pays. Here the images are given in the depth layout from the
-start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both directions.
+``conv2d`` rearranges both at each call where that pays. Here the images are given in the depth layout from
+the start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both directions.
 
-Padding lies in x' as zeros, and so do channels that fill D up to whole accesses of 16 bytes: D is t t C rounded
-up to a multiple of 4, in bfloat16 of 8.
+Padding lies in x' as zeros, and so do channels that fill D up to whole accesses of 16 bytes: D is t t C
+rounded up to a multiple of 4, in bfloat16 of 8.
 """
 
 from __future__ import annotations
@@ -144,7 +144,12 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
 
 
 def filters_from_depth(
-    filters: Any, w_shape: tuple[int, int, int, int], stride: int, *, out: Any = None, kernel: str | None = None
+    filters: Any,
+    w_shape: tuple[int, int, int, int],
+    stride: int,
+    *,
+    out: Any = None,
+    kernel: str | None = None,
 ) -> Any:
     """The gradient of filters from that of :func:`filters_to_depth` of them.
 
@@ -174,8 +179,8 @@ def filters_from_depth(
     wanted = [filters_shape(w_shape, side, dtype) for dtype in (np.float32, core.BFLOAT16)]
     if shape not in wanted:
         raise ValueError(
-            f"{op}: filters must have shape {wanted[0]} (of bfloat16 arrays {wanted[1]}) for w_shape {w_shape} "
-            f"and stride {side}, got {shape}"
+            f"{op}: filters must have shape {wanted[0]} (of bfloat16 arrays {wanted[1]}) "
+            f"for w_shape {w_shape} and stride {side}, got {shape}"
         )
     core.check_contiguous(op, filters=filters)
     dw = core.output(op, "out", dev, out, w_shape, filters.dtype)
@@ -290,8 +295,8 @@ def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype:
     shape, wanted = core.check_rank(op, "x", x, "N, I, J, D"), channels(w_shape[3], side, dtype)
     if shape[3] != wanted:
         raise ValueError(
-            f"{op}: x must have {wanted} channels, the depth layout of {w_shape[3]} at stride {side} in {dtype}, "
-            f"got shape {shape}"
+            f"{op}: x must have {wanted} channels, the depth layout of {w_shape[3]} at stride {side} in "
+            f"{dtype}, got shape {shape}"
         )
 
 
