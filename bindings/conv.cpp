@@ -163,11 +163,11 @@ auto by_element(void (*of_float)(const std::string&, const Conv2dShape&, Rest...
   };
 }
 
-// [(name, about(row))] of the rows that apply, cheapest first.
-template <class Row, class About>
-py::list ranked_rows(const KernelTable<Row>& table, const Conv2dShape& shape, About about) {
+// [(name, value(row))] of the rows that apply, cheapest first.
+template <class Row, class Value>
+py::list ranked_rows(const KernelTable<Row>& table, const Conv2dShape& shape, Value value) {
   py::list rows;
-  for (const auto* row : ranked(table, shape)) rows.append(py::make_tuple(row->name, about(*row)));
+  for (const Row* row : ranked(table, shape)) rows.append(py::make_tuple(row->name, value(*row)));
   return rows;
 }
 

@@ -158,6 +158,31 @@ void register_dropout(py::module_& m) {
   });
 }
 
+template <class T>
+void bias_relu_dropout(const std::string& kernel, const DropoutShape& shape, py::handle y, py::handle x,
+                       py::handle b, std::uint32_t threshold, float scale, const DropoutStream& random,
+                       Args& args, std::uintptr_t stream) {
+  const std::int64_t count = elements("bias_relu_dropout", {shape.rows, shape.cols});
+  T* y_ = args.out<T>(y, "out", count);
+  const T* x_ = args.in<T>(x, "x", count);
+  const float* b_ = args.optional_in<float>(b, "b", shape.cols);
+  const auto& row = row_of("bias_relu_dropout", bias_relu_dropout_kernels<T>(), kernel, shape);
+  run(row.name, [&] { return row.launch(y_, x_, b_, threshold, scale, random, shape, stream_of(stream)); });
+}
+
+void register_bias_relu_dropout(py::module_& m) {
+  def_table(m, "bias_relu_dropout", bias_relu_dropout_kernels<float>);
+  m.def("bias_relu_dropout", [](const std::string& kernel, const DropoutShape& shape, py::object y,
+                                py::object x, py::object b, std::uint32_t threshold, float scale,
+                                std::uint64_t seed, std::int64_t step, py::object step_on_device,
+                                std::uint32_t layer, std::uintptr_t stream) {
+    Args args("bias_relu_dropout");
+    const DropoutStream random{seed, step, args.optional_in<std::int64_t>(step_on_device, "step", 1), layer};
+    const auto call = Args::is<Bf16>(x) ? bias_relu_dropout<Bf16> : bias_relu_dropout<float>;
+    call(kernel, shape, y, x, b, threshold, scale, random, args, stream);
+  });
+}
+
 }  // namespace
 
 void register_pointwise(py::module_& m) {
@@ -176,6 +201,7 @@ void register_pointwise(py::module_& m) {
   register_sums(m);
   register_copy_columns(m);
   register_dropout(m);
+  register_bias_relu_dropout(m);
 }
 
 }  // namespace pcn::bind

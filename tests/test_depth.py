@@ -13,6 +13,7 @@ from pyconvnet import ops
 from pyconvnet.layers import Conv2d, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
 from pyconvnet.model import Preprocessing
 from pyconvnet.network import Network
+from pyconvnet.ops import depth as depth_ops
 from pyconvnet.ops.depth import Depth
 from pyconvnet.plan import Plan
 
@@ -88,7 +89,7 @@ def test_images_as_they_are(dtype, any_device, run_on, rng):
         want = regrouped(x, depth, dtype).astype(dtype)
         with run_on(any_device):
             out = place(any_device, np.full(want.shape, np.nan, dtype))
-            assert ops.depth.images_to_depth(any_device.asarray(x), depth, out=out) is out
+            assert depth_ops.images_to_depth(any_device.asarray(x), depth, out=out) is out
         assert same_bits(any_device.to_numpy(out), want)
 
 
@@ -129,18 +130,18 @@ def test_filters(misaligned, any_device, schedule, run_on, rng):
                 here = place(any_device, w, misaligned)
                 for kernel in kernels_of(any_device, "filters_to_depth", (k, r, s, c), t):
                     out = place(any_device, np.full(to, np.nan, dtype), misaligned)
-                    assert ops.depth.filters_to_depth(here, t, out=out, kernel=kernel) is out
+                    assert depth_ops.filters_to_depth(here, t, out=out, kernel=kernel) is out
                     assert same_bits(any_device.to_numpy(out), want)
                 gradient = rng.standard_normal(to).astype(np.float32)
                 gradient[want != 0] = w.astype(np.float32).ravel()[0]  # elsewhere what is to be dropped
                 for kernel in kernels_of(any_device, "filters_from_depth", (k, r, s, c), t):
                     wide = want.astype(np.float32)
                     out = place(any_device, np.full((k, r, s, c), np.nan, np.float32), misaligned)
-                    ops.depth.filters_from_depth(
+                    depth_ops.filters_from_depth(
                         place(any_device, wide, misaligned), (k, r, s, c), t, out=out, kernel=kernel
                     )
                     assert same_bits(any_device.to_numpy(out), w.astype(np.float32))
-                    ops.depth.filters_from_depth(any_device.asarray(gradient), (k, r, s, c), t, out=out)
+                    depth_ops.filters_from_depth(any_device.asarray(gradient), (k, r, s, c), t, out=out)
                     assert (any_device.to_numpy(out) == w.astype(np.float32).ravel()[0]).all()
 
 
@@ -170,16 +171,16 @@ def both(device, case, rng, dtype=F32, precision=None):
     x, w = rng.standard_normal((n, h, width, c)).astype(np.float32), rng.standard_normal((k, r, s, c))
     x, w, b = x.astype(dtype), w.astype(dtype), rng.standard_normal(k).astype(np.float32)
     deep = device.asarray(regrouped(x, depth, dtype))
-    to = ops.depth.filters_shape(w.shape, stride, dtype)
+    to = depth_ops.filters_shape(w.shape, stride, dtype)
     options = {"stride": stride, "precision": precision, "workspace": Scratch(device)}
-    y = ops.depth.conv2d_depth(
+    y = depth_ops.conv2d_depth(
         deep, device.asarray(w), device.asarray(b), activation="relu",
         filters=place(device, np.full(to, np.nan, dtype)), **options,
     )  # fmt: skip
     dy = rng.standard_normal(y.shape).astype(dtype)
     out = place(device, np.full(w.shape, np.nan, np.float32))
     filters = place(device, np.full(to, np.nan, np.float32))
-    dw = ops.depth.conv2d_depth_wgrad(device.asarray(dy), deep, w.shape, out=out, filters=filters, **options)
+    dw = depth_ops.conv2d_depth_wgrad(device.asarray(dy), deep, w.shape, out=out, filters=filters, **options)
     assert dw is out
     return (x, w, b, dy), device.to_numpy(y), device.to_numpy(dw)
 
@@ -221,10 +222,10 @@ def test_float64_on_the_cpu(rng):
     (n, h, width, c), (k, r, s), stride, pad = CONVS[0]
     x, w = rng.standard_normal((n, h, width, c)), rng.standard_normal((k, r, s, c))
     depth = Depth((r, s), stride, pad)
-    deep = ops.depth.images_to_depth(x, depth)
+    deep = depth_ops.images_to_depth(x, depth)
     assert deep.dtype == np.float64
     np.testing.assert_allclose(
-        ops.depth.conv2d_depth(deep, w, stride=stride),
+        depth_ops.conv2d_depth(deep, w, stride=stride),
         ops.conv2d(x, w, stride=stride, pad=pad),
         rtol=0,
         atol=1e-11,
@@ -325,65 +326,65 @@ DEEP = np.zeros((2, 5, 5, 12), np.float32)
     ("call", "error", "message"),
     [
         (
-            lambda: ops.depth.images_to_depth(IMAGES, (3, 2)),
+            lambda: depth_ops.images_to_depth(IMAGES, (3, 2)),
             TypeError,
             "depth must be a Depth or None, got tuple",
         ),
         (
-            lambda: ops.depth.images_to_depth(IMAGES, Depth(11, 2)),
+            lambda: depth_ops.images_to_depth(IMAGES, Depth(11, 2)),
             ValueError,
             "filters of 11 x 11 pixels do not fit",
         ),
         (
-            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 0)),
+            lambda: depth_ops.images_to_depth(IMAGES, Depth(3, 0)),
             ValueError,
             "stride must be at least 1, got 0",
         ),
         (
-            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 65)),
+            lambda: depth_ops.images_to_depth(IMAGES, Depth(3, 65)),
             ValueError,
             "stride must be at most 64, got 65",
         ),
         (
-            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 2, -1)),
+            lambda: depth_ops.images_to_depth(IMAGES, Depth(3, 2, -1)),
             ValueError,
             "depth.pad must be at least 0",
         ),
         (
-            lambda: ops.depth.images_to_depth(IMAGES, Depth(3, 2), out=IMAGES),
+            lambda: depth_ops.images_to_depth(IMAGES, Depth(3, 2), out=IMAGES),
             ValueError,
             r"out must have shape \(2, 5, 5, 12\), got \(2, 9, 9, 3\)",
         ),
-        (lambda: ops.depth.filters_to_depth(W[0], 2), ValueError, "w must have 4 dimensions"),
-        (lambda: ops.depth.filters_to_depth(W.astype(int), 2), TypeError, "w must be float32"),
-        (lambda: ops.depth.filters_to_depth(W, 2.0), TypeError, "stride must be an integer, got float"),
+        (lambda: depth_ops.filters_to_depth(W[0], 2), ValueError, "w must have 4 dimensions"),
+        (lambda: depth_ops.filters_to_depth(W.astype(int), 2), TypeError, "w must be float32"),
+        (lambda: depth_ops.filters_to_depth(W, 2.0), TypeError, "stride must be an integer, got float"),
         (
-            lambda: ops.depth.filters_from_depth(W, (4, 3, 3, 3), 2),
+            lambda: depth_ops.filters_from_depth(W, (4, 3, 3, 3), 2),
             ValueError,
             r"filters must have shape \(4, 2, 2, 12\) \(of bfloat16 arrays \(4, 2, 2, 16\)\)",
         ),
         (
-            lambda: ops.depth.filters_from_depth(W.astype(BF16), W.shape, 2),
+            lambda: depth_ops.filters_from_depth(W.astype(BF16), W.shape, 2),
             TypeError,
             "filters must be float32",
         ),
         (
-            lambda: ops.depth.conv2d_depth(IMAGES, W, stride=2),
+            lambda: depth_ops.conv2d_depth(IMAGES, W, stride=2),
             ValueError,
             "x must have 12 channels, the depth layout",
         ),
         (
-            lambda: ops.depth.conv2d_depth(DEEP, W.astype(BF16), stride=2),
+            lambda: depth_ops.conv2d_depth(DEEP, W.astype(BF16), stride=2),
             TypeError,
             "w must be float32 like x",
         ),
         (
-            lambda: ops.depth.conv2d_depth_wgrad(DEEP, DEEP, (12, 3, 3, 3), stride=2),
+            lambda: depth_ops.conv2d_depth_wgrad(DEEP, DEEP, (12, 3, 3, 3), stride=2),
             ValueError,
             r"dy must have shape \(2, 4, 4, 12\)",
         ),
         (
-            lambda: ops.depth.conv2d_depth_wgrad(DEEP, IMAGES, (12, 3, 3, 3), stride=2),
+            lambda: depth_ops.conv2d_depth_wgrad(DEEP, IMAGES, (12, 3, 3, 3), stride=2),
             ValueError,
             "conv2d_depth_wgrad: x must have 12 channels",
         ),

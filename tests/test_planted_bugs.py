@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+import planted_masks
 import planted_pooled
 import probes
 
@@ -68,7 +69,6 @@ OPTIM = (
 )
 FPROP = ("test_conv.py", "test_fprop and tile64")
 DGRAD = ("test_conv.py", "test_dgrad and tile64")
-MASKED = ("test_masked_dgrad.py", "test_conv2d_dgrad and (tile64 or mma64x64 or generic)")
 WGRAD = ("test_conv.py", "test_wgrad and tile64")
 SPLIT = ("test_conv.py", "test_wgrad and tile96")
 GROUPS = ("test_conv.py", "test_every_schedule_gives_the_same_bits and fprop_tile64 and (fwd or rev)")
@@ -111,7 +111,7 @@ MUTATIONS = [
     Mutation(
         "conv/fprop.h",
         "group_filters - n0, args.vectors",
-        "s.k - first_filter, args.vectors",
+        "k - first_filter, args.vectors",
         "columns of the next group overwritten",
         GROUPS,
         TILE64["fprop"],
@@ -124,41 +124,6 @@ MUTATIONS = [
         "first tap of a phase wrong",
         DGRAD,
         TILE64["dgrad"],
-        slow=True,
-    ),
-    Mutation(
-        "conv/gemm_tile.h",
-        "return mask <= 0.f ? 0.f : value",
-        "return mask < 0.f ? 0.f : value",
-        "gradient passes where the ReLU gave zero",
-        MASKED,
-        TILE64["dgrad"],
-    ),
-    Mutation(
-        "conv/gemm_tile.h",
-        "mask_part<4>(row, acc[i], mine.cols.first",
-        "mask_part<4>(row, acc[i], mine.cols.second",
-        "mask of other columns",
-        MASKED,
-        TILE64["dgrad"],
-        slow=True,
-    ),
-    Mutation(
-        "conv/mma_tile.h",
-        "&acc[i][j][2 * half], T::column(j), limit, pairs",
-        "&acc[i][j][half], T::column(j), limit, pairs",
-        "mask of another fragment's element",
-        MASKED,
-        MMA64["dgrad"],
-        slow=True,
-    ),
-    Mutation(
-        "conv/gemm_tile.h",
-        "mask_part<4>(epilogue.mask, sum, i, count, true)",
-        "mask_part<4>(epilogue.mask, sum, i % cols, count, true)",
-        "mask of the first row, after a split reduction",
-        MASKED,
-        ("conv/conv2d_dgrad_generic.cu",),
         slow=True,
     ),
     Mutation(
@@ -376,6 +341,7 @@ MUTATIONS = [
         slow=True,
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
+    *[Mutation(*bug) for bug in planted_masks.BUGS],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",
@@ -393,11 +359,12 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
-        "pointwise/dropout_philox.cu",
+        "pointwise/dropout.h",
         "(words.z >> 8) >= threshold",
         "(words.y >> 8) >= threshold",
         "a word used twice",
         DROPOUT,
+        ("pointwise/dropout_philox.cu",),
         slow=True,
     ),
     Mutation(

@@ -141,6 +141,7 @@ def _pointwise_cases(ops: Any) -> Iterator[Case]:
             "add_bias": lambda k, a=a, c=bias: ops.add_bias(a, c, kernel=k),
             "bias_backward": lambda k, a=a: ops.bias_backward(a, kernel=k),
             "dropout": lambda k, a=a: ops.dropout(a, kernel=k),
+            "bias_relu_dropout": lambda k, a=a, c=bias: ops.bias_relu_dropout(a, c, kernel=k),
             "dropout_backward": lambda k, a=a, m=mask: ops.dropout_backward(a, m, kernel=k),
         }
         for op, call in calls.items():

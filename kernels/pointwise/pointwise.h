@@ -139,4 +139,20 @@ KernelTable<DropoutRow<T>> dropout_kernels();
 template <class T>
 KernelTable<DropoutBackwardRow<T>> dropout_backward_kernels();
 
+// ---- bias, ReLU and dropout in one pass; b may be null
+template <class T>
+using BiasReluDropoutFn = cudaError_t(T* y, const T* x, const float* b, std::uint32_t threshold, float scale,
+                                      const DropoutStream& random, const DropoutShape& shape,
+                                      cudaStream_t stream);
+template <class T>
+using BiasReluDropoutRow = KernelRow<DropoutShape, BiasReluDropoutFn<T>>;
+
+template <class T>
+cudaError_t bias_relu_dropout_philox(T* y, const T* x, const float* b, std::uint32_t threshold, float scale,
+                                     const DropoutStream& random, const DropoutShape& shape,
+                                     cudaStream_t stream);
+
+template <class T>
+KernelTable<BiasReluDropoutRow<T>> bias_relu_dropout_kernels();
+
 }  // namespace pcn

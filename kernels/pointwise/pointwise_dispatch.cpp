@@ -42,6 +42,9 @@ const DropoutRow<T> kDropout[] = {
 template <class T>
 const DropoutBackwardRow<T> kDropoutBackward[] = {
     {"dropout_backward_mask", kAny, kNone, dropout_backward_mask<T>}};
+template <class T>
+const BiasReluDropoutRow<T> kBiasReluDropout[] = {{"bias_relu_dropout_philox", always<DropoutShape>,
+                                                   no_workspace<DropoutShape>, bias_relu_dropout_philox<T>}};
 
 }  // namespace
 
@@ -128,5 +131,12 @@ KernelTable<DropoutBackwardRow<T>> dropout_backward_kernels() {
 }
 template KernelTable<DropoutBackwardRow<float>> dropout_backward_kernels<float>();
 template KernelTable<DropoutBackwardRow<Bf16>> dropout_backward_kernels<Bf16>();
+
+template <class T>
+KernelTable<BiasReluDropoutRow<T>> bias_relu_dropout_kernels() {
+  return table(kBiasReluDropout<T>);
+}
+template KernelTable<BiasReluDropoutRow<float>> bias_relu_dropout_kernels<float>();
+template KernelTable<BiasReluDropoutRow<Bf16>> bias_relu_dropout_kernels<Bf16>();
 
 }  // namespace pcn

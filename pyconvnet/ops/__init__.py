@@ -10,6 +10,7 @@ without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can d
 from . import depth as depth
 from ._core import kernels, on
 from .augment import augment
+from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
@@ -40,6 +41,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "bias_backward",
+    "bias_relu_dropout",
     "concat",
     "conv2d",
     "conv2d_dgrad",

@@ -19,9 +19,9 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     compute capability 8.0, channels that are not multiples of 4, arrays that do not start at a multiple of
     16 bytes, and the cpu use float32 arithmetic whatever is asked for.
 
-    ``"bf16"`` x, w, y and the gradients dx and dy are bfloat16 arrays; biases and dw are float32. Products are
-    exact in float32, and what is stored as bfloat16 is rounded once, to nearest. Tensor cores serve channels
-    (and, for the gradients, filters) that are multiples of 8 in each group; other shapes are slow.
+    ``"bf16"`` x, w, y and the gradients dx and dy are bfloat16 arrays; biases and dw are float32. Products
+    are exact in float32, and what is stored as bfloat16 is rounded once, to nearest. Tensor cores serve
+    channels (and, for the gradients, filters) that are multiples of 8 in each group; other shapes are slow.
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.

@@ -391,19 +391,7 @@ def dropout(
     seed = core.integer(op, "seed", seed) % 2**64
     layer = core.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
     scale = _dropout_scale(op, p, scale)
-    step_array = None
-    if isinstance(step, int | np.integer):
-        step = core.integer(op, "step", step) % 2**32
-        dev, inputs = core.arrays(op, x=x)
-    else:
-        dev, inputs = core.arrays(op, x=x, step=step)
-        step_array = inputs["step"]
-        core.check_dtype(op, "step", step_array, np.int64)
-        if step_array.size != 1:
-            raise ValueError(
-                f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
-            )
-        step = 0
+    dev, inputs, step, step_array = _with_step(op, step, x=x)
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
@@ -474,6 +462,22 @@ def dropout_backward(
     with dev.activate():
         dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
     return dx
+
+
+def _with_step(
+    op: str, step: Any, optional: tuple[str, ...] = (), **named: Any
+) -> tuple[Device, dict[str, Any], int, Any]:
+    """The arrays of a call that draws random bits, and its step: (device, arrays, number, array or None)."""
+    if isinstance(step, int | np.integer):
+        return *core.arrays(op, optional, **named), core.integer(op, "step", step) % 2**32, None
+    dev, inputs = core.arrays(op, optional, **named, step=step)
+    step_array = inputs["step"]
+    core.check_dtype(op, "step", step_array, np.int64)
+    if step_array.size != 1:
+        raise ValueError(
+            f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
+        )
+    return dev, inputs, 0, step_array
 
 
 def _dropout_scale(op: str, p: float, scale: float | None) -> float:
