@@ -64,8 +64,16 @@ class Plan(PlanValues):
         Of the products in convolutions and fully connected layers; "bf16": and of all activations, see
         :mod:`pyconvnet.precision`.
     fuse : bool, optional
-        Let one kernel do response normalisation and the max pooling after it; the normalised map is then not
-        among ``outputs``. Default: yes, but not on ``cpu``, where it would be computed twice.
+        Let one kernel do the work of several layers, as :mod:`pyconvnet.parallel.fusion` says:
+
+        * response normalisation and the max pooling after it: the normalised map is then not among
+          ``outputs``;
+        * in training, bias, ReLU and dropout after a fully connected layer's product: the layer's own output
+          is then not among ``outputs`` (dropout's is), and dropout leaves no mask;
+        * the way back through a ReLU, in the kernels that make the gradient.
+
+        Default: yes, but not on ``cpu``, where that saves little and a normalised map would be computed
+        twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
 
@@ -129,6 +137,7 @@ class Plan(PlanValues):
             hybrid,
             batch_size=self.batch_size,
             fuse=self.device.kind != "cpu" if fuse is None else fuse,
+            train=train,
         )
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
