@@ -10,7 +10,7 @@ namespace {
 // pixel's coordinates within 32 bits, group sizes whole.
 Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
                        int stride_w, int pad_h, int pad_w, int groups, bool aligned, int precision,
-                       int capability) {
+                       int capability, int splits) {
   const auto fail = [](const std::string& text) { throw py::value_error("Conv2dShape: " + text); };
   elements("Conv2dShape: x", {n, h, w, c});
   elements("Conv2dShape: y", {n, p, q, k});
@@ -33,6 +33,7 @@ Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
     fail("the number of terms in a sum must stay below 2^31 - 1024");
   if (precision < 0 || precision > 3)
     fail("precision must be 0 (fp32), 1 (tf32), 2 (fp32x3) or 3 (bf16), got " + std::to_string(precision));
+  if (splits < 0) fail("splits must not be negative, got " + std::to_string(splits));
   return {n,
           h,
           w,
@@ -49,7 +50,8 @@ Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
           groups,
           aligned ? 1 : 0,
           static_cast<Precision>(precision),
-          capability};
+          capability,
+          splits};
 }
 
 std::int64_t x_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
@@ -83,6 +85,17 @@ void check_capability(const char* op, const Conv2dShape& shape) {
 #endif
 }
 
+// The row of a name, which must apply to the shape.
+template <class Table>
+const typename Table::Row& conv_row(const char* op, const Table& table, const std::string& name,
+                                    const Conv2dShape& shape) {
+  const auto& row = row_of(op, table, name, shape);
+  if (!applies(row, shape))
+    throw py::value_error(std::string(op) + ": kernel '" + name + "' cannot cut the reduction into " +
+                          std::to_string(shape.splits) + " pieces");
+  return row;
+}
+
 Activation activation_of(const char* op, int activation) {
   if (activation != 0 && activation != 1)
     throw py::value_error(std::string(op) + ": activation must be 0 (none) or 1 (relu), got " +
@@ -96,7 +109,7 @@ void fprop(const std::string& name, const Conv2dShape& shape, py::handle y, py::
            py::handle b, int activation, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_fprop";
   const auto table = conv2d_fprop_kernels<E>();
-  const auto& row = row_of(op, table, name, shape);
+  const auto& row = conv_row(op, table, name, shape);
   const Activation act = activation_of(op, activation);
   check_capability(op, shape);
   Args args(op);
@@ -113,7 +126,7 @@ void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py:
            py::handle mask, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_dgrad";
   const auto table = conv2d_dgrad_kernels<E>();
-  const auto& row = row_of(op, table, name, shape);
+  const auto& row = conv_row(op, table, name, shape);
   check_capability(op, shape);
   Args args(op);
   const E* dy_ = aligned(op, "dy", shape, args.in<E>(dy, "dy", y_count(shape)));
@@ -129,7 +142,7 @@ void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py:
            py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_wgrad";
   const auto table = conv2d_wgrad_kernels<E>();
-  const auto& row = row_of(op, table, name, shape);
+  const auto& row = conv_row(op, table, name, shape);
   check_capability(op, shape);
   Args args(op);
   const E* dy_ = aligned(op, "dy", shape, args.in<E>(dy, "dy", y_count(shape)));
@@ -150,20 +163,29 @@ auto by_element(void (*of_float)(const std::string&, const Conv2dShape&, Rest...
   };
 }
 
-template <class Row>
-py::list ranked_names(const KernelTable<Row>& table, const Conv2dShape& shape) {
+// [(name, value(row))] of the rows that apply, cheapest first.
+template <class Row, class Value>
+py::list ranked_rows(const KernelTable<Row>& table, const Conv2dShape& shape, Value value) {
   py::list rows;
-  for (const auto* row : ranked(table, shape))
-    rows.append(py::make_tuple(row->name, row->workspace_bytes(shape)));
+  for (const Row* row : ranked(table, shape)) rows.append(py::make_tuple(row->name, value(*row)));
   return rows;
 }
 
-// OP_kernels(shape) -> [(name, workspace bytes)], cheapest first; OP_table() -> every name, each once.
+// OP_kernels(shape) -> [(name, workspace bytes)], cheapest first; OP_costs(shape) -> [(name, estimated time)]
+// of the same; OP_table() -> every name, each once.
 template <class FloatTable, class Bf16Table>
 void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(), Bf16Table (*of_bf16)()) {
   m.def((op + "_kernels").c_str(),
         [=](const Conv2dShape& shape) {
-          return is_bf16(shape) ? ranked_names(of_bf16(), shape) : ranked_names(of_float(), shape);
+          const auto bytes = [&](const auto& row) { return row.workspace_bytes(shape); };
+          return is_bf16(shape) ? ranked_rows(of_bf16(), shape, bytes)
+                                : ranked_rows(of_float(), shape, bytes);
+        },
+        py::arg("shape"));
+  m.def((op + "_costs").c_str(),
+        [=](const Conv2dShape& shape) {
+          const auto cost = [&](const auto& row) { return row.cost(shape); };
+          return is_bf16(shape) ? ranked_rows(of_bf16(), shape, cost) : ranked_rows(of_float(), shape, cost);
         },
         py::arg("shape"));
   m.def((op + "_table").c_str(), [=] {
@@ -183,7 +205,19 @@ void register_conv(py::module_& m) {
       .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
            py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
            py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,
-           py::arg("aligned") = true, py::arg("precision") = 0, py::arg("capability") = 0)
+           py::arg("aligned") = true, py::arg("precision") = 0, py::arg("capability") = 0,
+           py::arg("splits") = 0)
+      .def(
+          "cut",
+          [](Conv2dShape shape, int splits) {
+            if (splits < 0)
+              throw py::value_error("Conv2dShape: splits must not be negative, got " +
+                                    std::to_string(splits));
+            shape.splits = splits;
+            return shape;
+          },
+          py::arg("splits"), "The same shape with the reduction cut into so many pieces.")
+      .def_readonly("splits", &Conv2dShape::splits)
       .def_readonly("capability", &Conv2dShape::capability)
       .def_property_readonly("precision", [](const Conv2dShape& s) { return static_cast<int>(s.precision); });
   def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels<float>, conv2d_fprop_kernels<Bf16>);

@@ -39,12 +39,12 @@ def rows(op: str, cases: list[Conv]) -> list:
 
 
 class Problem:
-    """Arrays of a case, and the three results in float64."""
+    """Arrays of a case, and the three results of exactly those numbers in float64."""
 
-    def __init__(self, case: Conv):
+    def __init__(self, case: Conv, dtype=np.float32):
         rng = np.random.default_rng(zlib.crc32(case.name.encode()))
         self.x, self.w, self.dy = (
-            rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.w, case.y)
+            rng.standard_normal(shape).astype(dtype) for shape in (case.x, case.w, case.y)
         )
         self.b = rng.standard_normal(case.w[0]).astype(np.float32)
         x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
@@ -65,11 +65,11 @@ class Problem:
 problem = functools.lru_cache(maxsize=4)(Problem)
 
 
-def compute(op: str, case: Conv, dev, kernel=None, **options) -> np.ndarray:
+def compute(op: str, case: Conv, dev, kernel=None, dtype=np.float32, **options) -> np.ndarray:
     """One direction on a device, into an output full of NaN."""
-    p = problem(case)
+    p = problem(case, dtype)
     x, w, b, dy = (dev.asarray(a) for a in (p.x, p.w, p.b, p.dy))
-    out = filled_with_nan(dev, p.expected(op).shape)
+    out = filled_with_nan(dev, p.expected(op).shape, np.float32 if op == "conv2d_wgrad" else dtype)
     options = {"kernel": kernel, "out": out, **case.options, **options}
     if op == "conv2d":
         result = ops.conv2d(x, w, b, **options)

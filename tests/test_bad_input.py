@@ -25,9 +25,8 @@ def message(device: str, op: str, arguments: dict[str, Any], error: type | tuple
     """The complaint of the device, without the words in which devices must differ."""
     with ops.on(device), pytest.raises(error) as caught:
         op_calls.run(op, arguments)
-    return (
-        str(caught.value).replace("float32 or float64", "float32").replace("float32 on emulator", "float32")
-    )
+    text = str(caught.value).replace(" on emulator", "")
+    return text.replace("float32, bfloat16 or float64", "float32 or bfloat16").replace(" or float64", "")
 
 
 def refused(

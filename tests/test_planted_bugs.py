@@ -111,7 +111,7 @@ MUTATIONS = [
     Mutation(
         "conv/fprop.h",
         "group_filters - n0, args.vectors",
-        "s.k - first_filter, args.vectors",
+        "k - first_filter, args.vectors",
         "columns of the next group overwritten",
         GROUPS,
         TILE64["fprop"],

@@ -13,6 +13,7 @@
 // float, and so are the sums.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <vector>
 
@@ -39,6 +40,7 @@ struct Conv2dShape {
   int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move 16 bytes at once
   Precision precision;
   int capability;  // compute capability of the device, 10 * major + minor
+  int splits;      // pieces into which the reduction is cut; 0: as many as each kernel finds good
 };
 
 template <class E>
@@ -54,7 +56,8 @@ using Conv2dWgradFn = cudaError_t(float* dw, const E* dy, const E* x, const Conv
                                   void* workspace, cudaStream_t stream);
 
 // What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
-// estimated to take (arbitrary units, comparable within a table).
+// estimated to take (arbitrary units, comparable within a table; infinite where it cannot cut the reduction
+// into shape.splits pieces).
 struct Conv2dTraits {
   bool (*supports)(const Conv2dShape&);
   std::size_t (*workspace_bytes)(const Conv2dShape&);
@@ -131,13 +134,19 @@ KernelTable<Conv2dDgradRow<E>> conv2d_dgrad_kernels();
 template <class E>
 KernelTable<Conv2dWgradRow<E>> conv2d_wgrad_kernels();
 
-// The rows of a table that support `shape`, cheapest first by their own estimate; the order of the table
+// Whether a row takes a shape, and can cut the reduction as the shape asks.
+template <class Row>
+bool applies(const Row& row, const Conv2dShape& shape) {
+  return row.supports(shape) && (shape.splits == 0 || std::isfinite(row.cost(shape)));
+}
+
+// The rows of a table that apply to `shape`, cheapest first by their own estimate; the order of the table
 // breaks ties. The first one is the one that runs.
 template <class Row>
 std::vector<const Row*> ranked(const KernelTable<Row>& table, const Conv2dShape& shape) {
   std::vector<const Row*> rows;
   for (const Row& row : table)
-    if (row.supports(shape)) rows.push_back(&row);
+    if (applies(row, shape)) rows.push_back(&row);
   std::stable_sort(rows.begin(), rows.end(),
                    [&](const Row* a, const Row* b) { return a->cost(shape) < b->cost(shape); });
   return rows;

@@ -26,28 +26,23 @@ __host__ __device__ inline Phase phase_of(int index, int extent, int stride, int
           tap0 < filter ? (filter - tap0 + stride - 1) / stride : 0, (index + pad - tap0) / stride};
 }
 
-// All phases together; exact for stride 1, else the average phase with its size rounded up.
+// All phases together; exact for stride 1, else the average phase with its size rounded up. Only stride 1 is
+// cut into pieces: elsewhere the phases already make many blocks.
 inline GemmExtent dgrad_extent(const Conv2dShape& s) {
   const std::int64_t phases_h = std::min(s.stride_h, s.h), phases_w = std::min(s.stride_w, s.w);
   return {s.n * ceil_div(s.h, s.stride_h) * ceil_div(s.w, s.stride_w), s.c / s.groups,
           ceil_div(s.r, s.stride_h) * ceil_div(s.s, s.stride_w) * (s.k / s.groups),
-          s.groups * phases_h * phases_w};
+          s.groups * phases_h * phases_w,
+          s.stride_h == 1 && s.stride_w == 1 ? s.splits : (s.splits > 1 ? kNoSuchSplit : 1)};
 }
 
 inline bool dgrad_vectors(const Conv2dShape& s) {
   return s.aligned != 0 && s.c / s.groups % 4 == 0 && s.k / s.groups % 4 == 0;
 }
 
-// Only stride 1 is cut into pieces: elsewhere the phases already make many blocks.
 template <class T>
 GemmGrid dgrad_grid(const Conv2dShape& s) {
-  const GemmExtent extent = dgrad_extent(s);
-  GemmGrid grid = gemm_grid(extent, T::info(1));
-  if (s.stride_h > 1 || s.stride_w > 1) {
-    grid.splits = 1;
-    grid.chunk = ceil_div(extent.depth, T::BK) * T::BK;
-  }
-  return grid;
+  return gemm_grid(dgrad_extent(s), T::info(1));
 }
 
 template <class E>

@@ -9,8 +9,8 @@
 namespace pcn::conv {
 
 inline GemmExtent fprop_extent(const Conv2dShape& s) {
-  return {std::int64_t{s.n} * s.p * s.q, s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups),
-          s.groups};
+  return {std::int64_t{s.n} * s.p * s.q, s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups), s.groups,
+          s.splits};
 }
 
 // Shapes that can be moved four channels of float at a time.

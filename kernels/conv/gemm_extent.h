@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "conv/conv.h"
 
@@ -12,7 +13,9 @@ namespace pcn::conv {
 struct GemmExtent {
   std::int64_t rows, cols, depth;
   std::int64_t batches;
+  int splits;  // pieces of the reduction that are asked for, 0: as many as gemm_grid finds good
 };
+constexpr int kNoSuchSplit = -1;  // as GemmExtent::splits: what is asked for is impossible
 
 // The part of a tile configuration the host needs.
 struct TileInfo {
@@ -36,6 +39,8 @@ constexpr int kMultiprocessors = 132;
 // A piece is at least so many steps of the inner loop: enough to be worth its start.
 constexpr int min_steps_per_split(int bk) { return bk >= 32 ? 8 : 16; }
 constexpr std::int64_t kMaxSplitBytes = 64ll << 20;  // of scratch memory
+// Where a number of pieces is asked for, only memory and the grid's height bound it.
+constexpr std::int64_t kMaxAskedSplitBytes = 1ll << 30, kMaxAskedSplits = 1024;
 
 inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
   GemmGrid g;
@@ -46,6 +51,8 @@ inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
   const std::int64_t out_bytes = e.rows * e.cols * e.batches * 4;
   std::int64_t splits = kMultiprocessors * t.min_ctas / g.tiles;
   splits = std::min({splits, steps / min_steps_per_split(t.bk), kMaxSplitBytes / out_bytes});
+  if (e.splits > 0)
+    splits = std::min({std::int64_t{e.splits}, kMaxAskedSplits, kMaxAskedSplitBytes / out_bytes});
   splits = std::max<std::int64_t>(splits, 1);
   g.chunk = std::max<std::int64_t>(ceil_div(steps, splits), 1) * t.bk;
   g.splits = static_cast<int>(std::max<std::int64_t>(ceil_div(e.depth, g.chunk), 1));
@@ -60,9 +67,11 @@ inline std::size_t split_bytes(const GemmExtent& e, const TileInfo& t) {
 
 // Multiply-adds on the busiest multiprocessor, over the efficiency of the tile. A model, not a measurement:
 // it weighs the padding of ragged tiles, the last wave of blocks, and multiprocessors that hold too few
-// threads to hide latency.
+// threads to hide latency. Infinite where the pieces asked for cannot be had: whole steps of the inner loop
+// are dealt out evenly, so that 10 steps make 5 pieces or 10, but not 7.
 inline double gemm_cost(const GemmExtent& e, const TileInfo& t) {
   const GemmGrid g = gemm_grid(e, t);
+  if (e.splits != 0 && g.splits != e.splits) return std::numeric_limits<double>::infinity();
   const double block =
       static_cast<double>(t.bm) * t.bn * std::min<double>(g.chunk, static_cast<double>(e.depth) + t.bk);
   const double waves = static_cast<double>(ceil_div(g.tiles * g.splits, kMultiprocessors));

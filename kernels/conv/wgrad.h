@@ -9,8 +9,8 @@
 namespace pcn::conv {
 
 inline GemmExtent wgrad_extent(const Conv2dShape& s) {
-  return {s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups), std::int64_t{s.n} * s.p * s.q,
-          s.groups};
+  return {s.k / s.groups, std::int64_t{s.r} * s.s * (s.c / s.groups), std::int64_t{s.n} * s.p * s.q, s.groups,
+          s.splits};
 }
 
 inline bool wgrad_vectors(const Conv2dShape& s) {

@@ -349,6 +349,20 @@ def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[st
     raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
 
 
+def cut(op: str, kernel: str | None) -> tuple[str | None, int]:
+    """A kernel's name and the number of pieces after its slash, 0 without: ``"conv2d_wgrad_tile64/8"``."""
+    if kernel is None:
+        return None, 0
+    if not isinstance(kernel, str):
+        raise TypeError(f"{op}: kernel must be a string, got {type(kernel).__name__}")
+    stem, slash, pieces = kernel.partition("/")
+    if not slash:
+        return stem, 0
+    if not (pieces.isascii() and pieces.isdigit() and 0 < int(pieces) < 2**31):
+        raise ValueError(f"{op}: kernel must be NAME or NAME/PIECES with a positive number, got {kernel!r}")
+    return stem, int(pieces)
+
+
 def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:
     """`kernel=` names a CUDA kernel, which the ``cpu`` device does not have."""
     if kernel is not None and dev.ext is None:

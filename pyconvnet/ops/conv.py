@@ -19,12 +19,16 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     compute capability 8.0, channels that are not multiples of 4, arrays that do not start at a multiple of
     16 bytes, and the cpu use float32 arithmetic whatever is asked for.
 
-    ``"bf16"`` x, w, y and the gradients dx and dy are bfloat16 arrays; biases and dw are float32. Products are
-    exact in float32, and what is stored as bfloat16 is rounded once, to nearest. Tensor cores serve channels
-    (and, for the gradients, filters) that are multiples of 8 in each group; other shapes are slow.
+    ``"bf16"`` x, w, y and the gradients dx and dy are bfloat16 arrays; biases and dw are float32. Products
+    are exact in float32, and what is stored as bfloat16 is rounded once, to nearest. Tensor cores serve
+    channels (and, for the gradients, filters) that are multiples of 8 in each group; other shapes are slow.
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
+    ``"NAME/8"`` has it cut every sum into 8 pieces, which different blocks make and which are then added in
+    order; ``"NAME/1"`` into none. Without a number each kernel finds one by the shape. A piece is a whole
+    number of the kernel's steps, so not every number is possible; input gradients of stride 2 and more
+    cannot be cut.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 
@@ -111,13 +115,6 @@ class _Geometry:
             )
 
 
-def precision_code(op: str, precision: str) -> int:
-    """The number the kernels know a precision of float32 arrays by."""
-    if not isinstance(precision, str) or precision not in _PRECISIONS or precision == "bf16":
-        raise ValueError(f"{op}: precision must be 'fp32', 'tf32' or 'fp32x3', got {precision!r}")
-    return _PRECISIONS[precision]
-
-
 def check_precision(op: str, precision: str | None, dtype: Any) -> int:
     """The number the kernels know by the precision asked for, which must be one of arrays of `dtype`."""
     if precision is None:
@@ -173,8 +170,18 @@ def launch(
     op: str, direction: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, *args: Any
 ) -> None:
     """Run the forced or the preferred kernel of a direction ("fprop", "dgrad", "wgrad")."""
-    rows = getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)
-    name, nbytes = core.select(op, rows, kernel)
+    stem, pieces = core.cut(op, kernel)
+    listing = getattr(dev.ext, f"conv2d_{direction}_kernels")
+    name, nbytes = core.select(op, listing(shape), stem)
+    if pieces:
+        shape = shape.cut(pieces)
+        able = dict(listing(shape))
+        if name not in able:
+            raise ValueError(
+                f"{op}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their sums into "
+                f"{pieces} pieces"
+            )
+        nbytes = able[name]
     with dev.activate():
         scratch = core.scratch(dev, nbytes, workspace)
         getattr(dev.ext, f"conv2d_{direction}")(name, shape, *args, scratch, dev.stream())

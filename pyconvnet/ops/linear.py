@@ -13,7 +13,7 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     How exactly products are formed: see :mod:`pyconvnet.ops.conv`.
 kernel : str, optional
     Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
-    ``"linear_wgrad"``). CUDA and emulator only.
+    ``"linear_wgrad"``), cut into pieces where ``"/8"`` follows, as for convolutions. CUDA and emulator only.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 """
@@ -78,7 +78,7 @@ for _op in _DIRECTIONS:
 
 
 def _uses_cublas(op: str, dev: Device, shape: Any, kernel: str | None) -> bool:
-    return core.select(op, _rows(op, dev, shape), kernel)[0] == CUBLAS
+    return core.select(op, _rows(op, dev, shape), core.cut(op, kernel)[0])[0] == CUBLAS
 
 
 def linear(
