@@ -8,7 +8,7 @@ from typing import Any
 
 from . import ops
 from .layers import Context
-from .network import Node
+from .network import INPUT, Node
 from .parallel.partition import Local, Partition, Region, trainable
 from .shard import Key, Shard
 
@@ -117,7 +117,9 @@ class Calls:
                 total=self._total,
                 window=(self._row0 + first, local.keeps.start, channels),
                 precision=self._precision,
+                depth=shard.depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
+                scratch=shard.scratch,
                 rectified=node.name in self.partition.rectified,
                 mask_input=not self.partition.rectified.isdisjoint(local.sources),
             )

@@ -21,6 +21,7 @@ from .layers.base import check_number
 from .model import Preprocessing
 from .network import INPUT, Network
 from .parallel.communicator import Communicator
+from .parallel.depth import depth_of_images
 from .parallel.feeding import Feeder
 from .parallel.partition import Partition, gradient_names, partition
 from .parallel.streams import CaptureError, Replay, StreamLanes, graphs_enabled
@@ -70,7 +71,9 @@ class Plan(PlanValues):
           ``outputs``;
         * in training, bias, ReLU and dropout after a fully connected layer's product: the layer's own output
           is then not among ``outputs`` (dropout's is), and dropout leaves no mask;
-        * the way back through a ReLU, in the kernels that make the gradient.
+        * the way back through a ReLU, in the kernels that make the gradient;
+        * the images in the layout that a strided first convolution reads, where it alone reads them (see
+          ``depth``).
 
         Default: yes, but not on ``cpu``, where that saves little and a normalised map would be computed
         twice.
@@ -88,6 +91,8 @@ class Plan(PlanValues):
         ``g``, ``v``, ``hyper``, ``step_array``, ``metrics``, ``arena``, ``workspace``. A gradient is spent
         once its layer's backward has run: layers with a fused activation overwrite it. In "bf16", values put
         into ``parameters`` or ``w`` by hand are not seen before :meth:`refresh_operands`.
+    depth : pyconvnet.ops.depth.Depth or None
+        The layout in which the images are kept; None: their own, (H, W, C).
     execute : callable of a list of tasks
         How tasks are run.
     """
@@ -128,6 +133,7 @@ class Plan(PlanValues):
         self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
         if fuse is not None and not isinstance(fuse, bool):
             raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
+        fuse = self.device.kind != "cpu" if fuse is None else fuse
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
@@ -136,9 +142,12 @@ class Plan(PlanValues):
             replicas,
             hybrid,
             batch_size=self.batch_size,
-            fuse=self.device.kind != "cpu" if fuse is None else fuse,
+            fuse=fuse,
             train=train,
         )
+        self.depth = None
+        if fuse and self.device.kind != "cpu" and not input_gradient:
+            self.depth = depth_of_images(self.partition)
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
         self._communicator = communicator
@@ -164,6 +173,7 @@ class Plan(PlanValues):
                     self.activation_dtype,
                     train,
                     input_gradient,
+                    self.depth,
                 )
             self.shards.append(shard)
         self._feeders = [Feeder(device, self.lanes, i) for i, device in enumerate(self.devices)]
@@ -249,7 +259,12 @@ class Plan(PlanValues):
         if INPUT in shard.outputs and first < last:
             target = shard.outputs[INPUT][: last - first]
             part = images[first:last]
-            if self._preprocessing is None:
+            if self._preprocessing is None and self.depth is not None:
+                images = feeder.stage(
+                    "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
+                )
+                ops.depth.images_to_depth(images, self.depth, out=target)
+            elif self._preprocessing is None:
                 feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:
                 self._augment(
@@ -274,6 +289,7 @@ class Plan(PlanValues):
             self._means[i],
             size=self.network.input_shape[:2],
             scale=self._preprocessing.scale,
+            depth=self.depth,
             out=target,
         )
 

@@ -12,6 +12,7 @@ from .devices import Device
 from .model import check_parameters
 from .network import INPUT, Network
 from .ops._core import BFLOAT16
+from .ops.depth import Depth
 from .parallel.partition import Partition
 from .parallel.streams import StreamLanes
 from .shard import Shard
@@ -26,6 +27,7 @@ class PlanValues:
     shards: list[Shard]
     lanes: StreamLanes
     dtype: np.dtype
+    depth: Depth | None
     _costs: list[str]
     _n: int  # examples of the last pass
 
@@ -160,6 +162,11 @@ class PlanValues:
             raise ValueError(
                 f"Plan: the output of layer {name!r} is never written: layer {self.partition.fused[name]!r} "
                 "does its work too; a plan made with fuse=False has it"
+            )
+        if name == INPUT and kind == "outputs" and self.depth is not None:
+            raise ValueError(
+                "Plan: the images are kept as the first convolution reads them (see pyconvnet.ops.depth); a "
+                "plan made with fuse=False has them as they are"
             )
         shape = self.network.input_shape if name == INPUT else self.network[name].output_shape
         out = np.zeros((n, *shape), self.dtype)

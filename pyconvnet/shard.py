@@ -18,6 +18,7 @@ from .devices import Device
 from .layers import Parameter
 from .network import INPUT, Node
 from .ops._core import BFLOAT16
+from .ops.depth import Depth
 from .parallel.partition import Local, Partition, Region, gradient_names
 
 #: Name of a value on one device.
@@ -46,6 +47,8 @@ class Shard:
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
+    depth : ops.depth.Depth or None
+        The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     metrics : array (costs, 4) float64
     """
@@ -60,10 +63,11 @@ class Shard:
         activations: np.dtype,
         training: bool,
         input_gradient: bool,
+        depth: Depth | None,
     ):
         self.index, self.device, self.partition = index, device, partition
         self.network, self.batch_size, self.dtype = partition.network, batch_size, dtype
-        self.activations, self.training = activations, training
+        self.activations, self.training, self.depth = activations, training, depth
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
@@ -141,8 +145,10 @@ class Shard:
         self.saved: dict[str, dict[str, Any]] = {}
         held = self.partition.held[INPUT][self.index]
         if self._sees_images():
-            shape = (held.capacity(self.batch_size), *self.network.input_shape)
-            self.outputs[INPUT] = self.zeros(shape, self.activations)
+            shape = self.network.input_shape
+            if self.depth is not None:
+                shape = self.depth.shape("Plan", shape, self.activations)
+            self.outputs[INPUT] = self.zeros((held.capacity(self.batch_size), *shape), self.activations)
         for source, region, _ in self.partition.gathers(self.index):
             shape = self._shape(source)
             size = region.capacity(self.batch_size)
@@ -233,5 +239,5 @@ class Shard:
 
     @property
     def input(self) -> Any:
-        """The images' part that is fed to this device."""
+        """The images' part that is fed to this device, in the layout ``depth`` says."""
         return self.outputs[INPUT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pyconvnet import ops
@@ -68,6 +69,7 @@ def calls() -> dict[str, dict[str, Any]]:
         "sgd_momentum": {
             "w": f32(6), "v": f32(6), "g": f32(6), "hyper": f32(2), "ends": np.array([2, 6]),
             "lr_mult": f32(2), "weight_decay": f32(2), "step": np.array([7]),
+            "w_bf16": f32(6).astype(ml_dtypes.bfloat16),
         },
         "augment": {
             "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
@@ -84,11 +86,13 @@ OPTIONAL = {
     ("max_pool2d_backward", "mask"),
     ("avg_pool2d_backward", "mask"),
     ("linear_dgrad", "mask"),
+    ("augment", "crop"),
     ("bias_relu_dropout", "b"),
     ("augment", "mirror"),
     ("augment", "colour"),
     ("augment", "mean"),
     ("sgd_momentum", "step"),
+    ("sgd_momentum", "w_bf16"),
 }
 
 #: Operations whose results go to several arrays: ``out`` is a tuple.

@@ -1,4 +1,4 @@
-"""Training in bfloat16: which arrays are kept in it, the run of float32 but for noise, the same bits again."""
+"""Training in bfloat16: which arrays are kept in it, float32's run but for noise, the same bits again."""
 
 import functools
 

@@ -23,6 +23,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
 import planted_bf16
+import planted_conv_bf16
 import planted_masks
 import planted_pooled
 import probes
@@ -342,7 +343,7 @@ MUTATIONS = [
         slow=True,
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
-    *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS]],
+    *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

@@ -3,10 +3,13 @@
 //   with j' = mirror_n ? crop_w - 1 - j : j
 // images (N, H, W, C) uint8 or float, y (N, crop_h, crop_w, C) float or Bf16, crop (N, 2), mirror (N), colour
 // (N, C), mean (C) or (H, W, C). 5 bytes of memory traffic an element from bytes, 8 from floats (the mean
-// image stays in the cache): bound by memory, with the many small loads close behind. Accepts everything.
+// image stays in the cache): bound by memory, with the many small loads close behind. Rejects the depth
+// layout.
 #include "augment/gather.h"
 
 namespace pcn {
+
+bool augment_any_supports(const AugmentShape& shape) { return shape.side == 0; }
 
 template <class T>
 cudaError_t augment_any(T* y, const void* images, bool bytes, const std::int32_t* crop,

@@ -4,13 +4,13 @@
 // images (N, H, W, C) uint8 or float, y (N, crop_h, crop_w, C) float or Bf16, crop (N, 2), mirror (N), colour
 // (N, C), mean (C) or (H, W, C). 5 bytes of memory traffic an element from bytes, 8 from floats (the mean
 // image stays in the cache): bound by memory, with the many small loads close behind. The channel count is
-// known to the compiler, so the divisions by it are multiplications. Rejects other counts; augment_any takes
-// them.
+// known to the compiler, so the divisions by it are multiplications. Rejects other counts, which
+// augment_any takes, and the depth layout.
 #include "augment/gather.h"
 
 namespace pcn {
 
-bool augment_rgb_supports(const AugmentShape& shape) { return shape.c == 3; }
+bool augment_rgb_supports(const AugmentShape& shape) { return shape.side == 0 && shape.c == 3; }
 
 template <class T>
 cudaError_t augment_rgb(T* y, const void* images, bool bytes, const std::int32_t* crop,

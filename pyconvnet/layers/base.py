@@ -72,8 +72,13 @@ class Context:
         Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`. "bf16":
         the arrays of inputs, outputs, their gradients and of those parameters that are ``operand`` are
         bfloat16.
+    depth : bool
+        The layer reads the images, and they are in the depth layout of its convolution, see
+        :mod:`pyconvnet.ops.depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
+    scratch : function of (name, shape, dtype), or None
+        Memory of the plan's that stays, for what ``depth`` asks for.
     """
 
     train: bool = True
@@ -88,7 +93,9 @@ class Context:
     labels: Any = None
     metrics: Any = None
     precision: str = "fp32"
+    depth: bool = False
     workspace: Any = None
+    scratch: Any = None
 
 
 _KINDS: dict[str, type[Layer]] = {}
