@@ -65,9 +65,18 @@ class Plan(PlanValues):
         Of the products in convolutions and fully connected layers; "bf16": and of all activations, see
         :mod:`pyconvnet.precision`.
     fuse : bool, optional
-        Let one kernel do response normalisation and the max pooling after it; the normalised map is then not
-        among ``outputs``. And keep the images in the layout that a strided first convolution reads, where it
-        alone reads them (see ``depth``). Default: yes, but not on ``cpu``, where it would be computed twice.
+        Let one kernel do the work of several layers, as :mod:`pyconvnet.parallel.fusion` says:
+
+        * response normalisation and the max pooling after it: the normalised map is then not among
+          ``outputs``;
+        * in training, bias, ReLU and dropout after a fully connected layer's product: the layer's own output
+          is then not among ``outputs`` (dropout's is), and dropout leaves no mask;
+        * the way back through a ReLU, in the kernels that make the gradient;
+        * the images in the layout that a strided first convolution reads, where it alone reads them (see
+          ``depth``).
+
+        Default: yes, but not on ``cpu``, where that saves little and a normalised map would be computed
+        twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
 
@@ -134,6 +143,7 @@ class Plan(PlanValues):
             hybrid,
             batch_size=self.batch_size,
             fuse=fuse,
+            train=train,
         )
         self.depth = None
         if fuse and self.device.kind != "cpu" and not input_gradient:

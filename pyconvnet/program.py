@@ -303,7 +303,7 @@ class Program:
                 call.add_sums()
 
         else:
-            written += [("g", call.node.owner)]
+            written += [("g", call.local.learner.owner)]
 
             def run() -> None:
                 call.run_backward(call.dxs, call.grads)
@@ -320,7 +320,7 @@ class Program:
             call.add_parameter_sums()
 
         reads = [("gradient", name), name, *call.keys]
-        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.node.owner)])
+        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.local.learner.owner)])
 
     def _send_back(
         self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]

@@ -186,6 +186,9 @@ class Shard:
                 continue
             # A cost writes its gradient during forward, straight into its input's buffer where it is the
             # first cost there.
+            if key in self.partition.passed:
+                self.gradients[key] = self.gradients[self.partition.passed[key]]
+                continue
             cost = next((c for c in costs if self.key(c.sources[0], c.reads[0]) == key), None)
             self.gradients[key] = (
                 self.zeros(array.shape, self.activations)

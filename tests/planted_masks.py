@@ -25,8 +25,8 @@ BUGS = [
     ),
     (
         "conv/mma_tile.h",
-        "&acc[i][j][2 * half], T::column(j), limit, pairs",
-        "&acc[i][j][half], T::column(j), limit, pairs",
+        "mask_part<2>(epilogue.mask + start, &acc[i][j][2 * half]",
+        "mask_part<2>(epilogue.mask + start, &acc[i][j][half]",
         "mask of another fragment's element",
         MASKED,
         MMA64,
@@ -34,8 +34,8 @@ BUGS = [
     ),
     (
         "conv/gemm_tile.h",
-        "mask_part<4>(epilogue.mask, sum, i, count, true)",
-        "mask_part<4>(epilogue.mask, sum, i % cols, count, true)",
+        "mask_part<VEC>(epilogue.mask, sum, i, count, true)",
+        "mask_part<VEC>(epilogue.mask, sum, i % cols, count, true)",
         "mask of the first row, after a split reduction",
         MASKED,
         # add_pieces is the same function in every file; the linker takes the first.

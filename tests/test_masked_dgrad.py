@@ -3,8 +3,8 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from conv_problems import CASES, FEW, compute, kernels, problem
-from conv_shapes import Conv
+from conv_problems import CASES, FEW, compute, kernels, problem, reached, table
+from conv_shapes import RAGGED_OF_EIGHT, Conv
 from helpers import EPS32, assert_close, filled_with_nan, same_bits
 
 from pyconvnet import devices, ops
@@ -16,7 +16,11 @@ NAMES = (
     "first_gray_wide", "stride_skips_taps", "stride_beyond_image", "filter_is_image", "wide_filters",
     "many_channels", "many_groups", "odd_groups", "odd_everything", "cifar_conv1", "one_by_one",
 )  # fmt: skip
-MASKED = [GROUPED, *(case for case in CASES if case.name in NAMES)]
+MASKED = [
+    GROUPED,
+    *(case for case in CASES if case.name in NAMES),
+    *(case for case in RAGGED_OF_EIGHT if case.name in ("eight_rectangular", "eight_deep")),
+]
 F32 = np.float32
 BF16 = ml_dtypes.bfloat16
 
@@ -40,6 +44,9 @@ def on_every_kernel() -> list:
     """Every case and kernel, in the precisions it is made for."""
     rows = []
     for case in MASKED:
+        for kernel in kernels("conv2d_dgrad", case, precision="bf16"):
+            name = f"{case}-{kernel.removeprefix('conv2d_')}-bf16"
+            rows.append(pytest.param(case, kernel, "bf16", id=name))
         for kernel in kernels("conv2d_dgrad", case, precision="tf32"):
             for precision in ("tf32", "fp32x3") if "_mma" in kernel else ("fp32",):
                 name = f"{case}-{kernel.removeprefix('conv2d_')}-{precision}"
@@ -51,27 +58,21 @@ def on_every_kernel() -> list:
 @pytest.mark.parametrize(("case", "kernel", "precision"), on_every_kernel())
 def test_conv2d_dgrad(case, kernel, precision, device, run_on):
     if precision != "fp32" and capability(device) < 80:
-        pytest.skip("the GPU has no tensor cores for TF32")
-    mask = relu_output(case.x)
+        pytest.skip("the GPU has no tensor cores")
+    dtype = BF16 if precision == "bf16" else F32
+    mask = relu_output(case.x, dtype)
+    options = {"kernel": kernel, "dtype": dtype, "precision": precision}
     with run_on(device):
-        plain = compute("conv2d_dgrad", case, device, kernel, precision=precision)
-        masked = compute("conv2d_dgrad", case, device, kernel, precision=precision, mask=device.asarray(mask))
+        plain = compute("conv2d_dgrad", case, device, **options)
+        masked = compute("conv2d_dgrad", case, device, **options, mask=device.asarray(mask))
     assert same_bits(masked, through_relu(plain, mask))
     assert mask.size < 10 or 0 < np.count_nonzero(masked) < 0.7 * masked.size
 
 
-def test_the_shapes_reach_split_and_whole_reductions_of_every_row():
-    ext = devices.emulator().ext
-    split, whole = set(), set()
-    for case in MASKED:
-        (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
-        shape = ext.Conv2dShape(
-            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
-            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=1, capability=90,
-        )  # fmt: skip
-        for name, nbytes in ext.conv2d_dgrad_kernels(shape):
-            (split if nbytes else whole).add(name)
-    assert split == whole == set(ext.conv2d_dgrad_table())
+@pytest.mark.parametrize(("precision", "dtype"), [("tf32", F32), ("bf16", BF16)])
+def test_the_shapes_reach_split_and_whole_reductions_of_every_row(precision, dtype):
+    split, whole = reached("conv2d_dgrad", MASKED, precision)
+    assert split == whole == table("conv2d_dgrad", dtype)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+import planted_bf16
+import planted_conv_bf16
 import planted_masks
 import planted_pooled
 import probes
@@ -341,7 +343,7 @@ MUTATIONS = [
         slow=True,
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
-    *[Mutation(*bug) for bug in planted_masks.BUGS],
+    *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",
@@ -369,8 +371,8 @@ MUTATIONS = [
     ),
     Mutation(
         "pointwise/elementwise.h",
-        "unsigned i = 4 * whole + blockIdx.x * THREADS",
-        "unsigned i = 4 * whole + 1 + blockIdx.x * THREADS",
+        "unsigned i = VEC * whole + blockIdx.x * THREADS",
+        "unsigned i = VEC * whole + 1 + blockIdx.x * THREADS",
         "first element of the tail not written",
         ELEMENTWISE,
         ("pointwise/relu_forward.cu",),

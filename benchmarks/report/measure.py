@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from report import render
@@ -50,9 +51,11 @@ def _conv_cases(ops: Any) -> Iterator[Case]:
         (top, bottom), (left, right) = options["pad"]
         p = (h + top + bottom - w_shape[1]) // options["stride"] + 1
         q = (w + left + right - w_shape[2]) // options["stride"] + 1
-        arrays = _array(x_shape), _array(w_shape), _array(w_shape[:1]), _array((n, p, q, w_shape[0]))
-        for precision in ("fp32", "tf32", "fp32x3"):
-            more = {**options, "precision": precision}
+        bias = _array(w_shape[:1])
+        for precision in ("fp32", "tf32", "fp32x3", "bf16"):
+            dtype = ml_dtypes.bfloat16 if precision == "bf16" else np.float32
+            x, w, dy = (_array(shape, dtype) for shape in (x_shape, w_shape, (n, p, q, w_shape[0])))
+            arrays, more = (x, w, bias, dy), {**options, "precision": precision}
             calls = _conv_calls(ops, x_shape, w_shape, arrays, more)
             for op, call in calls.items():
                 yield name, op, ops.kernels(op, x_shape, w_shape, **more, device="emulator"), call

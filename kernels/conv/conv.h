@@ -125,6 +125,21 @@ Conv2dWgradFn<float> conv2d_wgrad_mma128x128, conv2d_wgrad_mma96x128, conv2d_wgr
 extern const Conv2dTraits conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma96x128_traits,
     conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x64_traits;
 
+// ---- Bf16, on tensor cores
+Conv2dFpropFn<Bf16> conv2d_fprop_mma128x128_bf16, conv2d_fprop_mma128x96_bf16, conv2d_fprop_mma128x64_bf16,
+    conv2d_fprop_mma64x64_bf16;
+extern const Conv2dTraits conv2d_fprop_mma128x128_bf16_traits, conv2d_fprop_mma128x96_bf16_traits,
+    conv2d_fprop_mma128x64_bf16_traits, conv2d_fprop_mma64x64_bf16_traits;
+
+Conv2dDgradFn<Bf16> conv2d_dgrad_mma128x128_bf16, conv2d_dgrad_mma128x96_bf16, conv2d_dgrad_mma128x48_bf16,
+    conv2d_dgrad_mma64x64_bf16;
+extern const Conv2dTraits conv2d_dgrad_mma128x128_bf16_traits, conv2d_dgrad_mma128x96_bf16_traits,
+    conv2d_dgrad_mma128x48_bf16_traits, conv2d_dgrad_mma64x64_bf16_traits;
+
+Conv2dWgradFn<Bf16> conv2d_wgrad_mma128x128_bf16, conv2d_wgrad_mma96x128_bf16, conv2d_wgrad_mma64x64_bf16;
+extern const Conv2dTraits conv2d_wgrad_mma128x128_bf16_traits, conv2d_wgrad_mma96x128_bf16_traits,
+    conv2d_wgrad_mma64x64_bf16_traits;
+
 // The tables of an element type, in order of preference among equals; every row accepts what its `supports`
 // says, the last one everything.
 template <class E>

@@ -35,7 +35,9 @@ KernelTable<Conv2dFpropRow<float>> conv2d_fprop_kernels<float>() {
 template <>
 KernelTable<Conv2dFpropRow<Bf16>> conv2d_fprop_kernels<Bf16>() {
   static const Conv2dFpropRow<Bf16> rows[] = {
-      PCN_ROW_OF(Bf16, conv2d_fprop_generic),
+      PCN_ROW(conv2d_fprop_mma128x128_bf16),      PCN_ROW(conv2d_fprop_mma128x96_bf16),
+      PCN_ROW(conv2d_fprop_mma128x64_bf16),       PCN_ROW(conv2d_fprop_mma64x64_bf16),
+      PCN_ROW_OF(Bf16, conv2d_fprop_first_layer), PCN_ROW_OF(Bf16, conv2d_fprop_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
 }
@@ -61,6 +63,8 @@ KernelTable<Conv2dDgradRow<float>> conv2d_dgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dDgradRow<Bf16>> conv2d_dgrad_kernels<Bf16>() {
   static const Conv2dDgradRow<Bf16> rows[] = {
+      PCN_ROW(conv2d_dgrad_mma128x128_bf16),  PCN_ROW(conv2d_dgrad_mma128x96_bf16),
+      PCN_ROW(conv2d_dgrad_mma128x48_bf16),   PCN_ROW(conv2d_dgrad_mma64x64_bf16),
       PCN_ROW_OF(Bf16, conv2d_dgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
@@ -86,6 +90,8 @@ KernelTable<Conv2dWgradRow<float>> conv2d_wgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dWgradRow<Bf16>> conv2d_wgrad_kernels<Bf16>() {
   static const Conv2dWgradRow<Bf16> rows[] = {
+      PCN_ROW(conv2d_wgrad_mma128x128_bf16),  PCN_ROW(conv2d_wgrad_mma96x128_bf16),
+      PCN_ROW(conv2d_wgrad_mma64x64_bf16),    PCN_ROW_OF(Bf16, conv2d_wgrad_first_layer),
       PCN_ROW_OF(Bf16, conv2d_wgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};

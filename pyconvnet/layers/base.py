@@ -59,6 +59,11 @@ class Context:
     masked : bool
         Backward is called a second time with the same ``dy``, which has already gone back through the fused
         activation.
+    rectified : bool
+        ``dy`` comes from layers that have sent it back through this layer's ReLU.
+    mask_input : bool
+        The input is the output of a ReLU, and its gradient is to be sent back through that. For layers that
+        have ``masks_input``.
     labels : array (n,) int32 or None
         Class numbers, for costs.
     metrics : array (4,) float64 or None
@@ -83,6 +88,8 @@ class Context:
     total: int = 0
     window: tuple[int, int, int] | None = None
     masked: bool = False
+    rectified: bool = False
+    mask_input: bool = False
     labels: Any = None
     metrics: Any = None
     precision: str = "fp32"
@@ -120,6 +127,8 @@ class Layer:
     is_cost: ClassVar[bool] = False
     #: Backward fills all of ``dxs`` at once, so the plan gives scratch where a gradient is not wanted.
     wants_every_dx: ClassVar[bool] = False
+    #: Backward can send the gradient of the only input back through the ReLU that the input came out of.
+    masks_input: ClassVar[bool] = False
     #: Short word that automatic names start with.
     stem: ClassVar[str] = "layer"
 
@@ -141,6 +150,11 @@ class Layer:
     def multiply_adds(self, *inputs: Shape) -> int:
         """Multiply-adds of one example's forward pass (convolutions and products only, as is the custom)."""
         return 0
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether the output is that of a ReLU."""
+        return False
 
     # ---- computation ---------------------------------------------------------------------------------------
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
@@ -337,6 +351,10 @@ class WeightLayer(Layer):
             decay_mult="number >= 0",
             bias_decay_mult="number >= 0",
         )
+
+    @property
+    def rectifies(self) -> bool:
+        return self.activation == "relu"
 
     def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
         scale = 0.0 if self.frozen else 1.0

@@ -36,6 +36,7 @@ class Conv2d(WeightLayer):
     stride: int | tuple[int, int] = 1
     pad: Any = 0
     groups: int = 1
+    masks_input: ClassVar[bool] = True
     stem: ClassVar[str] = "conv"
 
     def __post_init__(self) -> None:
@@ -116,10 +117,12 @@ class Conv2d(WeightLayer):
         dxs: Sequence,
         grads: Mapping,
     ) -> None:
-        if self.activation == "relu" and not ctx.masked:
+        if self.activation == "relu" and not (ctx.masked or ctx.rectified):
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
-            ops.conv2d_dgrad(dy, params["weight"], xs[0].shape, out=dxs[0], **self._options(ctx))
+            x = xs[0]
+            mask = x if ctx.mask_input else None
+            ops.conv2d_dgrad(dy, params["weight"], x.shape, mask=mask, out=dxs[0], **self._options(ctx))
         if grads:
             self._weight_gradient(ctx, dy, xs[0], grads["weight"])
             if self.bias:

@@ -267,6 +267,13 @@ def real(
     return value
 
 
+def flag(op: str, name: str, value: Any) -> bool:
+    """True or False, as a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+    return bool(value)
+
+
 def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
     """An integer for both axes, or (vertical, horizontal)."""
     if isinstance(value, tuple | list):
