@@ -66,6 +66,8 @@ BY_NAME = dict(CALLS)
 NONE_ALLOWED = {
     ("conv2d_fprop", 5),
     ("conv2d_dgrad", 5),
+    ("max_pool2d_backward", 5),
+    ("avg_pool2d_backward", 4),
     ("bias_relu_dropout", 4),
     ("augment", 5),
     ("augment", 6),
