@@ -8,6 +8,7 @@ without it.
 """
 
 from ._core import kernels, on
+from ._launch import choice
 from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
@@ -39,6 +40,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "bias_backward",
+    "choice",
     "concat",
     "conv2d",
     "conv2d_dgrad",
