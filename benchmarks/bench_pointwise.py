@@ -96,6 +96,15 @@ def dropouts(layer) -> Iterator[Row]:
     )
     yield Row(
         name=layer.name,
+        op="bias_relu_dropout",
+        inputs={"x": layer.x, "b": layer.x[-1:]},
+        call=lambda a, **kw: ops.bias_relu_dropout(a["x"], a["b"], 0.5, seed=1, step=2, layer=3, **kw),
+        kernels=lambda device: ops.kernels("bias_relu_dropout", layer.x, device=device),
+        peer=lambda t, a: t.bias_relu_dropout(a["x"], a["b"], 0.5),
+        compare=None,
+    )
+    yield Row(
+        name=layer.name,
         op="dropout_backward",
         inputs={"dy": layer.x, "mask": lambda rng: rng.integers(0, 2, layer.x, dtype=np.uint8)},
         call=lambda a, **kw: ops.dropout_backward(a["dy"], a["mask"], 0.5, **kw),

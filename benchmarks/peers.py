@@ -214,6 +214,10 @@ class Torch:
         """Other random numbers than ours: time only."""
         return lambda: self.torch.native_dropout(x, p, True)
 
+    def bias_relu_dropout(self, x, b, p=0.5) -> Work:
+        """Other random numbers than ours: time only."""
+        return lambda: self.torch.native_dropout((x + b).relu_(), p, True)
+
     def dropout_backward(self, dy, mask, p=0.5) -> Work:
         mask = mask.bool()
         return lambda: self.torch.ops.aten.native_dropout_backward(dy, mask, 1 / (1 - p))

@@ -85,6 +85,32 @@ class Args {
   std::vector<void*> registered_;
 };
 
+// Calls f with a value of the type that the array's elements are of: Bf16, or else float, as which f will
+// then ask for the array.
+template <class F>
+void with_element(py::handle array, F&& f) {
+  if (Args::is<Bf16>(array)) {
+    f(Bf16{});
+  } else {
+    f(float{});
+  }
+}
+
+// The tables of one operation for arrays of float and of Bf16. Both have the same rows.
+template <template <class> class Row>
+struct Tables {
+  KernelTable<Row<float>> (*of_float)();
+  KernelTable<Row<Bf16>> (*of_bf16)();
+  template <class T>
+  KernelTable<Row<T>> of() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return of_float();
+    } else {
+      return of_bf16();
+    }
+  }
+};
+
 // Product of extents; throws ValueError where one is not positive or the product reaches 2^31, the limit of
 // the kernels' 32-bit indexes.
 std::int64_t elements(const char* what, std::initializer_list<std::int64_t> extents);

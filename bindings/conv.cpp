@@ -31,8 +31,8 @@ Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
   if (std::int64_t{r} * s * (c / groups) > longest || std::int64_t{n} * p * q > longest ||
       std::int64_t{r} * s * (k / groups) > longest)
     fail("the number of terms in a sum must stay below 2^31 - 1024");
-  if (precision < 0 || precision > 2)
-    fail("precision must be 0 (fp32), 1 (tf32) or 2 (fp32x3), got " + std::to_string(precision));
+  if (precision < 0 || precision > 3)
+    fail("precision must be 0 (fp32), 1 (tf32), 2 (fp32x3) or 3 (bf16), got " + std::to_string(precision));
   if (splits < 0) fail("splits must not be negative, got " + std::to_string(splits));
   return {n,
           h,
@@ -114,73 +114,96 @@ Activation activation_of(const char* op, int activation) {
   return static_cast<Activation>(activation);
 }
 
+// One direction on arrays of E; the shape's precision says which E.
+template <class E>
 void fprop(const std::string& name, const Conv2dShape& shape, py::handle y, py::handle x, py::handle w,
            py::handle b, int activation, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_fprop";
-  const auto table = conv2d_fprop_kernels();
+  const auto table = conv2d_fprop_kernels<E>();
   const auto& row = conv_row(op, table, name, shape);
   const Activation act = activation_of(op, activation);
   check_capability(op, shape);
   Args args(op);
-  const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
-  const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
+  const E* x_ = aligned(op, "x", shape, args.in<E>(x, "x", x_count(shape)));
+  const E* w_ = aligned(op, "w", shape, args.in<E>(w, "w", w_count(shape)));
   const float* b_ = args.optional_in<float>(b, "b", shape.k);
-  float* y_ = aligned(op, "y", shape, args.out<float>(y, "y", y_count(shape)));
+  E* y_ = aligned(op, "y", shape, args.out<E>(y, "y", y_count(shape)));
   void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
   run(row.name, [&] { return row.launch(y_, x_, w_, b_, shape, act, scratch, stream_of(stream)); });
 }
 
+template <class E>
 void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py::handle dy, py::handle w,
-           py::handle workspace, std::uintptr_t stream) {
+           py::handle mask, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_dgrad";
-  const auto table = conv2d_dgrad_kernels();
+  const auto table = conv2d_dgrad_kernels<E>();
   const auto& row = conv_row(op, table, name, shape);
   check_capability(op, shape);
   Args args(op);
-  const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
-  const float* w_ = aligned(op, "w", shape, args.in<float>(w, "w", w_count(shape)));
-  float* dx_ = aligned(op, "dx", shape, args.out<float>(dx, "dx", x_count(shape)));
+  const E* dy_ = aligned(op, "dy", shape, args.in<E>(dy, "dy", y_count(shape)));
+  const E* w_ = aligned(op, "w", shape, args.in<E>(w, "w", w_count(shape)));
+  const E* mask_ = aligned(op, "mask", shape, args.optional_in<E>(mask, "mask", x_count(shape)));
+  E* dx_ = aligned(op, "dx", shape, args.out<E>(dx, "dx", x_count(shape)));
   void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
-  run(row.name, [&] { return row.launch(dx_, dy_, w_, shape, scratch, stream_of(stream)); });
+  run(row.name, [&] { return row.launch(dx_, dy_, w_, mask_, shape, scratch, stream_of(stream)); });
 }
 
+template <class E>
 void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py::handle dy, py::handle x,
            py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_wgrad";
-  const auto table = conv2d_wgrad_kernels();
+  const auto table = conv2d_wgrad_kernels<E>();
   const auto& row = conv_row(op, table, name, shape);
   check_capability(op, shape);
   Args args(op);
-  const float* dy_ = aligned(op, "dy", shape, args.in<float>(dy, "dy", y_count(shape)));
-  const float* x_ = aligned(op, "x", shape, args.in<float>(x, "x", x_count(shape)));
+  const E* dy_ = aligned(op, "dy", shape, args.in<E>(dy, "dy", y_count(shape)));
+  const E* x_ = aligned(op, "x", shape, args.in<E>(x, "x", x_count(shape)));
   float* dw_ = aligned(op, "dw", shape, args.out<float>(dw, "dw", w_count(shape)));
   void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
   run(row.name, [&] { return row.launch(dw_, dy_, x_, shape, scratch, stream_of(stream)); });
 }
 
+bool is_bf16(const Conv2dShape& shape) { return shape.precision == Precision::kBf16; }
+
+// The function of two that serves the shape's precision.
+template <class... Rest>
+auto by_element(void (*of_float)(const std::string&, const Conv2dShape&, Rest...),
+                void (*of_bf16)(const std::string&, const Conv2dShape&, Rest...)) {
+  return [=](const std::string& name, const Conv2dShape& shape, Rest... rest) {
+    (is_bf16(shape) ? of_bf16 : of_float)(name, shape, rest...);
+  };
+}
+
+// [(name, value(row))] of the rows that apply, cheapest first.
+template <class Row, class Value>
+py::list ranked_rows(const KernelTable<Row>& table, const Conv2dShape& shape, Value value) {
+  py::list rows;
+  for (const Row* row : ranked(table, shape)) rows.append(py::make_tuple(row->name, value(*row)));
+  return rows;
+}
+
 // OP_kernels(shape) -> [(name, workspace bytes)], cheapest first; OP_costs(shape) -> [(name, estimated time)]
-// of the same; OP_table() -> every name.
-template <class Table>
-void def_ranked(py::module_& m, const std::string& op, Table (*table)()) {
+// of the same; OP_table() -> every name, each once.
+template <class FloatTable, class Bf16Table>
+void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(), Bf16Table (*of_bf16)()) {
   m.def((op + "_kernels").c_str(),
-        [table](const Conv2dShape& shape) {
-          py::list rows;
-          for (const auto* row : ranked(table(), shape))
-            rows.append(py::make_tuple(row->name, row->workspace_bytes(shape)));
-          return rows;
+        [=](const Conv2dShape& shape) {
+          const auto bytes = [&](const auto& row) { return row.workspace_bytes(shape); };
+          return is_bf16(shape) ? ranked_rows(of_bf16(), shape, bytes)
+                                : ranked_rows(of_float(), shape, bytes);
         },
         py::arg("shape"));
   m.def((op + "_costs").c_str(),
-        [table](const Conv2dShape& shape) {
-          py::list rows;
-          for (const auto* row : ranked(table(), shape))
-            rows.append(py::make_tuple(row->name, row->cost(shape)));
-          return rows;
+        [=](const Conv2dShape& shape) {
+          const auto cost = [&](const auto& row) { return row.cost(shape); };
+          return is_bf16(shape) ? ranked_rows(of_bf16(), shape, cost) : ranked_rows(of_float(), shape, cost);
         },
         py::arg("shape"));
-  m.def((op + "_table").c_str(), [table] {
+  m.def((op + "_table").c_str(), [=] {
     py::list names;
-    for (const auto& row : table()) names.append(row.name);
+    for (const auto& row : of_float()) names.append(row.name);
+    for (const auto& row : of_bf16())
+      if (of_float().find(row.name) == nullptr) names.append(row.name);
     return names;
   });
 }
@@ -217,15 +240,17 @@ void register_conv(py::module_& m) {
       .def_property_readonly("key", &key_of, "What a choice of kernel holds for, in words.")
       .def_readonly("capability", &Conv2dShape::capability)
       .def_property_readonly("precision", [](const Conv2dShape& s) { return static_cast<int>(s.precision); });
-  def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels);
-  def_ranked(m, "conv2d_dgrad", conv2d_dgrad_kernels);
-  def_ranked(m, "conv2d_wgrad", conv2d_wgrad_kernels);
-  m.def("conv2d_fprop", &fprop, py::arg("kernel"), py::arg("shape"), py::arg("y"), py::arg("x"), py::arg("w"),
-        py::arg("b").none(true), py::arg("activation"), py::arg("workspace").none(true), py::arg("stream"));
-  m.def("conv2d_dgrad", &dgrad, py::arg("kernel"), py::arg("shape"), py::arg("dx"), py::arg("dy"),
-        py::arg("w"), py::arg("workspace").none(true), py::arg("stream"));
-  m.def("conv2d_wgrad", &wgrad, py::arg("kernel"), py::arg("shape"), py::arg("dw"), py::arg("dy"),
-        py::arg("x"), py::arg("workspace").none(true), py::arg("stream"));
+  def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels<float>, conv2d_fprop_kernels<Bf16>);
+  def_ranked(m, "conv2d_dgrad", conv2d_dgrad_kernels<float>, conv2d_dgrad_kernels<Bf16>);
+  def_ranked(m, "conv2d_wgrad", conv2d_wgrad_kernels<float>, conv2d_wgrad_kernels<Bf16>);
+  m.def("conv2d_fprop", by_element(fprop<float>, fprop<Bf16>), py::arg("kernel"), py::arg("shape"),
+        py::arg("y"), py::arg("x"), py::arg("w"), py::arg("b").none(true), py::arg("activation"),
+        py::arg("workspace").none(true), py::arg("stream"));
+  m.def("conv2d_dgrad", by_element(dgrad<float>, dgrad<Bf16>), py::arg("kernel"), py::arg("shape"),
+        py::arg("dx"), py::arg("dy"), py::arg("w"), py::arg("mask").none(true),
+        py::arg("workspace").none(true), py::arg("stream"));
+  m.def("conv2d_wgrad", by_element(wgrad<float>, wgrad<Bf16>), py::arg("kernel"), py::arg("shape"),
+        py::arg("dw"), py::arg("dy"), py::arg("x"), py::arg("workspace").none(true), py::arg("stream"));
 }
 
 }  // namespace pcn::bind

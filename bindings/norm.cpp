@@ -16,38 +16,47 @@ std::int64_t count_of(const LrnSpatialShape& shape) {
   return elements("lrn_spatial", {shape.n, shape.h, shape.w, shape.c});
 }
 
-template <class Row>
-void def_forward(py::module_& m, const char* op, KernelTable<Row> (*table)()) {
-  def_table(m, op, table);
-  m.def(op,
-        [op, table](const std::string& kernel, const typename Row::Shape& shape, py::object y,
-                    py::object scale, py::object x, float alpha, float beta, float k, std::uintptr_t stream) {
-          Args args(op);
-          const std::int64_t count = count_of(shape);
-          float* y_ = args.out<float>(y, "y", count);
-          float* scale_ = args.out<float>(scale, "scale", count);
-          const float* x_ = args.in<float>(x, "x", count);
-          const Row& row = row_of(op, table(), kernel, shape);
-          run(row.name, [&] { return row.launch(y_, scale_, x_, alpha, beta, k, shape, stream_of(stream)); });
-        });
+template <template <class> class Row>
+void def_forward(py::module_& m, const char* op, Tables<Row> tables) {
+  using Shape = typename Row<float>::Shape;
+  def_table(m, op, tables.of_float);
+  m.def(op, [op, tables](const std::string& kernel, const Shape& shape, py::object y, py::object scale,
+                         py::object x, float alpha, float beta, float k, std::uintptr_t stream) {
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args(op);
+      const std::int64_t count = count_of(shape);
+      T* y_ = args.out<T>(y, "y", count);
+      float* scale_ = args.out<float>(scale, "scale", count);
+      const T* x_ = args.in<T>(x, "x", count);
+      const auto& row = row_of(op, tables.template of<T>(), kernel, shape);
+      run(row.name, [&] { return row.launch(y_, scale_, x_, alpha, beta, k, shape, stream_of(stream)); });
+    });
+  });
 }
 
-template <class Row>
-void def_backward(py::module_& m, const char* op, KernelTable<Row> (*table)()) {
-  def_table(m, op, table);
-  m.def(op, [op, table](const std::string& kernel, const typename Row::Shape& shape, py::object dx,
-                        py::object dy, py::object x, py::object y, py::object scale, float alpha, float beta,
-                        std::uintptr_t stream) {
-    Args args(op);
-    const std::int64_t count = count_of(shape);
-    float* dx_ = args.out<float>(dx, "out", count);
-    const float* dy_ = args.in<float>(dy, "dy", count);
-    const float* x_ = args.in<float>(x, "x", count);
-    const float* y_ = args.in<float>(y, "y", count);
-    const float* scale_ = args.in<float>(scale, "scale", count);
-    const Row& row = row_of(op, table(), kernel, shape);
-    run(row.name,
-        [&] { return row.launch(dx_, dy_, x_, y_, scale_, alpha, beta, shape, stream_of(stream)); });
+// Options: what the launcher takes between beta and the shape.
+template <template <class> class Row, class... Options>
+void def_backward(py::module_& m, const char* op, Tables<Row> tables) {
+  using Shape = typename Row<float>::Shape;
+  def_table(m, op, tables.of_float);
+  m.def(op, [op, tables](const std::string& kernel, const Shape& shape, py::object dx, py::object dy,
+                         py::object x, py::object y, py::object scale, float alpha, float beta,
+                         Options... options, std::uintptr_t stream) {
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args(op);
+      const std::int64_t count = count_of(shape);
+      T* dx_ = args.out<T>(dx, "out", count);
+      const T* dy_ = args.in<T>(dy, "dy", count);
+      const T* x_ = args.in<T>(x, "x", count);
+      const T* y_ = args.in<T>(y, "y", count);
+      const float* scale_ = args.in<float>(scale, "scale", count);
+      const auto& row = row_of(op, tables.template of<T>(), kernel, shape);
+      run(row.name, [&] {
+        return row.launch(dx_, dy_, x_, y_, scale_, alpha, beta, options..., shape, stream_of(stream));
+      });
+    });
   });
 }
 
@@ -90,37 +99,43 @@ void register_pooled(py::module_& m) {
       .def(py::init(&make_pooled_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"),
            py::arg("c"), py::arg("lrn_size"), py::arg("groups"), py::arg("r"), py::arg("s"), py::arg("p"),
            py::arg("q"), py::arg("stride_h"), py::arg("stride_w"), py::arg("pad_h"), py::arg("pad_w"));
-  def_table(m, "lrn_max_pool2d", lrn_max_pool2d_kernels);
+  def_table(m, "lrn_max_pool2d", lrn_max_pool2d_kernels<float>);
   m.def("lrn_max_pool2d", [](const std::string& kernel, const LrnMaxPool2dShape& shape, py::object y,
                              py::object argmax, py::object x, float alpha, float beta, float k,
                              std::uintptr_t stream) {
-    Args args("lrn_max_pool2d");
-    const std::int64_t count = count_out(shape);
-    float* y_ = args.out<float>(y, "y", count);
-    void* argmax_ = argmax_is_byte(shape)
-                        ? static_cast<void*>(args.out<std::uint8_t>(argmax, "argmax", count))
-                        : static_cast<void*>(args.out<std::int32_t>(argmax, "argmax", count));
-    const float* x_ = args.in<float>(x, "x", count_in(shape));
-    const LrnMaxPool2dRow& row = row_of("lrn_max_pool2d", lrn_max_pool2d_kernels(), kernel, shape);
-    run(row.name, [&] { return row.launch(y_, argmax_, x_, alpha, beta, k, shape, stream_of(stream)); });
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args("lrn_max_pool2d");
+      const std::int64_t count = count_out(shape);
+      T* y_ = args.out<T>(y, "y", count);
+      void* argmax_ = argmax_is_byte(shape)
+                          ? static_cast<void*>(args.out<std::uint8_t>(argmax, "argmax", count))
+                          : static_cast<void*>(args.out<std::int32_t>(argmax, "argmax", count));
+      const T* x_ = args.in<T>(x, "x", count_in(shape));
+      const auto& row = row_of("lrn_max_pool2d", lrn_max_pool2d_kernels<T>(), kernel, shape);
+      run(row.name, [&] { return row.launch(y_, argmax_, x_, alpha, beta, k, shape, stream_of(stream)); });
+    });
   });
-  def_table(m, "lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels);
-  m.def("lrn_max_pool2d_backward",
-        [](const std::string& kernel, const LrnMaxPool2dShape& shape, py::object dx, py::object dy,
-           py::object argmax, py::object x, float alpha, float beta, float k, std::uintptr_t stream) {
-          Args args("lrn_max_pool2d_backward");
-          float* dx_ = args.out<float>(dx, "out", count_in(shape));
-          const float* dy_ = args.in<float>(dy, "dy", count_out(shape));
-          const void* argmax_ =
-              argmax_is_byte(shape)
-                  ? static_cast<const void*>(args.in<std::uint8_t>(argmax, "argmax", count_out(shape)))
-                  : static_cast<const void*>(args.in<std::int32_t>(argmax, "argmax", count_out(shape)));
-          const float* x_ = args.in<float>(x, "x", count_in(shape));
-          const LrnMaxPool2dBackwardRow& row =
-              row_of("lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels(), kernel, shape);
-          run(row.name,
-              [&] { return row.launch(dx_, dy_, argmax_, x_, alpha, beta, k, shape, stream_of(stream)); });
-        });
+  def_table(m, "lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels<float>);
+  m.def("lrn_max_pool2d_backward", [](const std::string& kernel, const LrnMaxPool2dShape& shape,
+                                      py::object dx, py::object dy, py::object argmax, py::object x,
+                                      float alpha, float beta, float k, bool relu, std::uintptr_t stream) {
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args("lrn_max_pool2d_backward");
+      T* dx_ = args.out<T>(dx, "out", count_in(shape));
+      const T* dy_ = args.in<T>(dy, "dy", count_out(shape));
+      const void* argmax_ =
+          argmax_is_byte(shape)
+              ? static_cast<const void*>(args.in<std::uint8_t>(argmax, "argmax", count_out(shape)))
+              : static_cast<const void*>(args.in<std::int32_t>(argmax, "argmax", count_out(shape)));
+      const T* x_ = args.in<T>(x, "x", count_in(shape));
+      const auto& row =
+          row_of("lrn_max_pool2d_backward", lrn_max_pool2d_backward_kernels<T>(), kernel, shape);
+      run(row.name,
+          [&] { return row.launch(dx_, dy_, argmax_, x_, alpha, beta, k, relu, shape, stream_of(stream)); });
+    });
+  });
 }
 
 }  // namespace
@@ -145,10 +160,12 @@ void register_norm(py::module_& m) {
              return LrnSpatialShape{n, h, w, c, size};
            }),
            py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"), py::arg("size"));
-  def_forward(m, "lrn", lrn_kernels);
-  def_backward(m, "lrn_backward", lrn_backward_kernels);
-  def_forward(m, "lrn_spatial", lrn_spatial_kernels);
-  def_backward(m, "lrn_spatial_backward", lrn_spatial_backward_kernels);
+  def_forward<LrnRow>(m, "lrn", {lrn_kernels<float>, lrn_kernels<Bf16>});
+  def_backward<LrnBackwardRow, bool>(m, "lrn_backward",
+                                     {lrn_backward_kernels<float>, lrn_backward_kernels<Bf16>});
+  def_forward<LrnSpatialRow>(m, "lrn_spatial", {lrn_spatial_kernels<float>, lrn_spatial_kernels<Bf16>});
+  def_backward<LrnSpatialBackwardRow>(
+      m, "lrn_spatial_backward", {lrn_spatial_backward_kernels<float>, lrn_spatial_backward_kernels<Bf16>});
   register_pooled(m);
 }
 

@@ -46,56 +46,69 @@ CountedPadding counted(const char* op, const Sides& sides, const Pool2dShape& sh
 }
 
 void register_max(py::module_& m) {
-  def_table(m, "max_pool2d", max_pool2d_kernels);
+  def_table(m, "max_pool2d", max_pool2d_kernels<float>);
   m.def("max_pool2d", [](const std::string& kernel, const Pool2dShape& shape, py::object y, py::object argmax,
                          py::object x, std::uintptr_t stream) {
-    Args args("max_pool2d");
-    float* y_ = args.out<float>(y, "y", count_out(shape));
-    void* argmax_ = argmax_is_byte(shape)
-                        ? static_cast<void*>(args.out<std::uint8_t>(argmax, "argmax", count_out(shape)))
-                        : static_cast<void*>(args.out<std::int32_t>(argmax, "argmax", count_out(shape)));
-    const float* x_ = args.in<float>(x, "x", count_in(shape));
-    const MaxPool2dRow& row = row_of("max_pool2d", max_pool2d_kernels(), kernel, shape);
-    run(row.name, [&] { return row.launch(y_, argmax_, x_, shape, stream_of(stream)); });
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args("max_pool2d");
+      T* y_ = args.out<T>(y, "y", count_out(shape));
+      void* argmax_ = argmax_is_byte(shape)
+                          ? static_cast<void*>(args.out<std::uint8_t>(argmax, "argmax", count_out(shape)))
+                          : static_cast<void*>(args.out<std::int32_t>(argmax, "argmax", count_out(shape)));
+      const T* x_ = args.in<T>(x, "x", count_in(shape));
+      const auto& row = row_of("max_pool2d", max_pool2d_kernels<T>(), kernel, shape);
+      run(row.name, [&] { return row.launch(y_, argmax_, x_, shape, stream_of(stream)); });
+    });
   });
-  def_table(m, "max_pool2d_backward", max_pool2d_backward_kernels);
+  def_table(m, "max_pool2d_backward", max_pool2d_backward_kernels<float>);
   m.def("max_pool2d_backward", [](const std::string& kernel, const Pool2dShape& shape, py::object dx,
-                                  py::object dy, py::object argmax, std::uintptr_t stream) {
-    Args args("max_pool2d_backward");
-    float* dx_ = args.out<float>(dx, "out", count_in(shape));
-    const float* dy_ = args.in<float>(dy, "dy", count_out(shape));
-    const void* argmax_ =
-        argmax_is_byte(shape)
-            ? static_cast<const void*>(args.in<std::uint8_t>(argmax, "argmax", count_out(shape)))
-            : static_cast<const void*>(args.in<std::int32_t>(argmax, "argmax", count_out(shape)));
-    const MaxPool2dBackwardRow& row =
-        row_of("max_pool2d_backward", max_pool2d_backward_kernels(), kernel, shape);
-    run(row.name, [&] { return row.launch(dx_, dy_, argmax_, shape, stream_of(stream)); });
+                                  py::object dy, py::object argmax, py::object mask, std::uintptr_t stream) {
+    with_element(dy, [&](auto element) {
+      using T = decltype(element);
+      Args args("max_pool2d_backward");
+      T* dx_ = args.out<T>(dx, "out", count_in(shape));
+      const T* dy_ = args.in<T>(dy, "dy", count_out(shape));
+      const void* argmax_ =
+          argmax_is_byte(shape)
+              ? static_cast<const void*>(args.in<std::uint8_t>(argmax, "argmax", count_out(shape)))
+              : static_cast<const void*>(args.in<std::int32_t>(argmax, "argmax", count_out(shape)));
+      const T* mask_ = args.optional_in<T>(mask, "mask", count_in(shape));
+      const auto& row = row_of("max_pool2d_backward", max_pool2d_backward_kernels<T>(), kernel, shape);
+      run(row.name, [&] { return row.launch(dx_, dy_, argmax_, mask_, shape, stream_of(stream)); });
+    });
   });
 }
 
 void register_avg(py::module_& m) {
-  def_table(m, "avg_pool2d", avg_pool2d_kernels);
+  def_table(m, "avg_pool2d", avg_pool2d_kernels<float>);
   m.def("avg_pool2d", [](const std::string& kernel, const Pool2dShape& shape, py::object y, py::object x,
                          const Sides& counted_padding, std::uintptr_t stream) {
-    Args args("avg_pool2d");
-    float* y_ = args.out<float>(y, "out", count_out(shape));
-    const float* x_ = args.in<float>(x, "x", count_in(shape));
-    const CountedPadding padding = counted("avg_pool2d", counted_padding, shape);
-    const AvgPool2dRow& row = row_of("avg_pool2d", avg_pool2d_kernels(), kernel, shape);
-    run(row.name, [&] { return row.launch(y_, x_, padding, shape, stream_of(stream)); });
+    with_element(x, [&](auto element) {
+      using T = decltype(element);
+      Args args("avg_pool2d");
+      T* y_ = args.out<T>(y, "out", count_out(shape));
+      const T* x_ = args.in<T>(x, "x", count_in(shape));
+      const CountedPadding padding = counted("avg_pool2d", counted_padding, shape);
+      const auto& row = row_of("avg_pool2d", avg_pool2d_kernels<T>(), kernel, shape);
+      run(row.name, [&] { return row.launch(y_, x_, padding, shape, stream_of(stream)); });
+    });
   });
-  def_table(m, "avg_pool2d_backward", avg_pool2d_backward_kernels);
-  m.def("avg_pool2d_backward", [](const std::string& kernel, const Pool2dShape& shape, py::object dx,
-                                  py::object dy, const Sides& counted_padding, std::uintptr_t stream) {
-    Args args("avg_pool2d_backward");
-    float* dx_ = args.out<float>(dx, "out", count_in(shape));
-    const float* dy_ = args.in<float>(dy, "dy", count_out(shape));
-    const CountedPadding padding = counted("avg_pool2d_backward", counted_padding, shape);
-    const AvgPool2dBackwardRow& row =
-        row_of("avg_pool2d_backward", avg_pool2d_backward_kernels(), kernel, shape);
-    run(row.name, [&] { return row.launch(dx_, dy_, padding, shape, stream_of(stream)); });
-  });
+  def_table(m, "avg_pool2d_backward", avg_pool2d_backward_kernels<float>);
+  m.def("avg_pool2d_backward",
+        [](const std::string& kernel, const Pool2dShape& shape, py::object dx, py::object dy, py::object mask,
+           const Sides& counted_padding, std::uintptr_t stream) {
+          with_element(dy, [&](auto element) {
+            using T = decltype(element);
+            Args args("avg_pool2d_backward");
+            T* dx_ = args.out<T>(dx, "out", count_in(shape));
+            const T* dy_ = args.in<T>(dy, "dy", count_out(shape));
+            const T* mask_ = args.optional_in<T>(mask, "mask", count_in(shape));
+            const CountedPadding padding = counted("avg_pool2d_backward", counted_padding, shape);
+            const auto& row = row_of("avg_pool2d_backward", avg_pool2d_backward_kernels<T>(), kernel, shape);
+            run(row.name, [&] { return row.launch(dx_, dy_, mask_, padding, shape, stream_of(stream)); });
+          });
+        });
 }
 
 }  // namespace

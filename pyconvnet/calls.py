@@ -8,7 +8,7 @@ from typing import Any
 
 from . import ops, tuning
 from .layers import Context
-from .network import Node
+from .network import INPUT, Node
 from .parallel.partition import Local, Partition, Region, trainable
 from .shard import Key, Shard
 
@@ -117,7 +117,11 @@ class Calls:
                 total=self._total,
                 window=(self._row0 + first, local.keeps.start, channels),
                 precision=self._precision,
+                depth=shard.depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
+                scratch=shard.scratch,
+                rectified=node.name in self.partition.rectified,
+                mask_input=not self.partition.rectified.isdisjoint(local.sources),
             )
             y = shard.outputs[node.name]
             if node.layer.is_cost:
@@ -133,7 +137,7 @@ class Calls:
                 keys,
                 [shard.outputs[key][: r.count(self.n)] for key, r in zip(keys, local.reads, strict=True)],
                 y,
-                shard.views(node, shard.parameters),
+                shard.views(local.learner, shard.operands),
                 {key: value[:count] for key, value in shard.saved[node.name].items()},
                 self._wide(shard, local, count),
             )
@@ -189,7 +193,7 @@ class Calls:
                 elif name in shard.gradients:
                     call.backward = True
                     call.dy = shard.gradients[name][: len(call.y)]
-                    if call.params and trainable(self.partition.network, call.node):
+                    if call.params and trainable(self.partition.network, call.local.learner):
                         self._choose_grads(shard, call, written_params)
 
     def gradient(self, shard: Shard, key: Key, call: Call) -> Any:
@@ -200,7 +204,10 @@ class Calls:
         """Where the layer puts the gradients of its inputs; called in the order of execution."""
         shard, written = call.shard, self.written[call.shard.index]
         for slot, (key, x) in enumerate(zip(call.keys, call.xs, strict=True)):
-            if key not in shard.gradients:
+            if call.node.name in self.partition.passed:
+                written.add(key)
+                dx = None  # the gradient of its output is that of its input
+            elif key not in shard.gradients:
                 dx = shard.scratch(slot, x.shape) if call.node.layer.wants_every_dx else None
             elif key in written:
                 dx = shard.scratch(slot, x.shape)
@@ -211,10 +218,10 @@ class Calls:
             call.dxs.append(dx)
 
     def _choose_grads(self, shard: Shard, call: Call, written: set[str]) -> None:
-        for key, gradient in shard.views(call.node, shard.parameter_gradients).items():
-            name = f"{call.node.owner}.{key}"
+        for key, gradient in shard.views(call.local.learner, shard.parameter_gradients).items():
+            name = f"{call.local.learner.owner}.{key}"
             if name in written:
-                contribution = shard.scratch(key, gradient.shape)
+                contribution = shard.scratch(key, gradient.shape, gradient.dtype)
                 call.parameter_sums.append((gradient, contribution))
                 call.grads[key] = contribution
             else:

@@ -156,6 +156,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.views,
         batch_size=args.batch_size,
         device=args.device,
+        precision=args.precision,
         workers=args.workers,
         progress=not args.json and sys.stderr.isatty(),
     )
@@ -199,7 +200,8 @@ def _predict(args: argparse.Namespace) -> int:
                 failed = _fail(error, 2)
         if not images:
             continue
-        guesses = predict(model, list(images.values()), top=args.top, views=args.views, device=args.device)
+        how = {"top": args.top, "views": args.views, "device": args.device, "precision": args.precision}
+        guesses = predict(model, list(images.values()), **how)
         for path, guess in zip(images, guesses, strict=True):
             if args.json:
                 classes = [{"name": name, "probability": p} for name, p in guess]
@@ -390,6 +392,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--report", action="store_true", help="also the classes with the highest errors")
     sub.add_argument("--json", action="store_true", help="one JSON object")
     _add_views(sub, 10)
+    _add_precision(sub)
 
     sub = command("predict", _predict, "most probable classes of image files")
     sub.add_argument("model", help="checkpoint or folder of a run")
@@ -397,6 +400,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="classes to print (default 5)")
     sub.add_argument("--json", action="store_true", help="one JSON object per image")
     _add_views(sub, 1)
+    _add_precision(sub)
 
     sub = command("plot", _plot, "draw a PNG: curves, filters, predictions or confusion")
     sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion"))
@@ -465,7 +469,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
     sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
-    sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32 or fp32x3")
+    _add_precision(sub)
     sub.add_argument(
         "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"
     )
@@ -514,6 +518,10 @@ def _add_network(sub: argparse.ArgumentParser, nargs: str | None = None) -> None
 def _add_split(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--replicas", type=int, default=1, help="copies of the model among the devices")
     sub.add_argument("--hybrid", action="store_true", help="replicate all but the fully connected layers")
+
+
+def _add_precision(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32, fp32x3 or bf16")
 
 
 def _add_views(sub: argparse.ArgumentParser, default: int) -> None:

@@ -108,6 +108,7 @@ def evaluate(
     *,
     batch_size: int = 128,
     device: str | Device | None = None,
+    precision: str = "fp32",
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -127,6 +128,8 @@ def evaluate(
         the centre.
     batch_size : int
     device : str, Device or None
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
+        As `train` takes it; whatever the model was trained in.
     workers : int
         Processes that decode image files.
     progress : bool
@@ -144,7 +147,7 @@ def evaluate(
     model = as_model(model_or_run)
     chosen = view_draws(model, views)
     dataset, labels = matching_data(model, data)
-    plan = model.plan(device, min(_positive("batch_size", batch_size), len(dataset)))
+    plan = model.plan(device, min(_positive("batch_size", batch_size), len(dataset)), precision=precision)
     predictions = np.empty(len(dataset), np.int32)
     loss = top1 = top5 = 0.0
     done = 0
@@ -185,6 +188,7 @@ def predict(
     views: int = 1,
     batch_size: int = 128,
     device: str | Device | None = None,
+    precision: str = "fp32",
 ) -> list:
     """The most probable classes of images.
 
@@ -201,6 +205,8 @@ def predict(
         As in `evaluate`.
     batch_size : int
     device : str, Device or None
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
+        As `train` takes it; whatever the model was trained in.
 
     Returns
     -------
@@ -216,7 +222,7 @@ def predict(
     size = _positive("batch_size", batch_size)
     chosen = view_draws(model, views)
     single, sources = _sources(images, model.preprocessing.image_shape)
-    plan = model.plan(device, min(size, len(sources)))
+    plan = model.plan(device, min(size, len(sources)), precision=precision)
     results = []
     for start in range(0, len(sources), plan.batch_size):
         pixels = _stack(

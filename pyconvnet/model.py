@@ -109,13 +109,23 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.network!r}, {len(self.classes)} classes)"
 
-    def plan(self, device: Any = None, batch_size: int = 128, *, train: bool = False, seed: int = 0):
+    def plan(
+        self,
+        device: Any = None,
+        batch_size: int = 128,
+        *,
+        train: bool = False,
+        seed: int = 0,
+        precision: str = "fp32",
+    ):
         """The model ready to run on a device: a :class:`pyconvnet.plan.Plan` with its parameters and
         preprocessing.
         """
         from .plan import Plan
 
-        plan = Plan(self.network, device, batch_size, train=train, seed=seed, initialise=False)
+        plan = Plan(
+            self.network, device, batch_size, train=train, seed=seed, initialise=False, precision=precision
+        )
         plan.set_parameters(self.parameters)
         plan.set_preprocessing(self.preprocessing)
         return plan

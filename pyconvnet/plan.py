@@ -21,19 +21,21 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Preprocessing
 from .network import INPUT, Network
-from .ops.conv import precision_code
 from .parallel.communicator import Communicator
+from .parallel.depth import depth_of_images
 from .parallel.feeding import Feeder
 from .parallel.partition import Partition, gradient_names, partition
 from .parallel.streams import CaptureError, Replay, StreamLanes, graphs_enabled
 from .parallel.tasks import Task
 from .plan_values import PlanValues
+from .precision import activation_dtype, check_precision
 from .program import Program
 from .shard import Shard
 
 #: What a plan on one device shows as its own.
 _OF_ONE_DEVICE = (
     *("w", "g", "v", "arena", "parameters", "parameter_gradients", "momenta", "hyper", "step_array"),
+    *("w_bf16", "operands"),
     *("input", "labels", "outputs", "gradients", "metrics", "workspace"),
 )
 
@@ -60,11 +62,22 @@ class Plan(PlanValues):
         Also compute the gradient with respect to the images, ``gradients["input"]``.
     replicas, hybrid :
         How the devices are used; see :func:`pyconvnet.parallel.partition.partition`.
-    precision : "fp32", "tf32" or "fp32x3"
-        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
+        Of the products in convolutions and fully connected layers; "bf16": and of all activations, see
+        :mod:`pyconvnet.precision`.
     fuse : bool, optional
-        Let one kernel do response normalisation and the max pooling after it; the normalised map is then not
-        among ``outputs``. Default: yes, but not on ``cpu``, where it would be computed twice.
+        Let one kernel do the work of several layers, as :mod:`pyconvnet.parallel.fusion` says:
+
+        * response normalisation and the max pooling after it: the normalised map is then not among
+          ``outputs``;
+        * in training, bias, ReLU and dropout after a fully connected layer's product: the layer's own output
+          is then not among ``outputs`` (dropout's is), and dropout leaves no mask;
+        * the way back through a ReLU, in the kernels that make the gradient;
+        * the images in the layout that a strided first convolution reads, where it alone reads them (see
+          ``depth``).
+
+        Default: yes, but not on ``cpu``, where that saves little and a normalised map would be computed
+        twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
     kernels : dict of problem to kernel, optional
@@ -80,7 +93,10 @@ class Plan(PlanValues):
         Each device's buffers. With one device its arrays are also the plan's: ``input``, ``labels``,
         ``outputs``, ``gradients``, ``parameters``, ``parameter_gradients``, ``momenta``, the flat ``w``,
         ``g``, ``v``, ``hyper``, ``step_array``, ``metrics``, ``arena``, ``workspace``. A gradient is spent
-        once its layer's backward has run: layers with a fused activation overwrite it.
+        once its layer's backward has run: layers with a fused activation overwrite it. In "bf16", values put
+        into ``parameters`` or ``w`` by hand are not seen before :meth:`refresh_operands`.
+    depth : pyconvnet.ops.depth.Depth or None
+        The layout in which the images are kept; None: their own, (H, W, C).
     execute : callable of a list of tasks
         How tasks are run.
     """
@@ -118,10 +134,11 @@ class Plan(PlanValues):
             raise ValueError(
                 f"Plan: dtype on {self.device.name} must be {' or '.join(allowed)}, got {self.dtype.name}"
             )
-        precision_code("Plan", precision)
+        self.precision = check_precision("Plan", precision)
+        self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
         if fuse is not None and not isinstance(fuse, bool):
             raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
-        self.precision = precision
+        fuse = self.device.kind != "cpu" if fuse is None else fuse
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
@@ -130,8 +147,12 @@ class Plan(PlanValues):
             replicas,
             hybrid,
             batch_size=self.batch_size,
-            fuse=self.device.kind != "cpu" if fuse is None else fuse,
+            fuse=fuse,
+            train=train,
         )
+        self.depth = None
+        if fuse and self.device.kind != "cpu" and not input_gradient:
+            self.depth = depth_of_images(self.partition)
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
         self._communicator = communicator
@@ -149,7 +170,17 @@ class Plan(PlanValues):
         self.shards: list[Shard] = []
         for i, device in enumerate(self.devices):
             with self.lanes.active(i):
-                shard = Shard(i, device, self.partition, self.batch_size, self.dtype, train, input_gradient)
+                shard = Shard(
+                    i,
+                    device,
+                    self.partition,
+                    self.batch_size,
+                    self.dtype,
+                    self.activation_dtype,
+                    train,
+                    input_gradient,
+                    self.depth,
+                )
             self.shards.append(shard)
         self._feeders = [Feeder(device, self.lanes, i) for i, device in enumerate(self.devices)]
         if initialise:
@@ -234,8 +265,13 @@ class Plan(PlanValues):
         if INPUT in shard.outputs and first < last:
             target = shard.outputs[INPUT][: last - first]
             part = images[first:last]
-            if self._preprocessing is None:
-                feeder.upload(target, part.astype(self.dtype, copy=False))
+            if self._preprocessing is None and self.depth is not None:
+                images = feeder.stage(
+                    "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
+                )
+                ops.depth.images_to_depth(images, self.depth, out=target)
+            elif self._preprocessing is None:
+                feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:
                 self._augment(
                     i, target, part, {k: v if v is None else v[first:last] for k, v in draws.items()}
@@ -259,6 +295,7 @@ class Plan(PlanValues):
             self._means[i],
             size=self.network.input_shape[:2],
             scale=self._preprocessing.scale,
+            depth=self.depth,
             out=target,
         )
 

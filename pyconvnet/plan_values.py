@@ -11,6 +11,8 @@ from .buffers import Metrics
 from .devices import Device
 from .model import check_parameters
 from .network import INPUT, Network
+from .ops._core import BFLOAT16
+from .ops.depth import Depth
 from .parallel.partition import Partition
 from .parallel.streams import StreamLanes
 from .shard import Shard
@@ -25,6 +27,7 @@ class PlanValues:
     shards: list[Shard]
     lanes: StreamLanes
     dtype: np.dtype
+    depth: Depth | None
     _costs: list[str]
     _n: int  # examples of the last pass
 
@@ -46,10 +49,25 @@ class PlanValues:
             if name in shard.slices:
                 with self.lanes.active(i):
                     view, piece = getattr(shard, kind)[name], value[slice(*shard.slices[name])]
-                    if self.lanes.cuda:
-                        view.set(np.ascontiguousarray(piece, self.dtype))
-                    else:
-                        np.copyto(view, piece)
+                    self._put(view, piece)
+                    if kind == "parameters" and shard.operands[name] is not view:
+                        self._put(shard.operands[name], piece)
+
+    def _put(self, view: Any, values: np.ndarray) -> None:
+        if self.lanes.cuda:
+            view.set(np.ascontiguousarray(values, view.dtype))
+        else:
+            np.copyto(view, values, casting="same_kind")
+
+    def refresh_operands(self) -> None:
+        """Round the parameters anew for the products that read them in bfloat16; for callers that changed
+        ``parameters`` in place. In the other precisions there is nothing to do.
+        """
+        for i, shard in enumerate(self.shards):
+            for name, operand in shard.operands.items():
+                if operand.dtype != shard.w.dtype:
+                    with self.lanes.active(i):
+                        self._put(operand, self._to_numpy(i, shard.parameters[name]))
 
     def get_parameters(self) -> dict[str, np.ndarray]:
         """A copy of all parameters on the host."""
@@ -145,6 +163,11 @@ class PlanValues:
                 f"Plan: the output of layer {name!r} is never written: layer {self.partition.fused[name]!r} "
                 "does its work too; a plan made with fuse=False has it"
             )
+        if name == INPUT and kind == "outputs" and self.depth is not None:
+            raise ValueError(
+                "Plan: the images are kept as the first convolution reads them (see pyconvnet.ops.depth); a "
+                "plan made with fuse=False has them as they are"
+            )
         shape = self.network.input_shape if name == INPUT else self.network[name].output_shape
         out = np.zeros((n, *shape), self.dtype)
         for i, region in enumerate(self.partition.held[name]):
@@ -212,4 +235,7 @@ class PlanValues:
 
     def _all_finite(self, i: int, array: Any) -> bool:
         with self.lanes.active(i):
-            return bool(self.devices[i].xp.isfinite(array).all())
+            xp = self.devices[i].xp
+            if array.dtype == BFLOAT16:  # all ones in the exponent: infinity or NaN
+                return bool(((array.view(np.uint16) & np.uint16(0x7F80)) != 0x7F80).all())
+            return bool(xp.isfinite(array).all())

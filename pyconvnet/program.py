@@ -303,7 +303,7 @@ class Program:
                 call.add_sums()
 
         else:
-            written += [("g", call.node.owner)]
+            written += [("g", call.local.learner.owner)]
 
             def run() -> None:
                 call.run_backward(call.dxs, call.grads)
@@ -320,7 +320,7 @@ class Program:
             call.add_parameter_sums()
 
         reads = [("gradient", name), name, *call.keys]
-        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.node.owner)])
+        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.local.learner.owner)])
 
     def _send_back(
         self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]
@@ -432,11 +432,13 @@ class Program:
                     terms.append(views[d])
                     continue
                 slot = ("sum", bucket.number, e)
-                received = self.shards[d].scratch(slot, views[d].shape)
+                received = self.shards[d].scratch(slot, views[d].shape, views[d].dtype)
                 self._copy(tasks, (name, "weights"), (e, views[e], gradients), (d, received, slot))
                 terms.append(received)
                 resources.append(slot)
-            partial = self.shards[d].scratch("partial sum", views[d].shape) if len(group) > 2 else None
+            partial = None
+            if len(group) > 2:
+                partial = self.shards[d].scratch("partial sum", views[d].shape, views[d].dtype)
 
             def run(terms: list = terms, out: Any = views[d], partial: Any = partial) -> None:
                 total = terms[0]

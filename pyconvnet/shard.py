@@ -17,6 +17,8 @@ from .buffers import Arena, Workspace
 from .devices import Device
 from .layers import Parameter
 from .network import INPUT, Node
+from .ops._core import BFLOAT16
+from .ops.depth import Depth
 from .parallel.partition import Local, Partition, Region, gradient_names
 
 #: Name of a value on one device.
@@ -36,10 +38,17 @@ class Shard:
         By layer, what forward keeps for backward.
     w, g, v : flat arrays of parameters, gradients, momenta; ``parameters``, ``parameter_gradients``,
         ``momenta`` are views of them by full name.
+    w_bf16 : flat bfloat16 array laid out as w, or None
+        What products in bfloat16 read; every update writes it along with w.
+    operands : dict of str to array
+        By full name, the parameters as the layers read them: views of w_bf16 where a product reads them and
+        activations are bfloat16, else of w.
     hyper : array (2,)
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
+    depth : ops.depth.Depth or None
+        The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     metrics : array (costs, 4) float64
     """
@@ -51,12 +60,14 @@ class Shard:
         partition: Partition,
         batch_size: int,
         dtype: np.dtype,
+        activations: np.dtype,
         training: bool,
         input_gradient: bool,
+        depth: Depth | None,
     ):
         self.index, self.device, self.partition = index, device, partition
         self.network, self.batch_size, self.dtype = partition.network, batch_size, dtype
-        self.training = training
+        self.activations, self.training, self.depth = activations, training, depth
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
@@ -69,16 +80,21 @@ class Shard:
 
     # ---- memory --------------------------------------------------------------------------------------------
     def zeros(self, shape: Any, dtype: Any = None) -> Any:
-        """A new array; zeroed, so that a gap or an unread row can never be a NaN that escapes into a sum."""
+        """A new array, of the dtype of parameters unless told otherwise; zeroed, so that a gap or an unread
+        row can never be a NaN that escapes into a sum.
+        """
         array = self.device.zeros(shape, self.dtype if dtype is None else dtype)
         self._nbytes += array.nbytes
         return array
 
-    def scratch(self, slot: Any, shape: Any) -> Any:
-        """Memory that stays; equal slots and shapes are the same memory."""
-        key = (slot, tuple(shape))
+    def scratch(self, slot: Any, shape: Any, dtype: Any = None) -> Any:
+        """Memory that stays, of the dtype of activations unless told otherwise; equal slots, shapes and
+        dtypes are the same memory.
+        """
+        dtype = np.dtype(self.activations if dtype is None else dtype)
+        key = (slot, tuple(shape), dtype)
         if key not in self._scratch:
-            self._scratch[key] = self.zeros(shape)
+            self._scratch[key] = self.zeros(shape, dtype)
         return self._scratch[key]
 
     def rows(self, slot: Any, region: Region, shape: tuple[int, ...], count: int) -> Any:
@@ -104,6 +120,11 @@ class Shard:
         size = max(1, self.arena.size)
         self.w = self.zeros(size)
         self.parameters = self.arena.views(self.w)
+        self.operands, self.w_bf16 = dict(self.parameters), None
+        if self.activations == BFLOAT16:
+            self.w_bf16 = self.zeros(size, BFLOAT16)
+            copies = self.arena.views(self.w_bf16)
+            self.operands |= {name: copies[name] for name, p in specs.items() if p.operand}
         self.hyper, self.step_array = self.zeros(2), self.zeros(1, np.int64)
         if self.training:
             self.g, self.v = self.zeros(size), self.zeros(size)
@@ -124,16 +145,19 @@ class Shard:
         self.saved: dict[str, dict[str, Any]] = {}
         held = self.partition.held[INPUT][self.index]
         if self._sees_images():
-            self.outputs[INPUT] = self.zeros((held.capacity(self.batch_size), *self.network.input_shape))
+            shape = self.network.input_shape
+            if self.depth is not None:
+                shape = self.depth.shape("Plan", shape, self.activations)
+            self.outputs[INPUT] = self.zeros((held.capacity(self.batch_size), *shape), self.activations)
         for source, region, _ in self.partition.gathers(self.index):
             shape = self._shape(source)
             size = region.capacity(self.batch_size)
-            self.outputs[source, region] = self.zeros((size, *shape[:-1], region.channels))
+            self.outputs[source, region] = self.zeros((size, *shape[:-1], region.channels), self.activations)
         for local in self.locals:
             node, size = local.node, local.keeps.capacity(self.batch_size)
             shape = () if node.layer.is_cost else (size, *node.output_shape[:-1], local.keeps.channels)
-            self.outputs[node.name] = self.zeros(shape)
-            kept = local.layer.saved(self.dtype, *self.input_shapes(local))
+            self.outputs[node.name] = self.zeros(shape, self.dtype if shape == () else self.activations)
+            kept = local.layer.saved(self.activations, *self.input_shapes(local))
             self.saved[node.name] = {key: self.zeros((size, *s), kind) for key, (s, kind) in kept.items()}
         self.costs = [node.name for node in self.network.costs]
         self.metrics = self.zeros((len(self.costs), 4), np.float64)
@@ -162,9 +186,14 @@ class Shard:
                 continue
             # A cost writes its gradient during forward, straight into its input's buffer where it is the
             # first cost there.
+            if key in self.partition.passed:
+                self.gradients[key] = self.gradients[self.partition.passed[key]]
+                continue
             cost = next((c for c in costs if self.key(c.sources[0], c.reads[0]) == key), None)
             self.gradients[key] = (
-                self.zeros(array.shape) if cost is None else self.saved[cost.node.name]["gradient"]
+                self.zeros(array.shape, self.activations)
+                if cost is None
+                else self.saved[cost.node.name]["gradient"]
             )
 
     def _feeds_gradient(self, key: Key) -> bool:
@@ -188,6 +217,7 @@ class Shard:
             lr_mult=self.lr_mult,
             weight_decay=self.weight_decay,
             step=self.step_array,
+            w_bf16=self.w_bf16,
         )
 
     # ---- names and shapes ----------------------------------------------------------------------------------
@@ -209,5 +239,5 @@ class Shard:
 
     @property
     def input(self) -> Any:
-        """The images' part that is fed to this device."""
+        """The images' part that is fed to this device, in the layout ``depth`` says."""
         return self.outputs[INPUT]

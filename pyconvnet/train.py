@@ -17,8 +17,8 @@ from .devices import Device, get_device
 from .layers.base import check_number
 from .model import Model, Preprocessing, check_parameters
 from .network import Network
-from .ops.conv import precision_code
 from .parallel.ranks import Ranks, current
+from .precision import check_precision
 
 _DEFAULTS = {
     "epochs": 10,
@@ -160,9 +160,11 @@ def train(
     schedule : optional
         "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
         error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
-    precision : "fp32", "tf32" or "fp32x3"
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
         Arithmetic of the products in convolutions and fully connected layers, on GPUs with tensor cores: see
-        :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in all of them.
+        :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in the first three; in "bf16"
+        activations, their gradients and the weights that products read are bfloat16, the parameters that are
+        trained and saved are float32: see :mod:`pyconvnet.precision`. A resumed run may change it.
     devices : str, Device or a list of them, optional
         Default: ``cuda:0`` where it works (of several processes on a host, each takes its own GPU), else
         ``cpu``. Several devices share each network, see :meth:`pyconvnet.Network.partition`; a device may
@@ -264,7 +266,7 @@ def _check_options(given: Mapping[str, Any], precision: Any, resume: Any, progre
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
         _optim.schedule(given["schedule"])
-    precision_code("train", precision)
+    check_precision("train", precision)
     if not isinstance(resume, bool) and resume != "auto":
         raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
     if not isinstance(progress, bool):

@@ -29,6 +29,30 @@ def kernels(op: str, case: Conv, **options) -> list[str]:
     return ops.kernels(op, case.x, case.w, device="emulator", **case.options, **options)
 
 
+def table(op: str, dtype=np.float32) -> set[str]:
+    """The kernels of arrays of a type: the generic ones and the first layer's are of both."""
+    names = getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_table")()
+    if np.dtype(dtype) == np.float32:
+        return {name for name in names if not name.endswith("_bf16")}
+    return {name for name in names if name.endswith(("_bf16", "_generic", "_first_layer"))}
+
+
+def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[str]]:
+    """The kernels that some case reaches with scratch memory, which cut the reduction, and without."""
+    ext = devices.emulator().ext
+    code = {"fp32": 0, "tf32": 1, "fp32x3": 2, "bf16": 3}[precision]
+    with_scratch, without = set(), set()
+    for case in cases:
+        (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
+        shape = ext.Conv2dShape(
+            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
+            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=code, capability=90,
+        )  # fmt: skip
+        for name, nbytes in getattr(ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape):
+            (with_scratch if nbytes else without).add(name)
+    return with_scratch, without
+
+
 def rows(op: str, cases: list[Conv]) -> list:
     """One test for each case and each kernel that applies to it."""
     return [
@@ -39,12 +63,12 @@ def rows(op: str, cases: list[Conv]) -> list:
 
 
 class Problem:
-    """Arrays of a case, and the three results in float64."""
+    """Arrays of a case, and the three results of exactly those numbers in float64."""
 
-    def __init__(self, case: Conv):
+    def __init__(self, case: Conv, dtype=np.float32):
         rng = np.random.default_rng(zlib.crc32(case.name.encode()))
         self.x, self.w, self.dy = (
-            rng.standard_normal(shape).astype(np.float32) for shape in (case.x, case.w, case.y)
+            rng.standard_normal(shape).astype(dtype) for shape in (case.x, case.w, case.y)
         )
         self.b = rng.standard_normal(case.w[0]).astype(np.float32)
         x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
@@ -65,11 +89,11 @@ class Problem:
 problem = functools.lru_cache(maxsize=4)(Problem)
 
 
-def compute(op: str, case: Conv, dev, kernel=None, **options) -> np.ndarray:
+def compute(op: str, case: Conv, dev, kernel=None, dtype=np.float32, **options) -> np.ndarray:
     """One direction on a device, into an output full of NaN."""
-    p = problem(case)
+    p = problem(case, dtype)
     x, w, b, dy = (dev.asarray(a) for a in (p.x, p.w, p.b, p.dy))
-    out = filled_with_nan(dev, p.expected(op).shape)
+    out = filled_with_nan(dev, p.expected(op).shape, np.float32 if op == "conv2d_wgrad" else dtype)
     options = {"kernel": kernel, "out": out, **case.options, **options}
     if op == "conv2d":
         result = ops.conv2d(x, w, b, **options)

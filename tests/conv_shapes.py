@@ -133,6 +133,20 @@ RAGGED_CONVS = [
     Conv("odd_in_fast_out", (2, 7, 7, 7), (8, 3, 3, 7), pad=_SAME1),
 ]
 
+# Channels and filters of a group divisible by 8, which the bfloat16 kernels move at a time.
+RAGGED_OF_EIGHT = [
+    Conv("eight_odd_extent", (1, 5, 7, 8), (8, 3, 3, 8), pad=_SAME1),
+    Conv("eight_rectangular", (2, 9, 11, 16), (48, 5, 3, 8), (2, 3), ((1, 2), (0, 4)), groups=2),
+    Conv("eight_rectangular_wide", (1, 6, 17, 24), (40, 1, 7, 24), (1, 2), ((0, 0), (5, 1))),
+    Conv("eight_stride_beyond_image", (2, 3, 3, 8), (8, 3, 3, 8), (7, 5), _SAME1),
+    Conv("eight_big_padding", (1, 4, 3, 8), (24, 3, 3, 8), pad=((4, 5), (7, 3))),
+    Conv("eight_many_groups", (2, 6, 6, 64), (64, 3, 3, 8), pad=_SAME1, groups=8),
+    Conv("eight_wide_filters", (1, 5, 5, 8), (264, 1, 1, 8)),
+    Conv("eight_many_channels", (1, 3, 3, 264), (8, 3, 3, 264), pad=_SAME1),
+    Conv("eight_deep", (1, 4, 3, 8), (128, 3, 3, 8), pad=_SAME1),
+    Conv("eight_many_images", (70, 2, 3, 16), (24, 2, 2, 16), pad=((1, 0), (0, 1))),
+]
+
 RAGGED_LINEARS = [
     Linear("single", 1, 1, 1),
     Linear("one_row", 1, 36, 20),

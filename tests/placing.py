@@ -20,7 +20,7 @@ def place(device: Any, array: np.ndarray | None, misaligned: bool = False) -> An
 def blank(device: Any, shape: tuple[int, ...], dtype: Any = np.float32, misaligned: bool = False) -> Any:
     """An output that holds NaN (integers: the largest) everywhere."""
     dtype = np.dtype(dtype)
-    value = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+    value = np.iinfo(dtype).max if dtype.kind in "iu" else np.nan
     return place(device, np.full(shape, value, dtype), misaligned)
 
 

@@ -61,8 +61,8 @@ BUGS = [
     ),
     (
         "norm/pooled_march.h",
-        "inside ? at + edge : 0]",
-        "inside ? at : 0]",
+        "inside ? at + edge : 0)",
+        "inside ? at : 0)",
         "the warp's edge read in the wrong place",
         (MARCH,),
         True,

@@ -65,6 +65,8 @@ BY_NAME = dict(CALLS)
 #: Positions that may be None: bias, mirror, colour, metrics ...
 NONE_ALLOWED = {
     ("conv2d_fprop", 5),
+    ("conv2d_dgrad", 5),
+    ("bias_relu_dropout", 4),
     ("augment", 5),
     ("augment", 6),
     ("softmax_cross_entropy", 4),

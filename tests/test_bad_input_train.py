@@ -67,7 +67,7 @@ TRAIN = [
                                                         ("8", T), (True, T)]],
     *[({"epochs": v}, e, "epochs") for v, e in [(-1, V), (1.5, T), (NAN, T), ("1", T)]],
     *[({"seed": v}, e, "seed") for v, e in [(-1, V), (2**63, V), (0.5, T), ("x", T)]],
-    *[({"precision": v}, V, "precision") for v in ("fp16", "bf16", "TF32", "", None, 32)],
+    *[({"precision": v}, V, "precision") for v in ("fp16", "bfloat16", "TF32", "", None, 32)],
     *[({"schedule": v}, (V, T), "schedule") for v in
       ("warp", "steps:", "steps:a=b", "plateau:speed=3", [(1,)], [(-1, 0.1)], [(1, NAN)], [(5, 1), (2, 1)])],
     *[({"devices": v}, e, "device") for v, e in [("gpu", V), ("cuda:x", V), ([], V),

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from conv_problems import ALEXNET, CASES, DIRECTIONS, FEW, compute, kernels, problem, rows
+from conv_problems import ALEXNET, CASES, DIRECTIONS, FEW, compute, kernels, problem, reached, rows, table
 from conv_shapes import Conv, alexnet_convs
 from helpers import EPS32, Scratch, assert_close, same_bits
 
@@ -43,28 +43,16 @@ def test_wgrad(case, kernel, device, run_on):
 
 @pytest.mark.parametrize("op", DIRECTIONS)
 def test_the_shapes_reach_every_row_of_the_table(op):
-    ext = devices.emulator().ext
-    table = getattr(ext, f"conv2d_{DIRECTIONS[op]}_table")()
     for cases in (CASES, FEW):
-        assert set(table) == {kernel for case in cases for kernel in kernels(op, case, precision="tf32")}
+        assert table(op) == {kernel for case in cases for kernel in kernels(op, case, precision="tf32")}
 
 
 @pytest.mark.parametrize("op", DIRECTIONS)
 def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
-    ext = devices.emulator().ext
-    split, whole = set(), set()
-    for case in CASES:
-        (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
-        shape = ext.Conv2dShape(
-            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
-            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=1, capability=90,
-        )  # fmt: skip
-        for name, nbytes in getattr(ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape):
-            (split if nbytes else whole).add(name)
-    table = set(getattr(ext, f"conv2d_{DIRECTIONS[op]}_table")())
-    first_layer = {name for name in table if name.endswith("first_layer")}  # always needs scratch memory
-    assert split == table
-    assert whole == table - first_layer
+    split, whole = reached(op, CASES, "tf32")
+    first_layer = {name for name in table(op) if name.endswith("first_layer")}  # always needs scratch memory
+    assert split == table(op)
+    assert whole == table(op) - first_layer
 
 
 def test_alexnet_prefers_fast_kernels():

@@ -1,6 +1,4 @@
-"""Response normalisation and the max pooling after it in one pass: where a plan does so, and that nothing
-changes.
-"""
+"""Layers that do the work of their neighbours: where a plan makes such, and that nothing changes."""
 
 import numpy as np
 import pytest
@@ -60,7 +58,12 @@ def test_steps_on_the_kernels_are_the_same(device):
     assert apart[0].partition.fused == {}
     for devices in (device, [device, device]):
         together = steps(small(), devices)
-        assert together[0].partition.fused == {"norm1": "pool1", "norm2": "pool2"}
+        assert together[0].partition.fused == {
+            "norm1": "pool1",
+            "norm2": "pool2",
+            "fc6": "drop6",
+            "fc7": "drop7",
+        }
         assert_same(together, apart, 1e-4)
 
 
@@ -68,8 +71,10 @@ def test_the_normalised_map_takes_no_memory(any_device):
     apart, together = (Plan(small(), any_device, 4, fuse=fuse) for fuse in (False, True))
     n, (h, w, c) = 4, small()["norm1"].output_shape
     m = np.prod(small()["norm2"].output_shape) * n
+    hidden = 2 * 512 * n  # output and gradient, and a byte of dropout's mask
     # output, its gradient, and the scale that backward needs
-    assert apart.nbytes - together.nbytes == pytest.approx(3 * 4 * (n * h * w * c + m), rel=0.01)
+    wanted = 3 * 4 * (n * h * w * c + m) + (2 * 4 + 1) * hidden
+    assert apart.nbytes - together.nbytes == pytest.approx(wanted, rel=0.01)
     assert "norm1" in apart.outputs
     assert "norm1" not in together.outputs
     with pytest.raises(ValueError, match=r"'norm1' is never written: layer 'pool1' does its work too"):
@@ -82,7 +87,12 @@ def test_the_normalised_map_takes_no_memory(any_device):
 
 def test_the_cpu_keeps_them_apart_unless_asked(device):
     assert Plan(small(), "cpu", 2).partition.fused == {}
-    assert Plan(small(), device, 2).partition.fused == {"norm1": "pool1", "norm2": "pool2"}
+    assert Plan(small(), device, 2).partition.fused == {
+        "norm1": "pool1",
+        "norm2": "pool2",
+        "fc6": "drop6",
+        "fc7": "drop7",
+    }
 
 
 def chain(*layers):
@@ -103,7 +113,7 @@ def chain(*layers):
             chain((LRN(3, 1.0), "norm", None), (ReLU(), "relu", "norm"), (MaxPool2d(), "pool", "norm")),
             {},
         ),
-        (everything(), {"norm1": "pool1"}),
+        (everything(), {"norm1": "pool1", "fc3": "drop3"}),
     ],
 )
 def test_where_it_applies(net, fused):

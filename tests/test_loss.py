@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, same_bits, tolerance
 from placing import kernels_of, place
 
 from pyconvnet import devices, ops
+from pyconvnet.ops import _core as core
 
 pytestmark = pytest.mark.kernels
 
@@ -101,6 +102,42 @@ def test_softmax_cross_entropy_kernels(misaligned, device, schedule, run_on, rng
     with run_on(device):
         for i, shape in enumerate(SHAPES):
             check_loss(device, shape, misaligned, rng, topk=(1, 2, 5, 200_000)[i % 4])
+
+
+def assert_rounded(actual, expected, reduction, scale):
+    """The error of float32 arithmetic, and then that of one rounding to bfloat16."""
+    assert actual.dtype == core.BFLOAT16
+    limit = tolerance(expected, reduction, scale) * (1 + 2**-8) + np.abs(expected) * 2**-8
+    assert (np.abs(actual.astype(np.float64) - expected) <= limit).all()
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+def test_bfloat16(misaligned, any_device, schedule, run_on, rng):
+    with run_on(any_device):
+        for shape in SHAPES[:11]:
+            logits, labels = case(shape, rng, ties=shape[0] % 2 == 0)
+            logits, (n, classes) = logits.astype(core.BFLOAT16), shape
+            losses, probabilities, top1, top5 = expected(logits.astype(np.float64), labels)
+            want = probabilities.copy()
+            want[np.arange(n), labels] -= 1
+            for kernel in kernels_of(any_device, "softmax", shape):
+                out = place(any_device, np.full(shape, np.nan, core.BFLOAT16), misaligned)
+                ops.softmax(place(any_device, logits, misaligned), out=out, kernel=kernel)
+                assert_rounded(any_device.to_numpy(out), probabilities, classes, probabilities.max())
+            for kernel in kernels_of(any_device, "softmax_cross_entropy", shape):
+                x, y = place(any_device, logits, misaligned), place(any_device, labels, misaligned)
+                dlogits = place(any_device, np.full(shape, np.nan, core.BFLOAT16), misaligned)
+                metrics = any_device.zeros((4,), np.float64)
+                loss, _ = ops.softmax_cross_entropy(
+                    x, y, metrics=metrics, grad_scale=2.0, out=(None, dlogits), kernel=kernel
+                )
+                assert loss.dtype == np.float32
+                scale = max(1.0, losses.max())
+                assert_close(any_device.to_numpy(loss), np.array(losses.mean()), classes, scale=scale)
+                assert_rounded(any_device.to_numpy(dlogits), 2 * want, classes, 2.0)
+                assert any_device.to_numpy(metrics)[[0, 2, 3]].tolist() == [n, top1, top5]
+                again = ops.softmax_cross_entropy(x, y, grad_scale=2.0, out=(None, x), kernel=kernel)[1]
+                assert same_bits(any_device.to_numpy(again), any_device.to_numpy(dlogits))
 
 
 def test_reference(run_on, rng):

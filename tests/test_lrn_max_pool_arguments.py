@@ -104,7 +104,7 @@ def test_the_binding_checks_memory(device):
         ext.lrn_max_pool2d("lrn_max_pool2d_generic", shape, y, argmax.reshape(-1)[:287], x, 1.0, 0.75, 1.0, 0)
     with pytest.raises(ValueError, match="x must have 1512 elements, got 288"):
         ext.lrn_max_pool2d_backward(
-            "lrn_max_pool2d_backward_generic", shape, place(device, X), y, argmax, y, 1.0, 0.75, 1.0, 0
+            "lrn_max_pool2d_backward_generic", shape, place(device, X), y, argmax, y, 1.0, 0.75, 1.0, False, 0
         )
     with pytest.raises(ValueError, match="does not support this shape"):
         ext.lrn_max_pool2d("lrn_max_pool2d_march", shape, y, argmax, x, 1.0, 0.75, 1.0, 0)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, same_bits
 from placing import place
 
 from pyconvnet import devices, ops
+from pyconvnet.ops import _core as core
 
 pytestmark = pytest.mark.kernels
 
@@ -113,6 +114,27 @@ def test_frozen_segments_keep_every_bit(misaligned, any_device, run_on, rng):
             assert (before[~frozen] != after[~frozen]).all()
 
 
+@pytest.mark.parametrize("misaligned", [False, True])
+def test_the_copy_is_the_rounding_of_the_weights(misaligned, any_device, schedule, run_on, rng):
+    """Of every segment but the frozen ones, whose copy stays; w and v have the bits of a step without it."""
+    for lengths in SEGMENTS:
+        w, v, g, *segments = problem(lengths, rng)
+        named = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
+        named = {k: any_device.asarray(a) for k, a in named.items()}
+        hyper = any_device.asarray(np.array([0.1, 0.9], np.float32))
+        frozen = np.repeat(segments[1] == 0, lengths)
+        results = []
+        with run_on(any_device):
+            copy = place(any_device, np.full(w.shape, 7, core.BFLOAT16), misaligned)
+            for w_bf16 in (None, copy):
+                on = [place(any_device, a, misaligned and a is not g) for a in (w, v, g)]
+                ops.sgd_momentum(*on, hyper=hyper, w_bf16=w_bf16, **named)
+                results.append([any_device.to_numpy(a) for a in on])
+        assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+        want = np.where(frozen, core.BFLOAT16.type(7), results[1][0].astype(core.BFLOAT16))
+        assert same_bits(any_device.to_numpy(copy), want)
+
+
 def test_kernel_leaves_what_no_segment_covers(device, rng):
     """On CUDA nobody reads the ends beforehand; the kernel is asked directly."""
     w, v, g = rng.standard_normal((3, 5000)).astype(np.float32)
@@ -125,6 +147,7 @@ def test_kernel_leaves_what_no_segment_covers(device, rng):
             extent,
             on_w,
             on_v,
+            None,
             None,
             device.asarray(g),
             device.asarray(np.array([0.1, 0.9], np.float32)),
@@ -257,6 +280,18 @@ TWO = np.array([3, 8])
             r"weight_decay must have shape \(2,\) like ends",
         ),
         ({"step": np.zeros(1, np.int32)}, TypeError, "step must be int64, got int32"),
+        ({"w_bf16": np.zeros(8, np.float32)}, TypeError, "w_bf16 must be bfloat16, got float32"),
+        (
+            {"w_bf16": np.zeros(7, core.BFLOAT16)},
+            ValueError,
+            r"w_bf16 must have shape \(8,\), got \(7,\)",
+        ),
+        (
+            {n: np.zeros(8 if n in "wvg" else 2, core.BFLOAT16) for n in ("w", "v", "g", "hyper")}
+            | {n: np.zeros(2, core.BFLOAT16) for n in ("lr_mult", "weight_decay")},
+            TypeError,
+            "w must be float32, got bfloat16, too coarse",
+        ),
         ({"step": np.zeros(2, np.int64)}, ValueError, r"step must have shape \(1,\), got \(2,\)"),
         ({"step": np.array(0)}, ValueError, r"step must have shape \(1,\), got \(\)"),
         ({"step": 3}, TypeError, "step must be a NumPy or CUDA array, got int"),

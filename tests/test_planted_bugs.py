@@ -22,6 +22,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
+import planted_bf16
+import planted_conv_bf16
+import planted_masks
 import planted_pooled
 import probes
 
@@ -110,7 +113,7 @@ MUTATIONS = [
     Mutation(
         "conv/fprop.h",
         "group_filters - n0, args.vectors",
-        "s.k - first_filter, args.vectors",
+        "k - first_filter, args.vectors",
         "columns of the next group overwritten",
         GROUPS,
         TILE64["fprop"],
@@ -340,6 +343,7 @@ MUTATIONS = [
         slow=True,
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
+    *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",
@@ -357,17 +361,18 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
-        "pointwise/dropout_philox.cu",
+        "pointwise/dropout.h",
         "(words.z >> 8) >= threshold",
         "(words.y >> 8) >= threshold",
         "a word used twice",
         DROPOUT,
+        ("pointwise/dropout_philox.cu",),
         slow=True,
     ),
     Mutation(
         "pointwise/elementwise.h",
-        "unsigned i = 4 * whole + blockIdx.x * THREADS",
-        "unsigned i = 4 * whole + 1 + blockIdx.x * THREADS",
+        "unsigned i = VEC * whole + blockIdx.x * THREADS",
+        "unsigned i = VEC * whole + 1 + blockIdx.x * THREADS",
         "first element of the tail not written",
         ELEMENTWISE,
         ("pointwise/relu_forward.cu",),

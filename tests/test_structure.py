@@ -19,7 +19,7 @@ FAMILY_HEADERS = sorted(path for family in FAMILIES for path in (KERNELS / famil
 TABLES = tables(devices.emulator().ext)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
-DEVICE_HEADERS = {"common/device.h", "common/primitives.h", "common/philox.h", "common/tensor_map.h"}
+DEVICE_HEADERS = {f"common/{name}.h" for name in ("device", "element", "primitives", "philox", "tensor_map")}
 
 
 def family_of(path: Path) -> str:
@@ -169,7 +169,7 @@ FLOORS = [
     {"ops"},
     {"layers", "data"},
     {"network", "models", "optim"},
-    {"buffers", "parallel"},
+    {"buffers", "parallel", "precision"},
     {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
     {"evaluate", "train", "trainer", "resuming", "progress", "plots", "tune"},
     {"cli", "cli_arguments", "__main__", "__init__"},

@@ -257,7 +257,11 @@ BAD = [
     ({"schedule": "cosine"}, ValueError, "schedule must be 'constant'"),
     ({"schedule": 3}, TypeError, "schedule must be a name"),
     ({"schedule": "plateau", "validation": False}, ValueError, "schedule watches the validation error"),
-    ({"precision": "bf16"}, ValueError, "train: precision must be 'fp32', 'tf32' or 'fp32x3', got 'bf16'"),
+    (
+        {"precision": "fp16"},
+        ValueError,
+        "train: precision must be 'fp32', 'tf32', 'fp32x3' or 'bf16', got 'fp16'",
+    ),
     ({"precision": None}, ValueError, "precision must be 'fp32'"),
     (
         {"devices": ["cpu", "cpu"], "replicas": 3},

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from report import render
@@ -50,9 +51,11 @@ def _conv_cases(ops: Any) -> Iterator[Case]:
         (top, bottom), (left, right) = options["pad"]
         p = (h + top + bottom - w_shape[1]) // options["stride"] + 1
         q = (w + left + right - w_shape[2]) // options["stride"] + 1
-        arrays = _array(x_shape), _array(w_shape), _array(w_shape[:1]), _array((n, p, q, w_shape[0]))
-        for precision in ("fp32", "tf32", "fp32x3"):
-            more = {**options, "precision": precision}
+        bias = _array(w_shape[:1])
+        for precision in ("fp32", "tf32", "fp32x3", "bf16"):
+            dtype = ml_dtypes.bfloat16 if precision == "bf16" else np.float32
+            x, w, dy = (_array(shape, dtype) for shape in (x_shape, w_shape, (n, p, q, w_shape[0])))
+            arrays, more = (x, w, bias, dy), {**options, "precision": precision}
             calls = _conv_calls(ops, x_shape, w_shape, arrays, more)
             for op, call in calls.items():
                 yield name, op, ops.kernels(op, x_shape, w_shape, **more, device="emulator"), call
@@ -141,6 +144,7 @@ def _pointwise_cases(ops: Any) -> Iterator[Case]:
             "add_bias": lambda k, a=a, c=bias: ops.add_bias(a, c, kernel=k),
             "bias_backward": lambda k, a=a: ops.bias_backward(a, kernel=k),
             "dropout": lambda k, a=a: ops.dropout(a, kernel=k),
+            "bias_relu_dropout": lambda k, a=a, c=bias: ops.bias_relu_dropout(a, c, kernel=k),
             "dropout_backward": lambda k, a=a, m=mask: ops.dropout_backward(a, m, kernel=k),
         }
         for op, call in calls.items():
@@ -195,11 +199,33 @@ def _augment_cases(ops: Any) -> Iterator[Case]:
             kernels,
             lambda k, a=(images, origin, flip, colour, mean): ops.augment(*a, size=(24, 24), kernel=k),
         )
+        depth = ops.depth.Depth(11, 4)
+        kernels = ops.kernels("augment", images.shape, (24, 24), depth=depth, device="emulator")
+        yield (
+            name,
+            "augment",
+            kernels,
+            lambda k, a=(images, origin, flip, colour, mean), d=depth: ops.augment(
+                *a, size=(24, 24), depth=d, kernel=k
+            ),
+        )
+
+
+def _depth_cases(ops: Any) -> Iterator[Case]:
+    shape, stride = (96, 11, 11, 3), 4
+    w, filters = _array(shape), _array(ops.depth.filters_shape(shape, stride, np.float32))
+    calls = {
+        "filters_to_depth": lambda k: ops.depth.filters_to_depth(w, stride, kernel=k),
+        "filters_from_depth": lambda k: ops.depth.filters_from_depth(filters, shape, stride, kernel=k),
+    }
+    for op, call in calls.items():
+        yield "conv1", op, ops.kernels(op, shape, stride, device="emulator"), call
 
 
 FAMILIES = {
     "augment": _augment_cases,
     "conv": _conv_cases,
+    "depth": _depth_cases,
     "pool": _pool_cases,
     "norm": _norm_cases,
     "pointwise": _pointwise_cases,

@@ -1,29 +1,54 @@
-// The body of the augment kernels:
+// The value of an element, and the body of the kernels whose result is images:
 //   y[n, i, j, c] = (images[n, top_n + i, left_n + j', c] - mean[…, c] + colour[n, c]) * scale
 //   with j' = mirror_n ? crop_w - 1 - j : j
 // and the mean of the source pixel. A source pixel outside its image (the crops lie in device memory and
 // cannot be checked beforehand) gives NaN.
 //
 // A thread makes four elements that follow each other in y, wherever they fall in pixels and rows: the
-// stores, four fifths of the traffic from bytes, are whole float4s, and neighbouring threads read
+// stores, most of the traffic from bytes, are whole vectors, and neighbouring threads read
 // neighbouring bytes. The position of the first element costs three divisions; the others follow by counting
 // on.
 #pragma once
 #include "augment/augment.h"
 #include "common/device.h"
+#include "common/element.h"
 
 namespace pcn::augmentation {
 
 constexpr int THREADS = 256;
 constexpr int PER_THREAD = 4;
 
+template <class Source>
+struct Arrays {
+  const Source* images;
+  const std::int32_t* crop;
+  const std::uint8_t* mirror;
+  const float* colour;
+  const float* mean;
+  float scale;
+};
+
+// Element (n, i, j, c) of the crops.
+template <class Source>
+PCN_FN float value_of(const Arrays<Source>& from, const AugmentShape& shape, int channels, int n, int i,
+                      int j, int c) {
+  // Unsigned: negative positions are far outside, and no corner, however wild, overflows.
+  const unsigned top = from.crop ? __ldg(from.crop + 2 * n) : 0,
+                 left = from.crop ? __ldg(from.crop + 2 * n + 1) : 0;
+  const unsigned row = top + i;
+  const unsigned col = left + (from.mirror && __ldg(from.mirror + n) ? shape.crop_w - 1 - j : j);
+  if (row >= static_cast<unsigned>(shape.h) || col >= static_cast<unsigned>(shape.w)) return NAN;
+  const long long source = static_cast<long long>(row) * shape.w + col;  // pixel inside its image
+  float v = __ldg(from.images + (static_cast<long long>(n) * shape.h * shape.w + source) * channels + c);
+  if (from.mean) v -= __ldg(from.mean + (shape.mean_pixels == 1 ? 0 : source * channels) + c);
+  if (from.colour) v += __ldg(from.colour + static_cast<long long>(n) * channels + c);
+  return v * from.scale;
+}
+
 // CHANNELS: 3, or 0 where shape.c says.
-template <class Source, int CHANNELS>
+template <class T, class Source, int CHANNELS>
 __global__ void __launch_bounds__(THREADS)
-    augment_kernel(float* __restrict__ y, const Source* __restrict__ images,
-                   const std::int32_t* __restrict__ crop, const std::uint8_t* __restrict__ mirror,
-                   const float* __restrict__ colour, const float* __restrict__ mean, float scale,
-                   AugmentShape shape, unsigned count, int vectors) {
+    augment_kernel(T* __restrict__ y, Arrays<Source> from, AugmentShape shape, unsigned count, int vectors) {
   const unsigned first = (blockIdx.x * THREADS + threadIdx.x) * PER_THREAD;
   if (first >= count) return;
   const int channels = CHANNELS ? CHANNELS : shape.c;
@@ -38,19 +63,7 @@ __global__ void __launch_bounds__(THREADS)
   PCN_UNROLL
   for (int e = 0; e < PER_THREAD; ++e) {
     if (static_cast<unsigned>(e) < left) {
-      // Unsigned: negative positions are far outside, and no corner, however wild, overflows.
-      const unsigned row = static_cast<unsigned>(__ldg(crop + 2 * n)) + i;
-      const unsigned col = static_cast<unsigned>(__ldg(crop + 2 * n + 1)) +
-                           (mirror && __ldg(mirror + n) ? shape.crop_w - 1 - j : j);
-      if (row < static_cast<unsigned>(shape.h) && col < static_cast<unsigned>(shape.w)) {
-        const long long source = static_cast<long long>(row) * shape.w + col;  // pixel inside its image
-        float v = __ldg(images + (static_cast<long long>(n) * shape.h * shape.w + source) * channels + c);
-        if (mean) v -= __ldg(mean + (shape.mean_pixels == 1 ? 0 : source * channels) + c);
-        if (colour) v += __ldg(colour + static_cast<long long>(n) * channels + c);
-        value[e] = v * scale;
-      } else {
-        value[e] = NAN;
-      }
+      value[e] = value_of(from, shape, channels, n, i, j, c);
       if (++c == channels) {
         c = 0;
         if (++j == shape.crop_w) {
@@ -64,28 +77,31 @@ __global__ void __launch_bounds__(THREADS)
     }
   }
   if (vectors && left >= PER_THREAD) {
-    *reinterpret_cast<float4*>(y + first) = make_float4(value[0], value[1], value[2], value[3]);
+    store4(y + first, make_float4(value[0], value[1], value[2], value[3]));
   } else {
     PCN_UNROLL
     for (int e = 0; e < PER_THREAD; ++e)
-      if (static_cast<unsigned>(e) < left) y[first + e] = value[e];
+      if (static_cast<unsigned>(e) < left) y[first + e] = narrow<T>(value[e]);
   }
 }
 
-template <int CHANNELS>
-cudaError_t run(const char* stem, float* y, const void* images, bool bytes, const std::int32_t* crop,
+template <int CHANNELS, class T>
+cudaError_t run(const char* stem, T* y, const void* images, bool bytes, const std::int32_t* crop,
                 const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
                 const AugmentShape& shape, cudaStream_t stream) {
   const unsigned count = static_cast<unsigned>(shape.n) * shape.crop_h * shape.crop_w * shape.c;
   const unsigned threads = (count + PER_THREAD - 1) / PER_THREAD;
   const dim3 grid((threads + THREADS - 1) / THREADS);
-  const int vectors = reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
-  if (bytes)
-    return launch(stem, augment_kernel<std::uint8_t, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
-                  static_cast<const std::uint8_t*>(images), crop, mirror, colour, mean, scale, shape, count,
-                  vectors);
-  return launch(stem, augment_kernel<float, CHANNELS>, grid, dim3(THREADS), 0, stream, y,
-                static_cast<const float*>(images), crop, mirror, colour, mean, scale, shape, count, vectors);
+  const int vectors = reinterpret_cast<std::uintptr_t>(y) % (PER_THREAD * sizeof(T)) == 0;
+  if (bytes) {
+    const Arrays<std::uint8_t> from = {
+        static_cast<const std::uint8_t*>(images), crop, mirror, colour, mean, scale};
+    return launch(stem, augment_kernel<T, std::uint8_t, CHANNELS>, grid, dim3(THREADS), 0, stream, y, from,
+                  shape, count, vectors);
+  }
+  const Arrays<float> from = {static_cast<const float*>(images), crop, mirror, colour, mean, scale};
+  return launch(stem, augment_kernel<T, float, CHANNELS>, grid, dim3(THREADS), 0, stream, y, from, shape,
+                count, vectors);
 }
 
 }  // namespace pcn::augmentation

@@ -3,6 +3,8 @@
 //   widen(x)             the value of an element
 //   narrow<T>(f)         the nearest element, ties to even
 //   load4(p), store4(p, v)   four neighbours in one access of 4 * sizeof(T) bytes, to which p is aligned
+//   load_run(v, p), store_run(p, v)   likewise as many neighbours as the array v of float holds
+//   PER_ACCESS<T>        how many elements the widest access of a thread, 16 bytes, moves
 #pragma once
 #include "common/primitives.h"
 #include "common/types.h"
@@ -34,6 +36,53 @@ PCN_FN float4 load4(const T* p) {
 template <class T>
 PCN_FN void store4(T* p, float4 v) {
   *reinterpret_cast<Four<T>*>(p) = {{narrow<T>(v.x), narrow<T>(v.y), narrow<T>(v.z), narrow<T>(v.w)}};
+}
+
+template <class T>
+constexpr int PER_ACCESS = 16 / static_cast<int>(sizeof(T));
+
+template <class Word, int N>
+struct alignas(N * sizeof(Word)) Words {
+  Word v[N];
+};
+
+template <int N>
+PCN_FN void load_run(float (&v)[N], const float* p) {
+  const Words<float, N> words = *reinterpret_cast<const Words<float, N>*>(p);
+  PCN_UNROLL
+  for (int i = 0; i < N; ++i) v[i] = words.v[i];
+}
+template <int N>
+PCN_FN void load_run(float (&v)[N], const Bf16* p) {
+  if constexpr (N % 2 == 0) {  // by words of two elements: nvcc makes one access of them, not of eight halves
+    const Words<std::uint32_t, N / 2> words = *reinterpret_cast<const Words<std::uint32_t, N / 2>*>(p);
+    PCN_UNROLL
+    for (int i = 0; i < N; ++i) v[i] = from_bf16(static_cast<std::uint16_t>(words.v[i / 2] >> (i % 2 * 16)));
+  } else {
+    static_assert(N == 1, "a power of two");
+    v[0] = widen(*p);
+  }
+}
+
+template <int N>
+PCN_FN void store_run(float* p, const float (&v)[N]) {
+  Words<float, N> words;
+  PCN_UNROLL
+  for (int i = 0; i < N; ++i) words.v[i] = v[i];
+  *reinterpret_cast<Words<float, N>*>(p) = words;
+}
+template <int N>
+PCN_FN void store_run(Bf16* p, const float (&v)[N]) {
+  if constexpr (N % 2 == 0) {
+    Words<std::uint32_t, N / 2> words;
+    PCN_UNROLL
+    for (int i = 0; i < N; i += 2)
+      words.v[i / 2] = to_bf16(v[i]) | static_cast<std::uint32_t>(to_bf16(v[i + 1])) << 16;
+    *reinterpret_cast<Words<std::uint32_t, N / 2>*>(p) = words;
+  } else {
+    static_assert(N == 1, "a power of two");
+    *p = narrow<Bf16>(v[0]);
+  }
 }
 
 }  // namespace pcn

@@ -1,5 +1,5 @@
-// The conv family: two-dimensional convolution and its two gradients, float32, and through it the fully
-// connected layers (a 1x1 convolution of one-pixel images).
+// The conv family: two-dimensional convolution and its two gradients, of float32 or bfloat16 arrays, and
+// through it the fully connected layers (a 1x1 convolution of one-pixel images).
 //
 //   fprop  y [n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
 //   w[k,r,s,c]) dgrad  dx[n,h,w,c] = sum over the (p, r) and (q, s) that meet in (h, w), and over k, of
@@ -8,6 +8,9 @@
 //
 // x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K); pixels outside the image are zero. Filter k of group g sees
 // the channels [g*C/groups, (g+1)*C/groups). All sums run in an order fixed by the shape.
+//
+// E, the type of an element: x, w, y, their gradients dx and dy are all float or all Bf16; b and dw are
+// float, and so are the sums.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -22,8 +25,10 @@ namespace pcn {
 //   kFp32    float32 operands, by fused multiply-adds (FFMA)
 //   kTf32    operands rounded to TF32 (11 significant bits, nearest, ties away from zero)
 //   kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about float32's accuracy
-// A kernel may be more exact than asked for: FFMA kernels serve every precision.
-enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2 };
+//   kBf16    operands bfloat16 in memory, whose products are exact in float32
+// A kernel may be more exact than asked for: FFMA kernels serve every precision. kBf16 is the precision of
+// the Bf16 kernels, and theirs alone.
+enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2, kBf16 = 3 };
 
 struct Conv2dShape {
   int n, h, w, c;  // input; c over all groups
@@ -32,18 +37,22 @@ struct Conv2dShape {
   int stride_h, stride_w;
   int pad_h, pad_w;  // above and to the left
   int groups;
-  int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move four floats at once
+  int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move 16 bytes at once
   Precision precision;
   int capability;  // compute capability of the device, 10 * major + minor
   int splits;      // pieces into which the reduction is cut; 0: as many as each kernel finds good
 };
 
-using Conv2dFpropFn = cudaError_t(float* y, const float* x, const float* w, const float* b /* or null */,
+template <class E>
+using Conv2dFpropFn = cudaError_t(E* y, const E* x, const E* w, const float* b /* or null */,
                                   const Conv2dShape& shape, Activation activation, void* workspace,
                                   cudaStream_t stream);
-using Conv2dDgradFn = cudaError_t(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                  void* workspace, cudaStream_t stream);
-using Conv2dWgradFn = cudaError_t(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+// mask: like dx, the output of the ReLU that x is; dx is 0 where it is not positive (see relu_backward).
+template <class E>
+using Conv2dDgradFn = cudaError_t(E* dx, const E* dy, const E* w, const E* mask /* or null */,
+                                  const Conv2dShape& shape, void* workspace, cudaStream_t stream);
+template <class E>
+using Conv2dWgradFn = cudaError_t(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                                   void* workspace, cudaStream_t stream);
 
 // What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
@@ -59,45 +68,86 @@ template <class Launch>
 struct Conv2dRow : KernelRow<Conv2dShape, Launch> {
   double (*cost)(const Conv2dShape&);
 };
-using Conv2dFpropRow = Conv2dRow<Conv2dFpropFn>;
-using Conv2dDgradRow = Conv2dRow<Conv2dDgradFn>;
-using Conv2dWgradRow = Conv2dRow<Conv2dWgradFn>;
+template <class E>
+using Conv2dFpropRow = Conv2dRow<Conv2dFpropFn<E>>;
+template <class E>
+using Conv2dDgradRow = Conv2dRow<Conv2dDgradFn<E>>;
+template <class E>
+using Conv2dWgradRow = Conv2dRow<Conv2dWgradFn<E>>;
 
-Conv2dFpropFn conv2d_fprop_first_layer, conv2d_fprop_tile128, conv2d_fprop_tile96, conv2d_fprop_tile64,
-    conv2d_fprop_tile32, conv2d_fprop_rows16, conv2d_fprop_generic;
-extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_tile128_traits,
-    conv2d_fprop_tile96_traits, conv2d_fprop_tile64_traits, conv2d_fprop_tile32_traits,
-    conv2d_fprop_rows16_traits, conv2d_fprop_generic_traits;
+// ---- kernels of both types
+template <class E>
+cudaError_t conv2d_fprop_first_layer(E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                                     Activation activation, void* workspace, cudaStream_t stream);
+template <class E>
+cudaError_t conv2d_fprop_generic(E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                                 Activation activation, void* workspace, cudaStream_t stream);
+template <class E>
+cudaError_t conv2d_dgrad_generic(E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
+                                 void* workspace, cudaStream_t stream);
+template <class E>
+cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+                                     void* workspace, cudaStream_t stream);
+template <class E>
+cudaError_t conv2d_wgrad_generic(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+                                 void* workspace, cudaStream_t stream);
+extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_traits,
+    conv2d_dgrad_generic_traits, conv2d_wgrad_first_layer_traits, conv2d_wgrad_generic_traits;
 
-Conv2dFpropFn conv2d_fprop_mma128x128, conv2d_fprop_mma128x96, conv2d_fprop_mma128x64, conv2d_fprop_mma64x64;
+// ---- float, by FFMA
+Conv2dFpropFn<float> conv2d_fprop_tile128, conv2d_fprop_tile96, conv2d_fprop_tile64, conv2d_fprop_tile32,
+    conv2d_fprop_rows16;
+extern const Conv2dTraits conv2d_fprop_tile128_traits, conv2d_fprop_tile96_traits, conv2d_fprop_tile64_traits,
+    conv2d_fprop_tile32_traits, conv2d_fprop_rows16_traits;
+
+Conv2dDgradFn<float> conv2d_dgrad_tile128, conv2d_dgrad_tile96, conv2d_dgrad_tile64, conv2d_dgrad_tile48,
+    conv2d_dgrad_tile32, conv2d_dgrad_rows16;
+extern const Conv2dTraits conv2d_dgrad_tile128_traits, conv2d_dgrad_tile96_traits, conv2d_dgrad_tile64_traits,
+    conv2d_dgrad_tile48_traits, conv2d_dgrad_tile32_traits, conv2d_dgrad_rows16_traits;
+
+Conv2dWgradFn<float> conv2d_wgrad_tile128, conv2d_wgrad_tile96, conv2d_wgrad_tile64, conv2d_wgrad_tile32;
+extern const Conv2dTraits conv2d_wgrad_tile128_traits, conv2d_wgrad_tile96_traits, conv2d_wgrad_tile64_traits,
+    conv2d_wgrad_tile32_traits;
+
+// ---- float, on tensor cores
+Conv2dFpropFn<float> conv2d_fprop_mma128x128, conv2d_fprop_mma128x96, conv2d_fprop_mma128x64,
+    conv2d_fprop_mma64x64;
 extern const Conv2dTraits conv2d_fprop_mma128x128_traits, conv2d_fprop_mma128x96_traits,
     conv2d_fprop_mma128x64_traits, conv2d_fprop_mma64x64_traits;
 
-Conv2dDgradFn conv2d_dgrad_tile128, conv2d_dgrad_tile96, conv2d_dgrad_tile64, conv2d_dgrad_tile48,
-    conv2d_dgrad_tile32, conv2d_dgrad_rows16, conv2d_dgrad_generic;
-extern const Conv2dTraits conv2d_dgrad_tile128_traits, conv2d_dgrad_tile96_traits, conv2d_dgrad_tile64_traits,
-    conv2d_dgrad_tile48_traits, conv2d_dgrad_tile32_traits, conv2d_dgrad_rows16_traits,
-    conv2d_dgrad_generic_traits;
-
-Conv2dDgradFn conv2d_dgrad_mma128x128, conv2d_dgrad_mma128x64, conv2d_dgrad_mma128x48, conv2d_dgrad_mma64x64;
+Conv2dDgradFn<float> conv2d_dgrad_mma128x128, conv2d_dgrad_mma128x64, conv2d_dgrad_mma128x48,
+    conv2d_dgrad_mma64x64;
 extern const Conv2dTraits conv2d_dgrad_mma128x128_traits, conv2d_dgrad_mma128x64_traits,
     conv2d_dgrad_mma128x48_traits, conv2d_dgrad_mma64x64_traits;
 
-Conv2dWgradFn conv2d_wgrad_first_layer, conv2d_wgrad_tile128, conv2d_wgrad_tile96, conv2d_wgrad_tile64,
-    conv2d_wgrad_tile32, conv2d_wgrad_generic;
-extern const Conv2dTraits conv2d_wgrad_first_layer_traits, conv2d_wgrad_tile128_traits,
-    conv2d_wgrad_tile96_traits, conv2d_wgrad_tile64_traits, conv2d_wgrad_tile32_traits,
-    conv2d_wgrad_generic_traits;
-
-Conv2dWgradFn conv2d_wgrad_mma128x128, conv2d_wgrad_mma96x128, conv2d_wgrad_mma64x128, conv2d_wgrad_mma64x64;
+Conv2dWgradFn<float> conv2d_wgrad_mma128x128, conv2d_wgrad_mma96x128, conv2d_wgrad_mma64x128,
+    conv2d_wgrad_mma64x64;
 extern const Conv2dTraits conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma96x128_traits,
     conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x64_traits;
 
-// The tables, in order of preference among equals; every row accepts what its `supports` says, the last one
-// everything.
-KernelTable<Conv2dFpropRow> conv2d_fprop_kernels();
-KernelTable<Conv2dDgradRow> conv2d_dgrad_kernels();
-KernelTable<Conv2dWgradRow> conv2d_wgrad_kernels();
+// ---- Bf16, on tensor cores
+Conv2dFpropFn<Bf16> conv2d_fprop_mma128x128_bf16, conv2d_fprop_mma128x96_bf16, conv2d_fprop_mma128x64_bf16,
+    conv2d_fprop_mma64x64_bf16;
+extern const Conv2dTraits conv2d_fprop_mma128x128_bf16_traits, conv2d_fprop_mma128x96_bf16_traits,
+    conv2d_fprop_mma128x64_bf16_traits, conv2d_fprop_mma64x64_bf16_traits;
+
+Conv2dDgradFn<Bf16> conv2d_dgrad_mma128x128_bf16, conv2d_dgrad_mma128x96_bf16, conv2d_dgrad_mma128x48_bf16,
+    conv2d_dgrad_mma64x64_bf16;
+extern const Conv2dTraits conv2d_dgrad_mma128x128_bf16_traits, conv2d_dgrad_mma128x96_bf16_traits,
+    conv2d_dgrad_mma128x48_bf16_traits, conv2d_dgrad_mma64x64_bf16_traits;
+
+Conv2dWgradFn<Bf16> conv2d_wgrad_mma128x128_bf16, conv2d_wgrad_mma96x128_bf16, conv2d_wgrad_mma64x64_bf16;
+extern const Conv2dTraits conv2d_wgrad_mma128x128_bf16_traits, conv2d_wgrad_mma96x128_bf16_traits,
+    conv2d_wgrad_mma64x64_bf16_traits;
+
+// The tables of an element type, in order of preference among equals; every row accepts what its `supports`
+// says, the last one everything.
+template <class E>
+KernelTable<Conv2dFpropRow<E>> conv2d_fprop_kernels();
+template <class E>
+KernelTable<Conv2dDgradRow<E>> conv2d_dgrad_kernels();
+template <class E>
+KernelTable<Conv2dWgradRow<E>> conv2d_wgrad_kernels();
 
 // Whether a row takes a shape, and can cut the reduction as the shape asks.
 template <class Row>

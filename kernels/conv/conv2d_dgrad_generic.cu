@@ -2,7 +2,7 @@
 //   dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over k, p*stride_h + r = h+pad_h, q*stride_w + s = w+pad_w
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). One float a load, so any number of channels and filters.
-// Block: 128 threads, 6912 bytes of shared memory, 90 / 90 / 95 registers on sm_75 / 80 / 90 (no spills),
+// Block: 128 threads, 6912 bytes of shared memory, 86 / 86 / 93 registers on sm_75 / 80 / 90 (no spills),
 // which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a thread;
 // 11 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: everything.
@@ -26,9 +26,15 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_generic(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+template <class E>
+cudaError_t conv2d_dgrad_generic(E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
                                  void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 1>("conv2d_dgrad_generic", dx, dy, w, shape, workspace, stream);
+  return conv::dgrad<Tile, 1>("conv2d_dgrad_generic", dx, dy, w, mask, shape, workspace, stream);
 }
+
+template cudaError_t conv2d_dgrad_generic(float*, const float*, const float*, const float*,
+                                          const Conv2dShape&, void*, cudaStream_t);
+template cudaError_t conv2d_dgrad_generic(Bf16*, const Bf16*, const Bf16*, const Bf16*, const Conv2dShape&,
+                                          void*, cudaStream_t);
 
 }  // namespace pcn

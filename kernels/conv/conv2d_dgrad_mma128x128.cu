@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM with mma.sync (conv/mma_dgrad.h), TF32 or three TF32 products. For C/groups of 128 and more.
 // Block: 256 threads in 8 warps of 64 x 32 outputs, 4 stages of 16 along the reduction in 67584 bytes of
-// dynamic shared memory. Registers 154 (tf32) and 238 (fp32x3) on sm_80, 158 and 238 on sm_90, no spills;
+// dynamic shared memory. Registers 155 (tf32) and 238 (fp32x3) on sm_80, 159 and 238 on sm_90, no spills;
 // blocks a multiprocessor: 1 and 1 on sm_80, 1 and 1 on sm_90.
 // 32 flops per byte fetched from L2. Bound by the tensor cores.
 // Accepts: precision tf32 and fp32x3, compute capability 8.0 and higher, C/groups and K/groups divisible by
@@ -18,7 +18,7 @@ using Tile = conv::MmaTile<128, 128, 16, 64, 32, 4>;
 static_assert(Tile::THREADS == 256, "threads a block");
 
 // ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_dgrad_supports(shape); }
+bool supports(const Conv2dShape& shape) { return conv::mma_dgrad_supports<Tile>(shape); }
 std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
 double cost(const Conv2dShape& shape) {
   return conv::gemm_cost(conv::dgrad_extent(shape), conv::mma_info<Tile>(shape, 0.9));
@@ -29,9 +29,9 @@ double cost(const Conv2dShape& shape) {
 const Conv2dTraits conv2d_dgrad_mma128x128_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_mma128x128(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                    void* workspace, cudaStream_t stream) {
-  return conv::mma_dgrad<Tile>("conv2d_dgrad_mma128x128", dx, dy, w, shape, workspace, stream);
+cudaError_t conv2d_dgrad_mma128x128(float* dx, const float* dy, const float* w, const float* mask,
+                                    const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  return conv::mma_dgrad<Tile>("conv2d_dgrad_mma128x128", dx, dy, w, mask, shape, workspace, stream);
 }
 
 }  // namespace pcn

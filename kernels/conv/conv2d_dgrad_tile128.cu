@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups a multiple of 128: AlexNet's conv3 and the fully connected
 // layers.
-// Block: 256 threads, 17408 bytes of shared memory, 128 / 128 / 127 registers on sm_75 / 80 / 90 (no
+// Block: 256 threads, 17408 bytes of shared memory, 127 / 127 / 127 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 2 blocks a multiprocessor. 64 FMAs for 64 bytes read from shared memory a
 // thread; 32 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,
@@ -30,9 +30,9 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_tile128_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_tile128(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                 void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile128", dx, dy, w, shape, workspace, stream);
+cudaError_t conv2d_dgrad_tile128(float* dx, const float* dy, const float* w, const float* mask,
+                                 const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile128", dx, dy, w, mask, shape, workspace, stream);
 }
 
 }  // namespace pcn

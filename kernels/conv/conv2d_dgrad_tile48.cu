@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups of 48: AlexNet's conv2, the costliest of its gradients,
 // which tiles of 64 would fill to 75 %.
-// Block: 128 threads, 12288 bytes of shared memory, 128 / 128 / 128 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 12288 bytes of shared memory, 116 / 116 / 127 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 4 blocks a multiprocessor. 48 FMAs for 56 bytes read from shared memory a
 // thread; 17 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,
@@ -29,9 +29,9 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_tile48_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_tile48(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile48", dx, dy, w, shape, workspace, stream);
+cudaError_t conv2d_dgrad_tile48(float* dx, const float* dy, const float* w, const float* mask,
+                                const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile48", dx, dy, w, mask, shape, workspace, stream);
 }
 
 }  // namespace pcn

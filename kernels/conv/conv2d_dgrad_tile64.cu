@@ -3,7 +3,7 @@
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups of 64 and 192, and where more, smaller blocks fill the
 // device more evenly.
-// Block: 128 threads, 13312 bytes of shared memory, 147 / 147 / 155 registers on sm_75 / 80 / 90 (no
+// Block: 128 threads, 13312 bytes of shared memory, 142 / 142 / 149 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 3 blocks a multiprocessor. 64 FMAs for 64 bytes read from shared memory a
 // thread; 21 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,
@@ -30,9 +30,9 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_tile64_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_tile64(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile64", dx, dy, w, shape, workspace, stream);
+cudaError_t conv2d_dgrad_tile64(float* dx, const float* dy, const float* w, const float* mask,
+                                const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile64", dx, dy, w, mask, shape, workspace, stream);
 }
 
 }  // namespace pcn

@@ -2,7 +2,7 @@
 //   dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over k, p*stride_h + r = h+pad_h, q*stride_w + s = w+pad_w
 // dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
 // Implicit GEMM (conv/dgrad.h). For C/groups of 96 and 192: AlexNet's conv4 and conv5.
-// Block: 256 threads, 15360 bytes of shared memory, 126 / 126 / 128 registers on sm_75 / 80 / 90 (no
+// Block: 256 threads, 15360 bytes of shared memory, 109 / 109 / 125 registers on sm_75 / 80 / 90 (no
 // spills), which leave room for 2 blocks a multiprocessor. 48 FMAs for 56 bytes read from shared memory a
 // thread; 27 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: C/groups and K/groups divisible by 4, pointers to 16 bytes; any filter, stride, padding,
@@ -28,9 +28,9 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_exten
 const Conv2dTraits conv2d_dgrad_tile96_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_dgrad_tile96(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                                void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile96", dx, dy, w, shape, workspace, stream);
+cudaError_t conv2d_dgrad_tile96(float* dx, const float* dy, const float* w, const float* mask,
+                                const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile96", dx, dy, w, mask, shape, workspace, stream);
 }
 
 }  // namespace pcn

@@ -11,8 +11,12 @@
 namespace pcn {
 namespace {
 
-const conv::Candidate<Conv2dFpropFn>& product(const Conv2dShape& to) {
-  static const conv::Candidate<Conv2dFpropFn> candidates[] = {
+template <class E>
+const conv::Candidate<Conv2dFpropFn<E>>& product(const Conv2dShape& to);
+
+template <>
+const conv::Candidate<Conv2dFpropFn<float>>& product<float>(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dFpropFn<float>> candidates[] = {
       {conv2d_fprop_tile128_traits, conv2d_fprop_tile128},
       {conv2d_fprop_tile96_traits, conv2d_fprop_tile96},
       {conv2d_fprop_tile64_traits, conv2d_fprop_tile64},
@@ -25,15 +29,36 @@ const conv::Candidate<Conv2dFpropFn>& product(const Conv2dShape& to) {
   return conv::cheapest(candidates, to);
 }
 
+template <>
+const conv::Candidate<Conv2dFpropFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dFpropFn<Bf16>> candidates[] = {
+      {conv2d_fprop_generic_traits, conv2d_fprop_generic<Bf16>},
+      {conv2d_fprop_mma64x64_bf16_traits, conv2d_fprop_mma64x64_bf16},
+      {conv2d_fprop_mma128x128_bf16_traits, conv2d_fprop_mma128x128_bf16},
+      {conv2d_fprop_mma128x96_bf16_traits, conv2d_fprop_mma128x96_bf16},
+      {conv2d_fprop_mma128x64_bf16_traits, conv2d_fprop_mma128x64_bf16},
+  };
+  return conv::cheapest(candidates, to);
+}
+
+const Conv2dTraits& product_traits(const Conv2dShape& to) {
+  return to.precision == Precision::kBf16 ? product<Bf16>(to).traits : product<float>(to).traits;
+}
+
 // ---- supports: scratch memory holds x', w' and what the product needs
+template <class E>
+std::size_t copied_bytes(const Conv2dShape& to) {
+  return conv::padded_bytes<E>(conv::image_elements(to)) + conv::padded_bytes<E>(conv::filter_elements(to));
+}
 std::size_t workspace_bytes(const Conv2dShape& shape) {
   const Conv2dShape to = conv::rearranged(shape);
-  return conv::padded_bytes(conv::image_elements(to)) + conv::padded_bytes(conv::filter_elements(to)) +
-         product(to).traits.workspace_bytes(to);
+  const std::size_t copies =
+      to.precision == Precision::kBf16 ? copied_bytes<Bf16>(to) : copied_bytes<float>(to);
+  return copies + product_traits(to).workspace_bytes(to);
 }
 double cost(const Conv2dShape& shape) {
   const Conv2dShape to = conv::rearranged(shape);
-  return product(to).traits.cost(to) + conv::space_to_depth_cost(shape);
+  return product_traits(to).cost(to) + conv::space_to_depth_cost(shape);
 }
 
 }  // namespace
@@ -41,24 +66,29 @@ double cost(const Conv2dShape& shape) {
 const Conv2dTraits conv2d_fprop_first_layer_traits = {conv::space_to_depth_supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_fprop_first_layer(float* y, const float* x, const float* w, const float* b,
-                                     const Conv2dShape& shape, Activation activation, void* workspace,
-                                     cudaStream_t stream) {
+template <class E>
+cudaError_t conv2d_fprop_first_layer(E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                                     Activation activation, void* workspace, cudaStream_t stream) {
   const char* stem = "conv2d_fprop_first_layer";
   const Conv2dShape to = conv::rearranged(shape);
   char* free_bytes = static_cast<char*>(workspace);
-  float* image = reinterpret_cast<float*>(free_bytes);
-  free_bytes += conv::padded_bytes(conv::image_elements(to));
-  float* filters = reinterpret_cast<float*>(free_bytes);
-  free_bytes += conv::padded_bytes(conv::filter_elements(to));
+  E* image = reinterpret_cast<E*>(free_bytes);
+  free_bytes += conv::padded_bytes<E>(conv::image_elements(to));
+  E* filters = reinterpret_cast<E*>(free_bytes);
+  free_bytes += conv::padded_bytes<E>(conv::filter_elements(to));
 
   cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
   if (status != cudaSuccess) return status;
   const int count = static_cast<int>(conv::filter_elements(to));
-  status = launch(stem, conv::filters_to_depth_kernel<>, conv::blocks_of(count), dim3(256), 0, stream,
+  status = launch(stem, conv::filters_to_depth_kernel<E>, conv::blocks_of(count), dim3(256), 0, stream,
                   filters, w, shape, to.r, to.s, to.c, count);
   if (status != cudaSuccess) return status;
-  return product(to).launch(y, image, filters, b, to, activation, free_bytes, stream);
+  return product<E>(to).launch(y, image, filters, b, to, activation, free_bytes, stream);
 }
+
+template cudaError_t conv2d_fprop_first_layer(float*, const float*, const float*, const float*,
+                                              const Conv2dShape&, Activation, void*, cudaStream_t);
+template cudaError_t conv2d_fprop_first_layer(Bf16*, const Bf16*, const Bf16*, const float*,
+                                              const Conv2dShape&, Activation, void*, cudaStream_t);
 
 }  // namespace pcn

@@ -29,10 +29,15 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_exten
 const Conv2dTraits conv2d_fprop_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_fprop_generic(float* y, const float* x, const float* w, const float* b,
-                                 const Conv2dShape& shape, Activation activation, void* workspace,
-                                 cudaStream_t stream) {
+template <class E>
+cudaError_t conv2d_fprop_generic(E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                                 Activation activation, void* workspace, cudaStream_t stream) {
   return conv::fprop<Tile, 1>("conv2d_fprop_generic", y, x, w, b, shape, activation, workspace, stream);
 }
+
+template cudaError_t conv2d_fprop_generic(float*, const float*, const float*, const float*,
+                                          const Conv2dShape&, Activation, void*, cudaStream_t);
+template cudaError_t conv2d_fprop_generic(Bf16*, const Bf16*, const Bf16*, const float*, const Conv2dShape&,
+                                          Activation, void*, cudaStream_t);
 
 }  // namespace pcn

@@ -19,7 +19,7 @@ using Tile = conv::MmaTile<64, 64, 32, 32, 32, 3>;
 static_assert(Tile::THREADS == 128, "threads a block");
 
 // ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports(shape); }
+bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports<Tile>(shape); }
 std::size_t workspace_bytes(const Conv2dShape& shape) {
   return conv::split_bytes(conv::fprop_extent(shape), Tile::info(1));
 }

@@ -11,8 +11,12 @@
 namespace pcn {
 namespace {
 
-const conv::Candidate<Conv2dWgradFn>& product(const Conv2dShape& to) {
-  static const conv::Candidate<Conv2dWgradFn> candidates[] = {
+template <class E>
+const conv::Candidate<Conv2dWgradFn<E>>& product(const Conv2dShape& to);
+
+template <>
+const conv::Candidate<Conv2dWgradFn<float>>& product<float>(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dWgradFn<float>> candidates[] = {
       {conv2d_wgrad_tile128_traits, conv2d_wgrad_tile128},
       {conv2d_wgrad_tile96_traits, conv2d_wgrad_tile96},
       {conv2d_wgrad_tile64_traits, conv2d_wgrad_tile64},
@@ -25,16 +29,33 @@ const conv::Candidate<Conv2dWgradFn>& product(const Conv2dShape& to) {
   return conv::cheapest(candidates, to);
 }
 
+template <>
+const conv::Candidate<Conv2dWgradFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
+  static const conv::Candidate<Conv2dWgradFn<Bf16>> candidates[] = {
+      {conv2d_wgrad_generic_traits, conv2d_wgrad_generic<Bf16>},
+      {conv2d_wgrad_mma64x64_bf16_traits, conv2d_wgrad_mma64x64_bf16},
+      {conv2d_wgrad_mma128x128_bf16_traits, conv2d_wgrad_mma128x128_bf16},
+      {conv2d_wgrad_mma96x128_bf16_traits, conv2d_wgrad_mma96x128_bf16},
+  };
+  return conv::cheapest(candidates, to);
+}
+
+const Conv2dTraits& product_traits(const Conv2dShape& to) {
+  return to.precision == Precision::kBf16 ? product<Bf16>(to).traits : product<float>(to).traits;
+}
+
 // ---- supports: scratch memory holds x', dw' and what the product needs
 bool supports(const Conv2dShape& shape) { return shape.k % 4 == 0 && conv::space_to_depth_supports(shape); }
 std::size_t workspace_bytes(const Conv2dShape& shape) {
   const Conv2dShape to = conv::rearranged(shape);
-  return conv::padded_bytes(conv::image_elements(to)) + conv::padded_bytes(conv::filter_elements(to)) +
-         product(to).traits.workspace_bytes(to);
+  const std::int64_t image = conv::image_elements(to);
+  return (to.precision == Precision::kBf16 ? conv::padded_bytes<Bf16>(image)
+                                           : conv::padded_bytes<float>(image)) +
+         conv::padded_bytes<float>(conv::filter_elements(to)) + product_traits(to).workspace_bytes(to);
 }
 double cost(const Conv2dShape& shape) {
   const Conv2dShape to = conv::rearranged(shape);
-  return product(to).traits.cost(to) + conv::space_to_depth_cost(shape);
+  return product_traits(to).cost(to) + conv::space_to_depth_cost(shape);
 }
 
 }  // namespace
@@ -42,23 +63,29 @@ double cost(const Conv2dShape& shape) {
 const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_wgrad_first_layer(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+template <class E>
+cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                                      void* workspace, cudaStream_t stream) {
   const char* stem = "conv2d_wgrad_first_layer";
   const Conv2dShape to = conv::rearranged(shape);
   char* free_bytes = static_cast<char*>(workspace);
-  float* image = reinterpret_cast<float*>(free_bytes);
-  free_bytes += conv::padded_bytes(conv::image_elements(to));
+  E* image = reinterpret_cast<E*>(free_bytes);
+  free_bytes += conv::padded_bytes<E>(conv::image_elements(to));
   float* filters = reinterpret_cast<float*>(free_bytes);
-  free_bytes += conv::padded_bytes(conv::filter_elements(to));
+  free_bytes += conv::padded_bytes<float>(conv::filter_elements(to));
 
   cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
   if (status != cudaSuccess) return status;
-  status = product(to).launch(filters, dy, image, to, free_bytes, stream);
+  status = product<E>(to).launch(filters, dy, image, to, free_bytes, stream);
   if (status != cudaSuccess) return status;
   const int count = static_cast<int>(conv::filter_elements(shape));
   return launch(stem, conv::filters_from_depth_kernel<>, conv::blocks_of(count), dim3(256), 0, stream, dw,
                 filters, shape, to.r, to.s, to.c, count);
 }
+
+template cudaError_t conv2d_wgrad_first_layer(float*, const float*, const float*, const Conv2dShape&, void*,
+                                              cudaStream_t);
+template cudaError_t conv2d_wgrad_first_layer(float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,
+                                              cudaStream_t);
 
 }  // namespace pcn

@@ -28,9 +28,15 @@ double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_exten
 const Conv2dTraits conv2d_wgrad_generic_traits = {always<Conv2dShape>, workspace_bytes, cost};
 
 // ---- launcher
-cudaError_t conv2d_wgrad_generic(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+template <class E>
+cudaError_t conv2d_wgrad_generic(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                                  void* workspace, cudaStream_t stream) {
   return conv::wgrad<Tile, 1>("conv2d_wgrad_generic", dw, dy, x, shape, workspace, stream);
 }
+
+template cudaError_t conv2d_wgrad_generic(float*, const float*, const float*, const Conv2dShape&, void*,
+                                          cudaStream_t);
+template cudaError_t conv2d_wgrad_generic(float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,
+                                          cudaStream_t);
 
 }  // namespace pcn

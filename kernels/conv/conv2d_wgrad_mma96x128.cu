@@ -19,7 +19,7 @@ using Tile = conv::MmaTile<96, 128, 16, 48, 32, 4>;
 static_assert(Tile::THREADS == 256, "threads a block");
 
 // ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports(shape); }
+bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports<Tile>(shape); }
 std::size_t workspace_bytes(const Conv2dShape& shape) {
   return conv::split_bytes(conv::wgrad_extent(shape), Tile::info(1));
 }

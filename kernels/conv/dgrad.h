@@ -45,9 +45,11 @@ GemmGrid dgrad_grid(const Conv2dShape& s) {
   return gemm_grid(dgrad_extent(s), T::info(1));
 }
 
+template <class E>
 struct DgradArgs {
-  float* out;  // dx, or the pieces
-  const float *dy, *w;
+  void* out;  // dx, or the pieces
+  const E *dy, *w;
+  const E* mask;  // like dx, or null
   Conv2dShape shape;
   int chunk;
   int m_tiles, n_tiles, phases_w;
@@ -62,8 +64,22 @@ struct DgradRows {
   int start[BM];
 };
 
-template <class T, int VEC>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) dgrad_kernel(const DgradArgs args) {
+// What a kernel ends with: calls store(out, row offset, columns, vectors, epilogue) for the tile whose rows
+// start at `start` and whose first channel is n0.
+template <class E, int BM, class Store>
+__device__ __forceinline__ void dgrad_store(const DgradArgs<E>& args, const int (&start)[BM], int n0,
+                                            Store store) {
+  const Conv2dShape& s = args.shape;
+  const long long piece = static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
+  to_memory(args.out, Epilogue<E>{nullptr, false, args.mask}, [&](auto* out, const auto& chosen) {
+    store(
+        out + piece, [&](int row) { return static_cast<long long>(start[row]); }, s.c / s.groups - n0,
+        args.vectors != 0, chosen);
+  });
+}
+
+template <class T, int VEC, class E>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) dgrad_kernel(const DgradArgs<E> args) {
   const Conv2dShape& s = args.shape;
   int tile = blockIdx.x;
   const int n0 = tile % args.n_tiles * T::BN;
@@ -91,30 +107,29 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) dgrad_kernel(const Dg
     start[row] = m < rows ? ((ni / ph.count * s.h + h) * s.w + w) * s.c + group * group_channels + n0 : -1;
   }
   __syncthreads();
-  PixelLoader<T::BM, T::BK, T::THREADS, VEC, -1, int> pixels(
+  PixelLoader<E, T::BM, T::BK, T::THREADS, VEC, -1, int> pixels(
       args.dy, s.p, s.q, s.k, group * group_filters, radix, taps_r,
       AlongK<T::BM, T::BK, T::THREADS, VEC>::STEP, k_begin, [&](int row) {
         const int m = m0 + row, j = m % pw.count, ni = m / pw.count;
         return Digits{pw.first_out + j, ph.first_out + ni % ph.count, m < rows ? ni / ph.count : -1};
       });
-  FilterTapsLoader<T::BN, T::BK, T::THREADS, VEC> filters(
+  FilterTapsLoader<E, T::BN, T::BK, T::THREADS, VEC> filters(
       args.w, group * group_filters * args.filter_stride + (ph.tap0 * s.s + pw.tap0) * group_channels + n0,
       args.filter_stride, args.row_stride, args.column_stride, group_channels - n0, radix, taps_r, k_begin);
   float acc[T::TM][T::TN];
   multiply<T>(acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0, mine);
 
-  float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
-  store<T>(
-      acc, mine, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
-      args.vectors != 0, nullptr, false);
+  dgrad_store(args, start, n0, [&](auto* out, auto... rest) { store<T>(acc, mine, out, rest...); });
 }
 
-inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                            void* workspace, const GemmGrid& grid) {
+template <class E>
+DgradArgs<E> dgrad_args(E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
+                        void* workspace, const GemmGrid& grid) {
   const int group_channels = shape.c / shape.groups;
-  return {grid.splits > 1 ? static_cast<float*>(workspace) : dx,
+  return {grid.splits > 1 ? workspace : dx,
           dy,
           w,
+          grid.splits > 1 ? nullptr : mask,
           shape,
           static_cast<int>(grid.chunk),
           static_cast<int>(grid.m_tiles),
@@ -127,23 +142,23 @@ inline DgradArgs dgrad_args(float* dx, const float* dy, const float* w, const Co
 }
 
 // After the product: adds its pieces, where there are several.
-inline cudaError_t dgrad_finish(const char* stem, float* dx, const Conv2dShape& shape, void* workspace,
-                                const GemmGrid& grid, cudaStream_t stream) {
+template <class E>
+cudaError_t dgrad_finish(const char* stem, E* dx, const E* mask, const Conv2dShape& shape, void* workspace,
+                         const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, dx, static_cast<const float*>(workspace), nullptr,
-                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, false, shape.aligned != 0,
-                    stream);
+  return add_pieces(stem, dx, static_cast<const float*>(workspace), Epilogue<E>{nullptr, false, mask},
+                    shape.n * shape.h * shape.w * shape.c, shape.c, grid.splits, shape.aligned != 0, stream);
 }
 
-template <class T, int VEC>
-cudaError_t dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
+template <class T, int VEC, class E>
+cudaError_t dgrad(const char* stem, E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
                   void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
+  const DgradArgs<E> args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
   const cudaError_t status =
-      launch(stem, dgrad_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+      launch(stem, dgrad_kernel<T, VEC, E>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
 }
 
 template <class T>

@@ -13,12 +13,14 @@ inline GemmExtent fprop_extent(const Conv2dShape& s) {
           s.splits};
 }
 
-// Shapes that can be moved four channels at a time.
+// Shapes that can be moved four channels of float at a time.
 inline bool fprop_vectors(const Conv2dShape& s) { return s.aligned != 0 && s.c / s.groups % 4 == 0; }
 
+template <class E>
 struct FpropArgs {
-  float* out;  // y, or the pieces
-  const float *x, *w, *b;
+  void* out;  // y, or the pieces
+  const E *x, *w;
+  const float* b;
   Conv2dShape shape;
   int rows, depth, chunk;
   int m_tiles, n_tiles;
@@ -26,8 +28,25 @@ struct FpropArgs {
   Digits step;  // of the reduction index, in (channel, tap column, tap row)
 };
 
-template <class T, int VEC>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const FpropArgs args) {
+// What a kernel ends with: calls store(out, row offset, columns, vectors, epilogue) for the tile of a group
+// that starts at pixel m0 and filter n0.
+template <class E, class Store>
+__device__ __forceinline__ void fprop_store(const FpropArgs<E>& args, int group, int m0, int n0,
+                                            Store store) {
+  const int k = args.shape.k, group_filters = k / args.shape.groups;
+  const int first_filter = group * group_filters + n0;
+  const long long piece = static_cast<long long>(blockIdx.y) * args.rows * k;
+  const Epilogue<E> epilogue = {args.b == nullptr ? nullptr : args.b + first_filter, args.relu != 0, nullptr};
+  to_memory(args.out, epilogue, [&](auto* out, const auto& chosen) {
+    store(
+        out + piece + first_filter,
+        [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * k : -1ll; },
+        group_filters - n0, args.vectors != 0, chosen);
+  });
+}
+
+template <class T, int VEC, class E>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const FpropArgs<E> args) {
   const Conv2dShape& s = args.shape;
   // Blocks that share pixels run next to each other: their image rows stay in L2, the filters do so anyway.
   int tile = blockIdx.x;
@@ -39,7 +58,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const Fp
   const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
   const MicroTile<T> mine;
 
-  PixelLoader<T::BM, T::BK, T::THREADS, VEC, 1, Digits> pixels(
+  PixelLoader<E, T::BM, T::BK, T::THREADS, VEC, 1, Digits> pixels(
       args.x, s.h, s.w, s.c, group * group_channels, Radix{group_channels, s.s}, s.r, args.step, k_begin,
       [&](int row) {
         const int m = m0 + row;
@@ -48,26 +67,21 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) fprop_kernel(const Fp
                       m < args.rows ? np / s.p : -1};
       });
   const int first_filter = group * group_filters + n0;
-  MatrixRowsLoader<T::BN, T::BK, T::THREADS, VEC> filters(args.w, first_filter, group_filters - n0,
-                                                          args.depth, k_begin);
+  MatrixRowsLoader<E, T::BN, T::BK, T::THREADS, VEC> filters(args.w, first_filter, group_filters - n0,
+                                                             args.depth, k_begin);
   float acc[T::TM][T::TN];
   multiply<T>(acc, pixels, filters, (k_count + T::BK - 1) / T::BK, mine);
 
-  float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
-  store<T>(
-      acc, mine, out,
-      [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
-      group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
-      args.relu != 0);
+  fprop_store(args, group, m0, n0, [&](auto* out, auto... rest) { store<T>(acc, mine, out, rest...); });
 }
 
 // Everything but the step along the reduction, which depends on how a kernel's threads share it.
-inline FpropArgs fprop_args(float* y, const float* x, const float* w, const float* b,
-                            const Conv2dShape& shape, Activation activation, void* workspace,
-                            const GemmGrid& grid, int step) {
+template <class E>
+FpropArgs<E> fprop_args(E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                        Activation activation, void* workspace, const GemmGrid& grid, int step) {
   const GemmExtent extent = fprop_extent(shape);
   const bool pieces = grid.splits > 1;
-  return {pieces ? static_cast<float*>(workspace) : y,
+  return {pieces ? workspace : y,
           x,
           w,
           pieces ? nullptr : b,
@@ -83,23 +97,23 @@ inline FpropArgs fprop_args(float* y, const float* x, const float* w, const floa
 }
 
 // After the product: adds its pieces, where there are several.
-inline cudaError_t fprop_finish(const char* stem, float* y, const float* b, const Conv2dShape& shape,
-                                Activation activation, void* workspace, const GemmGrid& grid,
-                                cudaStream_t stream) {
+template <class E>
+cudaError_t fprop_finish(const char* stem, E* y, const float* b, const Conv2dShape& shape,
+                         Activation activation, void* workspace, const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, y, static_cast<const float*>(workspace), b,
-                    static_cast<int>(fprop_extent(shape).rows) * shape.k, shape.k, grid.splits,
-                    activation == Activation::kRelu, shape.aligned != 0, stream);
+  return add_pieces(
+      stem, y, static_cast<const float*>(workspace), Epilogue<E>{b, activation == Activation::kRelu, nullptr},
+      static_cast<int>(fprop_extent(shape).rows) * shape.k, shape.k, grid.splits, shape.aligned != 0, stream);
 }
 
-template <class T, int VEC>
-cudaError_t fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
-                  const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
+template <class T, int VEC, class E>
+cudaError_t fprop(const char* stem, E* y, const E* x, const E* w, const float* b, const Conv2dShape& shape,
+                  Activation activation, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
-  const FpropArgs args =
+  const FpropArgs<E> args =
       fprop_args(y, x, w, b, shape, activation, workspace, grid, AlongK<T::BM, T::BK, T::THREADS, VEC>::STEP);
   const cudaError_t status =
-      launch(stem, fprop_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+      launch(stem, fprop_kernel<T, VEC, E>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
   if (status != cudaSuccess) return status;
   return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
 }

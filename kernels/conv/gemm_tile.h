@@ -10,6 +10,7 @@
 // code; kernels include it through fprop.h, dgrad.h or wgrad.h.
 #pragma once
 #include "common/device.h"
+#include "conv/elements.h"
 #include "conv/gemm_extent.h"
 
 namespace pcn::conv {
@@ -118,49 +119,108 @@ __device__ __forceinline__ void multiply(float (&acc)[T::TM][T::TN], LoadA& load
   }
 }
 
-// Stores N neighbouring outputs of one row, of which those before `limit` exist. `vectors`: the row starts at
-// a multiple of 16 bytes and limit is a multiple of 4, so the N exist all or none.
-template <int N>
-__device__ __forceinline__ void store_part(float* row, const float* v, int col, int limit, bool vectors) {
+// What is done to the sums on their way to memory, where elements are of type E.
+template <class E>
+struct Epilogue {
+  const float* bias;  // added, of the tile's first column; or null
+  bool relu;
+  // Laid out as `out`, or null: an output is 0 where this is not positive (NaN is), as relu_backward has it.
+  const E* mask;
+};
+
+__device__ __forceinline__ float masked(float value, float mask) { return mask <= 0.f ? 0.f : value; }
+
+// Masks N neighbouring outputs of one row; col, limit and vectors as for store_part.
+template <int N, class E>
+__device__ __forceinline__ void mask_part(const E* row, float* v, int col, int limit, bool vectors) {
   if (vectors) {
     if (col < limit) {
-      if constexpr (N == 4) *reinterpret_cast<float4*>(row + col) = make_float4(v[0], v[1], v[2], v[3]);
-      if constexpr (N == 2) *reinterpret_cast<float2*>(row + col) = make_float2(v[0], v[1]);
+      float m[N];
+      load_constant(m, row + col);
+      PCN_UNROLL
+      for (int j = 0; j < N; ++j) v[j] = masked(v[j], m[j]);
+    }
+    return;
+  }
+  PCN_UNROLL
+  for (int j = 0; j < N; ++j) {
+    if (col + j < limit) {
+      float m[1];
+      load_constant(m, row + col + j);
+      v[j] = masked(v[j], m[0]);
+    }
+  }
+}
+
+// Stores N neighbouring outputs of one row, of which those before `limit` exist. `vectors`: the row starts at
+// a multiple of 4 elements' bytes and limit is a multiple of 4, so the N exist all or none.
+template <int N, class E>
+__device__ __forceinline__ void store_part(E* row, const float* v, int col, int limit, bool vectors) {
+  if (vectors) {
+    if (col < limit) {
+      float part[N];
+      PCN_UNROLL
+      for (int j = 0; j < N; ++j) part[j] = v[j];
+      store_run(row + col, part);
     }
     return;
   }
   PCN_UNROLL
   for (int j = 0; j < N; ++j)
-    if (col + j < limit) row[col + j] = v[j];
+    if (col + j < limit) row[col + j] = narrow<E>(v[j]);
 }
 
 // Stores a thread's outputs. offset(m): where row m of the tile starts in `out`, negative if it does not
-// exist; columns [0, limit) of the tile exist. bias: of the tile's first column, or null.
-template <class T, class RowOffset>
-__device__ __forceinline__ void store(float (&acc)[T::TM][T::TN], const MicroTile<T>& mine, float* out,
-                                      RowOffset offset, int limit, bool vectors, const float* bias,
-                                      bool relu) {
-  if (bias != nullptr) {
+// exist, in `out` and in the mask alike; columns [0, limit) of the tile exist.
+template <class T, class E, class RowOffset>
+__device__ __forceinline__ void store(float (&acc)[T::TM][T::TN], const MicroTile<T>& mine, E* out,
+                                      RowOffset offset, int limit, bool vectors,
+                                      const Epilogue<E>& epilogue) {
+  if (epilogue.bias != nullptr) {
     PCN_UNROLL
     for (int j = 0; j < T::TN; ++j) {
       const int col = mine.cols[j];
-      const float b = col < limit ? __ldg(bias + col) : 0.f;
+      const float b = col < limit ? __ldg(epilogue.bias + col) : 0.f;
       PCN_UNROLL
       for (int i = 0; i < T::TM; ++i) acc[i][j] += b;
     }
   }
-  if (relu) {
+  if (epilogue.relu) {
     PCN_UNROLL
     for (int i = 0; i < T::TM; ++i) PCN_UNROLL
     for (int j = 0; j < T::TN; ++j) acc[i][j] = acc[i][j] < 0.f ? 0.f : acc[i][j];  // keeps NaN
+  }
+  if (epilogue.mask != nullptr) {
+    PCN_UNROLL
+    for (int i = 0; i < T::TM; ++i) {
+      const long long start = offset(mine.rows[i]);
+      if (start < 0) continue;
+      const E* row = epilogue.mask + start;
+      mask_part<4>(row, acc[i], mine.cols.first, limit, vectors);
+      if constexpr (T::TN > 4) mask_part<T::TN - 4>(row, acc[i] + 4, mine.cols.second, limit, vectors);
+    }
   }
   PCN_UNROLL
   for (int i = 0; i < T::TM; ++i) {
     const long long start = offset(mine.rows[i]);
     if (start < 0) continue;
-    float* row = out + start;
+    E* row = out + start;
     store_part<4>(row, acc[i], mine.cols.first, limit, vectors);
     if constexpr (T::TN > 4) store_part<T::TN - 4>(row, acc[i] + 4, mine.cols.second, limit, vectors);
+  }
+}
+
+// Calls store(out, epilogue) with where a block's results go: into the output, or, where the reduction is
+// cut, into scratch memory, as float and with nothing done to them. (Of float outputs the host has seen to
+// it.)
+template <class E, class Store>
+__device__ __forceinline__ void to_memory(void* out, const Epilogue<E>& epilogue, Store store) {
+  if constexpr (std::is_same<E, float>::value) {
+    store(static_cast<float*>(out), epilogue);
+  } else if (gridDim.y > 1) {
+    store(static_cast<float*>(out), Epilogue<float>{nullptr, false, nullptr});
+  } else {
+    store(static_cast<E*>(out), epilogue);
   }
 }
 
@@ -169,43 +229,40 @@ inline dim3 blocks_of(const GemmGrid& grid) {
 }
 
 // ---- adding the pieces of a split reduction: out[i] = act(bias[i % cols] + sum_s partial[s][i]), s in
-// order. Bound by memory: splits + 1 floats an output.
-template <int VEC>
+// order, masked. Bound by memory: splits floats and one element an output, and one more for the mask.
+template <class E, int VEC>
 __global__ void __launch_bounds__(256)
-    add_pieces_kernel(float* __restrict__ out, const float* __restrict__ partial,
-                      const float* __restrict__ bias, int count, int cols, int splits, int relu) {
+    add_pieces_kernel(E* __restrict__ out, const float* __restrict__ partial, const Epilogue<E> epilogue,
+                      int count, int cols, int splits) {
   const long long at = (static_cast<long long>(blockIdx.x) * 256 + threadIdx.x) * VEC;
   if (at >= count) return;
   const int i = static_cast<int>(at);
   float sum[VEC];
   PCN_UNROLL
-  for (int v = 0; v < VEC; ++v) sum[v] = bias != nullptr ? __ldg(bias + (i + v) % cols) : 0.f;
+  for (int v = 0; v < VEC; ++v)
+    sum[v] = epilogue.bias != nullptr ? __ldg(epilogue.bias + (i + v) % cols) : 0.f;
   for (int s = 0; s < splits; ++s) {
-    const float* from = partial + static_cast<long long>(s) * count + i;
-    if constexpr (VEC == 4) {
-      const float4 p = __ldg(reinterpret_cast<const float4*>(from));
-      sum[0] += p.x, sum[1] += p.y, sum[2] += p.z, sum[3] += p.w;
-    } else {
-      sum[0] += __ldg(from);
-    }
+    float piece[VEC];
+    load_constant(piece, partial + static_cast<long long>(s) * count + i);
+    PCN_UNROLL
+    for (int v = 0; v < VEC; ++v) sum[v] += piece[v];
   }
-  if (relu) {
+  if (epilogue.relu) {
     PCN_UNROLL
     for (int v = 0; v < VEC; ++v) sum[v] = sum[v] < 0.f ? 0.f : sum[v];
   }
-  if constexpr (VEC == 4)
-    *reinterpret_cast<float4*>(out + i) = make_float4(sum[0], sum[1], sum[2], sum[3]);
-  else
-    out[i] = sum[0];
+  if (epilogue.mask != nullptr) mask_part<VEC>(epilogue.mask, sum, i, count, true);
+  store_run(out + i, sum);
 }
 
-inline cudaError_t add_pieces(const char* stem, float* out, const float* partial, const float* bias,
-                              int count, int cols, int splits, bool relu, bool aligned, cudaStream_t stream) {
+template <class E>
+cudaError_t add_pieces(const char* stem, E* out, const float* partial, const Epilogue<E>& epilogue, int count,
+                       int cols, int splits, bool aligned, cudaStream_t stream) {
   if (aligned && count % 4 == 0)
-    return launch(stem, add_pieces_kernel<4>, dim3(static_cast<unsigned>(ceil_div(count / 4, 256))),
-                  dim3(256), 0, stream, out, partial, bias, count, cols, splits, static_cast<int>(relu));
-  return launch(stem, add_pieces_kernel<1>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256), 0,
-                stream, out, partial, bias, count, cols, splits, static_cast<int>(relu));
+    return launch(stem, add_pieces_kernel<E, 4>, dim3(static_cast<unsigned>(ceil_div(count / 4, 256))),
+                  dim3(256), 0, stream, out, partial, epilogue, count, cols, splits);
+  return launch(stem, add_pieces_kernel<E, 1>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256),
+                0, stream, out, partial, epilogue, count, cols, splits);
 }
 
 }  // namespace pcn::conv

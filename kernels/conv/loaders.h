@@ -1,27 +1,21 @@
 // How the operands of a convolution's matrix product reach shared memory without the product's left side
-// ("im2col") ever existing in global memory. VEC = 4: one float4 a load, for channel counts divisible by 4
-// and aligned pointers; VEC = 1: any shape.
+// ("im2col") ever existing in global memory. VEC = 4: four elements a load, for channel counts divisible by 4
+// and aligned pointers; VEC = 1: any shape. In shared memory every element is a float.
 //
 // Offsets are unsigned 32-bit: sums on the way may wrap around, but every offset that is used is one of an
 // element, and tensors have fewer than 2^31 elements.
 #pragma once
 #include "common/device.h"
 #include "conv/conv.h"
+#include "conv/elements.h"
 
 namespace pcn::conv {
 
-template <int VEC>
-__device__ __forceinline__ void load_vector(float (&v)[VEC], const float* base, unsigned offset,
-                                            bool exists) {
+template <int VEC, class E>
+__device__ __forceinline__ void load_vector(float (&v)[VEC], const E* base, unsigned offset, bool exists) {
   PCN_UNROLL
   for (int j = 0; j < VEC; ++j) v[j] = 0.f;
-  if (!exists) return;
-  if constexpr (VEC == 4) {
-    const float4 p = __ldg(reinterpret_cast<const float4*>(base + offset));
-    v[0] = p.x, v[1] = p.y, v[2] = p.z, v[3] = p.w;
-  } else {
-    v[0] = __ldg(base + offset);
-  }
+  if (exists) load_constant(v, base + offset);
 }
 
 // A mixed-radix counter: an index along a reduction taken apart, `inner` fastest. For fprop and dgrad
@@ -99,10 +93,10 @@ struct AlongK {
 
 // Pixels under a moving filter tap. Row m of the operand sees pixel (h0 + SIGN * r, w0 + SIGN * s) of its
 // image at tap (r, s), zero outside. Step: Digits, or int where the radix is not known on the host.
-template <int ROWS, int BK, int THREADS, int VEC, int SIGN, class Step>
+template <class E, int ROWS, int BK, int THREADS, int VEC, int SIGN, class Step>
 struct PixelLoader : AlongK<ROWS, BK, THREADS, VEC> {
   using Map = AlongK<ROWS, BK, THREADS, VEC>;
-  const float* image;
+  const E* image;
   int height, width, channels;  // of the whole tensor
   Radix radix;                  // channels of the group, tap columns
   int taps_r;
@@ -113,7 +107,7 @@ struct PixelLoader : AlongK<ROWS, BK, THREADS, VEC> {
 
   // first(m): the digits (w0, h0, image) of row m; an image index < 0 where there is no such row.
   template <class First>
-  __device__ __forceinline__ PixelLoader(const float* image_, int height_, int width_, int channels_,
+  __device__ __forceinline__ PixelLoader(const E* image_, int height_, int width_, int channels_,
                                          int channel0, Radix radix_, int taps_r_, Step step_, int k_begin,
                                          First first)
       : image(image_),
@@ -153,16 +147,15 @@ struct PixelLoader : AlongK<ROWS, BK, THREADS, VEC> {
 };
 
 // Rows [first, first + rows) of a row-major matrix (.. x depth): the filters in fprop.
-template <int ROWS, int BK, int THREADS, int VEC>
+template <class E, int ROWS, int BK, int THREADS, int VEC>
 struct MatrixRowsLoader : AlongK<ROWS, BK, THREADS, VEC> {
   using Map = AlongK<ROWS, BK, THREADS, VEC>;
-  const float* matrix;
+  const E* matrix;
   int depth, at;
   unsigned start[Map::ROW_PASSES];  // of the row
   bool exists[Map::ROW_PASSES];
 
-  __device__ __forceinline__ MatrixRowsLoader(const float* matrix_, int first, int rows, int depth_,
-                                              int k_begin)
+  __device__ __forceinline__ MatrixRowsLoader(const E* matrix_, int first, int rows, int depth_, int k_begin)
       : matrix(matrix_), depth(depth_), at(k_begin + this->k) {
     PCN_UNROLL
     for (int rp = 0; rp < Map::ROW_PASSES; ++rp) {
@@ -225,14 +218,14 @@ struct AcrossK {
 };
 
 // Columns [first, first + cols) of a row-major matrix whose row is the reduction index: dy in wgrad.
-template <int COLS, int BK, int THREADS, int VEC>
+template <class E, int COLS, int BK, int THREADS, int VEC>
 struct MatrixColumnsLoader : AcrossK<COLS, BK, THREADS, VEC> {
   using Map = AcrossK<COLS, BK, THREADS, VEC>;
-  const float* matrix;
+  const E* matrix;
   int stride, depth, column, at;
   bool exists;
 
-  __device__ __forceinline__ MatrixColumnsLoader(const float* matrix_, int stride_, int first, int cols,
+  __device__ __forceinline__ MatrixColumnsLoader(const E* matrix_, int stride_, int first, int cols,
                                                  int depth_, int k_begin)
       : matrix(matrix_),
         stride(stride_),
@@ -252,10 +245,10 @@ struct MatrixColumnsLoader : AcrossK<COLS, BK, THREADS, VEC> {
 
 // Filters in dgrad: row k of the operand is (filter, tap column, tap row), its columns are the filter's
 // channels. The taps of a stride's phase are every stride_h-th from the phase's first and every stride_w-th.
-template <int COLS, int BK, int THREADS, int VEC>
+template <class E, int COLS, int BK, int THREADS, int VEC>
 struct FilterTapsLoader : AcrossK<COLS, BK, THREADS, VEC> {
   using Map = AcrossK<COLS, BK, THREADS, VEC>;
-  const float* filters;
+  const E* filters;
   unsigned start;  // of the group's first filter, the phase's first tap, this thread's channel
   int filter_stride, row_stride, column_stride;
   Radix radix;  // filters of the group, tap columns of the phase
@@ -263,7 +256,7 @@ struct FilterTapsLoader : AcrossK<COLS, BK, THREADS, VEC> {
   Digits at;
   bool exists;
 
-  __device__ __forceinline__ FilterTapsLoader(const float* filters_, unsigned start_, int filter_stride_,
+  __device__ __forceinline__ FilterTapsLoader(const E* filters_, unsigned start_, int filter_stride_,
                                               int row_stride_, int column_stride_, int cols, Radix radix_,
                                               int taps_r_, int k_begin)
       : filters(filters_),
@@ -290,10 +283,10 @@ struct FilterTapsLoader : AcrossK<COLS, BK, THREADS, VEC> {
 
 // Pixels in wgrad: row k of the operand is output pixel (q, p, n), a column is one filter weight (r, s,
 // channel), the element is what that weight saw at that output.
-template <int COLS, int BK, int THREADS, int VEC>
+template <class E, int COLS, int BK, int THREADS, int VEC>
 struct PatchLoader : AcrossK<COLS, BK, THREADS, VEC> {
   using Map = AcrossK<COLS, BK, THREADS, VEC>;
-  const float* image;
+  const E* image;
   int height, width, channels, images, stride_h, stride_w;
   Radix radix;  // output columns, output rows
   Digits step, at;
@@ -303,7 +296,7 @@ struct PatchLoader : AcrossK<COLS, BK, THREADS, VEC> {
   // weight(col): (channel, tap column, tap row) of a column of the tile; tap row < 0 where there is no such
   // column.
   template <class Weight>
-  __device__ __forceinline__ PatchLoader(const float* image_, const Conv2dShape& s, Digits step_, int k_begin,
+  __device__ __forceinline__ PatchLoader(const E* image_, const Conv2dShape& s, Digits step_, int k_begin,
                                          int channel0, Weight weight)
       : image(image_),
         height(s.h),

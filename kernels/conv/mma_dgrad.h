@@ -1,17 +1,23 @@
 // Gradient with respect to the input on tensor cores: the matrix product of dgrad.h, rows input pixels of a
 // stride's phase, columns channels, on the tile of mma_tile.h. dy is contiguous along the reduction:
-// ldmatrix; the filters are so across it: 32-bit reads. The kernel of every conv2d_dgrad_mma* file.
+// ldmatrix; the filters are so across it: ldmatrix.trans of Bf16, 32-bit reads of float. The kernel of every
+// conv2d_dgrad_mma* file.
 #pragma once
 #include "conv/dgrad.h"
 #include "conv/mma_loaders.h"
 
 namespace pcn::conv {
 
-inline bool mma_dgrad_supports(const Conv2dShape& s) { return mma_supports(s) && dgrad_vectors(s); }
+template <class T>
+bool mma_dgrad_supports(const Conv2dShape& s) {
+  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups);
+}
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(const DgradArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
+    mma_dgrad_kernel(const DgradArgs<typename T::Element> args) {
   if constexpr (kTensorCores) {
+    using E = typename T::Element;
     const Conv2dShape& s = args.shape;
     int tile = blockIdx.x;
     const int n0 = tile % args.n_tiles * T::BN;
@@ -38,36 +44,36 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_dgrad_kernel(cons
       start[row] = m < rows ? ((ni / ph.count * s.h + h) * s.w + w) * s.c + group * group_channels + n0 : -1;
     }
     __syncthreads();
-    PixelCopies<T::BM, T::BK, T::THREADS, -1, int> pixels(
+    PixelCopies<E, T::BM, T::BK, T::THREADS, -1, int> pixels(
         args.dy, s.p, s.q, s.k, group * group_filters, radix, taps_r, T::BK, k_begin, [&](int row) {
           const int m = m0 + row, j = m % pw.count, ni = m / pw.count;
           return Digits{pw.first_out + j, ph.first_out + ni % ph.count, m < rows ? ni / ph.count : -1};
         });
-    FilterTapCopies<T::BN, T::BK, T::THREADS> filters(
+    FilterTapCopies<E, T::BN, T::BK, T::THREADS> filters(
         args.w, group * group_filters * args.filter_stride + (ph.tap0 * s.s + pw.tap0) * group_channels + n0,
         args.filter_stride, args.row_stride, args.column_stride, group_channels - n0, radix, taps_r, k_begin);
     float acc[T::MI][T::NI][4];
-    mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(
+    mma_multiply<T, PRODUCTS, AlongTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(
         acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
 
-    float* out = args.out + static_cast<long long>(blockIdx.y) * s.n * s.h * s.w * s.c;
-    mma_store<T>(
-        acc, out, [&](int row) { return static_cast<long long>(start[row]); }, group_channels - n0,
-        args.vectors != 0, nullptr, false);
+    dgrad_store(args, start, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
   }
 }
 
-template <class T>
-cudaError_t mma_dgrad(const char* stem, float* dx, const float* dy, const float* w, const Conv2dShape& shape,
-                      void* workspace, cudaStream_t stream) {
+template <class T, class E>
+cudaError_t mma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E* mask,
+                      const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
-  const DgradArgs args = dgrad_args(dx, dy, w, shape, workspace, grid);
-  const auto kernel = shape.precision == Precision::kFp32x3 ? mma_dgrad_kernel<T, 3> : mma_dgrad_kernel<T, 1>;
+  const DgradArgs<E> args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
+  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
+  auto* kernel = mma_dgrad_kernel<T, 1>;
+  if constexpr (std::is_same<E, float>::value)
+    if (shape.precision == Precision::kFp32x3) kernel = mma_dgrad_kernel<T, 3>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AlongTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(), stream, args);
+             ring_bytes<T, AlongTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, shape, workspace, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv

@@ -7,11 +7,16 @@
 
 namespace pcn::conv {
 
-inline bool mma_fprop_supports(const Conv2dShape& s) { return mma_supports(s) && fprop_vectors(s); }
+template <class T>
+bool mma_fprop_supports(const Conv2dShape& s) {
+  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups);
+}
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(const FpropArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
+    mma_fprop_kernel(const FpropArgs<typename T::Element> args) {
   if constexpr (kTensorCores) {
+    using E = typename T::Element;
     const Conv2dShape& s = args.shape;
     // Blocks that share pixels run next to each other: their image rows stay in L2, the filters do so anyway.
     int tile = blockIdx.x;
@@ -23,7 +28,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(cons
     const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
     const int first_filter = group * group_filters + n0;
 
-    PixelCopies<T::BM, T::BK, T::THREADS, 1, Digits> pixels(
+    PixelCopies<E, T::BM, T::BK, T::THREADS, 1, Digits> pixels(
         args.x, s.h, s.w, s.c, group * group_channels, Radix{group_channels, s.s}, s.r, args.step, k_begin,
         [&](int row) {
           const int m = m0 + row;
@@ -31,30 +36,28 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_fprop_kernel(cons
           return Digits{q * s.stride_w - s.pad_w, np % s.p * s.stride_h - s.pad_h,
                         m < args.rows ? np / s.p : -1};
         });
-    MatrixRowCopies<T::BN, T::BK, T::THREADS> filters(args.w, first_filter, group_filters - n0, args.depth,
-                                                      k_begin);
+    MatrixRowCopies<E, T::BN, T::BK, T::THREADS> filters(args.w, first_filter, group_filters - n0, args.depth,
+                                                         k_begin);
     float acc[T::MI][T::NI][4];
-    mma_multiply<T, PRODUCTS, AlongTile<T::BM, T::BK>, AlongTile<T::BN, T::BK>>(
+    mma_multiply<T, PRODUCTS, AlongTile<E, T::BM, T::BK>, AlongTile<E, T::BN, T::BK>>(
         acc, pixels, filters, (k_count + T::BK - 1) / T::BK);
 
-    float* out = args.out + static_cast<long long>(blockIdx.y) * args.rows * s.k + first_filter;
-    mma_store<T>(
-        acc, out,
-        [&](int row) { return m0 + row < args.rows ? static_cast<long long>(m0 + row) * s.k : -1ll; },
-        group_filters - n0, args.vectors != 0, args.b == nullptr ? nullptr : args.b + first_filter,
-        args.relu != 0);
+    fprop_store(args, group, m0, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
   }
 }
 
-template <class T>
-cudaError_t mma_fprop(const char* stem, float* y, const float* x, const float* w, const float* b,
+template <class T, class E>
+cudaError_t mma_fprop(const char* stem, E* y, const E* x, const E* w, const float* b,
                       const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
-  const FpropArgs args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
-  const auto kernel = shape.precision == Precision::kFp32x3 ? mma_fprop_kernel<T, 3> : mma_fprop_kernel<T, 1>;
+  const FpropArgs<E> args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
+  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
+  auto* kernel = mma_fprop_kernel<T, 1>;
+  if constexpr (std::is_same<E, float>::value)
+    if (shape.precision == Precision::kFp32x3) kernel = mma_fprop_kernel<T, 3>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AlongTile<T::BM, T::BK>, AlongTile<T::BN, T::BK>>(), stream, args);
+             ring_bytes<T, AlongTile<E, T::BM, T::BK>, AlongTile<E, T::BN, T::BK>>(), stream, args);
   if (status != cudaSuccess) return status;
   return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
 }

@@ -1,5 +1,6 @@
 // How the operands of a convolution's matrix product reach the ring of mma_tile.h: every thread starts
-// cp.async copies of 16 bytes, four channels of one pixel or filter tap, or of zeros where there is nothing.
+// cp.async copies of a chunk, 16 bytes of the channels of one pixel or filter tap, or of zeros where there is
+// nothing.
 // The counters are those of loaders.h.
 #pragma once
 #include "common/primitives.h"
@@ -9,26 +10,29 @@
 namespace pcn::conv {
 
 // Source of a copy that reads nothing: any valid address.
-__device__ __forceinline__ void copy_four(float* to, const float* base, unsigned offset, bool exists) {
+template <class E>
+__device__ __forceinline__ void copy_chunk(E* to, const E* base, unsigned offset, bool exists) {
   cp_async_16(to, base + (exists ? offset : 0u), exists);
 }
 
-// ---- operands contiguous along the reduction: BK / 4 neighbouring threads copy a row, and a thread has
-// the same place along the reduction in each of its rows.
-template <int ROWS, int BK, int THREADS>
+// ---- operands contiguous along the reduction: neighbouring threads copy a row, a chunk each, and a thread
+// has the same place along the reduction in each of its rows.
+template <class E, int ROWS, int BK, int THREADS>
 struct CopyAlongK {
-  static constexpr int LANES = BK / 4, ROW_STEP = THREADS / LANES, PASSES = ROWS / ROW_STEP;
+  static constexpr int LANES = BK / kChunk<E>, ROW_STEP = THREADS / LANES, PASSES = ROWS / ROW_STEP;
   static_assert(ROWS % ROW_STEP == 0 && ROW_STEP % 8 == 0, "whole passes, one swizzle for all of them");
   static __device__ __forceinline__ int row() { return threadIdx.x / LANES; }
-  static __device__ __forceinline__ int k() { return threadIdx.x % LANES * 4; }
-  static __device__ __forceinline__ int slot() { return AlongTile<ROWS, BK>::at(row(), threadIdx.x % LANES); }
+  static __device__ __forceinline__ int k() { return threadIdx.x % LANES * kChunk<E>; }
+  static __device__ __forceinline__ int slot() {
+    return AlongTile<E, ROWS, BK>::at(row(), threadIdx.x % LANES);
+  }
 };
 
 // Pixels under a moving filter tap: row m sees pixel (h0 + SIGN * r, w0 + SIGN * s) of its image.
-template <int ROWS, int BK, int THREADS, int SIGN, class Step>
-struct PixelCopies : CopyAlongK<ROWS, BK, THREADS> {
-  using Map = CopyAlongK<ROWS, BK, THREADS>;
-  const float* image;
+template <class E, int ROWS, int BK, int THREADS, int SIGN, class Step>
+struct PixelCopies : CopyAlongK<E, ROWS, BK, THREADS> {
+  using Map = CopyAlongK<E, ROWS, BK, THREADS>;
+  const E* image;
   int height, width, channels;  // of the whole tensor
   Radix radix;                  // channels of the group, tap columns
   int taps_r;
@@ -39,7 +43,7 @@ struct PixelCopies : CopyAlongK<ROWS, BK, THREADS> {
 
   // first(m): the digits (w0, h0, image) of row m; an image index < 0 where there is no such row.
   template <class First>
-  __device__ __forceinline__ PixelCopies(const float* image_, int height_, int width_, int channels_,
+  __device__ __forceinline__ PixelCopies(const E* image_, int height_, int width_, int channels_,
                                          int channel0, Radix radix_, int taps_r_, Step step_, int k_begin,
                                          First first)
       : image(image_),
@@ -61,7 +65,7 @@ struct PixelCopies : CopyAlongK<ROWS, BK, THREADS> {
     }
   }
 
-  __device__ __forceinline__ void fetch(float* tile) {
+  __device__ __forceinline__ void fetch(E* tile) {
     const bool tap = at.outer < taps_r;
     const int r = SIGN * at.outer, s = SIGN * at.middle;
     const unsigned offset = static_cast<unsigned>(r * width + s) * channels + at.inner;
@@ -69,62 +73,63 @@ struct PixelCopies : CopyAlongK<ROWS, BK, THREADS> {
     for (int p = 0; p < Map::PASSES; ++p) {
       const bool inside = static_cast<unsigned>(h0[p] + r) < static_cast<unsigned>(height) &&
                           static_cast<unsigned>(w0[p] + s) < static_cast<unsigned>(width);
-      copy_four(tile + Map::slot() + p * Map::ROW_STEP * BK, image, base[p] + offset, tap && inside);
+      copy_chunk(tile + Map::slot() + p * Map::ROW_STEP * BK, image, base[p] + offset, tap && inside);
     }
     advance(at, step, radix);
   }
 };
 
 // Rows [first, first + rows) of a row-major matrix (.. x depth): the filters in fprop.
-template <int ROWS, int BK, int THREADS>
-struct MatrixRowCopies : CopyAlongK<ROWS, BK, THREADS> {
-  using Map = CopyAlongK<ROWS, BK, THREADS>;
-  const float* matrix;
+template <class E, int ROWS, int BK, int THREADS>
+struct MatrixRowCopies : CopyAlongK<E, ROWS, BK, THREADS> {
+  using Map = CopyAlongK<E, ROWS, BK, THREADS>;
+  const E* matrix;
   int rows, depth, at;
   unsigned start;  // of the thread's first row
 
-  __device__ __forceinline__ MatrixRowCopies(const float* matrix_, int first, int rows_, int depth_,
-                                             int k_begin)
+  __device__ __forceinline__ MatrixRowCopies(const E* matrix_, int first, int rows_, int depth_, int k_begin)
       : matrix(matrix_),
         rows(rows_ - Map::row()),
         depth(depth_),
         at(k_begin + Map::k()),
         start(static_cast<unsigned>(first + Map::row()) * depth_) {}
 
-  __device__ __forceinline__ void fetch(float* tile) {
+  __device__ __forceinline__ void fetch(E* tile) {
     PCN_UNROLL
     for (int p = 0; p < Map::PASSES; ++p)
-      copy_four(tile + Map::slot() + p * Map::ROW_STEP * BK, matrix,
-                start + static_cast<unsigned>(p * Map::ROW_STEP) * depth + at,
-                at < depth && p * Map::ROW_STEP < rows);
+      copy_chunk(tile + Map::slot() + p * Map::ROW_STEP * BK, matrix,
+                 start + static_cast<unsigned>(p * Map::ROW_STEP) * depth + at,
+                 at < depth && p * Map::ROW_STEP < rows);
     at += BK;
   }
 };
 
-// ---- operands contiguous across the reduction: a thread keeps its four columns and walks down the rows k.
-template <int COLS, int BK, int THREADS>
+// ---- operands contiguous across the reduction: a thread keeps its chunk of columns and walks down the rows
+// k.
+template <class E, int COLS, int BK, int THREADS>
 struct CopyAcrossK {
-  // Threads set aside for a row: a power of two, so that passes are whole; of a 48-wide tile's 16, 4 idle.
-  static constexpr int SPAN = COLS / 4 > 16 ? 32 : COLS / 4 > 8 ? 16 : 8;
+  static constexpr int CHUNKS = COLS / kChunk<E>;
+  // Threads set aside for a row: a power of two, so that passes are whole; some idle where COLS is none.
+  static constexpr int SPAN = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : 8;
   static constexpr int K_STEP = THREADS / SPAN, PASSES = BK / K_STEP;
-  static_assert(COLS % 4 == 0 && COLS / 4 <= SPAN && BK % K_STEP == 0, "whole passes");
-  static __device__ __forceinline__ int column() { return threadIdx.x % SPAN * 4; }
+  static_assert(COLS % kChunk<E> == 0 && CHUNKS <= SPAN && BK % K_STEP == 0, "whole passes");
+  static __device__ __forceinline__ int column() { return threadIdx.x % SPAN * kChunk<E>; }
   static __device__ __forceinline__ int k() { return threadIdx.x / SPAN; }
-  static __device__ __forceinline__ bool active() { return COLS / 4 == SPAN || column() < COLS; }
+  static __device__ __forceinline__ bool active() { return CHUNKS == SPAN || column() < COLS; }
   static __device__ __forceinline__ int slot(int pass) {
-    return AcrossTile<COLS, BK>::at(k() + pass * K_STEP, column());
+    return AcrossTile<E, COLS, BK>::at(k() + pass * K_STEP, column());
   }
 };
 
 // Columns [first, first + cols) of a row-major matrix whose row is the reduction index: dy in wgrad.
-template <int COLS, int BK, int THREADS>
-struct MatrixColumnCopies : CopyAcrossK<COLS, BK, THREADS> {
-  using Map = CopyAcrossK<COLS, BK, THREADS>;
-  const float* matrix;
+template <class E, int COLS, int BK, int THREADS>
+struct MatrixColumnCopies : CopyAcrossK<E, COLS, BK, THREADS> {
+  using Map = CopyAcrossK<E, COLS, BK, THREADS>;
+  const E* matrix;
   int stride, depth, column, at;
   bool exists;
 
-  __device__ __forceinline__ MatrixColumnCopies(const float* matrix_, int stride_, int first, int cols,
+  __device__ __forceinline__ MatrixColumnCopies(const E* matrix_, int stride_, int first, int cols,
                                                 int depth_, int k_begin)
       : matrix(matrix_),
         stride(stride_),
@@ -133,12 +138,12 @@ struct MatrixColumnCopies : CopyAcrossK<COLS, BK, THREADS> {
         at(k_begin + Map::k()),
         exists(Map::column() < cols) {}
 
-  __device__ __forceinline__ void fetch(float* tile) {
+  __device__ __forceinline__ void fetch(E* tile) {
     PCN_UNROLL
     for (int p = 0; p < Map::PASSES; ++p) {
       if (Map::active())
-        copy_four(tile + Map::slot(p), matrix, static_cast<unsigned>(at) * stride + column,
-                  exists && at < depth);
+        copy_chunk(tile + Map::slot(p), matrix, static_cast<unsigned>(at) * stride + column,
+                   exists && at < depth);
       at += Map::K_STEP;
     }
   }
@@ -146,10 +151,10 @@ struct MatrixColumnCopies : CopyAcrossK<COLS, BK, THREADS> {
 
 // Filters in dgrad: row k is (filter, tap column, tap row), its columns are the filter's channels; the taps
 // of a stride's phase are every stride_h-th from the phase's first and every stride_w-th.
-template <int COLS, int BK, int THREADS>
-struct FilterTapCopies : CopyAcrossK<COLS, BK, THREADS> {
-  using Map = CopyAcrossK<COLS, BK, THREADS>;
-  const float* filters;
+template <class E, int COLS, int BK, int THREADS>
+struct FilterTapCopies : CopyAcrossK<E, COLS, BK, THREADS> {
+  using Map = CopyAcrossK<E, COLS, BK, THREADS>;
+  const E* filters;
   unsigned start;  // of the group's first filter, the phase's first tap, this thread's channels
   int filter_stride, row_stride, column_stride;
   Radix radix;  // filters of the group, tap columns of the phase
@@ -157,7 +162,7 @@ struct FilterTapCopies : CopyAcrossK<COLS, BK, THREADS> {
   Digits at;
   bool exists;
 
-  __device__ __forceinline__ FilterTapCopies(const float* filters_, unsigned start_, int filter_stride_,
+  __device__ __forceinline__ FilterTapCopies(const E* filters_, unsigned start_, int filter_stride_,
                                              int row_stride_, int column_stride_, int cols, Radix radix_,
                                              int taps_r_, int k_begin)
       : filters(filters_),
@@ -170,13 +175,14 @@ struct FilterTapCopies : CopyAcrossK<COLS, BK, THREADS> {
         at(digits_of(k_begin + Map::k(), radix_)),
         exists(Map::column() < cols) {}
 
-  __device__ __forceinline__ void fetch(float* tile) {
+  __device__ __forceinline__ void fetch(E* tile) {
     PCN_UNROLL
     for (int p = 0; p < Map::PASSES; ++p) {
       const unsigned offset = static_cast<unsigned>(at.inner) * filter_stride +
                               static_cast<unsigned>(at.outer) * row_stride +
                               static_cast<unsigned>(at.middle) * column_stride;
-      if (Map::active()) copy_four(tile + Map::slot(p), filters, start + offset, exists && at.outer < taps_r);
+      if (Map::active())
+        copy_chunk(tile + Map::slot(p), filters, start + offset, exists && at.outer < taps_r);
       advance(at, Map::K_STEP, radix);
     }
   }
@@ -184,10 +190,10 @@ struct FilterTapCopies : CopyAcrossK<COLS, BK, THREADS> {
 
 // Pixels in wgrad: row k is output pixel (q, p, n), a column is one filter weight (r, s, channel), the
 // element is what that weight saw at that output.
-template <int COLS, int BK, int THREADS>
-struct PatchCopies : CopyAcrossK<COLS, BK, THREADS> {
-  using Map = CopyAcrossK<COLS, BK, THREADS>;
-  const float* image;
+template <class E, int COLS, int BK, int THREADS>
+struct PatchCopies : CopyAcrossK<E, COLS, BK, THREADS> {
+  using Map = CopyAcrossK<E, COLS, BK, THREADS>;
+  const E* image;
   int height, width, channels, images, stride_h, stride_w;
   Radix radix;       // output columns, output rows
   Digits step, at;   // of K_STEP pixels
@@ -197,7 +203,7 @@ struct PatchCopies : CopyAcrossK<COLS, BK, THREADS> {
   // weight(col): (channel, tap column, tap row) of a column of the tile; tap row < 0 where there is no such
   // column.
   template <class Weight>
-  __device__ __forceinline__ PatchCopies(const float* image_, const Conv2dShape& s, Digits step_, int k_begin,
+  __device__ __forceinline__ PatchCopies(const E* image_, const Conv2dShape& s, Digits step_, int k_begin,
                                          int channel0, Weight weight)
       : image(image_),
         height(s.h),
@@ -215,7 +221,7 @@ struct PatchCopies : CopyAcrossK<COLS, BK, THREADS> {
     channel = channel0 + tap.inner;
   }
 
-  __device__ __forceinline__ void fetch(float* tile) {
+  __device__ __forceinline__ void fetch(E* tile) {
     PCN_UNROLL
     for (int p = 0; p < Map::PASSES; ++p) {
       const int h = at.middle * stride_h + h0, w = at.inner * stride_w + w0;
@@ -223,7 +229,7 @@ struct PatchCopies : CopyAcrossK<COLS, BK, THREADS> {
                           static_cast<unsigned>(w) < static_cast<unsigned>(width);
       const unsigned offset =
           ((static_cast<unsigned>(at.outer) * height + h) * width + w) * channels + channel;
-      if (Map::active()) copy_four(tile + Map::slot(p), image, offset, inside);
+      if (Map::active()) copy_chunk(tile + Map::slot(p), image, offset, inside);
       advance(at, step, radix);
     }
   }

@@ -1,15 +1,16 @@
 // The tile of a matrix product out[m, n] = sum_k a[m, k] b[n, k] on tensor cores, which all conv2d_*_mma*
-// kernels share.
+// kernels share. Operands are float, multiplied as TF32, or Bf16.
 //
-// A block computes BM x BN outputs in steps of BK along the reduction, 16 or 32. Both operands travel by
-// cp.async into a ring of STAGES steps in shared memory: while one step is multiplied, the next STAGES - 1
-// are on their way, and one barrier a step is enough. Each warp owns WM x WN outputs, made of m16n8k8
-// products; the operands of the next 8 along the reduction are read from shared memory while the present ones
-// are multiplied.
+// A block computes BM x BN outputs in steps of BK along the reduction, 64 or 128 bytes. Both operands travel
+// by cp.async into a ring of STAGES steps in shared memory: while one step is multiplied, the next STAGES - 1
+// are on their way, and one barrier a step is enough. Each warp owns WM x WN outputs, made of m16n8k8 (TF32)
+// or m16n8k16 (Bf16) products, 32 bytes along the reduction: all that is counted in chunks of 16 bytes is
+// the same for both types. The operands of the next 32 bytes are read from shared memory while the present
+// ones are multiplied.
 //
-// Precision. The operands are float32 in memory and become TF32 in registers, rounded to nearest
-// (cvt.rna), which halves the error of the hardware's own truncation and frees it of bias. With PRODUCTS = 3
-// each operand is the sum of two TF32 numbers, big = tf32(x) and small = tf32(x - big), and
+// Precision. Products of Bf16 are exact. Operands that are float32 in memory become TF32 in registers,
+// rounded to nearest (cvt.rna), which halves the error of the hardware's own truncation and frees it of bias.
+// With PRODUCTS = 3 each operand is the sum of two TF32 numbers, big = tf32(x) and small = tf32(x - big), and
 //   a b = small big + big small + big big      (small small is below float32's own rounding)
 // is summed over 8 terms from zero and then added to the float32 accumulator by an ordinary, rounded
 // addition: tensor cores cut off the bits of a sum that do not fit, and over a long reduction these losses,
@@ -20,33 +21,39 @@
 #include "common/device.h"
 #include "common/primitives.h"
 #include "conv/gemm_extent.h"
+#include "conv/gemm_tile.h"
 
 namespace pcn::conv {
 
-// An operand contiguous along the reduction: SIDE rows of BK floats. The float4 of a row are permuted by XOR
-// with the row's number (its pair's, where two rows fill the 32 banks), so that eight rows at one k, which is
-// what a phase of ldmatrix reads, lie in different banks, and so do the eight float4 that cp.async writes.
-template <int SIDE, int BK>
+// Elements of a chunk: what a thread copies at once, and a row of what ldmatrix calls a matrix.
+template <class E>
+constexpr int kChunk = 16 / static_cast<int>(sizeof(E));
+
+// An operand contiguous along the reduction: SIDE rows of BK elements. The chunks of a row are permuted by
+// XOR with the row's number (its pair's, where two rows fill the 32 banks), so that eight rows at one k,
+// which is what a phase of ldmatrix reads, lie in different banks, and so do the eight chunks that cp.async
+// writes.
+template <class E, int SIDE, int BK>
 struct AlongTile {
-  static_assert(BK == 16 || BK == 32, "the swizzle is made for 4 or 8 float4 a row");
-  static constexpr int FLOATS = SIDE * BK;
+  static constexpr int CHUNKS = BK / kChunk<E>;
+  static_assert(CHUNKS == 4 || CHUNKS == 8, "the swizzle is made for 4 or 8 chunks a row");
+  static constexpr int ELEMENTS = SIDE * BK;
   static __device__ __forceinline__ int at(int row, int chunk) {
-    return row * BK + ((BK == 32 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3)) << 2);
+    return row * BK + (CHUNKS == 8 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3)) * kChunk<E>;
   }
-  // Fragments of the warp's rows from `first` (a multiple of 8) at k = 8 * ks; see "m16n8k8" in the PTX ISA.
+  // Fragments of the warp's rows from `first` (a multiple of 8) at chunk 2 * ks along the reduction; see
+  // "m16n8k8" and "m16n8k16" in the PTX ISA.
   template <int COUNT>
-  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const float* tile, int first,
-                                                int ks) {
-    const int lane = threadIdx.x % 32;  // matrices: rows 0-7, rows 8-15, the same four columns further
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const E* tile, int first, int ks) {
+    const int lane = threadIdx.x % 32;  // matrices: rows 0-7, rows 8-15, the same one chunk further
     PCN_UNROLL_ON_DEVICE
     for (int i = 0; i < COUNT; ++i)
       ldmatrix_x4(a[i], tile + at(first + 16 * i + lane % 16, 2 * ks + lane / 16));
   }
   template <int COUNT>
-  static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const float* tile, int first,
-                                                int ks) {
+  static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const E* tile, int first, int ks) {
     static_assert(COUNT % 2 == 0, "one ldmatrix.x4 serves two products");
-    const int lane = threadIdx.x % 32;  // matrices: columns 0-3, columns 4-7, the same eight rows further
+    const int lane = threadIdx.x % 32;  // matrices: one chunk, the next one, the same eight rows further
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < COUNT; j += 2) {
       uint32_t r[4];
@@ -56,12 +63,16 @@ struct AlongTile {
   }
 };
 
-// An operand contiguous across the reduction: BK rows k of SIDE floats, padded by 8. A warp's 32-bit read of
-// 4 rows and 8 columns then meets banks 8 (or 24) * row + column: each bank once.
+// An operand contiguous across the reduction: BK rows k of SIDE elements.
+template <class E, int SIDE, int BK>
+struct AcrossTile;
+
+// Of float, rows are padded by 8. A warp's 32-bit read of 4 rows and 8 columns then meets banks 8 (or 24) *
+// row + column: each bank once. (ldmatrix transposes 16-bit elements only.)
 template <int SIDE, int BK>
-struct AcrossTile {
+struct AcrossTile<float, SIDE, BK> {
   static constexpr int STRIDE = SIDE + 8;
-  static constexpr int FLOATS = BK * STRIDE;
+  static constexpr int ELEMENTS = BK * STRIDE;
   static_assert(STRIDE % 32 == 8 || STRIDE % 32 == 24, "bank-conflict-free fragments");
   static __device__ __forceinline__ int at(int k, int column) { return k * STRIDE + column; }
   template <int COUNT>
@@ -90,14 +101,47 @@ struct AcrossTile {
   }
 };
 
-template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_>
+// Of Bf16, ldmatrix.trans reads 8 rows k of one chunk of columns. Rows are padded by one chunk, an odd number
+// of chunks then: 8 consecutive rows at one column lie in different banks. (A permutation by XOR would need
+// no padding, but SIDEs that are powers of 2, and an address of its own for every fragment.)
+template <int SIDE, int BK>
+struct AcrossTile<Bf16, SIDE, BK> {
+  static constexpr int STRIDE = SIDE + 8;
+  static constexpr int ELEMENTS = BK * STRIDE;
+  static_assert(STRIDE / 8 % 2 == 1 && SIDE % 16 == 0, "bank-conflict-free fragments");
+  static __device__ __forceinline__ int at(int k, int column) { return k * STRIDE + column; }
+  template <int COUNT>
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const Bf16* tile, int first,
+                                                int ks) {
+    const int lane = threadIdx.x % 32;  // matrices: columns 0-7, columns 8-15, the same eight rows k further
+    const Bf16* mine = tile + at(16 * ks + lane / 16 * 8 + lane % 8, first + lane / 8 % 2 * 8);
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < COUNT; ++i) ldmatrix_x4_trans(a[i], mine + 16 * i);
+  }
+  template <int COUNT>
+  static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const Bf16* tile, int first,
+                                                int ks) {
+    static_assert(COUNT % 2 == 0, "one ldmatrix.x4 serves two products");
+    const int lane = threadIdx.x % 32;  // matrices: rows k 0-7, rows k 8-15, the same eight columns further
+    const Bf16* mine = tile + at(16 * ks + lane % 16, first + lane / 16 * 8);
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < COUNT; j += 2) {
+      uint32_t r[4];
+      ldmatrix_x4_trans(r, mine + 8 * j);
+      b[j][0] = r[0], b[j][1] = r[1], b[j + 1][0] = r[2], b[j + 1][1] = r[3];
+    }
+  }
+};
+
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, class E = float>
 struct MmaTile {
+  using Element = E;
   static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
   static constexpr int WARPS_N = BN / WN;
   static constexpr int THREADS = 32 * (BM / WM) * WARPS_N;
   // Blocks a multiprocessor is to hold: eight warps. More would limit the registers so that some spill.
   static constexpr int MIN_CTAS = THREADS > 128 ? 1 : 2;
-  static constexpr int MI = WM / 16, NI = WN / 8;  // products a warp makes per 8 along the reduction
+  static constexpr int MI = WM / 16, NI = WN / 8;  // products a warp makes at a time
   static_assert(BM % WM == 0 && BN % WN == 0 && WM % 16 == 0 && WN % 16 == 0, "warps cover the tile");
   static_assert(STAGES >= 3, "a step being multiplied and two on their way");
 
@@ -114,18 +158,23 @@ struct MmaTile {
 
 template <class T, class TileA, class TileB>
 constexpr std::size_t ring_bytes() {
-  constexpr std::size_t bytes = sizeof(float) * T::STAGES * (TileA::FLOATS + TileB::FLOATS);
+  constexpr std::size_t bytes = sizeof(typename T::Element) * T::STAGES * (TileA::ELEMENTS + TileB::ELEMENTS);
   static_assert(bytes <= 96 * 1024,
                 "what a block may have on every device with tensor cores, sm_86 included");
   return bytes;
 }
 
-// acc += a b, 8 along the reduction.
+// acc += a b, 32 bytes along the reduction.
 template <class T, int PRODUCTS>
 __device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4],
                                                    const uint32_t (&a)[T::MI][4],
                                                    const uint32_t (&b)[T::NI][2]) {
-  if constexpr (PRODUCTS == 1) {
+  if constexpr (std::is_same<typename T::Element, Bf16>::value) {
+    static_assert(PRODUCTS == 1, "products of Bf16 are exact");
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
+  } else if constexpr (PRODUCTS == 1) {
     // Into registers of their own: the fragments are kept as they are past the last step, whose successor
     // is not read, and would otherwise be masked to TF32's bits for nothing.
     uint32_t b_tf32[T::NI][2];
@@ -187,13 +236,14 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
   for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.f;
   if (steps == 0) return;  // the whole block: a stride's phase that no filter tap meets
 
-  constexpr int STAGE = TileA::FLOATS + TileB::FLOATS, KS = T::BK / 8;
-  float* const ring = dynamic_shared<float>();
+  using E = typename T::Element;
+  constexpr int STAGE = TileA::ELEMENTS + TileB::ELEMENTS, KS = T::BK / (2 * kChunk<E>);
+  E* const ring = dynamic_shared<E>();
   int into = 0, from = 0;  // offsets in the ring: where the next step goes, where the present one is read
   const auto fetch = [&](bool exists) {
     if (exists) {
       load_a.fetch(ring + into);
-      load_b.fetch(ring + into + TileA::FLOATS);
+      load_b.fetch(ring + into + TileA::ELEMENTS);
     }
     cp_async_commit();  // also where there is nothing, so that groups and steps count alike
     into = into == (T::STAGES - 1) * STAGE ? 0 : into + STAGE;
@@ -206,7 +256,7 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
   cp_async_wait<T::STAGES - 2>();
   __syncthreads();
   TileA::read_a(a[0], ring, m, 0);
-  TileB::read_b(b[0], ring + TileA::FLOATS, n, 0);
+  TileB::read_b(b[0], ring + TileA::ELEMENTS, n, 0);
   for (int step = 0; step < steps; ++step) {
     PCN_UNROLL_ON_DEVICE
     for (int ks = 0; ks < KS; ++ks) {
@@ -219,7 +269,7 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
       }
       if (ks < KS - 1 || step + 1 < steps) {
         TileA::read_a(a[(ks + 1) % 2], ring + from, m, (ks + 1) % KS);
-        TileB::read_b(b[(ks + 1) % 2], ring + from + TileA::FLOATS, n, (ks + 1) % KS);
+        TileB::read_b(b[(ks + 1) % 2], ring + from + TileA::ELEMENTS, n, (ks + 1) % KS);
       }
       if (ks == 0) fetch(step + T::STAGES - 1 < steps);
       multiply_fragments<T, PRODUCTS>(acc, a[ks % 2], b[ks % 2]);
@@ -227,40 +277,76 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
   }
 }
 
+// Stores 2 columns of one product, from `column`, and the same 2 of the next product, 8 columns further, with
+// the lane's neighbour: the two exchange what they hold, and the even lane stores 4 columns of the first
+// product, the odd one 4 of the second, so that four lanes fill a sector of 32 bytes. All lanes of a warp
+// must come; start, limit: as for mma_store.
+__device__ __forceinline__ void store_sector(const float* first, const float* second, int column, Bf16* out,
+                                             const Bf16* mask, long long start, int limit) {
+  const auto pack = [](const float* v) {
+    return static_cast<uint32_t>(to_bf16(v[0])) | static_cast<uint32_t>(to_bf16(v[1])) << 16;
+  };
+  const bool odd = threadIdx.x % 2 != 0;
+  const uint32_t left = pack(first), right = pack(second);  // chosen as values: the sums have no address
+  const uint32_t keep = odd ? right : left, give = odd ? left : right;
+  const uint32_t taken = __shfl_xor_sync(0xffffffffu, give, 1);
+  uint2 words = odd ? make_uint2(taken, keep) : make_uint2(keep, taken);
+  column += odd ? 6 : 0;
+  if (start < 0 || column >= limit) return;
+  if (mask != nullptr) {
+    float m[4];
+    load_constant(m, mask + start + column);
+    words.x &= (m[0] <= 0.f ? 0u : 0xffffu) | (m[1] <= 0.f ? 0u : 0xffff0000u);
+    words.y &= (m[2] <= 0.f ? 0u : 0xffffu) | (m[3] <= 0.f ? 0u : 0xffff0000u);
+  }
+  *reinterpret_cast<uint2*>(out + start + column) = words;
+}
+
 // Stores a thread's outputs. offset(m): where row m of the tile starts in `out`, negative if it does not
-// exist; columns [0, limit) of the tile exist. pairs: rows start at a multiple of 8 bytes and limit is even.
-// Four lanes fill a sector of 32 bytes. bias: of the tile's first column, or null.
-template <class T, class RowOffset>
-__device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], float* out, RowOffset offset,
-                                          int limit, bool pairs, const float* bias, bool relu) {
-  if (bias != nullptr) {
+// exist, in `out` and in the mask alike; columns [0, limit) of the tile exist. vectors: rows start at a
+// multiple of 4 elements' bytes and limit is a multiple of 4.
+// Four lanes hold the 8 columns of a product, a sector of 32 bytes of float; of Bf16, see store_sector.
+template <class T, class E, class RowOffset>
+__device__ __forceinline__ void mma_store(float (&acc)[T::MI][T::NI][4], E* out, RowOffset offset, int limit,
+                                          bool vectors, const Epilogue<E>& epilogue) {
+  if (epilogue.bias != nullptr) {
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
     for (int e = 0; e < 2; ++e) {
       const int column = T::column(j) + e;
-      const float add = column < limit ? __ldg(bias + column) : 0.f;
+      const float add = column < limit ? __ldg(epilogue.bias + column) : 0.f;
       PCN_UNROLL_ON_DEVICE
       for (int i = 0; i < T::MI; ++i) acc[i][j][e] += add, acc[i][j][e + 2] += add;
     }
+  }
+  if (epilogue.relu) {
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
+    for (int e = 0; e < 4; ++e) acc[i][j][e] = acc[i][j][e] < 0.f ? 0.f : acc[i][j][e];  // keeps NaN
   }
   PCN_UNROLL_ON_DEVICE
   for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
   for (int half = 0; half < 2; ++half) {
     const long long start = offset(T::row(i, half));
-    if (start < 0) continue;
-    PCN_UNROLL_ON_DEVICE
-    for (int j = 0; j < T::NI; ++j) {
-      const int column = T::column(j);
-      float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
-      if (relu) x = x < 0.f ? 0.f : x, y = y < 0.f ? 0.f : y;  // keeps NaN
-      float* to = out + start + column;
-      if (pairs) {
-        if (column < limit) *reinterpret_cast<float2*>(to) = make_float2(x, y);
-      } else {
-        if (column < limit) to[0] = x;
-        if (column + 1 < limit) to[1] = y;
+    if constexpr (std::is_same<E, Bf16>::value) {
+      if (vectors) {
+        PCN_UNROLL_ON_DEVICE
+        for (int j = 0; j < T::NI; j += 2)
+          store_sector(&acc[i][j][2 * half], &acc[i][j + 1][2 * half], T::column(j), out, epilogue.mask,
+                       start, limit);
+        continue;
       }
     }
+    if (start < 0) continue;
+    if (epilogue.mask != nullptr) {
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j)
+        mask_part<2>(epilogue.mask + start, &acc[i][j][2 * half], T::column(j), limit, vectors);
+    }
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::NI; ++j)
+      store_part<2>(out + start, &acc[i][j][2 * half], T::column(j), limit, vectors);
   }
 }
 
@@ -287,12 +373,23 @@ inline double tf32_rate(int capability) {
 
 template <class T>
 TileInfo mma_info(const Conv2dShape& s, double efficiency) {
-  return T::info(efficiency * tf32_rate(s.capability) / (s.precision == Precision::kFp32x3 ? 3 : 1));
+  // Of Bf16, twice as many products in the same time as of TF32, on every device.
+  const double products = s.precision == Precision::kFp32x3 ? 3 : s.precision == Precision::kBf16 ? 0.5 : 1;
+  return T::info(efficiency * tf32_rate(s.capability) / products);
 }
 
-// What every kernel on tensor cores wants beside its layout.
-inline bool mma_supports(const Conv2dShape& s) {
-  return s.precision != Precision::kFp32 && s.capability >= 80;
+// What every kernel on tensor cores wants beside its layout: T::Element is the type that the precision has.
+template <class T>
+bool mma_supports(const Conv2dShape& s) {
+  const bool bf16 = std::is_same<typename T::Element, Bf16>::value;
+  return s.precision != Precision::kFp32 && (s.precision == Precision::kBf16) == bf16 && s.capability >= 80 &&
+         s.aligned != 0;
+}
+
+// Channels or filters of a group that are copied by whole chunks.
+template <class T>
+bool whole_chunks(int count, int groups) {
+  return count / groups % kChunk<typename T::Element> == 0;
 }
 
 }  // namespace pcn::conv

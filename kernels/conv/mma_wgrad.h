@@ -1,18 +1,23 @@
 // Gradient with respect to the filters on tensor cores: the matrix product of wgrad.h, rows filters, columns
 // their weights, reduced over all output pixels, on the tile of mma_tile.h. Both operands are contiguous
-// across the reduction: 32-bit reads of shared memory. The reduction is cut into pieces that are added in
-// order. The kernel of every conv2d_wgrad_mma* file.
+// across the reduction: ldmatrix.trans of Bf16, 32-bit reads of float. The reduction is cut into pieces that
+// are added in order. The kernel of every conv2d_wgrad_mma* file.
 #pragma once
 #include "conv/mma_loaders.h"
 #include "conv/wgrad.h"
 
 namespace pcn::conv {
 
-inline bool mma_wgrad_supports(const Conv2dShape& s) { return mma_supports(s) && wgrad_vectors(s); }
+template <class T>
+bool mma_wgrad_supports(const Conv2dShape& s) {
+  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups);
+}
 
 template <class T, int PRODUCTS>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(const WgradArgs args) {
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
+    mma_wgrad_kernel(const WgradArgs<typename T::Element> args) {
   if constexpr (kTensorCores) {
+    using E = typename T::Element;
     const Conv2dShape& s = args.shape;
     int tile = blockIdx.x;
     const int n0 = tile % args.n_tiles * T::BN;
@@ -23,36 +28,39 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) mma_wgrad_kernel(cons
     const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
     const int first_filter = group * group_filters + m0;
 
-    MatrixColumnCopies<T::BM, T::BK, T::THREADS> gradient(args.dy, s.k, first_filter, group_filters - m0,
-                                                          args.depth, k_begin);
-    PatchCopies<T::BN, T::BK, T::THREADS> patches(
+    MatrixColumnCopies<E, T::BM, T::BK, T::THREADS> gradient(args.dy, s.k, first_filter, group_filters - m0,
+                                                             args.depth, k_begin);
+    PatchCopies<E, T::BN, T::BK, T::THREADS> patches(
         args.x, s, args.step, k_begin, group * group_channels, [&](int col) {
           const int weight = n0 + col;
           const int tap = weight / group_channels;
           return Digits{weight - tap * group_channels, tap % s.s, weight < args.cols ? tap / s.s : -1};
         });
     float acc[T::MI][T::NI][4];
-    mma_multiply<T, PRODUCTS, AcrossTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(
+    mma_multiply<T, PRODUCTS, AcrossTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(
         acc, gradient, patches, (k_count + T::BK - 1) / T::BK);
 
     float* out = args.out + (static_cast<long long>(blockIdx.y) * s.k + first_filter) * args.cols + n0;
     mma_store<T>(
         acc, out,
         [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
-        args.cols - n0, args.vectors != 0, nullptr, false);
+        args.cols - n0, args.vectors != 0, Epilogue<float>{});
   }
 }
 
-template <class T>
-cudaError_t mma_wgrad(const char* stem, float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+template <class T, class E>
+cudaError_t mma_wgrad(const char* stem, float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                       void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
-  const WgradArgs args =
-      wgrad_args(dw, dy, x, shape, workspace, grid, CopyAcrossK<T::BN, T::BK, T::THREADS>::K_STEP);
-  const auto kernel = shape.precision == Precision::kFp32x3 ? mma_wgrad_kernel<T, 3> : mma_wgrad_kernel<T, 1>;
+  const WgradArgs<E> args =
+      wgrad_args(dw, dy, x, shape, workspace, grid, CopyAcrossK<E, T::BN, T::BK, T::THREADS>::K_STEP);
+  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
+  auto* kernel = mma_wgrad_kernel<T, 1>;
+  if constexpr (std::is_same<E, float>::value)
+    if (shape.precision == Precision::kFp32x3) kernel = mma_wgrad_kernel<T, 3>;
   const cudaError_t status =
       launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AcrossTile<T::BM, T::BK>, AcrossTile<T::BN, T::BK>>(), stream, args);
+             ring_bytes<T, AcrossTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
   if (status != cudaSuccess) return status;
   return wgrad_finish(stem, dw, shape, workspace, grid, stream);
 }

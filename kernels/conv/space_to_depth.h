@@ -8,16 +8,18 @@
 //   it.
 //
 // The reduction grows from 363 to 432, and x is copied once (1.04 times its size); the channels are filled up
-// with zeros to a multiple of 4. Device code.
+// with zeros to a multiple of 16 bytes. Device code.
 #pragma once
 #include "common/device.h"
+#include "conv/elements.h"
 #include "conv/gemm_extent.h"
 
 namespace pcn::conv {
 
 // Channels of the rearranged image.
 inline int depth_channels(const Conv2dShape& s) {
-  return static_cast<int>(ceil_div(std::int64_t{s.stride_h} * s.stride_h * s.c, 4) * 4);
+  const int whole = s.precision == Precision::kBf16 ? PER_ACCESS<Bf16> : PER_ACCESS<float>;
+  return static_cast<int>(ceil_div(std::int64_t{s.stride_h} * s.stride_h * s.c, whole) * whole);
 }
 
 // The convolution that is left to do.
@@ -40,54 +42,60 @@ inline bool space_to_depth_supports(const Conv2dShape& s) {
   return image_elements(to) < (1ll << 31) && filter_elements(to) < (1ll << 31);
 }
 
-// Time of the copies in the units of gemm_cost: 8 bytes an element take as long as about 56 multiply-adds.
+// Time of the copies in the units of gemm_cost: 8 bytes an element take as long as about 56 multiply-adds;
+// of bfloat16 it is 4.
 inline double space_to_depth_cost(const Conv2dShape& s) {
-  return 56.0 * static_cast<double>(image_elements(rearranged(s))) / kMultiprocessors;
+  return (s.precision == Precision::kBf16 ? 28.0 : 56.0) *
+         static_cast<double>(image_elements(rearranged(s))) / kMultiprocessors;
 }
 
+template <class E>
 constexpr std::size_t padded_bytes(std::int64_t elements) {  // so that what follows is aligned, too
-  return static_cast<std::size_t>(ceil_div(elements * 4, 256) * 256);
+  return static_cast<std::size_t>(ceil_div(elements * static_cast<int>(sizeof(E)), 256) * 256);
 }
 
-// One float4 of x' a thread; the t*C floats of a source row are contiguous, so the reads of a warp fill whole
-// sectors. 8 bytes an element: bound by memory.
-template <int = 0>  // a template, so that several files may instantiate it
+// 16 bytes of x' a thread; the t*C elements of a source row are contiguous, so the reads of a warp fill whole
+// sectors. Each element is read and written once: bound by memory.
+template <class E>
 __global__ void __launch_bounds__(256)
-    image_to_depth_kernel(float* __restrict__ to, const float* __restrict__ x, const Conv2dShape s, int to_h,
-                          int to_w, int to_c, int quads) {
+    image_to_depth_kernel(E* __restrict__ to, const E* __restrict__ x, const Conv2dShape s, int to_h,
+                          int to_w, int to_c, int threads) {
   const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-  if (at >= quads) return;
-  const int index = static_cast<int>(at) * 4, t = s.stride_h;
+  if (at >= threads) return;
+  constexpr int COUNT = PER_ACCESS<E>;
+  const int index = static_cast<int>(at) * COUNT, t = s.stride_h;
   const int c0 = index % to_c, pixel = index / to_c;
   const int j = pixel % to_w, i = pixel / to_w % to_h, n = pixel / to_w / to_h;
-  float v[4];
+  float v[COUNT];
   PCN_UNROLL
-  for (int e = 0; e < 4; ++e) {
+  for (int e = 0; e < COUNT; ++e) {
     const int c = (c0 + e) % s.c, tap = (c0 + e) / s.c;
     const int a = tap / t, h = t * i + a - s.pad_h, w = t * j + (tap - a * t) - s.pad_w;
     const bool inside = a < t && static_cast<unsigned>(h) < static_cast<unsigned>(s.h) &&
                         static_cast<unsigned>(w) < static_cast<unsigned>(s.w);
-    v[e] = inside ? __ldg(x + (static_cast<unsigned>(n * s.h + h) * s.w + w) * s.c + c) : 0.f;
+    float pixel[1] = {0.f};
+    if (inside) load_constant(pixel, x + (static_cast<unsigned>(n * s.h + h) * s.w + w) * s.c + c);
+    v[e] = pixel[0];
   }
-  *reinterpret_cast<float4*>(to + index) = make_float4(v[0], v[1], v[2], v[3]);
+  store_run(to + index, v);
 }
 
 // w -> w'; a few hundred kilobytes.
-template <int = 0>
+template <class E>
 __global__ void __launch_bounds__(256)
-    filters_to_depth_kernel(float* __restrict__ to, const float* __restrict__ w, const Conv2dShape s,
-                            int to_r, int to_s, int to_c, int count) {
+    filters_to_depth_kernel(E* __restrict__ to, const E* __restrict__ w, const Conv2dShape s, int to_r,
+                            int to_s, int to_c, int count) {
   const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
   if (at >= count) return;
   const int index = static_cast<int>(at), t = s.stride_h;
   const int depth = index % to_c, place = index / to_c;
   const int c = depth % s.c, tap = depth / s.c, a = tap / t;
   const int r = place / to_s % to_r * t + a, q = place % to_s * t + (tap - a * t), k = place / to_s / to_r;
-  to[index] = a < t && r < s.r && q < s.s ? __ldg(w + ((k * s.r + r) * s.s + q) * s.c + c) : 0.f;
+  to[index] = a < t && r < s.r && q < s.s ? w[((k * s.r + r) * s.s + q) * s.c + c] : E{};
 }
 
 // dw' -> dw: what belongs to the zeros of w' is dropped.
-template <int = 0>
+template <int = 0>  // a template, so that several files may include it
 __global__ void __launch_bounds__(256)
     filters_from_depth_kernel(float* __restrict__ dw, const float* __restrict__ from, const Conv2dShape s,
                               int from_r, int from_s, int from_c, int count) {
@@ -102,12 +110,12 @@ __global__ void __launch_bounds__(256)
 
 inline dim3 blocks_of(std::int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, 256))); }
 
-inline cudaError_t image_to_depth(const char* stem, float* to, const float* x, const Conv2dShape& s,
-                                  cudaStream_t stream) {
+template <class E>
+cudaError_t image_to_depth(const char* stem, E* to, const E* x, const Conv2dShape& s, cudaStream_t stream) {
   const Conv2dShape shape = rearranged(s);
-  const int quads = static_cast<int>(image_elements(shape) / 4);
-  return launch(stem, image_to_depth_kernel<>, blocks_of(quads), dim3(256), 0, stream, to, x, s, shape.h,
-                shape.w, shape.c, quads);
+  const int threads = static_cast<int>(image_elements(shape) / PER_ACCESS<E>);
+  return launch(stem, image_to_depth_kernel<E>, blocks_of(threads), dim3(256), 0, stream, to, x, s, shape.h,
+                shape.w, shape.c, threads);
 }
 
 // The cheapest of some kernels for a shape; the first supports every rearranged one.

@@ -17,9 +17,10 @@ inline bool wgrad_vectors(const Conv2dShape& s) {
   return s.aligned != 0 && s.c / s.groups % 4 == 0 && s.k / s.groups % 4 == 0;
 }
 
+template <class E>
 struct WgradArgs {
   float* out;  // dw, or the pieces
-  const float *dy, *x;
+  const E *dy, *x;
   Conv2dShape shape;
   int cols, depth, chunk;
   int m_tiles, n_tiles;
@@ -27,8 +28,8 @@ struct WgradArgs {
   Digits step;  // of the reduction index, in (output column, output row, image)
 };
 
-template <class T, int VEC>
-__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const WgradArgs args) {
+template <class T, int VEC, class E>
+__global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const WgradArgs<E> args) {
   const Conv2dShape& s = args.shape;
   int tile = blockIdx.x;
   const int n0 = tile % args.n_tiles * T::BN;
@@ -40,9 +41,9 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const Wg
   const MicroTile<T> mine;
 
   const int first_filter = group * group_filters + m0;
-  MatrixColumnsLoader<T::BM, T::BK, T::THREADS, VEC> gradient(args.dy, s.k, first_filter, group_filters - m0,
-                                                              args.depth, k_begin);
-  PatchLoader<T::BN, T::BK, T::THREADS, VEC> patches(
+  MatrixColumnsLoader<E, T::BM, T::BK, T::THREADS, VEC> gradient(args.dy, s.k, first_filter,
+                                                                 group_filters - m0, args.depth, k_begin);
+  PatchLoader<E, T::BN, T::BK, T::THREADS, VEC> patches(
       args.x, s, args.step, k_begin, group * group_channels, [&](int col) {
         const int weight = n0 + col;
         const int tap = weight / group_channels;
@@ -55,12 +56,13 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const Wg
   store<T>(
       acc, mine, out,
       [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
-      args.cols - n0, args.vectors != 0, nullptr, false);
+      args.cols - n0, args.vectors != 0, Epilogue<float>{});
 }
 
 // Everything but the step along the reduction, which depends on how a kernel's threads share it.
-inline WgradArgs wgrad_args(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
-                            void* workspace, const GemmGrid& grid, int step) {
+template <class E>
+WgradArgs<E> wgrad_args(float* dw, const E* dy, const E* x, const Conv2dShape& shape, void* workspace,
+                        const GemmGrid& grid, int step) {
   const GemmExtent extent = wgrad_extent(shape);
   return {grid.splits > 1 ? static_cast<float*>(workspace) : dw,
           dy,
@@ -79,19 +81,19 @@ inline WgradArgs wgrad_args(float* dw, const float* dy, const float* x, const Co
 inline cudaError_t wgrad_finish(const char* stem, float* dw, const Conv2dShape& shape, void* workspace,
                                 const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, dw, static_cast<const float*>(workspace), nullptr,
-                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits, false,
+  return add_pieces(stem, dw, static_cast<const float*>(workspace), Epilogue<float>{},
+                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits,
                     shape.aligned != 0, stream);
 }
 
-template <class T, int VEC>
-cudaError_t wgrad(const char* stem, float* dw, const float* dy, const float* x, const Conv2dShape& shape,
+template <class T, int VEC, class E>
+cudaError_t wgrad(const char* stem, float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                   void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
-  const WgradArgs args =
+  const WgradArgs<E> args =
       wgrad_args(dw, dy, x, shape, workspace, grid, AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP);
   const cudaError_t status =
-      launch(stem, wgrad_kernel<T, VEC>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
+      launch(stem, wgrad_kernel<T, VEC, E>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
   if (status != cudaSuccess) return status;
   return wgrad_finish(stem, dw, shape, workspace, grid, stream);
 }

@@ -4,21 +4,35 @@
 namespace pcn {
 namespace {
 
-const SoftmaxRow kSoftmax[] = {
-    {"softmax_warp", softmax_warp_supports, no_workspace<LossShape>, softmax_warp},
-    {"softmax_block", always<LossShape>, no_workspace<LossShape>, softmax_block},
+template <class T>
+const SoftmaxRow<T> kSoftmax[] = {
+    {"softmax_warp", softmax_warp_supports, no_workspace<LossShape>, softmax_warp<T>},
+    {"softmax_block", always<LossShape>, no_workspace<LossShape>, softmax_block<T>},
 };
 
-const SoftmaxCrossEntropyRow kSoftmaxCrossEntropy[] = {
+template <class T>
+const SoftmaxCrossEntropyRow<T> kSoftmaxCrossEntropy[] = {
     {"softmax_cross_entropy_warp", softmax_cross_entropy_warp_supports, softmax_cross_entropy_workspace,
-     softmax_cross_entropy_warp},
+     softmax_cross_entropy_warp<T>},
     {"softmax_cross_entropy_block", always<LossShape>, softmax_cross_entropy_workspace,
-     softmax_cross_entropy_block},
+     softmax_cross_entropy_block<T>},
 };
 
 }  // namespace
 
-KernelTable<SoftmaxRow> softmax_kernels() { return {kSoftmax, 2}; }
-KernelTable<SoftmaxCrossEntropyRow> softmax_cross_entropy_kernels() { return {kSoftmaxCrossEntropy, 2}; }
+template <class T>
+KernelTable<SoftmaxRow<T>> softmax_kernels() {
+  return {kSoftmax<T>, 2};
+}
+
+template <class T>
+KernelTable<SoftmaxCrossEntropyRow<T>> softmax_cross_entropy_kernels() {
+  return {kSoftmaxCrossEntropy<T>, 2};
+}
+
+template KernelTable<SoftmaxRow<float>> softmax_kernels<float>();
+template KernelTable<SoftmaxRow<Bf16>> softmax_kernels<Bf16>();
+template KernelTable<SoftmaxCrossEntropyRow<float>> softmax_cross_entropy_kernels<float>();
+template KernelTable<SoftmaxCrossEntropyRow<Bf16>> softmax_cross_entropy_kernels<Bf16>();
 
 }  // namespace pcn

@@ -5,6 +5,7 @@
 // `sum` over the team, in a fixed order, and every thread gets the result.
 #pragma once
 #include "common/device.h"
+#include "common/element.h"
 #include "loss/loss.h"
 
 namespace pcn::loss {

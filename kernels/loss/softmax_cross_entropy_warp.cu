@@ -1,10 +1,10 @@
 // softmax_cross_entropy_warp: loss, gradient and error counts, up to WARP_CLASSES classes
 //   loss_n = log sum_c exp(x[n, c]) - x[n, label_n]     loss = mean_n loss_n
 //   dlogits[n, c] = (softmax(x[n])[c] - [c == label_n]) * grad_scale
-// x, dlogits (examples, classes), labels (examples); dlogits may be x. A warp per example keeps its row in
-// registers; 8 examples to a block of 256 threads; a second launch of one block adds the examples in order. 8
-// bytes of memory traffic an element: for the small matrices it is meant for, bound by latency. Rejects more
-// classes; softmax_cross_entropy_block takes them.
+// x, dlogits (examples, classes) float or Bf16, labels (examples); dlogits may be x. A warp per example keeps
+// its row in registers; 8 examples to a block of 256 threads; a second launch of one block adds the examples
+// in order. 8 bytes of memory traffic an element: for the small matrices it is meant for, bound by latency.
+// Rejects more classes; softmax_cross_entropy_block takes them.
 #include "loss/rows.h"
 
 namespace pcn {
@@ -12,8 +12,9 @@ namespace {
 
 using namespace loss;
 
+template <class T>
 __global__ void __launch_bounds__(THREADS)
-    cross_entropy_warp_kernel(Outcome* outcomes, float* dlogits, const float* x, const std::int32_t* labels,
+    cross_entropy_warp_kernel(Outcome* outcomes, T* dlogits, const T* x, const std::int32_t* labels,
                               float grad_scale, LossShape shape) {
   const int n = blockIdx.x * WARPS + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(THREADS)
   PCN_UNROLL
   for (int k = 0; k < PER_LANE; ++k) {
     const int c = lane + 32 * k;
-    v[k] = live && c < shape.classes ? x[row + c] : -INFINITY;
+    v[k] = live && c < shape.classes ? widen(x[row + c]) : -INFINITY;
     max = fmaxf(max, v[k]);
     if (c == label) x_label = v[k];
   }
@@ -52,7 +53,8 @@ __global__ void __launch_bounds__(THREADS)
   PCN_UNROLL
   for (int k = 0; k < PER_LANE; ++k) {
     const int c = lane + 32 * k;
-    if (live && c < shape.classes) dlogits[row + c] = (v[k] * scale - (c == label ? 1.f : 0.f)) * grad_scale;
+    if (live && c < shape.classes)
+      dlogits[row + c] = narrow<T>((v[k] * scale - (c == label ? 1.f : 0.f)) * grad_scale);
   }
   if (live && lane == 0) outcomes[n] = outcome(x_label, max, sum, rank, valid);
 }
@@ -61,15 +63,21 @@ __global__ void __launch_bounds__(THREADS)
 
 bool softmax_cross_entropy_warp_supports(const LossShape& shape) { return shape.classes <= WARP_CLASSES; }
 
-cudaError_t softmax_cross_entropy_warp(float* loss, float* dlogits, double* metrics, const float* logits,
+template <class T>
+cudaError_t softmax_cross_entropy_warp(float* loss, T* dlogits, double* metrics, const T* logits,
                                        const std::int32_t* labels, int topk, float grad_scale,
                                        const LossShape& shape, void* workspace, cudaStream_t stream) {
   auto* outcomes = static_cast<Outcome*>(workspace);
-  const cudaError_t status = launch("softmax_cross_entropy_warp", cross_entropy_warp_kernel,
+  const cudaError_t status = launch("softmax_cross_entropy_warp", cross_entropy_warp_kernel<T>,
                                     dim3((shape.examples + WARPS - 1) / WARPS), dim3(THREADS), 0, stream,
                                     outcomes, dlogits, logits, labels, grad_scale, shape);
   if (status != cudaSuccess) return status;
   return reduce_outcomes("softmax_cross_entropy_warp", loss, metrics, outcomes, topk, shape, stream);
 }
+
+template cudaError_t softmax_cross_entropy_warp(float*, float*, double*, const float*, const std::int32_t*,
+                                                int, float, const LossShape&, void*, cudaStream_t);
+template cudaError_t softmax_cross_entropy_warp(float*, Bf16*, double*, const Bf16*, const std::int32_t*, int,
+                                                float, const LossShape&, void*, cudaStream_t);
 
 }  // namespace pcn

@@ -2,9 +2,10 @@
 // (3x3 pixels every 2), from x alone
 //   g[n,h,w,c] = sum of dy[n,p,q,c] over the windows (p,q) whose argmax (uint8) points at pixel (h,w)
 //   t = g * x * scale^-beta / scale
-//   dx[i] = g[i] * scale[i]^-beta - 2 alpha beta x[i] * sum of t[j] over the channels j whose windows hold i
-// dx, x (n,h,w,c)   dy, argmax (n,p,q,c)   c <= 512, groups of a multiple of 4 channels, lrn_size <= 9;
-// padding 0 … 2; windows may hang over the edges
+//   dx[i] = g[i] * scale[i]^-beta - 2 alpha beta x[i] * sum of t[j] over the channels j whose windows hold i;
+//   zero where x[i] <= 0, with relu
+// dx, x (n,h,w,c)   dy, argmax (n,p,q,c)   dx, dy, x of float or Bf16   c <= 512, groups of a multiple of 4
+// channels, lrn_size <= 9; padding 0 … 2; windows may hang over the edges
 //
 // In padded coordinates the square of pixels (2i, 2j), (2i, 2j+1), (2i+1, 2j), (2i+1, 2j+1) is held by the
 // windows (i-1, i) x (j-1, j) and by no other. A thread has 4 channels of one square, see pooled_march.h, and
@@ -13,7 +14,8 @@
 // one barrier a row. A gather in ascending order of windows: no atomics, the same bits every time. x and dx
 // move once, dy and argmax once but for a second load that L1 has and a row of windows in STRIP. DRAM:
 // 8*h*w + 5*p*q bytes a channel instead of 20*h*w + 5*p*q of max_pool2d_backward and lrn_backward, at
-// 27x27 -> 55x55 27.8 KB instead of 64 KB (computed, not measured).
+// 27x27 -> 55x55 27.8 KB instead of 64 KB (computed, not measured). In bfloat16 4*h*w + 3*p*q: 14.3 KB. With
+// relu, relu_backward after it is saved: 12*h*w bytes a channel, 6*h*w in bfloat16.
 //
 // A thread of the paper's instance runs 757 instructions for a row of squares, which is 148 bytes (sm_90):
 // bound by memory. lrn_max_pool2d_backward_generic stands in where an array does not start on a pack's
@@ -39,12 +41,13 @@ struct Window {
   Byte4 where;
 };
 
-PCN_FN Window window_at(const Float4* dy, const Byte4* argmax, bool exists, int index) {
+template <class T>
+PCN_FN Window window_at(const Pack<T, 4>* dy, const Byte4* argmax, bool exists, int index) {
   Window window = {};
   PCN_UNROLL
   for (int j = 0; j < 4; ++j) window.where.v[j] = NOWHERE;
   if (exists) {
-    window.dy = dy[index];
+    window.dy = load(dy + index);
     window.where = argmax[index];
   }
   return window;
@@ -55,13 +58,13 @@ PCN_FN void add_share(Float4& sum, const Window& window, int position) {
   for (int j = 0; j < 4; ++j) sum.v[j] += window.where.v[j] == position ? window.dy.v[j] : 0.f;
 }
 
-template <bool PAPER>
+template <class T, bool PAPER>
 __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 3 : 2)
-    lrn_max_pool2d_backward_march_kernel(Float4* __restrict__ dx, const Float4* __restrict__ dy,
-                                         const Byte4* __restrict__ argmax, const Float4* __restrict__ x,
+    lrn_max_pool2d_backward_march_kernel(Pack<T, 4>* __restrict__ dx, const Pack<T, 4>* __restrict__ dy,
+                                         const Byte4* __restrict__ argmax, const Pack<T, 4>* __restrict__ x,
                                          LrnMaxPool2dShape shape, float alpha, float beta, float k,
-                                         float factor, Reach reach, Reach over, int squares_h, int squares_w,
-                                         March march) {
+                                         float factor, bool relu, Reach reach, Reach over, int squares_h,
+                                         int squares_w, March march) {
   EdgeSmem& smem = shared<EdgeSmem>();
   const int packs = shape.c / 4;
   const Block block = block_of(blockIdx.x, march);
@@ -130,8 +133,11 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 3 : 2)
         window_sums<PAPER>(sums, terms[s], edge, mine.has_left, mine.has_right, over);
         Float4 result;
         PCN_UNROLL
-        for (int v = 0; v < 4; ++v) result.v[v] = g[s].v[v] - factor * pixels[s].own.v[v] * sums[v];
-        if (inside[s]) dx[at + s * packs] = result;
+        for (int v = 0; v < 4; ++v) {
+          const float value = pixels[s].own.v[v];
+          result.v[v] = before_relu(relu, value, g[s].v[v] - factor * value * sums[v]);
+        }
+        if (inside[s]) store(dx + at + s * packs, result);
       }
       buffer ^= 1;
     }
@@ -146,22 +152,25 @@ bool lrn_max_pool2d_backward_march_supports(const LrnMaxPool2dShape& shape) {
   return pooled_march_supports(shape, MAX_THREADS);
 }
 
-cudaError_t lrn_max_pool2d_backward_march(float* dx, const float* dy, const void* argmax, const float* x,
-                                          float alpha, float beta, float k, const LrnMaxPool2dShape& shape,
+template <class T>
+cudaError_t lrn_max_pool2d_backward_march(T* dx, const T* dy, const void* argmax, const T* x, float alpha,
+                                          float beta, float k, bool relu, const LrnMaxPool2dShape& shape,
                                           cudaStream_t stream) {
-  if (!aligned(dx, 16) || !aligned(dy, 16) || !aligned(argmax, 4) || !aligned(x, 16))
-    return lrn_max_pool2d_backward_generic(dx, dy, argmax, x, alpha, beta, k, shape, stream);
+  if (!aligned4(dx) || !aligned4(dy) || !aligned(argmax, 4) || !aligned4(x))
+    return lrn_max_pool2d_backward_generic(dx, dy, argmax, x, alpha, beta, k, relu, shape, stream);
   const int squares_h = (shape.h - 1 + shape.pad_h) / 2 - shape.pad_h / 2 + 1;
   const int squares_w = (shape.w - 1 + shape.pad_w) / 2 - shape.pad_w / 2 + 1;
   const March march = march_over(squares_w, squares_h, shape.c / 4, MAX_THREADS, STRIP, 0);
-  const auto kernel = is_papers(shape, beta) ? lrn_max_pool2d_backward_march_kernel<true>
-                                             : lrn_max_pool2d_backward_march_kernel<false>;
+  const auto kernel = is_papers(shape, beta) ? lrn_max_pool2d_backward_march_kernel<T, true>
+                                             : lrn_max_pool2d_backward_march_kernel<T, false>;
   return launch("lrn_max_pool2d_backward_march", kernel,
                 dim3(static_cast<unsigned>(shape.n) * march.strips * march.tiles), dim3(march.threads), 0,
-                stream, reinterpret_cast<Float4*>(dx), reinterpret_cast<const Float4*>(dy),
-                static_cast<const Byte4*>(argmax), reinterpret_cast<const Float4*>(x), shape, alpha, beta, k,
-                2.f * alpha * beta, reach_of_window(shape.lrn_size), reach_of_windows_over(shape.lrn_size),
-                squares_h, squares_w, march);
+                stream, reinterpret_cast<Pack<T, 4>*>(dx), reinterpret_cast<const Pack<T, 4>*>(dy),
+                static_cast<const Byte4*>(argmax), reinterpret_cast<const Pack<T, 4>*>(x), shape, alpha, beta,
+                k, 2.f * alpha * beta, relu, reach_of_window(shape.lrn_size),
+                reach_of_windows_over(shape.lrn_size), squares_h, squares_w, march);
 }
+template LrnMaxPool2dBackwardFn<float> lrn_max_pool2d_backward_march<float>;
+template LrnMaxPool2dBackwardFn<Bf16> lrn_max_pool2d_backward_march<Bf16>;
 
 }  // namespace pcn

@@ -2,8 +2,8 @@
 // 2), without the map between
 //   u[i] = x[i] * (k + alpha * sum of x[j]^2)^-beta, j in [i - size/2, i - size/2 + size - 1] in i's group
 //   y[n,p,q,c] = max over r,s < 3 of u[n, 2p + r - pad_h, 2q + s - pad_w, c];  argmax = 3r + s, uint8
-// x (n,h,w,c)   y, argmax (n,p,q,c)   c <= 1024, groups of a multiple of 4 channels, size (lrn_size) <= 9;
-// padding 0 … 2; windows may hang over the edges
+// x (n,h,w,c)   y, argmax (n,p,q,c)   x, y of float or Bf16   c <= 1024, groups of a multiple of 4 channels,
+// size (lrn_size) <= 9; padding 0 … 2; windows may hang over the edges
 //
 // A thread has 4 channels of columns 2q and 2q + 1, see pooled_march.h, and makes output q of each row of its
 // strip: it normalises two new rows, gets those of column 2q + 2 from the next thread through shared memory,
@@ -11,7 +11,9 @@
 // barrier a row of outputs. A block's last columns are there for its last outputs' third column only. Each x
 // is loaded once, but for the halo (one row in 2 * STRIP, one column in 2 * columns) and 2 in 32 float4s at
 // the warps' edges, which L1 and L2 have. DRAM: 4*h*w + 5*p*q bytes a channel instead of 16*h*w + 5*p*q of
-// lrn and max_pool2d, at 55x55 -> 27x27 15.7 KB instead of 52 KB (computed, not measured).
+// lrn and max_pool2d, at 55x55 -> 27x27 15.7 KB instead of 52 KB (computed, not measured). In bfloat16
+// 2*h*w + 3*p*q: 8.2 KB; maxima are of float values, only the greatest is rounded. Then the instructions
+// count for more: to be measured, with 8 channels a thread and accesses of 16 bytes, not 8.
 //
 // A thread of the paper's instance runs 586 instructions for a row of outputs, which is 84 bytes (sm_90):
 // bound by memory, the arithmetic close behind. Tried, by their instructions: maxima of columns first, to
@@ -54,10 +56,10 @@ PCN_FN RowMax row_max(const Float4 (&values)[3], const bool (&inside)[3], int fi
   return row;
 }
 
-template <bool PAPER>
+template <class T, bool PAPER>
 __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
-    lrn_max_pool2d_march_kernel(Float4* __restrict__ y, Byte4* __restrict__ argmax,
-                                const Float4* __restrict__ x, LrnMaxPool2dShape shape, float alpha,
+    lrn_max_pool2d_march_kernel(Pack<T, 4>* __restrict__ y, Byte4* __restrict__ argmax,
+                                const Pack<T, 4>* __restrict__ x, LrnMaxPool2dShape shape, float alpha,
                                 float beta, float k, Reach reach, March march) {
   MarchSmem& smem = shared<MarchSmem>();
   const int packs = shape.c / 4;
@@ -76,7 +78,7 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
   int at = (block.n * shape.h + h) * pitch + w * packs + mine.pack;  // read only where inside
   int out = ((block.n * shape.p + block.first_row) * shape.q + q) * packs + mine.pack;
 
-  const auto load = [&](int place, bool inside) { return load_pixel(x, place, inside, mine.edge); };
+  const auto pixel_at = [&](int place, bool inside) { return load_pixel(x, place, inside, mine.edge); };
   const auto normalise = [&](const Pixel& pixel) {
     const Response response = response_of<PAPER>(pixel, mine, alpha, beta, k, reach);
     Float4 value;
@@ -88,8 +90,8 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
   bool top_inside = h >= 0;
   RowMax top;
   {
-    const Float4 even = normalise(load(at, top_inside && even_inside));
-    const Float4 odd = normalise(load(at + packs, top_inside && odd_inside));
+    const Float4 even = normalise(pixel_at(at, top_inside && even_inside));
+    const Float4 odd = normalise(pixel_at(at + packs, top_inside && odd_inside));
     smem.even[1][0][threadIdx.x] = even;
     __syncthreads();
     const Float4 next = makes ? smem.even[1][0][threadIdx.x + packs] : even;
@@ -98,10 +100,10 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
   const int rows = min(march.rows, shape.p - block.first_row);
   for (int i = 0; i < rows; ++i) {
     const bool mid_inside = h + 1 >= 0 && h + 1 < shape.h, end_inside = h + 2 < shape.h;
-    const Pixel pixels[4] = {load(at + pitch, mid_inside && even_inside),
-                             load(at + pitch + packs, mid_inside && odd_inside),
-                             load(at + 2 * pitch, end_inside && even_inside),
-                             load(at + 2 * pitch + packs, end_inside && odd_inside)};
+    const Pixel pixels[4] = {pixel_at(at + pitch, mid_inside && even_inside),
+                             pixel_at(at + pitch + packs, mid_inside && odd_inside),
+                             pixel_at(at + 2 * pitch, end_inside && even_inside),
+                             pixel_at(at + 2 * pitch + packs, end_inside && odd_inside)};
     const Float4 mid_even = normalise(pixels[0]), mid_odd = normalise(pixels[1]);
     const Float4 end_even = normalise(pixels[2]), end_odd = normalise(pixels[3]);
     Float4(&even)[2][MAX_THREADS] = smem.even[i % 2];
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
         }
         where.v[j] = static_cast<std::uint8_t>(position);
       }
-      y[out] = best;
+      store(y + out, best);
       argmax[out] = where;
       top = end;
     }
@@ -144,17 +146,20 @@ bool lrn_max_pool2d_march_supports(const LrnMaxPool2dShape& shape) {
   return pooled_march_supports(shape, MAX_THREADS);
 }
 
-cudaError_t lrn_max_pool2d_march(float* y, void* argmax, const float* x, float alpha, float beta, float k,
+template <class T>
+cudaError_t lrn_max_pool2d_march(T* y, void* argmax, const T* x, float alpha, float beta, float k,
                                  const LrnMaxPool2dShape& shape, cudaStream_t stream) {
-  if (!aligned(y, 16) || !aligned(argmax, 4) || !aligned(x, 16))
+  if (!aligned4(y) || !aligned(argmax, 4) || !aligned4(x))
     return lrn_max_pool2d_generic(y, argmax, x, alpha, beta, k, shape, stream);
   const March march = march_over(shape.q, shape.p, shape.c / 4, MAX_THREADS, STRIP, 1);
   const auto kernel =
-      is_papers(shape, beta) ? lrn_max_pool2d_march_kernel<true> : lrn_max_pool2d_march_kernel<false>;
+      is_papers(shape, beta) ? lrn_max_pool2d_march_kernel<T, true> : lrn_max_pool2d_march_kernel<T, false>;
   return launch(
       "lrn_max_pool2d_march", kernel, dim3(static_cast<unsigned>(shape.n) * march.strips * march.tiles),
-      dim3(march.threads), 0, stream, reinterpret_cast<Float4*>(y), static_cast<Byte4*>(argmax),
-      reinterpret_cast<const Float4*>(x), shape, alpha, beta, k, reach_of_window(shape.lrn_size), march);
+      dim3(march.threads), 0, stream, reinterpret_cast<Pack<T, 4>*>(y), static_cast<Byte4*>(argmax),
+      reinterpret_cast<const Pack<T, 4>*>(x), shape, alpha, beta, k, reach_of_window(shape.lrn_size), march);
 }
+template LrnMaxPool2dFn<float> lrn_max_pool2d_march<float>;
+template LrnMaxPool2dFn<Bf16> lrn_max_pool2d_march<Bf16>;
 
 }  // namespace pcn

@@ -10,7 +10,7 @@
 
 namespace pcn::norm {
 
-constexpr int LANES = 8;   // float4s: 32 channels, 128 bytes of one pixel
+constexpr int LANES = 8;   // quadruples: 32 channels, 128 bytes of one pixel, 64 in bfloat16
 constexpr int COLS = 32;   // columns of pixels, the halo included
 constexpr int STRIP = 16;  // rows of outputs
 static_assert(LANES * COLS == THREADS, "one thread for each place");
@@ -31,7 +31,7 @@ inline long long march_blocks(const LrnSpatialShape& shape) {
 
 PCN_FN float4 add4(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// term(i) gives the value of float4 number i of the arrays, finish(i, sums) takes the sums over the window
+// term(i) gives the value of quadruple number i of the arrays, finish(i, sums) takes the sums over the window
 // around it. The whole block must call it.
 template <int SIZE, class Term, class Finish>
 PCN_FN void march(const LrnSpatialShape& shape, const Term& term, const Finish& finish) {

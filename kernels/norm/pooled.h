@@ -4,13 +4,24 @@
 
 namespace pcn::norm {
 
-// VEC neighbouring channels, loaded and stored as one access of VEC * sizeof(T) bytes.
+// VEC neighbouring channels, in memory one access of VEC * sizeof(T) bytes.
 template <class T, int VEC>
 struct alignas(sizeof(T) * VEC) Pack {
   T v[VEC];
 };
 using Float4 = Pack<float, 4>;
 using Byte4 = Pack<std::uint8_t, 4>;
+
+template <class T>
+PCN_FN Float4 load(const Pack<T, 4>* p) {
+  Float4 pack;
+  load_run(pack.v, p->v);
+  return pack;
+}
+template <class T>
+PCN_FN void store(Pack<T, 4>* p, const Float4& pack) {
+  store_run(p->v, pack.v);
+}
 
 // The part [begin, end) of a window that is inside the image; first may be negative.
 struct Clip {
@@ -27,10 +38,14 @@ PCN_FN Clip windows_over(int padded, int size, int stride, int windows) {
 PCN_FN bool beats(float value, float best) { return !(value <= best) && best == best; }
 
 // scale of the channel at x, number `place` in its group.
-PCN_FN float scale_at(const float* x, int place, int per_group, Reach reach, float alpha, float k) {
+template <class T>
+PCN_FN float scale_at(const T* x, int place, int per_group, Reach reach, float alpha, float k) {
   const int begin = -min(reach.back, place), end = min(reach.ahead, per_group - 1 - place);
   float sum = 0.f;
-  for (int d = begin; d <= end; ++d) sum += x[d] * x[d];
+  for (int d = begin; d <= end; ++d) {
+    const float value = widen(x[d]);
+    sum += value * value;
+  }
   return k + alpha * sum;
 }
 

@@ -1,9 +1,9 @@
 // What the march kernels of lrn_max_pool2d share: which channels and columns a thread has, and the response.
 //
 // A thread has 4 channels of 2 neighbouring columns and walks down the rows of its strip. The threads of a
-// block go through the channels first: a warp reads 512 bytes in a row, and the channels that a window of
-// channels needs of other threads are in the lanes left and right (shuffle.h). Only lanes 0 and 31 lack a
-// neighbour.
+// block go through the channels first: a warp reads 512 bytes in a row, 256 in bfloat16, and the channels
+// that a window of channels needs of other threads are in the lanes left and right (shuffle.h). Only lanes 0
+// and 31 lack a neighbour.
 #pragma once
 #include "norm/pooled.h"
 #include "norm/shuffle.h"
@@ -86,10 +86,11 @@ PCN_FN Lane lane_of(int packs, int per_group, int pairs) {
 struct Pixel {
   Float4 own, edge;
 };
-PCN_FN Pixel load_pixel(const Float4* x, int at, bool inside, int edge) {
+template <class T>
+PCN_FN Pixel load_pixel(const Pack<T, 4>* x, int at, bool inside, int edge) {
   Pixel pixel = {};
-  pixel.own = x[inside ? at : 0];
-  if (edge != 0) pixel.edge = x[inside ? at + edge : 0];
+  pixel.own = load(x + (inside ? at : 0));
+  if (edge != 0) pixel.edge = load(x + (inside ? at + edge : 0));
   return pixel;
 }
 

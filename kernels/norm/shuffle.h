@@ -11,7 +11,7 @@ namespace pcn::norm {
 
 constexpr int REACH = 4;
 
-// Windows that neither reach beyond the neighbouring float4s nor straddle a group inside one.
+// Windows that neither reach beyond the neighbouring quadruples nor straddle a group inside one.
 inline bool shuffle_supports(const LrnShape& shape) {
   return shape.c / shape.groups % 4 == 0 && shape.size / 2 <= REACH;
 }
@@ -60,8 +60,9 @@ PCN_FN void sums_of_five(float (&sums)[4], const float (&values)[8]) {
   sums[3] = right + (values[6] + values[7]);
 }
 
-// The sums over the windows of this thread's 4 channels of the values that term(i) gives for float4 number i;
-// own is term(thread). per_group: float4s in a group. Every lane of the warp must call it.
+// The sums over the windows of this thread's 4 channels of the values that term(i) gives for quadruple number
+// i;
+// own is term(thread). per_group: quadruples in a group. Every lane of the warp must call it.
 template <class Term>
 PCN_FN float4 windowed_sums(unsigned thread, unsigned threads, unsigned per_group, Reach reach, float4 own,
                             const Term& term) {

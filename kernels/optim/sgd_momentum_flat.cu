@@ -2,14 +2,17 @@
 //   v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g      w <- w + v
 // for every element of segment s; where lr_mult[s] is 0 the segment is frozen: neither w nor v is touched.
 // w, v, g (count), hyper = [lr, momentum] in device memory, so that a captured graph follows a schedule.
-// step, the count of updates, also grows by one on the device (null: nobody counts). 20 bytes of memory
-// traffic a parameter (three reads, two writes): bound by memory; AlexNet's 61 million take 1.2 GB.
+// w_bf16 (count), where there is one, is the copy of the weights that products in bfloat16 read: written in
+// the same pass, 2 more bytes a parameter instead of the 6 of a pass of its own. step, the count of updates,
+// also grows by one on the device (null: nobody counts). 20 bytes of memory traffic a parameter (three reads,
+// two writes): bound by memory; AlexNet's 61 million take 1.2 GB.
 //
 // A block owns a tile of TILE elements and finds the segment of its first one by binary search, every thread
 // alike, in a handful of cached reads. Nearly all tiles lie inside one segment and go by float4s, all loads
 // before the first store; a tile that a boundary crosses, or whose arrays do not start on 16 bytes, goes
 // element by element, each walking on from the tile's segment.
 #include "common/device.h"
+#include "common/element.h"
 #include "optim/optim.h"
 
 namespace pcn {
@@ -45,11 +48,13 @@ __device__ __forceinline__ int segment_of(long long i, const std::int64_t* ends,
   return low;
 }
 
+template <bool COPY>
 __global__ void __launch_bounds__(THREADS)
-    sgd_momentum_kernel(float* __restrict__ w, float* __restrict__ v, std::int64_t* __restrict__ step,
-                        const float* __restrict__ g, const float* __restrict__ hyper,
-                        const std::int64_t* __restrict__ ends, const float* __restrict__ lr_mult,
-                        const float* __restrict__ weight_decay, SgdShape shape, int vectors) {
+    sgd_momentum_kernel(float* __restrict__ w, float* __restrict__ v, Bf16* __restrict__ copy,
+                        std::int64_t* __restrict__ step, const float* __restrict__ g,
+                        const float* __restrict__ hyper, const std::int64_t* __restrict__ ends,
+                        const float* __restrict__ lr_mult, const float* __restrict__ weight_decay,
+                        SgdShape shape, int vectors) {
   if (step != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *step += 1;  // nobody here reads it
   const long long begin = static_cast<long long>(blockIdx.x) * TILE;
   const long long end = begin + TILE < shape.count ? begin + TILE : shape.count;
@@ -79,9 +84,13 @@ __global__ void __launch_bounds__(THREADS)
         rule(wv[u].w, vv[u].w, gv[u].w);
         reinterpret_cast<float4*>(w)[i] = wv[u];
         reinterpret_cast<float4*>(v)[i] = vv[u];
+        if (COPY) store4(copy + 4 * i, wv[u]);
       }
     } else {
-      for (long long i = begin + threadIdx.x; i < end; i += THREADS) rule(w[i], v[i], g[i]);
+      for (long long i = begin + threadIdx.x; i < end; i += THREADS) {
+        rule(w[i], v[i], g[i]);
+        if (COPY) copy[i] = narrow<Bf16>(w[i]);
+      }
     }
     return;
   }
@@ -89,21 +98,25 @@ __global__ void __launch_bounds__(THREADS)
     while (s < shape.segments && __ldg(ends + s) <= i) ++s;
     if (s == shape.segments) return;
     const float multiplier = __ldg(lr_mult + s);
-    if (multiplier != 0.f) rule_of(lr, momentum, multiplier, __ldg(weight_decay + s))(w[i], v[i], g[i]);
+    if (multiplier == 0.f) continue;
+    rule_of(lr, momentum, multiplier, __ldg(weight_decay + s))(w[i], v[i], g[i]);
+    if (COPY) copy[i] = narrow<Bf16>(w[i]);
   }
 }
 
-bool aligned16(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+bool aligned(const void* pointer, int bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+}
 
 }  // namespace
 
-cudaError_t sgd_momentum_flat(float* w, float* v, std::int64_t* step, const float* g, const float* hyper,
-                              const std::int64_t* ends, const float* lr_mult, const float* weight_decay,
-                              const SgdShape& shape, cudaStream_t stream) {
-  const int vectors = aligned16(w) && aligned16(v) && aligned16(g);
-  return launch("sgd_momentum_flat", sgd_momentum_kernel,
+cudaError_t sgd_momentum_flat(float* w, float* v, Bf16* w_bf16, std::int64_t* step, const float* g,
+                              const float* hyper, const std::int64_t* ends, const float* lr_mult,
+                              const float* weight_decay, const SgdShape& shape, cudaStream_t stream) {
+  const int vectors = aligned(w, 16) && aligned(v, 16) && aligned(g, 16) && aligned(w_bf16, 8);
+  return launch("sgd_momentum_flat", w_bf16 ? sgd_momentum_kernel<true> : sgd_momentum_kernel<false>,
                 dim3(static_cast<unsigned>((shape.count + TILE - 1) / TILE)), dim3(THREADS), 0, stream, w, v,
-                step, g, hyper, ends, lr_mult, weight_decay, shape, vectors);
+                w_bf16, step, g, hyper, ends, lr_mult, weight_decay, shape, vectors);
 }
 
 }  // namespace pcn

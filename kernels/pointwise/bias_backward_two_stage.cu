@@ -1,5 +1,6 @@
 // bias_backward_two_stage: db[c] = sum_r dy[r, c]
-// dy (rows, cols), db (cols). 4 bytes read an element, the partial sums are a few percent: bound by memory.
+// dy (rows, cols) of float or Bf16, db (cols) of float. 4 bytes read an element, 2 in bfloat16, the partial
+// sums are a few percent: bound by memory.
 //
 // Stage 1: a block sums one slice of the rows over a tile of up to 32 vectors' width (512 bytes of a row).
 // Its threads lie over the tile as the memory does: thread t reads vector t % W of row t / W, W being the
@@ -39,10 +40,10 @@ int slice_count(const RowsShape& shape) {
 }
 
 // partial[slice, c] = sum of dy[r, c] over the rows of the slice; width = vectors of this block's columns.
-template <int VEC>
+template <class T, int VEC>
 __global__ void __launch_bounds__(THREADS)
-    bias_backward_slices_kernel(float* partial, const float* __restrict__ dy, int rows, int cols,
-                                int slice_rows, int tile) {
+    bias_backward_slices_kernel(float* partial, const T* __restrict__ dy, int rows, int cols, int slice_rows,
+                                int tile) {
   auto& smem = shared<Stage1Smem<VEC>>();
   const int first_col = blockIdx.x * tile * VEC;
   const int width = min(tile, (cols - first_col) / VEC);
@@ -55,17 +56,12 @@ __global__ void __launch_bounds__(THREADS)
   PCN_UNROLL
   for (int v = 0; v < VEC; ++v) sum[v] = 0.f;
   if (row_lane < rows_at_once) {
-    const float* from = dy + first_col + lane * VEC;
+    const T* from = dy + first_col + lane * VEC;
     for (unsigned r = first_row + row_lane; r < last_row; r += rows_at_once) {
-      if (VEC == 4) {
-        const float4 x = __ldg(reinterpret_cast<const float4*>(from + static_cast<long long>(r) * cols));
-        sum[0] += x.x;
-        sum[1 % VEC] += x.y;
-        sum[2 % VEC] += x.z;
-        sum[3 % VEC] += x.w;
-      } else {
-        sum[0] += __ldg(from + static_cast<long long>(r) * cols);
-      }
+      float x[VEC];
+      load_run(x, from + static_cast<long long>(r) * cols);
+      PCN_UNROLL
+      for (int v = 0; v < VEC; ++v) sum[v] += x[v];
     }
   }
   PCN_UNROLL
@@ -105,22 +101,27 @@ std::size_t bias_backward_two_stage_workspace(const RowsShape& shape) {
   return slices == 1 ? 0 : sizeof(float) * static_cast<std::size_t>(slices) * shape.cols;
 }
 
-cudaError_t bias_backward_two_stage(float* db, const float* dy, const RowsShape& shape, void* workspace,
+template <class T>
+cudaError_t bias_backward_two_stage(float* db, const T* dy, const RowsShape& shape, void* workspace,
                                     cudaStream_t stream) {
   const int slices = slice_count(shape);
   const int slice_rows = ceil_div(shape.rows, slices);
   float* partial = slices == 1 ? db : static_cast<float*>(workspace);
-  const bool vectors = shape.cols % 4 == 0 && elementwise::aligned16(dy);
-  const int vectors_per_row = vectors ? shape.cols / 4 : shape.cols;
+  constexpr int VEC = PER_ACCESS<T>;
+  const bool vectors = shape.cols % VEC == 0 && elementwise::aligned16(dy);
+  const int vectors_per_row = vectors ? shape.cols / VEC : shape.cols;
   const int tiles = ceil_div(vectors_per_row, TILE);
   const int tile = ceil_div(vectors_per_row, tiles);  // tiles of one width, not full ones and a rest
-  const cudaError_t status = launch("bias_backward_two_stage",
-                                    vectors ? bias_backward_slices_kernel<4> : bias_backward_slices_kernel<1>,
-                                    dim3(ceil_div(vectors_per_row, tile), slices), dim3(THREADS), 0, stream,
-                                    partial, dy, shape.rows, shape.cols, slice_rows, tile);
+  const cudaError_t status =
+      launch("bias_backward_two_stage",
+             vectors ? bias_backward_slices_kernel<T, VEC> : bias_backward_slices_kernel<T, 1>,
+             dim3(ceil_div(vectors_per_row, tile), slices), dim3(THREADS), 0, stream, partial, dy, shape.rows,
+             shape.cols, slice_rows, tile);
   if (status != cudaSuccess || slices == 1) return status;
   return launch("bias_backward_two_stage", bias_backward_sum_kernel, dim3(ceil_div(shape.cols, LANES)),
                 dim3(THREADS), 0, stream, db, static_cast<const float*>(partial), slices, shape.cols);
 }
+template BiasBackwardFn<float> bias_backward_two_stage<float>;
+template BiasBackwardFn<Bf16> bias_backward_two_stage<Bf16>;
 
 }  // namespace pcn

@@ -1,5 +1,6 @@
 // relu_backward: dx = dy where y > 0, else 0, for y = relu(x). Where y is NaN, dy passes.
-// dy, y, dx (count), any shape; dx may be dy. 12 bytes of memory traffic an element: bound by memory.
+// dy, y, dx (count) of float or Bf16, any shape; dx may be dy. 12 bytes of memory traffic an element, 6 in
+// bfloat16: bound by memory.
 #include "pointwise/elementwise.h"
 
 namespace pcn {
@@ -11,9 +12,12 @@ struct ReluGradient {
 
 }  // namespace
 
-cudaError_t relu_backward(float* dx, const float* dy, const float* y, const ElementwiseShape& shape,
+template <class T>
+cudaError_t relu_backward(T* dx, const T* dy, const T* y, const ElementwiseShape& shape,
                           cudaStream_t stream) {
   return elementwise::binary("relu_backward", dx, dy, y, shape, stream, ReluGradient{});
 }
+template GradientFn<float> relu_backward<float>;
+template GradientFn<Bf16> relu_backward<Bf16>;
 
 }  // namespace pcn

@@ -1,5 +1,6 @@
 // relu_forward: y = max(x, 0), and NaN stays NaN (fmaxf would hide it from whoever looks for it).
-// x, y (count), any shape. 8 bytes of memory traffic an element, one comparison: bound by memory.
+// x, y (count) of float or Bf16, any shape. 8 bytes of memory traffic an element, 4 in bfloat16, one
+// comparison: bound by memory.
 #include "pointwise/elementwise.h"
 
 namespace pcn {
@@ -11,8 +12,11 @@ struct Relu {
 
 }  // namespace
 
-cudaError_t relu_forward(float* y, const float* x, const ElementwiseShape& shape, cudaStream_t stream) {
+template <class T>
+cudaError_t relu_forward(T* y, const T* x, const ElementwiseShape& shape, cudaStream_t stream) {
   return elementwise::unary("relu_forward", y, x, shape, stream, Relu{});
 }
+template UnaryFn<float> relu_forward<float>;
+template UnaryFn<Bf16> relu_forward<Bf16>;
 
 }  // namespace pcn

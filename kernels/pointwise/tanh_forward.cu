@@ -1,5 +1,6 @@
 // tanh_forward: y = tanh(x), through the accurate tanhf, not the approximation of the special function unit.
-// x, y (count), any shape. 8 bytes of memory traffic an element: bound by memory.
+// x, y (count) of float or Bf16, any shape. 8 bytes of memory traffic an element, 4 in bfloat16: bound by
+// memory.
 #include "pointwise/elementwise.h"
 
 namespace pcn {
@@ -11,8 +12,11 @@ struct Tanh {
 
 }  // namespace
 
-cudaError_t tanh_forward(float* y, const float* x, const ElementwiseShape& shape, cudaStream_t stream) {
+template <class T>
+cudaError_t tanh_forward(T* y, const T* x, const ElementwiseShape& shape, cudaStream_t stream) {
   return elementwise::unary("tanh_forward", y, x, shape, stream, Tanh{});
 }
+template UnaryFn<float> tanh_forward<float>;
+template UnaryFn<Bf16> tanh_forward<Bf16>;
 
 }  // namespace pcn

@@ -1,13 +1,15 @@
 // max_pool2d_3x3_stride2: AlexNet's overlapping maximum, windows of 3x3 pixels every 2, with the place it was
 // found
 //   y[n,p,q,c] = max over r,s < 3 of x[n, 2p + r - pad_h, 2q + s - pad_w, c];  argmax = 3r + s, uint8
-// x (n,h,w,c)   y, argmax (n,p,q,c)   c % 4 == 0; padding 0 … 2; windows may hang over the edges
+// x (n,h,w,c)   y, argmax (n,p,q,c)   x, y of float or Bf16   c % 4 == 0; padding 0 … 2; windows may hang
+// over the edges
 //
 // A thread makes 4 channels of STRIP outputs, one below the other. It walks down 2 * STRIP + 1 rows and keeps
 // for each the maximum of three columns; the last row of a window is the first of the next, so an output
-// costs 7 loads instead of 9. DRAM: 4*h*w + 5*p*q bytes a channel, at 55x55 -> 27x27 about 15.7 KB. Bound by
-// memory. NaN and ties as in max_pool2d_generic, which also stands in where an array does not start on 16
-// bytes.
+// costs 7 loads instead of 9. DRAM: 4*h*w + 5*p*q bytes a channel, at 55x55 -> 27x27 about 15.7 KB; in
+// bfloat16 2*h*w + 3*p*q, 8.2 KB. Bound by memory. NaN and ties as in max_pool2d_generic, which also stands
+// in where an array does not start on a pack's boundary. To be measured: 8 channels a thread in bfloat16,
+// accesses of 16 bytes, not 8.
 #include "pool/windows.h"
 
 namespace pcn {
@@ -23,7 +25,8 @@ struct RowMax {
   int s[4];
 };
 
-PCN_FN RowMax row_max(const float* line, bool inside, Clip cols, int c) {
+template <class T>
+PCN_FN RowMax row_max(const T* line, bool inside, Clip cols, int c) {
   RowMax row;
   PCN_UNROLL
   for (int j = 0; j < 4; ++j) {
@@ -33,7 +36,7 @@ PCN_FN RowMax row_max(const float* line, bool inside, Clip cols, int c) {
   PCN_UNROLL
   for (int s = 0; s < 3; ++s) {
     if (inside && s >= cols.begin && s < cols.end) {
-      const Pack<float, 4> value = load<4>(line + s * c);
+      const Pack<float, 4> value = load_values<4>(line + s * c);
       PCN_UNROLL
       for (int j = 0; j < 4; ++j) {
         if (!(value.v[j] <= row.v[j]) && row.v[j] == row.v[j]) {
@@ -46,10 +49,10 @@ PCN_FN RowMax row_max(const float* line, bool inside, Clip cols, int c) {
   return row;
 }
 
+template <class T>
 __global__ void __launch_bounds__(THREADS)
-    max_pool2d_3x3_stride2_kernel(float* __restrict__ y, std::uint8_t* __restrict__ argmax,
-                                  const float* __restrict__ x, Pool2dShape shape, int strips,
-                                  unsigned threads) {
+    max_pool2d_3x3_stride2_kernel(T* __restrict__ y, std::uint8_t* __restrict__ argmax,
+                                  const T* __restrict__ x, Pool2dShape shape, int strips, unsigned threads) {
   const unsigned thread = blockIdx.x * THREADS + threadIdx.x;
   if (thread >= threads) return;
   const Place at = place_of<4>(thread, strips, shape.q, shape.c);
@@ -57,7 +60,7 @@ __global__ void __launch_bounds__(THREADS)
   const Clip cols = clip(w0, 3, shape.w);
   const int pitch = shape.w * shape.c;
   // May lie before x, by no more than the padding; only lines inside the image are read.
-  const float* line = x + (static_cast<long long>(at.n * shape.h + h0) * shape.w + w0) * shape.c + at.c;
+  const T* line = x + (static_cast<long long>(at.n * shape.h + h0) * shape.w + w0) * shape.c + at.c;
   long long out = (static_cast<long long>(at.n * shape.p + p0) * shape.q + at.col) * shape.c + at.c;
 
   int h = h0;
@@ -87,7 +90,7 @@ __global__ void __launch_bounds__(THREADS)
       where.v[j] = static_cast<std::uint8_t>(position);
     }
     if (wanted) {
-      store<4>(y + out, best);
+      store_values(y + out, best);
       store<4>(argmax + out, where);
     }
     top = end;
@@ -104,15 +107,18 @@ bool max_pool2d_3x3_stride2_supports(const Pool2dShape& shape) {
   return shape.r == 3 && shape.s == 3 && shape.stride_h == 2 && shape.stride_w == 2 && shape.c % 4 == 0;
 }
 
-cudaError_t max_pool2d_3x3_stride2(float* y, void* argmax, const float* x, const Pool2dShape& shape,
+template <class T>
+cudaError_t max_pool2d_3x3_stride2(T* y, void* argmax, const T* x, const Pool2dShape& shape,
                                    cudaStream_t stream) {
-  if (!aligned(y, 16) || !aligned(x, 16) || !aligned(argmax, 4))
+  if (!aligned(y, 4 * sizeof(T)) || !aligned(x, 4 * sizeof(T)) || !aligned(argmax, 4))
     return max_pool2d_generic(y, argmax, x, shape, stream);
   const int strips = (shape.p + STRIP - 1) / STRIP;
   const long long threads = static_cast<long long>(shape.n) * strips * shape.q * (shape.c / 4);
-  return launch("max_pool2d_3x3_stride2", max_pool2d_3x3_stride2_kernel, blocks_for(threads), dim3(THREADS),
-                0, stream, y, static_cast<std::uint8_t*>(argmax), x, shape, strips,
+  return launch("max_pool2d_3x3_stride2", max_pool2d_3x3_stride2_kernel<T>, blocks_for(threads),
+                dim3(THREADS), 0, stream, y, static_cast<std::uint8_t*>(argmax), x, shape, strips,
                 static_cast<unsigned>(threads));
 }
+template MaxPool2dFn<float> max_pool2d_3x3_stride2<float>;
+template MaxPool2dFn<Bf16> max_pool2d_3x3_stride2<Bf16>;
 
 }  // namespace pcn

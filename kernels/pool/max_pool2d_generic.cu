@@ -1,12 +1,13 @@
 // max_pool2d_generic: maximum over windows of any size, stride and padding, with the place it was found
 //   y[n,p,q,c] = max over r,s of x[n, p*stride_h + r - pad_h, q*stride_w + s - pad_w, c];  argmax = r*S + s
-// x (n,h,w,c)   y, argmax (n,p,q,c)   argmax uint8 or int32, see pool.h
+// x (n,h,w,c)   y, argmax (n,p,q,c)   x, y of float or Bf16   argmax uint8 or int32, see pool.h
 //
 // The first maximum in row-major order wins; the first NaN beats every number, as in NumPy and PyTorch.
-// A thread makes 4 channels of one output (one where c % 4 != 0 or an array does not start on 16 bytes)
-// straight from global memory: windows that overlap are served by L1 and L2, so DRAM sees about 4*h*w + 5*p*q
-// bytes a channel. Bound by memory as long as size^2 / stride^2 stays below 4 or so; above, by L1. Very large
-// windows (global pooling) have few threads.
+// Selecting does not round, and among the many equal numbers that bfloat16 has the same one wins.
+// A thread makes 4 channels of one output (one where c % 4 != 0 or an array does not start on a pack's
+// boundary) straight from global memory: windows that overlap are served by L1 and L2, so DRAM sees about
+// 4*h*w + 5*p*q bytes a channel, 2*h*w + 3*p*q in bfloat16. Bound by memory as long as size^2 / stride^2
+// stays below 4 or so; above, by L1. Very large windows (global pooling) have few threads.
 #include "pool/windows.h"
 
 namespace pcn {
@@ -14,9 +15,9 @@ namespace {
 
 using namespace pool;
 
-template <class Arg, int VEC>
+template <class T, class Arg, int VEC>
 __global__ void __launch_bounds__(THREADS)
-    max_pool2d_generic_kernel(float* __restrict__ y, Arg* __restrict__ argmax, const float* __restrict__ x,
+    max_pool2d_generic_kernel(T* __restrict__ y, Arg* __restrict__ argmax, const T* __restrict__ x,
                               Pool2dShape shape, unsigned threads) {
   const unsigned thread = blockIdx.x * THREADS + threadIdx.x;
   if (thread >= threads) return;
@@ -32,9 +33,9 @@ __global__ void __launch_bounds__(THREADS)
     where.v[j] = static_cast<Arg>(rows.begin * shape.s + cols.begin);
   }
   for (int r = rows.begin; r < rows.end; ++r) {
-    const float* line = x + ((at.n * shape.h + h0 + r) * shape.w + w0 + cols.begin) * shape.c + at.c;
+    const T* line = x + ((at.n * shape.h + h0 + r) * shape.w + w0 + cols.begin) * shape.c + at.c;
     for (int s = cols.begin; s < cols.end; ++s, line += shape.c) {
-      const Pack<float, VEC> value = load<VEC>(line);
+      const Pack<float, VEC> value = load_values<VEC>(line);
       PCN_UNROLL
       for (int j = 0; j < VEC; ++j) {
         if (!(value.v[j] <= best.v[j]) && best.v[j] == best.v[j]) {  // greater, or the first NaN
@@ -44,14 +45,15 @@ __global__ void __launch_bounds__(THREADS)
       }
     }
   }
-  store<VEC>(y + static_cast<long long>(thread) * VEC, best);
+  store_values(y + static_cast<long long>(thread) * VEC, best);
   store<VEC>(argmax + static_cast<long long>(thread) * VEC, where);
 }
 
-template <class Arg>
-cudaError_t run(float* y, Arg* argmax, const float* x, const Pool2dShape& shape, cudaStream_t stream) {
-  const bool packs = shape.c % 4 == 0 && aligned(y, 16) && aligned(x, 16) && aligned(argmax, 4 * sizeof(Arg));
-  const auto kernel = packs ? max_pool2d_generic_kernel<Arg, 4> : max_pool2d_generic_kernel<Arg, 1>;
+template <class T, class Arg>
+cudaError_t run(T* y, Arg* argmax, const T* x, const Pool2dShape& shape, cudaStream_t stream) {
+  const bool packs = shape.c % 4 == 0 && aligned(y, 4 * sizeof(T)) && aligned(x, 4 * sizeof(T)) &&
+                     aligned(argmax, 4 * sizeof(Arg));
+  const auto kernel = packs ? max_pool2d_generic_kernel<T, Arg, 4> : max_pool2d_generic_kernel<T, Arg, 1>;
   const long long threads = static_cast<long long>(shape.n) * shape.p * shape.q * shape.c / (packs ? 4 : 1);
   return launch("max_pool2d_generic", kernel, blocks_for(threads), dim3(THREADS), 0, stream, y, argmax, x,
                 shape, static_cast<unsigned>(threads));
@@ -59,10 +61,13 @@ cudaError_t run(float* y, Arg* argmax, const float* x, const Pool2dShape& shape,
 
 }  // namespace
 
-cudaError_t max_pool2d_generic(float* y, void* argmax, const float* x, const Pool2dShape& shape,
+template <class T>
+cudaError_t max_pool2d_generic(T* y, void* argmax, const T* x, const Pool2dShape& shape,
                                cudaStream_t stream) {
   return argmax_is_byte(shape) ? run(y, static_cast<std::uint8_t*>(argmax), x, shape, stream)
                                : run(y, static_cast<std::int32_t*>(argmax), x, shape, stream);
 }
+template MaxPool2dFn<float> max_pool2d_generic<float>;
+template MaxPool2dFn<Bf16> max_pool2d_generic<Bf16>;
 
 }  // namespace pcn

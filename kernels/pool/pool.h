@@ -1,6 +1,7 @@
-// The pool family: maximum and average over windows of pixels, both directions. float32, channels last, bound
-// by memory. A window may hang over any edge of the image but holds at least one of its pixels; what is
-// outside takes no part.
+// The pool family: maximum and average over windows of pixels, both directions. Channels last, bound by
+// memory. Arrays have elements T, float or Bf16, one type for all of a call; every launcher exists for both,
+// and so do the tables. Kernels compute in float and round once, where they store. A window may hang over any
+// edge of the image but holds at least one of its pixels; what is outside takes no part.
 #pragma once
 #include "common/types.h"
 
@@ -26,29 +27,56 @@ constexpr bool argmax_is_byte(const Pool2dShape& shape) {
   return static_cast<long long>(shape.r) * shape.s <= 255;
 }
 
-using MaxPool2dFn = cudaError_t(float* y, void* argmax, const float* x, const Pool2dShape& shape,
+// The backward launchers' mask (n,h,w,c) may be null. Else x came out of a ReLU, which is mask, and dx is the
+// gradient of what went into it: zero where mask is not positive, exactly as relu_backward makes it.
+template <class T>
+using MaxPool2dFn = cudaError_t(T* y, void* argmax, const T* x, const Pool2dShape& shape,
                                 cudaStream_t stream);
-using MaxPool2dBackwardFn = cudaError_t(float* dx, const float* dy, const void* argmax,
+template <class T>
+using MaxPool2dBackwardFn = cudaError_t(T* dx, const T* dy, const void* argmax, const T* mask,
                                         const Pool2dShape& shape, cudaStream_t stream);
-using AvgPool2dFn = cudaError_t(float* y, const float* x, const CountedPadding& counted,
-                                const Pool2dShape& shape, cudaStream_t stream);
-using AvgPool2dBackwardFn = cudaError_t(float* dx, const float* dy, const CountedPadding& counted,
+template <class T>
+using AvgPool2dFn = cudaError_t(T* y, const T* x, const CountedPadding& counted, const Pool2dShape& shape,
+                                cudaStream_t stream);
+template <class T>
+using AvgPool2dBackwardFn = cudaError_t(T* dx, const T* dy, const T* mask, const CountedPadding& counted,
                                         const Pool2dShape& shape, cudaStream_t stream);
-using MaxPool2dRow = KernelRow<Pool2dShape, MaxPool2dFn>;
-using MaxPool2dBackwardRow = KernelRow<Pool2dShape, MaxPool2dBackwardFn>;
-using AvgPool2dRow = KernelRow<Pool2dShape, AvgPool2dFn>;
-using AvgPool2dBackwardRow = KernelRow<Pool2dShape, AvgPool2dBackwardFn>;
+template <class T>
+using MaxPool2dRow = KernelRow<Pool2dShape, MaxPool2dFn<T>>;
+template <class T>
+using MaxPool2dBackwardRow = KernelRow<Pool2dShape, MaxPool2dBackwardFn<T>>;
+template <class T>
+using AvgPool2dRow = KernelRow<Pool2dShape, AvgPool2dFn<T>>;
+template <class T>
+using AvgPool2dBackwardRow = KernelRow<Pool2dShape, AvgPool2dBackwardFn<T>>;
 
-MaxPool2dFn max_pool2d_3x3_stride2, max_pool2d_generic;
+template <class T>
+cudaError_t max_pool2d_3x3_stride2(T* y, void* argmax, const T* x, const Pool2dShape& shape,
+                                   cudaStream_t stream);
+template <class T>
+cudaError_t max_pool2d_generic(T* y, void* argmax, const T* x, const Pool2dShape& shape, cudaStream_t stream);
+template <class T>
+cudaError_t max_pool2d_backward_3x3_stride2(T* dx, const T* dy, const void* argmax, const T* mask,
+                                            const Pool2dShape& shape, cudaStream_t stream);
+template <class T>
+cudaError_t max_pool2d_backward_generic(T* dx, const T* dy, const void* argmax, const T* mask,
+                                        const Pool2dShape& shape, cudaStream_t stream);
 bool max_pool2d_3x3_stride2_supports(const Pool2dShape& shape);
-MaxPool2dBackwardFn max_pool2d_backward_3x3_stride2, max_pool2d_backward_generic;
 bool max_pool2d_backward_3x3_stride2_supports(const Pool2dShape& shape);
-AvgPool2dFn avg_pool2d_generic;
-AvgPool2dBackwardFn avg_pool2d_backward_generic;
+template <class T>
+cudaError_t avg_pool2d_generic(T* y, const T* x, const CountedPadding& counted, const Pool2dShape& shape,
+                               cudaStream_t stream);
+template <class T>
+cudaError_t avg_pool2d_backward_generic(T* dx, const T* dy, const T* mask, const CountedPadding& counted,
+                                        const Pool2dShape& shape, cudaStream_t stream);
 
-KernelTable<MaxPool2dRow> max_pool2d_kernels();
-KernelTable<MaxPool2dBackwardRow> max_pool2d_backward_kernels();
-KernelTable<AvgPool2dRow> avg_pool2d_kernels();
-KernelTable<AvgPool2dBackwardRow> avg_pool2d_backward_kernels();
+template <class T>
+KernelTable<MaxPool2dRow<T>> max_pool2d_kernels();
+template <class T>
+KernelTable<MaxPool2dBackwardRow<T>> max_pool2d_backward_kernels();
+template <class T>
+KernelTable<AvgPool2dRow<T>> avg_pool2d_kernels();
+template <class T>
+KernelTable<AvgPool2dBackwardRow<T>> avg_pool2d_backward_kernels();
 
 }  // namespace pcn

@@ -1,6 +1,6 @@
 // What the pooling kernels share: packs of channels that move as one access, and the geometry of windows.
 #pragma once
-#include "common/device.h"
+#include "common/element.h"
 #include "pool/pool.h"
 
 namespace pcn::pool {
@@ -20,6 +20,25 @@ PCN_FN Pack<T, VEC> load(const T* p) {
 template <int VEC, class T>
 PCN_FN void store(T* p, const Pack<T, VEC>& value) {
   *reinterpret_cast<Pack<T, VEC>*>(p) = value;
+}
+
+// Likewise elements of float or Bf16 as float.
+template <int VEC, class T>
+PCN_FN Pack<float, VEC> load_values(const T* p) {
+  Pack<float, VEC> values;
+  load_run(values.v, p);
+  return values;
+}
+template <class T, int VEC>
+PCN_FN void store_values(T* p, const Pack<float, VEC>& values) {
+  store_run(p, values.v);
+}
+
+// The gradient before a ReLU, of that behind it and of what came out: relu_backward's rule. NaN lets it pass.
+template <int VEC>
+PCN_FN void mask_out(Pack<float, VEC>& gradient, const Pack<float, VEC>& output) {
+  PCN_UNROLL
+  for (int j = 0; j < VEC; ++j) gradient.v[j] = output.v[j] <= 0.f ? 0.f : gradient.v[j];
 }
 
 // The part [begin, end) of a window that is inside the image; first may be negative.

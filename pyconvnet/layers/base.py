@@ -23,13 +23,17 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers."""
+    """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers.
+
+    ``operand`` says that it is a factor of the layer's products, which then read it in their own dtype.
+    """
 
     name: str
     shape: Shape
     init: Initialiser
     lr_mult: float = 1.0
     decay_mult: float = 1.0
+    operand: bool = False
 
     @property
     def size(self) -> int:
@@ -55,14 +59,26 @@ class Context:
     masked : bool
         Backward is called a second time with the same ``dy``, which has already gone back through the fused
         activation.
+    rectified : bool
+        ``dy`` comes from layers that have sent it back through this layer's ReLU.
+    mask_input : bool
+        The input is the output of a ReLU, and its gradient is to be sent back through that. For layers that
+        have ``masks_input``.
     labels : array (n,) int32 or None
         Class numbers, for costs.
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.
     precision : str
-        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`.
+        Of the products in convolutions and fully connected layers; see :mod:`pyconvnet.ops.conv`. "bf16":
+        the arrays of inputs, outputs, their gradients and of those parameters that are ``operand`` are
+        bfloat16.
+    depth : bool
+        The layer reads the images, and they are in the depth layout of its convolution, see
+        :mod:`pyconvnet.ops.depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
+    scratch : function of (name, shape, dtype), or None
+        Memory of the plan's that stays, for what ``depth`` asks for.
     """
 
     train: bool = True
@@ -72,10 +88,14 @@ class Context:
     total: int = 0
     window: tuple[int, int, int] | None = None
     masked: bool = False
+    rectified: bool = False
+    mask_input: bool = False
     labels: Any = None
     metrics: Any = None
     precision: str = "fp32"
+    depth: bool = False
     workspace: Any = None
+    scratch: Any = None
 
 
 _KINDS: dict[str, type[Layer]] = {}
@@ -107,6 +127,8 @@ class Layer:
     is_cost: ClassVar[bool] = False
     #: Backward fills all of ``dxs`` at once, so the plan gives scratch where a gradient is not wanted.
     wants_every_dx: ClassVar[bool] = False
+    #: Backward can send the gradient of the only input back through the ReLU that the input came out of.
+    masks_input: ClassVar[bool] = False
     #: Short word that automatic names start with.
     stem: ClassVar[str] = "layer"
 
@@ -120,12 +142,19 @@ class Layer:
         return []
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype)."""
+        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype); ``dtype`` is
+        that of inputs and outputs.
+        """
         return {}
 
     def multiply_adds(self, *inputs: Shape) -> int:
         """Multiply-adds of one example's forward pass (convolutions and products only, as is the custom)."""
         return 0
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether the output is that of a ReLU."""
+        return False
 
     # ---- computation ---------------------------------------------------------------------------------------
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
@@ -323,9 +352,13 @@ class WeightLayer(Layer):
             bias_decay_mult="number >= 0",
         )
 
+    @property
+    def rectifies(self) -> bool:
+        return self.activation == "relu"
+
     def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
         scale = 0.0 if self.frozen else 1.0
-        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult)]
+        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult, operand=True)]
         if self.bias:
             out.append(
                 Parameter("bias", (outputs,), self.bias_init, scale * self.bias_lr_mult, self.bias_decay_mult)

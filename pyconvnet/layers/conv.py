@@ -36,6 +36,7 @@ class Conv2d(WeightLayer):
     stride: int | tuple[int, int] = 1
     pad: Any = 0
     groups: int = 1
+    masks_input: ClassVar[bool] = True
     stem: ClassVar[str] = "conv"
 
     def __post_init__(self) -> None:
@@ -80,9 +81,30 @@ class Conv2d(WeightLayer):
             "precision": ctx.precision, "workspace": ctx.workspace,
         }  # fmt: skip
 
+    def _depth_options(self, ctx: Context, w_shape: Shape, images: Any, dtype: Any) -> dict:
+        """Of the convolution of images in the depth layout and of dtype ``images``, with scratch of ``dtype``
+        for the rearranged filters.
+        """
+        stride, _ = pair("stride", self.stride)
+        shape = ops.depth.filters_shape(w_shape, stride, images)
+        return {
+            "stride": stride, "filters": ctx.scratch("filters in depth", shape, dtype),
+            "precision": ctx.precision, "workspace": ctx.workspace,
+        }  # fmt: skip
+
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
-        b = params.get("bias")
-        ops.conv2d(xs[0], params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
+        w, b = params["weight"], params.get("bias")
+        if ctx.depth:
+            ops.depth.conv2d_depth(
+                xs[0],
+                w,
+                b,
+                activation=self.activation,
+                out=y,
+                **self._depth_options(ctx, w.shape, w.dtype, w.dtype),
+            )
+            return
+        ops.conv2d(xs[0], w, b, activation=self.activation, out=y, **self._options(ctx))
 
     def backward(
         self,
@@ -95,11 +117,20 @@ class Conv2d(WeightLayer):
         dxs: Sequence,
         grads: Mapping,
     ) -> None:
-        if self.activation == "relu" and not ctx.masked:
+        if self.activation == "relu" and not (ctx.masked or ctx.rectified):
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
-            ops.conv2d_dgrad(dy, params["weight"], xs[0].shape, out=dxs[0], **self._options(ctx))
+            x = xs[0]
+            mask = x if ctx.mask_input else None
+            ops.conv2d_dgrad(dy, params["weight"], x.shape, mask=mask, out=dxs[0], **self._options(ctx))
         if grads:
-            ops.conv2d_wgrad(dy, xs[0], params["weight"].shape, out=grads["weight"], **self._options(ctx))
+            self._weight_gradient(ctx, dy, xs[0], grads["weight"])
             if self.bias:
                 ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)
+
+    def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any) -> None:
+        if ctx.depth:
+            options = self._depth_options(ctx, dw.shape, x.dtype, dw.dtype)
+            ops.depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
+        else:
+            ops.conv2d_wgrad(dy, x, dw.shape, out=dw, **self._options(ctx))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Shape
+from .base import Context, Layer, Parameter, Shape
+from .linear import Linear
 from .norm import LRN
+from .pointwise import Dropout
 from .pool import MaxPool2d
 
 
@@ -55,3 +57,64 @@ class LRNMaxPool2d(Layer):
     ) -> None:
         if dxs[0] is not None:
             ops.lrn_max_pool2d_backward(dy, saved["argmax"], xs[0], **self._options(), out=dxs[0])
+
+
+@dataclass(frozen=True)
+class LinearReLUDropout(Layer):
+    """``dropout`` of ``linear`` of x, a layer with ReLU: one pass after the product does all but that.
+
+    Nothing is kept for backward: where the output is positive, the ReLU was active and the element kept. Not
+    a layer to build networks from: it is not part of their description.
+    """
+
+    linear: Linear
+    dropout: Dropout
+    masks_input: ClassVar[bool] = True
+
+    @property
+    def rectifies(self) -> bool:
+        return True
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return self.linear.output_shape(*inputs)
+
+    def parameters(self, *inputs: Shape) -> list[Parameter]:
+        return self.linear.parameters(*inputs)
+
+    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+        dropout = self.dropout
+        if not ctx.train:
+            self.linear.forward(ctx, xs, y, params, saved)
+            if dropout.test_factor != 1:
+                ops.add(y, y, alpha=dropout.test_factor, beta=0.0, out=y)
+            return
+        self.linear.product(ctx, xs, y, params)
+        ops.bias_relu_dropout(
+            y,
+            params.get("bias"),
+            dropout.p,
+            ctx.seed,
+            ctx.step,
+            ctx.layer,
+            scale=dropout.train_factor,
+            window=ctx.window,
+            out=y,
+        )
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if not ctx.masked:
+            if not ctx.rectified:
+                ops.relu_backward(dy, y, out=dy)
+            if self.dropout.train_factor != 1:
+                ops.add(dy, dy, alpha=self.dropout.train_factor, beta=0.0, out=dy)
+        self.linear.product_backward(ctx, dy, xs, params, dxs, grads)

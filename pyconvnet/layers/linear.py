@@ -27,6 +27,7 @@ class Linear(WeightLayer):
     """
 
     outputs: int
+    masks_input: ClassVar[bool] = True
     stem: ClassVar[str] = "fc"
 
     def __post_init__(self) -> None:
@@ -45,6 +46,10 @@ class Linear(WeightLayer):
     def _options(self, ctx: Context) -> dict:
         return {"precision": ctx.precision, "workspace": ctx.workspace}
 
+    def product(self, ctx: Context, xs: Sequence, y: Any, params: Mapping) -> None:
+        """The product alone, without bias or activation."""
+        ops.linear(rows(xs[0]), params["weight"], out=y, **self._options(ctx))
+
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         b = params.get("bias")
         ops.linear(rows(xs[0]), params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
@@ -60,11 +65,19 @@ class Linear(WeightLayer):
         dxs: Sequence,
         grads: Mapping,
     ) -> None:
-        if self.activation == "relu" and not ctx.masked:
+        if self.activation == "relu" and not (ctx.masked or ctx.rectified):
             ops.relu_backward(dy, y, out=dy)
+        self.product_backward(ctx, dy, xs, params, dxs, grads)
+
+    def product_backward(
+        self, ctx: Context, dy: Any, xs: Sequence, params: Mapping, dxs: Sequence, grads: Mapping
+    ) -> None:
+        """Backward from the gradient of the product with its bias, before any activation."""
+        x = rows(xs[0])
         if dxs[0] is not None:
-            ops.linear_dgrad(dy, params["weight"], out=rows(dxs[0]), **self._options(ctx))
+            mask = x if ctx.mask_input else None
+            ops.linear_dgrad(dy, params["weight"], mask=mask, out=rows(dxs[0]), **self._options(ctx))
         if grads:
-            ops.linear_wgrad(dy, rows(xs[0]), out=grads["weight"], **self._options(ctx))
+            ops.linear_wgrad(dy, x, out=grads["weight"], **self._options(ctx))
             if self.bias:
                 ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import ops
+from ..ops._core import wide
 from .base import Context, Layer, Shape, maps, register
 
 
@@ -29,7 +30,7 @@ class _Norm(Layer):
         return maps(inputs[0])
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        return {"scale": (inputs[0], np.dtype(dtype))}
+        return {"scale": (inputs[0], wide(np.dtype(dtype)))}
 
 
 @register

@@ -46,8 +46,28 @@ class ReLU(_Activation):
 
     stem: ClassVar[str] = "relu"
 
+    @property
+    def rectifies(self) -> bool:
+        return True
+
     def _ops(self):
         return ops.relu, ops.relu_backward
+
+    def backward(
+        self,
+        ctx: Context,
+        dy: Any,
+        xs: Sequence,
+        y: Any,
+        params: Mapping,
+        saved: Mapping,
+        dxs: Sequence,
+        grads: Mapping,
+    ) -> None:
+        if not ctx.rectified:
+            super().backward(ctx, dy, xs, y, params, saved, dxs, grads)
+        elif dxs[0] is not None:
+            ops.add(dy, dy, alpha=1.0, beta=0.0, out=dxs[0])
 
 
 @register
@@ -104,13 +124,19 @@ class Dropout(Layer):
         return {"mask": (inputs[0], np.dtype(np.uint8))}
 
     @property
-    def _scale(self) -> float | None:
-        return 1.0 if self.mode == "paper" else None
+    def test_factor(self) -> float:
+        """What everything is multiplied by when testing."""
+        return 1.0 - self.p if self.mode == "paper" else 1.0
+
+    @property
+    def train_factor(self) -> float:
+        """What the survivors are multiplied by when training."""
+        return 1.0 if self.mode == "paper" else 1.0 / (1.0 - self.p)
 
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         x = xs[0]
         if not ctx.train:
-            ops.add(x, x, alpha=1.0 - self.p if self.mode == "paper" else 1.0, beta=0.0, out=y)
+            ops.add(x, x, alpha=self.test_factor, beta=0.0, out=y)
             return
         # Rows of channels: so a slice of the channels, too, is a window of the whole batch's matrix.
         channels = x.shape[-1]
@@ -124,7 +150,7 @@ class Dropout(Layer):
             ctx.seed,
             ctx.step,
             ctx.layer,
-            scale=self._scale,
+            scale=self.train_factor,
             window=window,
             out=(y.reshape(-1, channels), saved["mask"].reshape(-1, channels)),
         )
@@ -141,7 +167,9 @@ class Dropout(Layer):
         grads: Mapping,
     ) -> None:
         if dxs[0] is not None:
-            ops.dropout_backward(rows(dy), rows(saved["mask"]), self.p, scale=self._scale, out=rows(dxs[0]))
+            ops.dropout_backward(
+                rows(dy), rows(saved["mask"]), self.p, scale=self.train_factor, out=rows(dxs[0])
+            )
 
 
 @register

@@ -18,6 +18,7 @@ class _Pool2d(Layer):
     stride: int | tuple[int, int] = 2
     pad: Any = 0
     ceil_mode: bool = False
+    masks_input: ClassVar[bool] = True
     stem: ClassVar[str] = "pool"
 
     def __post_init__(self) -> None:
@@ -80,7 +81,15 @@ class MaxPool2d(_Pool2d):
     ) -> None:
         if dxs[0] is not None:
             ops.max_pool2d_backward(
-                dy, saved["argmax"], xs[0].shape, self.size, self.stride, self.pad, self.ceil_mode, out=dxs[0]
+                dy,
+                saved["argmax"],
+                xs[0].shape,
+                self.size,
+                self.stride,
+                self.pad,
+                self.ceil_mode,
+                mask=xs[0] if ctx.mask_input else None,
+                out=dxs[0],
             )
 
 
@@ -123,5 +132,6 @@ class AvgPool2d(_Pool2d):
                 self.pad,
                 self.ceil_mode,
                 self.count_include_pad,
+                mask=xs[0] if ctx.mask_input else None,
                 out=dxs[0],
             )

@@ -4,12 +4,14 @@ Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`
 ``ops.on("emulator")`` on the emulated kernels), CuPy arrays and everything with
 ``__cuda_array_interface__`` or DLPack on their GPU, on the caller's current stream. Layouts: activations
 N, H, W, C; filters K, R, S, C / groups; channels last. Every function takes ``out=`` and allocates only
-without it.
+without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can do with their images.
 """
 
+from . import depth as depth
 from ._core import kernels, on
 from ._launch import choice
 from .augment import augment
+from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
@@ -40,6 +42,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "bias_backward",
+    "bias_relu_dropout",
     "choice",
     "concat",
     "conv2d",

@@ -146,6 +146,11 @@ def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
     return first[1]
 
 
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype of sums and parameters beside arrays of `dtype`: float32 beside bfloat16, else the same."""
+    return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
+
+
 def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
     """The array has one of the dtypes."""
     if array.dtype not in [np.dtype(d) for d in dtypes]:
@@ -186,6 +191,13 @@ def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str
     if tuple(array.shape) != tuple(shape):
         wanted = f"{tuple(shape)} {why}".rstrip()
         raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
+
+
+def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
+    """`mask`, where given, is laid out as the gradient it masks; its dtype has been compared already."""
+    if mask is not None:
+        check_shape(op, "mask", mask, shape, "like the gradient it masks")
+        check_contiguous(op, mask=mask)
 
 
 def refuse_overlap(
@@ -254,6 +266,13 @@ def real(
     if below is not None and value >= below:
         raise ValueError(f"{op}: {name} must be below {below}, got {value}")
     return value
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    """True or False, as a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+    return bool(value)
 
 
 def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:

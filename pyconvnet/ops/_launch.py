@@ -38,7 +38,7 @@ class Launch:
     libraries : dict of name to callable(*args)
         Rows that are no kernels of ours.
     precision : str, optional
-        Of a shape that does not say; default: the first array's.
+        Of a shape that does not say; default: bf16 where an array is of it.
     """
 
     def __init__(
@@ -108,8 +108,7 @@ class Launch:
             return _PRECISIONS[self.shape.precision]
         if self._precision is not None:
             return self._precision
-        first = next(arg for arg in self.args if _is_array(arg))
-        return "bf16" if first.dtype == core.BFLOAT16 else "fp32"
+        return "bf16" if any(_is_array(a) and a.dtype == core.BFLOAT16 for a in self.args) else "fp32"
 
     def applies(self, kernel: str) -> bool:
         """Whether a kernel, pieces included, can run."""

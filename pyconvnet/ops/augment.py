@@ -8,18 +8,21 @@ import numpy as np
 
 from .. import reference
 from ..devices import Device
+from ..reference.depth import images_to_depth
 from . import _core as core
+from .depth import Depth
 
 
 def augment(
     images: Any,
-    crop: Any,
+    crop: Any = None,
     mirror: Any = None,
     colour: Any = None,
     mean: Any = None,
     *,
     size: tuple[int, int],
     scale: float = 1.0,
+    depth: Depth | None = None,
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
@@ -31,19 +34,22 @@ def augment(
     Parameters
     ----------
     images : uint8 or float32 array (N, H, W, C); on the cpu also float64
-    crop : int32 array (N, 2), top and left edge of each crop
+    crop : int32 array (N, 2), top and left edge of each crop; None: 0
     mirror : uint8 array (N,), optional; not 0: mirrored left to right
     colour : array (N, C), optional; added to all pixels of an image
     mean : array (C,) or (H, W, C), optional
     size : (h, w) of the crops
     scale : number
-    out : array (N, h, w, C), optional; float32, or on the cpu float64
+    depth : Depth, optional
+        Write the crops in the depth layout of a convolution, (N, I, J, D), see :mod:`pyconvnet.ops.depth`.
+    out : array (N, h, w, C), or (N, I, J, D), optional; float32 or bfloat16, on the cpu also float64
     kernel : str, optional
-        Forces one of ``ops.kernels("augment", images.shape, size)``.
+        Forces one of ``ops.kernels("augment", images.shape, size, depth=depth)``.
 
     Returns
     -------
-    array (N, h, w, C), dtype of `out`, else float64 where an argument is, else float32
+    array (N, h, w, C) or (N, I, J, D), dtype of `out`, else float64 where an argument is, else float32. In
+    bfloat16 it is the float32 result, rounded to nearest, ties to even.
 
     Raises
     ------
@@ -53,7 +59,7 @@ def augment(
         come out as NaN.
     """
     op = "augment"
-    optional = ("mirror", "colour", "mean")
+    optional = ("crop", "mirror", "colour", "mean")
     dev, inputs = core.arrays(op, optional, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
     images, crop, mirror, colour, mean = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
@@ -63,8 +69,9 @@ def augment(
     h, w = core.pair(op, "size", size, 1)
     if h > height or w > width:
         raise ValueError(f"{op}: size must be at most the {(height, width)} of the images, got {(h, w)}")
-    core.check_dtype(op, "crop", crop, np.int32)
-    core.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
+    if crop is not None:
+        core.check_dtype(op, "crop", crop, np.int32)
+        core.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
     if mirror is not None:
         core.check_dtype(op, "mirror", mirror, np.uint8)
         core.check_shape(op, "mirror", mirror, (n,), "for the images")
@@ -80,7 +87,9 @@ def augment(
             )
     core.check_contiguous(op, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
     scale = core.real(op, "scale", scale)
-    if dev.kind != "cuda":
+    if depth is not None and not isinstance(depth, Depth):
+        raise TypeError(f"{op}: depth must be a Depth or None, got {type(depth).__name__}")
+    if dev.kind != "cuda" and crop is not None:
         outside = ((crop < 0) | (crop > np.array([height - h, width - w], np.int32))).any(axis=1)
         if outside.any():
             i = int(outside.argmax())
@@ -90,23 +99,48 @@ def augment(
             )
     if out is not None:
         dtype = getattr(out, "dtype", np.float32)
-        dtype = np.dtype(np.float64 if dtype == np.float64 and dev.ext is None else np.float32)
+        allowed = (core.BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (core.BFLOAT16,)
+        dtype = np.dtype(dtype if dtype in allowed else np.float32)
     else:
         wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
         dtype = np.dtype(np.float64 if wide else np.float32)
-    y = core.output(op, "out", dev, out, (n, h, w, channels), dtype)
+    shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
+    y = core.output(op, "out", dev, out, (n, *shape), dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, images=images, colour=colour, mean=mean)
     if dev.ext is None:
-        return reference.augment(images, crop, mirror, colour, mean, scale, out=y)
-    extent = _extent(dev, (n, height, width, channels), (h, w), mean)
+        crop = np.zeros((n, 2), np.int32) if crop is None else crop
+        if depth is None:
+            return reference.augment(images, crop, mirror, colour, mean, scale, out=y)
+        crops = np.empty((n, h, w, channels), core.wide(dtype))
+        reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
+        return images_to_depth(crops, depth.stride, depth.corner, out=y)
+    extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
     name, _ = core.select(op, dev.ext.augment_kernels(extent), kernel)
     with dev.activate():
         dev.ext.augment(name, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
     return y
 
 
-def _extent(dev: Device, shape: tuple[int, ...], size: tuple[int, int], mean: Any) -> Any:
+def _extent(
+    dev: Device,
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    mean: Any,
+    depth: Depth | None,
+    out_shape: tuple[int, int, int],
+) -> Any:
     n, h, w, c = shape
+    layout = {}
+    if depth is not None:
+        (pad_h, pad_w), (to_h, to_w, to_c) = depth.corner, out_shape
+        layout = {
+            "side": depth.stride,
+            "pad_h": pad_h,
+            "pad_w": pad_w,
+            "to_h": to_h,
+            "to_w": to_w,
+            "to_c": to_c,
+        }
     return dev.ext.AugmentShape(
         n=n,
         h=h,
@@ -115,11 +149,17 @@ def _extent(dev: Device, shape: tuple[int, ...], size: tuple[int, int], mean: An
         crop_h=size[0],
         crop_w=size[1],
         mean_pixels=0 if mean is None else mean.size // c,
+        **layout,
     )
 
 
 @core.lists_kernels("augment")
-def _list_augment(dev: Device, images_shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
+def _list_augment(
+    dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
+) -> list[str]:
     shape = core.shape_tuple("augment", "images_shape", images_shape, "N, H, W, C")
-    extent = _extent(dev, shape, core.pair("augment", "size", size, 1), None)
+    size = core.pair("augment", "size", size, 1)
+    out = (*size, shape[3])
+    out = out if depth is None else depth.shape("augment", out, np.float32)
+    extent = _extent(dev, shape, size, None, depth, out)
     return [name for name, _ in dev.ext.augment_kernels(extent)]

@@ -8,15 +8,20 @@ pad : int, (vertical, horizontal) or ((top, bottom), (left, right)), not negativ
     PyTorch and ``pad=0`` on crops of 227 in Caffe.
 groups : int
     Divides both C and K. Filter k of group g = k // (K / groups) sees channels [g*C/groups, (g+1)*C/groups).
-precision : "fp32", "tf32" or "fp32x3"
-    How exactly the products of a sum are formed; sums are float32.
+precision : None, "fp32", "tf32", "fp32x3" or "bf16"
+    How exactly the products of a sum are formed; sums are float32. None, the default, is what the arrays say:
+    ``"bf16"`` for bfloat16 ones, else ``"fp32"``; the others are for float32 arrays.
 
-    ``"fp32"`` float32 products, the default. ``"tf32"`` operands rounded to 11 significant bits (to nearest)
+    ``"fp32"`` float32 products. ``"tf32"`` operands rounded to 11 significant bits (to nearest)
     for the tensor cores: an error of about 2^-11 sqrt(terms) of the result's size. ``"fp32x3"`` three
     tensor-core products in place of one, about float32's own accuracy; an infinite operand gives NaN, and so
     do magnitudes next to the largest float32. A precision is a lower bound on exactness: devices below
     compute capability 8.0, channels that are not multiples of 4, arrays that do not start at a multiple of
     16 bytes, and the cpu use float32 arithmetic whatever is asked for.
+
+    ``"bf16"`` x, w, y and the gradients dx and dy are bfloat16 arrays; biases and dw are float32. Products
+    are exact in float32, and what is stored as bfloat16 is rounded once, to nearest. Tensor cores serve
+    channels (and, for the gradients, filters) that are multiples of 8 in each group; other shapes are slow.
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
@@ -36,6 +41,8 @@ import functools
 import os
 from typing import Any
 
+import numpy as np
+
 from ..devices import Device
 from ..reference import conv as reference
 from . import _core as core
@@ -47,7 +54,8 @@ _LIMIT = 2**29
 
 _AXES_X, _AXES_W, _AXES_Y = "N, H, W, C", "K, R, S, C/groups", "N, P, Q, K"
 _ACTIVATIONS = {None: 0, "relu": 1}
-_PRECISIONS = {"fp32": 0, "tf32": 1, "fp32x3": 2}
+_PRECISIONS = {"fp32": 0, "tf32": 1, "fp32x3": 2, "bf16": 3}
+BF16 = _PRECISIONS["bf16"]
 
 
 class _Geometry:
@@ -108,11 +116,34 @@ class _Geometry:
             )
 
 
-def precision_code(op: str, precision: str) -> int:
-    """The number the kernels know a precision by."""
+def check_precision(op: str, precision: str | None, dtype: Any) -> int:
+    """The number the kernels know by the precision asked for, which must be one of arrays of `dtype`."""
+    if precision is None:
+        precision = "bf16" if dtype == core.BFLOAT16 else "fp32"
     if not isinstance(precision, str) or precision not in _PRECISIONS:
-        raise ValueError(f"{op}: precision must be 'fp32', 'tf32' or 'fp32x3', got {precision!r}")
+        raise ValueError(
+            f"{op}: precision must be None, 'fp32', 'tf32', 'fp32x3' or 'bf16', got {precision!r}"
+        )
+    if (precision == "bf16") != (dtype == core.BFLOAT16):
+        wanted = "None or 'bf16' for bfloat16" if dtype == core.BFLOAT16 else f"other than 'bf16' for {dtype}"
+        raise ValueError(f"{op}: precision must be {wanted} arrays, got {precision!r}")
     return _PRECISIONS[precision]
+
+
+def listed_precision(op: str, precision: str | None) -> int:
+    """The same where there are no arrays: None is that of float32 ones."""
+    return check_precision(op, precision, core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32))
+
+
+def check_bias(op: str, b: Any, dtype: np.dtype) -> None:
+    """A bias is float32 beside bfloat16 arrays, else of their dtype."""
+    if b is not None and b.dtype != (wanted := accumulated(dtype)):
+        raise TypeError(f"{op}: b must be {wanted} beside {dtype} arrays, got {b.dtype}")
+
+
+def accumulated(dtype: np.dtype) -> np.dtype:
+    """The dtype of biases and of gradients with respect to weights, for arrays of `dtype`."""
+    return np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
 
 
 def capability(dev: Device) -> int:
@@ -132,8 +163,8 @@ def _cuda_capability(dev: Device) -> int:
 
 
 def aligned(dev: Device, *arrays: Any) -> bool:
-    """Whether every array starts at a multiple of 16 bytes, which the fast kernels want."""
-    return all(core._pointer(dev, array) % 16 == 0 for array in arrays)
+    """Whether every array (None: no array) starts at a multiple of 16 bytes, which the fast kernels want."""
+    return all(array is None or core._pointer(dev, array) % 16 == 0 for array in arrays)
 
 
 def launch(
@@ -168,9 +199,9 @@ def _list_kernels(op: str, direction: str) -> None:
         stride: Any = 1,
         pad: Any = 0,
         groups: int = 1,
-        precision: str = "fp32",
+        precision: str | None = None,
     ):
-        code = precision_code(op, precision)
+        code = listed_precision(op, precision)
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
@@ -191,7 +222,7 @@ def conv2d(
     pad: Any = 0,
     groups: int = 1,
     activation: str | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -202,9 +233,9 @@ def conv2d(
 
     Parameters
     ----------
-    x : array (N, H, W, C), float32 (on the cpu also float64)
+    x : array (N, H, W, C), float32 or bfloat16 (on the cpu also float64)
     w : array (K, R, S, C/groups), dtype of x
-    b : array (K,), optional
+    b : array (K,), optional, dtype of x, but float32 where x is bfloat16
     activation : None or "relu"
     out : array (N, P, Q, K), optional
     stride, pad, groups, precision, kernel, workspace :
@@ -225,14 +256,15 @@ def conv2d(
     op = "conv2d"
     dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w, b = named["x"], named["w"], named["b"]
-    dtype = core.check_float(op, dev, x=x, w=w, b=b)
+    dtype = core.check_float(op, dev, x=x, w=w)
+    check_bias(op, b, dtype)
     x_shape = core.check_rank(op, "x", x, _AXES_X)
     w_shape = core.check_rank(op, "w", w, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     if b is not None:
         core.check_shape(op, "b", b, (w_shape[0],), "(K,)")
     core.check_contiguous(op, x=x, w=w, b=b)
-    code, exactness = activation_code(op, activation), precision_code(op, precision)
+    code, exactness = activation_code(op, activation), check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
@@ -252,7 +284,8 @@ def conv2d_dgrad(
     stride: int | Pair = 1,
     pad: Any = 0,
     groups: int = 1,
-    precision: str = "fp32",
+    precision: str | None = None,
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -263,10 +296,13 @@ def conv2d_dgrad(
 
     Parameters
     ----------
-    dy : array (N, P, Q, K), float32 (on the cpu also float64)
+    dy : array (N, P, Q, K), float32 or bfloat16 (on the cpu also float64)
     w : array (K, R, S, C/groups), dtype of dy
     x_shape : (N, H, W, C)
         Shape of the forward call's x.
+    mask : array (N, H, W, C), dtype of dy, optional
+        Where the forward call's x is the output of a ReLU: that x. dx is set to 0 where it is not positive,
+        as :func:`relu_backward` does it, in the same pass.
     out : array (N, H, W, C), optional
     stride, pad, groups, precision, kernel, workspace :
         See the module.
@@ -281,23 +317,24 @@ def conv2d_dgrad(
         As :func:`conv2d`.
     """
     op = "conv2d_dgrad"
-    dev, named = core.arrays(op, dy=dy, w=w)
-    dy, w = named["dy"], named["w"]
-    dtype = core.check_float(op, dev, dy=dy, w=w)
+    dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
+    dy, w, mask = named["dy"], named["w"], named["mask"]
+    dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
     x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
     w_shape = core.check_rank(op, "w", w, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     core.check_contiguous(op, dy=dy, w=w)
-    exactness = precision_code(op, precision)
+    core.check_mask(op, mask, x_shape)
+    exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
     if dev.ext is None:
-        reference.conv2d_dgrad(dy, w, x_shape, out=dx, **geometry.options)
+        reference.conv2d_dgrad(dy, w, x_shape, mask=mask, out=dx, **geometry.options)
     else:
-        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w))
-        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w)
+        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w, mask))
+        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask)
     return dx
 
 
@@ -309,7 +346,7 @@ def conv2d_wgrad(
     stride: int | Pair = 1,
     pad: Any = 0,
     groups: int = 1,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -320,7 +357,7 @@ def conv2d_wgrad(
 
     Parameters
     ----------
-    dy : array (N, P, Q, K), float32 (on the cpu also float64)
+    dy : array (N, P, Q, K), float32 or bfloat16 (on the cpu also float64)
     x : array (N, H, W, C), dtype of dy
     w_shape : (K, R, S, C/groups)
         Shape of the forward call's w.
@@ -330,7 +367,7 @@ def conv2d_wgrad(
 
     Returns
     -------
-    dw : array (K, R, S, C/groups), dtype of dy
+    dw : array (K, R, S, C/groups), dtype of dy, but float32 where dy is bfloat16
 
     Raises
     ------
@@ -346,9 +383,9 @@ def conv2d_wgrad(
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     core.check_contiguous(op, dy=dy, x=x)
-    exactness = precision_code(op, precision)
+    exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dw = core.output(op, "out", dev, out, w_shape, dtype)
+    dw = core.output(op, "out", dev, out, w_shape, accumulated(dtype))
     core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
     if dev.ext is None:
         reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)

@@ -4,11 +4,12 @@ On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tabl
 them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
 one row more, ``"cublas"``: cuBLAS, in float32. It comes first, on the assumption that NVIDIA's kernels beat
 ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
-Where a lower precision is asked for and our tensor-core kernels apply, those come first.
+Where a lower precision is asked for and our tensor-core kernels apply, those come first; bfloat16 arrays have
+only ours.
 
 Common to the functions of this module:
 
-precision : "fp32", "tf32" or "fp32x3"
+precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     How exactly products are formed: see :mod:`pyconvnet.ops.conv`.
 kernel : str, optional
     Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
@@ -57,15 +58,15 @@ def _shape_of(
 
 def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
-    if not _cublas_works(dev):
+    if shape.precision == conv.BF16 or not _cublas_works(dev):
         return ours
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
 
 
 def _list_kernels(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str = "fp32"):
-        code = conv.precision_code(op, precision)
+    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None):
+        code = conv.listed_precision(op, precision)
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         _check(op, x_shape, w_shape)
@@ -94,8 +95,10 @@ def _linear_by_cublas(dev: Device, y: Any, x: Any, w: Any, b: Any, activation: i
         pointwise.relu(y, out=y)
 
 
-def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any) -> None:
+def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any, mask: Any) -> None:
     _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
+    if mask is not None:
+        pointwise.relu_backward(dx, mask, out=dx)
 
 
 def _wgrad_by_cublas(dev: Device, dw: Any, dy: Any, x: Any) -> None:
@@ -108,7 +111,7 @@ def linear(
     b: Any = None,
     *,
     activation: str | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -117,9 +120,9 @@ def linear(
 
     Parameters
     ----------
-    x : array (N, I), float32 (on the cpu also float64)
+    x : array (N, I), float32 or bfloat16 (on the cpu also float64)
     w : array (O, I), dtype of x
-    b : array (O,), optional
+    b : array (O,), optional, dtype of x, but float32 where x is bfloat16
     activation : None or "relu"
     out : array (N, O), optional
     precision, kernel, workspace :
@@ -140,13 +143,14 @@ def linear(
     op = "linear"
     dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w, b = named["x"], named["w"], named["b"]
-    dtype = core.check_float(op, dev, x=x, w=w, b=b)
+    dtype = core.check_float(op, dev, x=x, w=w)
+    conv.check_bias(op, b, dtype)
     x_shape, w_shape = core.check_rank(op, "x", x, _AXES_X), core.check_rank(op, "w", w, _AXES_W)
     _check(op, x_shape, w_shape)
     if b is not None:
         core.check_shape(op, "b", b, (w_shape[0],), "(O,)")
     core.check_contiguous(op, x=x, w=w, b=b)
-    code, exactness = conv.activation_code(op, activation), conv.precision_code(op, precision)
+    code, exactness = conv.activation_code(op, activation), conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, "out", dev, out, (x_shape[0], w_shape[0]), dtype)
     core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
@@ -162,7 +166,8 @@ def linear_dgrad(
     dy: Any,
     w: Any,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -171,8 +176,11 @@ def linear_dgrad(
 
     Parameters
     ----------
-    dy : array (N, O), float32 (on the cpu also float64)
+    dy : array (N, O), float32 or bfloat16 (on the cpu also float64)
     w : array (O, I), dtype of dy
+    mask : array (N, I), dtype of dy, optional
+        Where the forward call's x is the output of a ReLU: that x. dx is set to 0 where it is not positive,
+        as :func:`relu_backward` does it, in the same pass.
     out : array (N, I), optional
     precision, kernel, workspace :
         See the module.
@@ -187,25 +195,26 @@ def linear_dgrad(
         As :func:`linear`.
     """
     op = "linear_dgrad"
-    dev, named = core.arrays(op, dy=dy, w=w)
-    dy, w = named["dy"], named["w"]
-    dtype = core.check_float(op, dev, dy=dy, w=w)
+    dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
+    dy, w, mask = named["dy"], named["w"], named["mask"]
+    dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
     dy_shape, w_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "w", w, _AXES_W)
     if dy_shape[1] != w_shape[0]:
         raise ValueError(
             f"{op}: w must have O={dy_shape[1]} rows like the columns of dy, got shape {w_shape}"
         )
     core.check_contiguous(op, dy=dy, w=w)
-    exactness = conv.precision_code(op, precision)
+    exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
+    core.check_mask(op, mask, x_shape)
     dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
     if dev.ext is None:
-        reference.linear_dgrad(dy, w, out=dx)
+        reference.linear_dgrad(dy, w, mask=mask, out=dx)
         return dx
-    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w))
-    _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, dx, dy, w)
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w, mask))
+    _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, dx, dy, w, mask)
     return dx
 
 
@@ -213,7 +222,7 @@ def linear_wgrad(
     dy: Any,
     x: Any,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
@@ -222,7 +231,7 @@ def linear_wgrad(
 
     Parameters
     ----------
-    dy : array (N, O), float32 (on the cpu also float64)
+    dy : array (N, O), float32 or bfloat16 (on the cpu also float64)
     x : array (N, I), dtype of dy
     out : array (O, I), optional
     precision, kernel, workspace :
@@ -230,7 +239,7 @@ def linear_wgrad(
 
     Returns
     -------
-    dw : array (O, I), dtype of dy
+    dw : array (O, I), dtype of dy, but float32 where dy is bfloat16
 
     Raises
     ------
@@ -245,10 +254,10 @@ def linear_wgrad(
     if dy_shape[0] != x_shape[0]:
         raise ValueError(f"{op}: dy must have N={x_shape[0]} rows like x, got shape {dy_shape}")
     core.check_contiguous(op, dy=dy, x=x)
-    exactness = conv.precision_code(op, precision)
+    exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
-    dw = core.output(op, "out", dev, out, w_shape, dtype)
+    dw = core.output(op, "out", dev, out, w_shape, conv.accumulated(dtype))
     core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
     if dev.ext is None:
         reference.linear_wgrad(dy, x, out=dw)

@@ -64,7 +64,7 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    logits : array (N, C)
+    logits : array (N, C); in bfloat16 only logits and dlogits are, all between is float32
     labels : int32 array (N,), each in 0 … C-1
     topk : k of the top-k errors, at least 1
     metrics : float64 array (4,), optional
@@ -78,7 +78,7 @@ def softmax_cross_entropy(
 
     Returns
     -------
-    loss : array (), dtype of logits
+    loss : array (), dtype of logits, but float32 where they are bfloat16
     dlogits : array (N, C)
 
     Raises
@@ -106,7 +106,8 @@ def softmax_cross_entropy(
     if metrics is not None:
         metrics = core.output(op, "metrics", dev, metrics, (4,), np.float64)
     grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
-    loss, dlogits = core.outputs(op, dev, out, ("loss", (), dtype), ("dlogits", (n, classes), dtype))
+    exact = np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
+    loss, dlogits = core.outputs(op, dev, out, ("loss", (), exact), ("dlogits", (n, classes), dtype))
     core.refuse_overlap(op, dev, "dlogits", dlogits, logits=logits)
     core.refuse_overlap(op, dev, "loss", loss, or_itself=False, logits=logits, dlogits=dlogits)
     if dev.ext is None:

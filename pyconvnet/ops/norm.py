@@ -24,6 +24,9 @@ Caffe ``LRN`` WITHIN_CHANNEL     alpha / size^2 1      here :func:`lrn_spatial`
 So the printed formula is ``torch.nn.LocalResponseNorm(5, alpha=5e-4, k=2)``, while the code that won in 2012
 is ``LocalResponseNorm(5, alpha=1e-4, k=2)``, here ``alpha=2e-5``. That code kept windows inside a tower:
 ``groups=2``.
+
+Beside bfloat16 arrays `scale` is float32. y is then rounded once, from float32, and the gradients work out y
+anew from x and `scale` instead of reading it rounded.
 """
 
 from __future__ import annotations
@@ -43,9 +46,10 @@ _MAX_SIZE = 2**31 - 1
 def _number(op: str, name: str, value: Any, dtype: np.dtype, *, positive: bool = False) -> float:
     """A number that is neither negative nor, in the arrays' dtype, infinite; `positive`: nor zero."""
     value = core.real(op, name, value, minimum=0.0, positive=positive)
+    dtype = core.wide(dtype)
     limits = np.finfo(dtype)
     if value > float(limits.max) or (positive and value < float(limits.tiny)):
-        raise ValueError(f"{op}: {name} must be in the range of {np.dtype(dtype)}, got {value}")
+        raise ValueError(f"{op}: {name} must be in the range of {dtype}, got {value}")
     return value
 
 
@@ -99,7 +103,7 @@ _list_kernels("lrn_spatial_backward", True)
 
 
 def _outputs(op: str, dev: Device, out: Any, x: Any, dtype: np.dtype) -> tuple[Any, Any]:
-    y, scale = core.outputs(op, dev, out, ("y", x.shape, dtype), ("scale", x.shape, dtype))
+    y, scale = core.outputs(op, dev, out, ("y", x.shape, dtype), ("scale", x.shape, core.wide(dtype)))
     core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
     core.refuse_overlap(op, dev, "scale", scale, or_itself=False, x=x, y=y)
     return y, scale
@@ -111,7 +115,8 @@ def _backward_inputs(
     """Checks what both gradients share: (device, dtype, arrays, dx)."""
     dev, inputs = core.arrays(op, **named)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, **inputs)
+    dtype = core.check_float(op, dev, **{name: array for name, array in inputs.items() if name != "scale"})
+    core.check_dtype(op, "scale", inputs["scale"], core.wide(dtype))
     x = inputs["x"]
     shape = core.check_rank(op, "x", x, "N, H, W, C") if spatial else _check_vectors(op, "x", x)
     for name in ("dy", "y", "scale"):
@@ -143,7 +148,7 @@ def lrn(
 
     Parameters
     ----------
-    x : array (..., C), float32 (on the cpu also float64)
+    x : array (..., C), float32 or bfloat16 (on the cpu also float64)
     size : int, at least 1
         Channels in a window; an even one has its longer half before i.
     alpha, beta : float, not negative
@@ -156,7 +161,7 @@ def lrn(
 
     Returns
     -------
-    y, scale : arrays like x
+    y, scale : arrays like x, scale float32 beside bfloat16
         ``scale = k + alpha * sum``, which :func:`lrn_backward` needs.
 
     Raises
@@ -194,6 +199,7 @@ def lrn_backward(
     beta: float = 0.75,
     groups: int = 1,
     *,
+    relu: bool = False,
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
@@ -204,11 +210,14 @@ def lrn_backward(
 
     Parameters
     ----------
-    dy, x, y, scale : arrays (..., C) of one dtype
+    dy, x, y, scale : arrays (..., C) of one dtype, scale float32 beside bfloat16
         x, and what :func:`lrn` made of it. A kernel may work out y anew from x and scale instead of reading
         it.
     size, alpha, beta, groups :
         As in the forward call.
+    relu : bool
+        x came out of a ReLU: the result is the gradient of what went into it, that is ``relu_backward(dx,
+        x)`` of the gradient dx without, in the same pass: zero where x <= 0.
     out : array like x, optional
     kernel : str, optional
         Forces one of ``ops.kernels("lrn_backward", x.shape, size, groups)``.
@@ -221,12 +230,14 @@ def lrn_backward(
     """
     op = "lrn_backward"
     dev, dtype, inputs, dx = _backward_inputs(op, kernel, out, False, dy=dy, x=x, y=y, scale=scale)
+    relu = core.flag(op, "relu", relu)
     size = core.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     groups = _groups(op, groups, dx.shape[-1])
     if dev.ext is None:
-        return reference.lrn_backward(*inputs.values(), size, alpha, beta, groups, out=dx)
-    _launch(op, dev, _channels_shape(dev, dx.shape, size, groups), kernel, dx, *inputs.values(), alpha, beta)
+        return reference.lrn_backward(*inputs.values(), size, alpha, beta, groups, relu, out=dx)
+    shape = _channels_shape(dev, dx.shape, size, groups)
+    _launch(op, dev, shape, kernel, dx, *inputs.values(), alpha, beta, relu)
     return dx
 
 
@@ -251,7 +262,7 @@ def lrn_spatial(
 
     Parameters
     ----------
-    x : array (N, H, W, C), float32 (on the cpu also float64)
+    x : array (N, H, W, C), float32 or bfloat16 (on the cpu also float64)
     size : int, at least 1
         Rows and columns [i - size//2, i - size//2 + size - 1].
     alpha, beta : float, not negative
@@ -263,7 +274,7 @@ def lrn_spatial(
 
     Returns
     -------
-    y, scale : arrays like x
+    y, scale : arrays like x, scale float32 beside bfloat16
         ``scale = k + alpha * sum``, which :func:`lrn_spatial_backward` needs.
 
     Raises
@@ -308,7 +319,7 @@ def lrn_spatial_backward(
 
     Parameters
     ----------
-    dy, x, y, scale : arrays (N, H, W, C) of one dtype
+    dy, x, y, scale : arrays (N, H, W, C) of one dtype, scale float32 beside bfloat16
         x, and what :func:`lrn_spatial` made of it. A kernel may work out y anew from x and scale instead of
         reading it.
     size, alpha, beta :

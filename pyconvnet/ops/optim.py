@@ -21,6 +21,7 @@ def sgd_momentum(
     lr_mult: Any,
     weight_decay: Any,
     step: Any = None,
+    w_bf16: Any = None,
     kernel: str | None = None,
 ) -> None:
     """One step of the paper's rule (section 5) on all parameters of a network, in place.
@@ -37,10 +38,13 @@ def sgd_momentum(
     lr_mult, weight_decay : arrays (S,)
     step : int64 array (1,), optional
         The count of updates on the device: grows by one, also where every segment is frozen.
+    w_bf16 : bfloat16 array (count,), optional
+        The copy of w that products in bfloat16 read. The same pass writes into it every element of w that it
+        updates, rounded to nearest, ties to even; in frozen segments it stays as it is.
     kernel : str, optional
         Forces one of ``ops.kernels("sgd_momentum", count, S)``.
 
-    All floating arrays have one dtype.
+    All floating arrays but `w_bf16` have one dtype, float32 or, on ``cpu``, float64.
 
     Raises
     ------
@@ -51,7 +55,7 @@ def sgd_momentum(
     op = "sgd_momentum"
     dev, inputs = core.arrays(
         op,
-        ("step",),
+        ("step", "w_bf16"),
         w=w,
         v=v,
         g=g,
@@ -60,10 +64,13 @@ def sgd_momentum(
         lr_mult=lr_mult,
         weight_decay=weight_decay,
         step=step,
+        w_bf16=w_bf16,
     )
-    w, v, g, hyper, ends, lr_mult, weight_decay, step = inputs.values()
+    w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16 = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, w=w, v=v, g=g, hyper=hyper, lr_mult=lr_mult, weight_decay=weight_decay)
+    if dtype == core.BFLOAT16:
+        raise TypeError(f"{op}: w must be float32, got bfloat16, too coarse for small steps to add up")
     (count,) = core.check_rank(op, "w", w, "count")
     core.check_shape(op, "g", g, (count,), "like w")
     core.check_shape(op, "hyper", hyper, (2,), "[lr, momentum]")
@@ -77,6 +84,9 @@ def sgd_momentum(
     if step is not None:
         core.output(op, "step", dev, step, (1,), np.int64)
         core.refuse_overlap(op, dev, "step", step, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
+    if w_bf16 is not None:
+        core.output(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
+        core.refuse_overlap(op, dev, "w_bf16", w_bf16, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
     core.refuse_overlap(op, dev, "v", v, or_itself=False, w=w, g=g)
     core.refuse_overlap(op, dev, "w", w, or_itself=False, g=g)
     if dev.kind != "cuda":
@@ -85,12 +95,13 @@ def sgd_momentum(
         if ends[-1] != count:
             raise ValueError(f"{op}: ends must end at the {count} elements of w, got {ends[-1]}")
     if dev.ext is None:
-        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step)
+        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
         return
     extent = dev.ext.SgdShape(count=count, segments=segments)
     name, _ = core.select(op, dev.ext.sgd_momentum_kernels(extent), kernel)
     with dev.activate():
-        dev.ext.sgd_momentum(name, extent, w, v, step, g, hyper, ends, lr_mult, weight_decay, dev.stream())
+        rest = (hyper, ends, lr_mult, weight_decay, dev.stream())
+        dev.ext.sgd_momentum(name, extent, w, v, w_bf16, step, g, *rest)
 
 
 @core.lists_kernels("sgd_momentum")

@@ -1,6 +1,9 @@
 """Activations, bias, sums, concatenation and dropout.
 
-Where a function says so, `out` may be one of its inputs; any other overlap with an input is refused.
+Arrays are float32 or bfloat16, on the cpu also float64, all arguments of a call alike; what each function
+computes it computes in float32 at least and rounds once. Biases and their gradients are float32 beside
+bfloat16 arrays, masks uint8. Where a function says so, `out` may be one of its inputs; any other overlap with
+an input is refused.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
 
     Parameters
     ----------
-    x : array, any shape, float32 (on the cpu also float64)
+    x : array, any shape, float32 or bfloat16 (on the cpu also float64)
     out : array like x, optional; may be x.
     kernel : str, optional
         Forces one of ``ops.kernels("relu", x.shape)``.
@@ -154,7 +157,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     Parameters
     ----------
     x : array (..., C)
-    b : array (C,)
+    b : array (C,), of the dtype of x, or float32 where that is bfloat16
     out : array like x, optional; may be x.
     kernel : str, optional
         Forces one of ``ops.kernels("add_bias", x.shape)``.
@@ -168,7 +171,8 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     dev, inputs = core.arrays(op, x=x, b=b)
     x, b = inputs["x"], inputs["b"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, x=x, b=b)
+    dtype = core.check_float(op, dev, x=x)
+    core.check_dtype(op, "b", b, core.wide(dtype))
     shape = _check_channels(op, "x", x)
     core.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
     core.check_contiguous(op, x=x, b=b)
@@ -190,7 +194,7 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     Parameters
     ----------
     dy : array (..., C)
-    out : array (C,), optional
+    out : array (C,), of the dtype of dy, or float32 where that is bfloat16, optional
     kernel : str, optional
         Forces one of ``ops.kernels("bias_backward", dy.shape)``.
     workspace : object with ``get(nbytes)``, optional
@@ -208,7 +212,7 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     dtype = core.check_float(op, dev, dy=dy)
     shape = _check_channels(op, "dy", dy)
     core.check_contiguous(op, dy=dy)
-    db = core.output(op, "out", dev, out, shape[-1:], dtype)
+    db = core.output(op, "out", dev, out, shape[-1:], core.wide(dtype))
     core.refuse_overlap(op, dev, "out", db, or_itself=False, dy=dy)
     if dev.ext is None:
         return reference.bias_backward(dy, out=db)
@@ -387,19 +391,7 @@ def dropout(
     seed = core.integer(op, "seed", seed) % 2**64
     layer = core.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
     scale = _dropout_scale(op, p, scale)
-    step_array = None
-    if isinstance(step, int | np.integer):
-        step = core.integer(op, "step", step) % 2**32
-        dev, inputs = core.arrays(op, x=x)
-    else:
-        dev, inputs = core.arrays(op, x=x, step=step)
-        step_array = inputs["step"]
-        core.check_dtype(op, "step", step_array, np.int64)
-        if step_array.size != 1:
-            raise ValueError(
-                f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
-            )
-        step = 0
+    dev, inputs, step, step_array = _with_step(op, step, x=x)
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
@@ -470,6 +462,22 @@ def dropout_backward(
     with dev.activate():
         dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
     return dx
+
+
+def _with_step(
+    op: str, step: Any, optional: tuple[str, ...] = (), **named: Any
+) -> tuple[Device, dict[str, Any], int, Any]:
+    """The arrays of a call that draws random bits, and its step: (device, arrays, number, array or None)."""
+    if isinstance(step, int | np.integer):
+        return *core.arrays(op, optional, **named), core.integer(op, "step", step) % 2**32, None
+    dev, inputs = core.arrays(op, optional, **named, step=step)
+    step_array = inputs["step"]
+    core.check_dtype(op, "step", step_array, np.int64)
+    if step_array.size != 1:
+        raise ValueError(
+            f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
+        )
+    return dev, inputs, 0, step_array
 
 
 def _dropout_scale(op: str, p: float, scale: float | None) -> float:

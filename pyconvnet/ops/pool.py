@@ -143,7 +143,7 @@ def max_pool2d(
 
     Parameters
     ----------
-    x : array (N, H, W, C), float32 (on the cpu also float64)
+    x : array (N, H, W, C), float32 or bfloat16 (on the cpu also float64)
     size, stride, pad, ceil_mode :
         See the module. The defaults are the paper's.
     out : (y, argmax), optional
@@ -189,6 +189,7 @@ def max_pool2d_backward(
     pad: Any = 0,
     ceil_mode: bool | None = None,
     *,
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
@@ -198,7 +199,7 @@ def max_pool2d_backward(
 
     Parameters
     ----------
-    dy : array (N, P, Q, C), float32 (on the cpu also float64)
+    dy : array (N, P, Q, C), float32 or bfloat16 (on the cpu also float64)
     argmax : array (N, P, Q, C), uint8 or int32
         As :func:`max_pool2d` returned it. A position that is not in the window is refused in host arrays; on
         a CUDA device, and wherever a position is in the part of the window outside the image, its dy goes
@@ -208,6 +209,9 @@ def max_pool2d_backward(
         As in the forward call.
     ceil_mode : bool, optional
         As in the forward call; None: whichever gives dy's shape.
+    mask : array (N, H, W, C), dtype of dy, optional
+        Where x came out of a ReLU: x itself. The result is the gradient of what went into the ReLU, that is
+        ``relu_backward(dx, mask)`` of the gradient dx without, in the same pass: zero where mask <= 0.
     out : array (N, H, W, C), optional
     kernel : str, optional
         Forces one of ``ops.kernels("max_pool2d_backward", x_shape, size, stride, pad, ceil_mode)``.
@@ -215,28 +219,29 @@ def max_pool2d_backward(
     Raises
     ------
     TypeError, ValueError
-        As :func:`max_pool2d`; dy or argmax that do not fit `x_shape`; a position outside the window.
+        As :func:`max_pool2d`; dy, argmax or mask that do not fit `x_shape`; a position outside the window.
     """
     op = "max_pool2d_backward"
-    dev, inputs = core.arrays(op, dy=dy, argmax=argmax)
-    dy, argmax = inputs["dy"], inputs["argmax"]
+    dev, inputs = core.arrays(op, optional=("mask",), dy=dy, argmax=argmax, mask=mask)
+    dy, argmax, mask = inputs["dy"], inputs["argmax"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, dy=dy)
+    dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     core.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
     core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
     core.check_contiguous(op, dy=dy, argmax=argmax)
+    core.check_mask(op, mask, geometry.x_shape)
     if dev.kind != "cuda":
         positions = math.prod(geometry.size)
         if argmax.max() >= positions or argmax.min() < 0:
             raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
     dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, argmax=argmax)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, argmax=argmax, mask=mask)
     if dev.ext is None:
         return reference.max_pool2d_backward(
-            dy, argmax, geometry.x_shape, geometry.size, geometry.stride, geometry.pad, out=dx
+            dy, argmax, geometry.x_shape, geometry.size, geometry.stride, geometry.pad, mask=mask, out=dx
         )
-    _launch(op, dev, geometry, kernel, dx, dy, argmax)
+    _launch(op, dev, geometry, kernel, dx, dy, argmax, mask)
     return dx
 
 
@@ -269,7 +274,7 @@ def avg_pool2d(
 
     Parameters
     ----------
-    x : array (N, H, W, C), float32 (on the cpu also float64)
+    x : array (N, H, W, C), float32 or bfloat16 (on the cpu also float64)
     size, stride, pad, ceil_mode :
         See the module.
     count_include_pad : bool
@@ -312,6 +317,7 @@ def avg_pool2d_backward(
     ceil_mode: bool | None = None,
     count_include_pad: bool = False,
     *,
+    mask: Any = None,
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
@@ -319,12 +325,15 @@ def avg_pool2d_backward(
 
     Parameters
     ----------
-    dy : array (N, P, Q, C), float32 (on the cpu also float64)
+    dy : array (N, P, Q, C), float32 or bfloat16 (on the cpu also float64)
     x_shape : (N, H, W, C)
     size, stride, pad, count_include_pad :
         As in the forward call.
     ceil_mode : bool, optional
         As in the forward call; None: whichever gives dy's shape.
+    mask : array (N, H, W, C), dtype of dy, optional
+        Where x came out of a ReLU: x itself. The result is the gradient of what went into the ReLU, that is
+        ``relu_backward(dx, mask)`` of the gradient dx without, in the same pass: zero where mask <= 0.
     out : array (N, H, W, C), optional
     kernel : str, optional
         Forces one of ``ops.kernels("avg_pool2d_backward", x_shape, size, stride, pad, ceil_mode)``.
@@ -332,18 +341,19 @@ def avg_pool2d_backward(
     Raises
     ------
     TypeError, ValueError
-        As :func:`avg_pool2d`; dy that does not fit `x_shape`.
+        As :func:`avg_pool2d`; dy or mask that does not fit `x_shape`.
     """
     op = "avg_pool2d_backward"
-    dev, inputs = core.arrays(op, dy=dy)
-    dy = inputs["dy"]
+    dev, inputs = core.arrays(op, optional=("mask",), dy=dy, mask=mask)
+    dy, mask = inputs["dy"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, dy=dy)
+    dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
     core.check_contiguous(op, dy=dy)
+    core.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy)
+    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, mask=mask)
     if dev.ext is None:
         return reference.avg_pool2d_backward(
             dy,
@@ -352,7 +362,8 @@ def avg_pool2d_backward(
             geometry.stride,
             geometry.pad,
             bool(count_include_pad),
+            mask=mask,
             out=dx,
         )
-    _launch(op, dev, geometry, kernel, dx, dy, counted)
+    _launch(op, dev, geometry, kernel, dx, dy, mask, counted)
     return dx

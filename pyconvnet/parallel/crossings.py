@@ -27,7 +27,9 @@ class Crossing:
 
 
 def crossings(partition: Partition, n: int, itemsize: int = 4) -> list[Crossing]:
-    """Everything that crosses between devices in one training step on ``n`` examples."""
+    """Everything that crosses between devices in one training step on ``n`` examples, with ``itemsize`` bytes
+    for an activation: 4, or 2 in bfloat16. Gradients of parameters are float32 at least.
+    """
     needed, out = set(gradient_names(partition.network)), []
     for d in range(len(partition.devices)):
         for source, region, node in partition.gathers(d):
@@ -42,7 +44,7 @@ def crossings(partition: Partition, n: int, itemsize: int = 4) -> list[Crossing]
                     out.append(Crossing(node.name, "gather", piece.source, d, nbytes))
                     if back:
                         out.append(Crossing(node.name, "gradient", d, piece.source, nbytes))
-    return out + list(_shared(partition, itemsize))
+    return out + list(_shared(partition, max(4, itemsize)))
 
 
 def _returns(partition: Partition, device: int, source: str, region: Region, needed: set[str]) -> bool:

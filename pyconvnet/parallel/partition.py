@@ -30,10 +30,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..layers import LRN, Concat, Conv2d, Layer, Linear, MaxPool2d, WeightLayer
+from ..layers import LRN, Concat, Conv2d, Layer, Linear, WeightLayer
 from ..layers.base import check_number
-from ..layers.fused import LRNMaxPool2d
 from ..network import INPUT, Network, Node
+from .fusion import fuse as fuse_layers
 
 if TYPE_CHECKING:
     from .crossings import Crossing
@@ -91,6 +91,8 @@ class Local:
         borrows channels from its neighbours.
     filters : (first, last + 1) or None
         Slice of the layer's parameters along their first axis.
+    learner : Node
+        Whose parameters it uses: ``node``, or a layer whose work it does too.
     """
 
     node: Node
@@ -100,7 +102,8 @@ class Local:
     reads: tuple[Region, ...]
     makes: Region
     keeps: Region
-    filters: tuple[int, int] | None = None
+    filters: tuple[int, int] | None
+    learner: Node
 
 
 class PartitionError(ValueError):
@@ -146,6 +149,10 @@ class Partition:
         By layer with parameters, each device's slice of them or None.
     fused : dict of str to str
         By layer whose output is never written, the layer that does its work too.
+    rectified : set of str
+        Layers through whose ReLU those who read their output send the gradient back.
+    passed : dict of str to str
+        By ReLU layer that has nothing to do in backward, its input, whose gradient is its own.
     """
 
     def __init__(
@@ -156,6 +163,7 @@ class Partition:
         hybrid: bool,
         batch_size: int,
         fuse: bool = False,
+        train: bool = True,
     ):
         self.network, self.devices, self.batch_size = network, tuple(devices), batch_size
         self.replicas, self.towers, self.hybrid = replicas, len(devices) // replicas, hybrid
@@ -170,9 +178,10 @@ class Partition:
         for node in network:
             self._place(node)
         self.fused: dict[str, str] = {}
+        self.rectified: frozenset[str] = frozenset()
+        self.passed: dict[str, str] = {}
         if fuse:
-            for node in network:
-                self._fuse(node)
+            fuse_layers(self, train)
 
     # ---- where a layer lies --------------------------------------------------------------------------------
     def _after_linear(self) -> set[str]:
@@ -313,38 +322,7 @@ class Partition:
                 at += shape[-1]
         taken = [(s, span) for s, span in zip(sources, spans, strict=True) if span[0] < span[1]]
         reads = tuple(Region(keeps.part, keeps.parts, *span) for _, span in taken)
-        return Local(node, device, layer, tuple(s for s, _ in taken), reads, makes, keeps, filters)
-
-    def _fuse(self, norm: Node) -> None:
-        """Let max pooling do the normalisation before it, where nothing else reads that."""
-        readers = [node for node in self.network for source in node.inputs if source == norm.name]
-        if (
-            not isinstance(norm.layer, LRN)
-            or len(readers) != 1
-            or not isinstance(readers[0].layer, MaxPool2d)
-        ):
-            return
-        pool, found = readers[0], []
-        for d, locals_ in enumerate(self.locals):
-            mine = {local.node.name: local for local in locals_}
-            if norm.name not in mine and pool.name not in mine:
-                continue
-            if norm.name not in mine or pool.name not in mine:
-                return
-            first, second = mine[norm.name], mine[pool.name]
-            if first.makes != first.keeps or second.reads != (first.keeps,):
-                return  # borrows channels, or is gathered
-            found.append((d, first, second))
-        for d, first, second in found:
-            both = dataclasses.replace(
-                second,
-                layer=LRNMaxPool2d(first.layer, second.layer),
-                sources=first.sources,
-                reads=first.reads,
-            )
-            self.locals[d] = [both if x is second else x for x in self.locals[d] if x is not first]
-        self.held[norm.name] = (None,) * len(self.devices)
-        self.fused[norm.name] = pool.name
+        return Local(node, device, layer, tuple(s for s, _ in taken), reads, makes, keeps, filters, node)
 
     def pieces(self, name: str, device: int, region: Region) -> list[Piece]:
         """What each device contributes to ``region`` of a value on ``device``: by rows, then channels.
@@ -430,6 +408,7 @@ def partition(
     *,
     batch_size: int = 128,
     fuse: bool = False,
+    train: bool = True,
 ) -> Partition:
     """Split a network over devices.
 
@@ -444,8 +423,9 @@ def partition(
         Replicate the convolutions R times, but split the fully connected layers over all devices.
     batch_size : int
         For the bytes the table tells.
-    fuse : bool
-        Let one kernel do response normalisation and the max pooling after it.
+    fuse, train : bool
+        Let layers do the work of their neighbours, as :mod:`pyconvnet.parallel.fusion` says; in a plan that
+        does not train, only where that does not change which outputs of fully connected layers there are.
 
     Raises
     ------
@@ -470,4 +450,4 @@ def partition(
         raise ValueError(
             f"partition: replicas must divide the number of devices, {len(names)}, got {replicas}"
         )
-    return Partition(network, names, replicas, hybrid, batch_size, fuse)
+    return Partition(network, names, replicas, hybrid, batch_size, fuse, train)

@@ -25,6 +25,7 @@ import numpy as np
 
 from ._threads import parallel, ranges, scratch, zero_outside
 from ._widen import widened
+from .pointwise import relu_backward
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
@@ -353,6 +354,7 @@ def conv2d_dgrad(
     stride: Pair = (1, 1),
     pad: Padding = ((0, 0), (0, 0)),
     groups: int = 1,
+    mask: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Gradient of `conv2d` for its input: dx[n,h,w,c] = sum over p*stride+r-top = h, q*stride+s-left = w of
@@ -367,6 +369,8 @@ def conv2d_dgrad(
     dy : (N, P, Q, K), float32 or float64
     w : (K, R, S, C/groups)
     x_shape : (N, H, W, C)
+    mask : (N, H, W, C), optional
+        The output of the ReLU that x is: dx goes back through it, see `relu_backward`.
     out : (N, H, W, C), optional, written completely
 
     Returns
@@ -392,7 +396,7 @@ def conv2d_dgrad(
                 filters = scratch("swapped", swapped.shape, w.dtype)
                 filters[...] = swapped
                 _correlate(_group(dy, g, groups, 3), filters, window, _group(dx_phase, g, groups, 3))
-    return dx
+    return dx if mask is None else relu_backward(dx, mask, out=dx)
 
 
 @widened

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._threads import parallel, scratch
 from ._widen import widened
+from .pointwise import relu_backward
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 
@@ -89,13 +90,17 @@ def linear(
 
 
 @widened
-def linear_dgrad(dy: np.ndarray, w: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+def linear_dgrad(
+    dy: np.ndarray, w: np.ndarray, *, mask: np.ndarray | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
     """Gradient of `linear` for its input: dx[n,i] = sum_o dy[n,o] * w[o,i].
 
     Parameters
     ----------
     dy : (N, O), float32 or float64
     w : (O, I)
+    mask : (N, I), optional
+        The output of the ReLU that x is: dx goes back through it, see `relu_backward`.
     out : (N, I), optional, written completely
 
     Returns
@@ -104,7 +109,7 @@ def linear_dgrad(dy: np.ndarray, w: np.ndarray, *, out: np.ndarray | None = None
     """
     dx = np.empty((dy.shape[0], w.shape[1]), dy.dtype) if out is None else out
     _matmul(dy, w, dx)
-    return dx
+    return dx if mask is None else relu_backward(dx, mask, out=dx)
 
 
 @widened

@@ -18,11 +18,15 @@ both while they are in cache.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from . import pool
 from ._threads import parallel, ranges, scratch
-from ._widen import widened
+from ._widen import BFLOAT16, widened
 
 __all__ = [
     "lrn",
@@ -53,6 +57,23 @@ def _reach(size: int, extent: int) -> tuple[int, int]:
     """How many elements of an axis a window reaches back and ahead."""
     before = size // 2
     return min(before, extent - 1), min(size - 1 - before, extent - 1)
+
+
+def _with_exact_y(gradient: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """The gradient, given a y made of x and scale in float32 where the one it is called with is bfloat16."""
+
+    @functools.wraps(gradient)
+    def wrapper(
+        dy: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, size: int, alpha: float, beta: float,
+        *args: Any, out: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        if y.dtype == BFLOAT16:
+            y = np.empty(y.shape, np.float32)
+            _power(scale, beta, out=y)
+            np.divide(x.astype(np.float32), y, out=y)
+        return gradient(dy, x, y, scale, size, alpha, beta, *args, out=out)
+
+    return wrapper
 
 
 def _combine(dx, dy, x, sums, scale, alpha: float, beta: float) -> None:
@@ -140,6 +161,7 @@ def lrn(
     return out
 
 
+@_with_exact_y
 @widened
 def lrn_backward(
     dy: np.ndarray,
@@ -150,10 +172,11 @@ def lrn_backward(
     alpha: float,
     beta: float,
     groups: int,
+    relu: bool = False,
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx of :func:`lrn`; all arrays have the shape and dtype of x."""
+    """dx of :func:`lrn`; all arrays have the shape and dtype of x. Zero where x <= 0, with `relu`."""
     channels = x.shape[-1] // groups
     before, after = _reach(size, channels)
     dy, x, y, scale, dx = (array.reshape(-1, groups, channels) for array in (dy, x, y, scale, out))
@@ -162,6 +185,8 @@ def lrn_backward(
         piece = slice(*pieces[index])
         sums = _channel_sums((dy[piece], y[piece]), after, before, scale[piece])
         _combine(dx[piece], dy[piece], x[piece], sums, scale[piece], alpha, beta)
+        if relu:
+            np.copyto(dx[piece], 0, where=x[piece] <= 0)
 
     pieces = ranges(x.shape[0], max(1, _TASK_BYTES // (groups * channels * x.itemsize)))
     parallel(task, len(pieces))
@@ -228,6 +253,7 @@ def lrn_spatial(
     return out
 
 
+@_with_exact_y
 @widened
 def lrn_spatial_backward(
     dy: np.ndarray,
@@ -305,17 +331,21 @@ def lrn_max_pool2d_backward(
     size: pool.Pair,
     stride: pool.Pair,
     pad: pool.Padding,
+    relu: bool = False,
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx of :func:`lrn_max_pool2d`, from x and the argmax: what :func:`lrn` made of x is made once more."""
+    """dx of :func:`lrn_max_pool2d`, from x and the argmax: what :func:`lrn` made of x is made once more.
+
+    Zero where x <= 0, with `relu`.
+    """
 
     def task(index: int) -> None:
         a, b = pieces[index]
         maps = scratch("norm.maps", (3, *x[a:b].shape), x.dtype)
         y, scale = lrn(x[a:b], lrn_size, alpha, beta, k, groups, out=(maps[0], maps[1]))
         g = pool.max_pool2d_backward(dy[a:b], argmax[a:b], y.shape, size, stride, pad, out=maps[2])
-        lrn_backward(g, x[a:b], y, scale, lrn_size, alpha, beta, groups, out=out[a:b])
+        lrn_backward(g, x[a:b], y, scale, lrn_size, alpha, beta, groups, relu, out=out[a:b])
 
     pieces = ranges(x.shape[0], max(1, _TASK_BYTES // x[:1].nbytes))
     parallel(task, len(pieces))

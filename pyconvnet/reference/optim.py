@@ -20,6 +20,7 @@ def sgd_momentum(
     lr_mult: np.ndarray,
     weight_decay: np.ndarray,
     step: np.ndarray | None = None,
+    w_bf16: np.ndarray | None = None,
 ) -> None:
     """v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g; w <- w + v, in place.
 
@@ -32,6 +33,7 @@ def sgd_momentum(
     ends : (S,) int64, segment s is [ends[s-1], ends[s])
     lr_mult, weight_decay : (S,); a segment with lr_mult 0 is left untouched
     step : (1,) int64, optional; grows by one
+    w_bf16 : (count,) bfloat16, optional; gets the updated elements of w, rounded
     """
     lr, momentum = hyper
     tasks = []
@@ -55,6 +57,8 @@ def sgd_momentum(
         np.multiply(g[a:b], rate, out=term)
         velocity -= term
         weight += velocity
+        if w_bf16 is not None:
+            w_bf16[a:b] = weight
 
     parallel(task, len(tasks))
     if step is not None:

@@ -20,6 +20,7 @@ __all__ = [
     "add",
     "add_bias",
     "bias_backward",
+    "bias_relu_dropout",
     "concat",
     "dropout",
     "dropout_backward",
@@ -258,6 +259,26 @@ def dropout(
 
     parallel(task, len(pieces))
     return y, mask
+
+
+@widened
+def bias_relu_dropout(
+    x: np.ndarray,
+    b: np.ndarray | None,
+    p: float,
+    seed: int,
+    step: int,
+    layer: int,
+    scale: float,
+    window: tuple[int, int, int] | None,
+    *,
+    out: np.ndarray,
+) -> np.ndarray:
+    """y = dropout(relu(x + b)), for `b` None dropout(relu(x)). `out` may be x. Arguments as for `dropout`."""
+    if b is not None:
+        x = add_bias(x, b, out=out)
+    relu(x, out=out)
+    return dropout(out, p, seed, step, layer, scale, window, out=(out, np.empty(out.shape, np.uint8)))[0]
 
 
 @widened

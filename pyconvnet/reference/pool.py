@@ -210,14 +210,16 @@ def max_pool2d_backward(
     stride: Pair,
     pad: Padding,
     *,
+    mask: np.ndarray | None = None,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx[n,h,w,c] = sum of the dy[n,p,q,c] whose argmax points at pixel (h, w).
+    """dx[n,h,w,c] = sum of the dy[n,p,q,c] whose argmax points at pixel (h, w); zero where mask <= 0.
 
     Parameters
     ----------
     dy, argmax : (N, P, Q, C)
         argmax must be in [0, size_h*size_w); a position outside the image adds to nothing.
+    mask : like out; None: nowhere.
     out : (N, H, W, C), dtype of dy
     """
     n, h, w, c = x_shape
@@ -246,10 +248,17 @@ def max_pool2d_backward(
         out[a:b, :used_h, :used_w] = padded[:, top : top + used_h, left : left + used_w]
         out[a:b, used_h:] = 0
         out[a:b, :used_h, used_w:] = 0
+        _mask_out(out, mask, a, b)
 
     pieces = _tasks(n, image * dy.itemsize)
     parallel(task, len(pieces))
     return out
+
+
+def _mask_out(out: np.ndarray, mask: np.ndarray | None, a: int, b: int) -> None:
+    """Zero in images a … b - 1 of `out` where mask <= 0, as relu_backward."""
+    if mask is not None:
+        np.copyto(out[a:b], 0, where=mask[a:b] <= 0)
 
 
 def _inverse_counts(
@@ -326,13 +335,17 @@ def avg_pool2d_backward(
     pad: Padding,
     count_include_pad: bool,
     *,
+    mask: np.ndarray | None = None,
     out: np.ndarray,
 ) -> np.ndarray:
     """dx[n,h,w,c] = sum of dy[n,p,q,c] / count[p,q] over the windows that hold pixel (h, w).
 
+    Zero where mask <= 0.
+
     Parameters
     ----------
     dy : (N, P, Q, C)
+    mask : like out; None: nowhere.
     out : (N, H, W, C), dtype of dy
     """
     n, h, w, c = x_shape
@@ -359,6 +372,7 @@ def avg_pool2d_backward(
                 dx[:, first : first + (p1 - p0 - 1) * stride[0] + 1 : stride[0], :used] += rows[
                     :, p0:p1, left : left + used
                 ]
+        _mask_out(out, mask, a, b)
 
     pieces = _tasks(n, h * w * c * dy.itemsize)
     parallel(task, len(pieces))

@@ -1,0 +1,42 @@
+// conv2d_fprop_mma128x96_bf16: forward convolution of bfloat16 on tensor cores, tiles of 128 pixels x 96
+// filters
+//   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
+// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   bfloat16, b (K) and the sums float32, last axis contiguous
+// Implicit GEMM with mma.sync m16n8k16 (conv/mma_fprop.h). For K/groups of 96 and 192: AlexNet's first and
+// fourth layers.
+// Block: 128 threads in 4 warps of 64 x 48 outputs, 4 stages of 32 along the reduction in 57344 bytes of
+// dynamic shared memory. Registers 206 on sm_80, 213 on sm_90, no spills; blocks a multiprocessor: 2 on
+// sm_80, 2 on sm_90. 55 flops per byte fetched from L2. Bound by the tensor cores.
+// Accepts: compute capability 8.0 and higher, C/groups divisible by 8, pointers to 16 bytes; any filter,
+// stride, padding, groups. Not timed on a GPU yet.
+#include "conv/mma_fprop.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 128 x 96 outputs, 32 along the reduction; 64 x 48 outputs a warp
+using Tile = conv::MmaTile<128, 96, 32, 64, 48, 4, Bf16>;
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports<Tile>(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::fprop_extent(shape), Tile::info(1));
+}
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::fprop_extent(shape), conv::mma_info<Tile>(shape, 0.93));
+}
+
+}  // namespace
+
+const Conv2dTraits conv2d_fprop_mma128x96_bf16_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_fprop_mma128x96_bf16(Bf16* y, const Bf16* x, const Bf16* w, const float* b,
+                                        const Conv2dShape& shape, Activation activation, void* workspace,
+                                        cudaStream_t stream) {
+  return conv::mma_fprop<Tile>("conv2d_fprop_mma128x96_bf16", y, x, w, b, shape, activation, workspace,
+                               stream);
+}
+
+}  // namespace pcn

@@ -1,0 +1,39 @@
+// conv2d_wgrad_mma96x128_bf16: filter gradient of bfloat16 on tensor cores, tiles of 96 filters x 128 weights
+//   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+// dy (N,P,Q,K)   x (N,H,W,C)   bfloat16   dw (K,R,S,C/groups) and the sums float32   last axis contiguous
+// Implicit GEMM with mma.sync m16n8k16 (conv/mma_wgrad.h). For K/groups of 96 and 192: AlexNet's first and
+// fourth layers.
+// Block: 128 threads in 4 warps of 48 x 64 outputs, 4 stages of 32 along the reduction in 61440 bytes of
+// dynamic shared memory. Registers 198 on sm_80, 200 on sm_90, no spills; blocks a multiprocessor: 2 on
+// sm_80, 2 on sm_90. 55 flops per byte fetched from L2. Bound by the tensor cores.
+// Accepts: compute capability 8.0 and higher, C/groups and K/groups divisible by 8, pointers to 16 bytes; any
+// filter, stride, padding, groups. Not timed on a GPU yet.
+#include "conv/mma_wgrad.h"
+
+namespace pcn {
+namespace {
+
+// ---- tile: 96 x 128 outputs, 32 along the reduction; 48 x 64 outputs a warp
+using Tile = conv::MmaTile<96, 128, 32, 48, 64, 4, Bf16>;
+static_assert(Tile::THREADS == 128, "threads a block");
+
+// ---- supports
+bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports<Tile>(shape); }
+std::size_t workspace_bytes(const Conv2dShape& shape) {
+  return conv::split_bytes(conv::wgrad_extent(shape), Tile::info(1));
+}
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::wgrad_extent(shape), conv::mma_info<Tile>(shape, 0.85));
+}
+
+}  // namespace
+
+const Conv2dTraits conv2d_wgrad_mma96x128_bf16_traits = {supports, workspace_bytes, cost};
+
+// ---- launcher
+cudaError_t conv2d_wgrad_mma96x128_bf16(float* dw, const Bf16* dy, const Bf16* x, const Conv2dShape& shape,
+                                        void* workspace, cudaStream_t stream) {
+  return conv::mma_wgrad<Tile>("conv2d_wgrad_mma96x128_bf16", dw, dy, x, shape, workspace, stream);
+}
+
+}  // namespace pcn

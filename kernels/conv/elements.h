@@ -1,0 +1,38 @@
+// Neighbouring elements, float or Bf16, through the read-only cache, as float. Device code.
+#pragma once
+#include "common/device.h"
+#include "common/element.h"
+
+namespace pcn::conv {
+
+// v = the N elements from p, in one access of 4, 8 or 16 bytes, to which p is aligned.
+template <int N>
+__device__ __forceinline__ void load_constant(float (&v)[N], const float* p) {
+  if constexpr (N == 4) {
+    const float4 q = __ldg(reinterpret_cast<const float4*>(p));
+    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+  } else if constexpr (N == 2) {
+    const float2 q = __ldg(reinterpret_cast<const float2*>(p));
+    v[0] = q.x, v[1] = q.y;
+  } else {
+    static_assert(N == 1, "1, 2 or 4 elements");
+    v[0] = __ldg(p);
+  }
+}
+template <int N>
+__device__ __forceinline__ void load_constant(float (&v)[N], const Bf16* p) {
+  const auto low = [](uint32_t pair) { return __uint_as_float(pair << 16); };
+  const auto high = [](uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); };
+  if constexpr (N == 4) {
+    const uint2 q = __ldg(reinterpret_cast<const uint2*>(p));
+    v[0] = low(q.x), v[1] = high(q.x), v[2] = low(q.y), v[3] = high(q.y);
+  } else if constexpr (N == 2) {
+    const uint32_t q = __ldg(reinterpret_cast<const uint32_t*>(p));
+    v[0] = low(q), v[1] = high(q);
+  } else {
+    static_assert(N == 1, "1, 2 or 4 elements");
+    v[0] = from_bf16(__ldg(reinterpret_cast<const unsigned short*>(p)));
+  }
+}
+
+}  // namespace pcn::conv

@@ -1,0 +1,91 @@
+"""Bias, ReLU and dropout in one pass: what follows a fully connected layer's product in training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import reference
+from ..devices import Device
+from . import _core as core
+from . import pointwise
+
+_OP = "bias_relu_dropout"
+
+
+@core.lists_kernels(_OP)
+def _list(dev: Device, shape: tuple[int, ...]) -> list[str]:
+    *rows, cols = core.shape_tuple(_OP, "shape", shape, ", ".join("." * max(1, len(shape))))
+    extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
+    return [name for name, _ in dev.ext.bias_relu_dropout_kernels(extent)]
+
+
+def bias_relu_dropout(
+    x: Any,
+    b: Any = None,
+    p: float = 0.5,
+    seed: int = 0,
+    step: Any = 0,
+    layer: int = 0,
+    *,
+    scale: float | None = None,
+    window: tuple[int, int, int] | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """``y = dropout(relu(x + b))`` in one pass: :func:`add_bias`, :func:`relu` and :func:`dropout`.
+
+    Which elements are kept is what :func:`dropout` says for the same arguments. No mask is returned: where
+    y > 0, the element was kept and its ReLU active, so ``relu_backward(dy, y)`` times scale is the gradient
+    with respect to x. float32 and float64 give the bits of the three functions, bfloat16 is rounded once.
+
+    Parameters
+    ----------
+    x : array (..., C), float32 or bfloat16 (on the cpu also float64)
+    b : array (C,), of the dtype of x, or float32 where that is bfloat16; optional
+    p, seed, step, layer, scale, window :
+        As for :func:`dropout`.
+    out : array like x, optional; may be x.
+    kernel : str, optional
+        Forces one of ``ops.kernels("bias_relu_dropout", x.shape)``.
+
+    Returns
+    -------
+    y : like x; NaN where x + b is and the element is kept
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`dropout`; b of another length.
+    """
+    p = core.real(_OP, "p", p, minimum=0.0, below=1.0)
+    seed = core.integer(_OP, "seed", seed) % 2**64
+    layer = core.integer(_OP, "layer", layer, minimum=0, maximum=2**32 - 1)
+    scale = pointwise._dropout_scale(_OP, p, scale)
+    dev, inputs, step, step_array = pointwise._with_step(_OP, step, ("b",), x=x, b=b)
+    x, b = inputs["x"], inputs["b"]
+    core.refuse_kernel_on_cpu(_OP, dev, kernel)
+    dtype = core.check_float(_OP, dev, x=x)
+    shape = pointwise._check_channels(_OP, "x", x)
+    cols = shape[-1]
+    if b is not None:
+        core.check_dtype(_OP, "b", b, core.wide(dtype))
+        core.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
+    core.check_contiguous(_OP, x=x, b=b)
+    row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
+    y = core.output(_OP, "out", dev, out, shape, dtype)
+    core.refuse_overlap(_OP, dev, "out", y, x=x)
+    core.refuse_overlap(_OP, dev, "out", y, or_itself=False, b=b)
+    if dev.ext is None:
+        if step_array is not None:
+            step = int(step_array.reshape(-1)[0])
+        drawn = (p, seed, step, layer, scale, (row0, col0, total_cols))
+        return reference.bias_relu_dropout(x, b, *drawn, out=y)
+    extent = dev.ext.DropoutShape(rows=x.size // cols, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
+    name, _ = core.select(_OP, dev.ext.bias_relu_dropout_kernels(extent), kernel)
+    threshold = reference.dropout_threshold(p)
+    with dev.activate():
+        dev.ext.bias_relu_dropout(
+            name, extent, y, x, b, threshold, scale, seed, step, step_array, layer, dev.stream()
+        )
+    return y

@@ -1,0 +1,118 @@
+"""What a plan does with neighbouring layers so that less is written and read again.
+
+* Response normalisation and the max pooling after it become one layer, where nothing else reads the
+  normalised map.
+* In a plan that trains, a fully connected layer with ReLU and the dropout after it become one layer, where
+  nothing else reads what dropout reads; no mask of dropout is kept.
+* The way back through a ReLU is left to the layers that read its output, where all of them can: each zeroes
+  the gradient it makes where the ReLU's output was not positive, in the pass that makes it. Where several
+  read the output, on one device or on several that each make a part of the gradient, all of them do so:
+  the sum of what was zeroed is zero. A ReLU layer then has nothing left to do, and its gradient is its
+  input's where it alone reads that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..layers import LRN, Dropout, Layer, Linear, MaxPool2d, ReLU
+from ..layers.fused import LinearReLUDropout, LRNMaxPool2d
+from ..network import INPUT, Node
+
+if TYPE_CHECKING:
+    from .partition import Local, Partition
+
+
+def fuse(partition: Partition, train: bool) -> None:
+    """Change a partition's layers as the module says; the ones for training only with ``train``."""
+    for node in partition.network:
+        if isinstance(node.layer, LRN):
+            _join(partition, node, MaxPool2d, LRNMaxPool2d)
+        elif train and isinstance(node.layer, Linear) and node.layer.activation == "relu":
+            _join(partition, node, Dropout, LinearReLUDropout)
+    if train:
+        partition.rectified = frozenset(
+            node.name for node in partition.network if _readers_rectify(partition, node)
+        )
+        for node in partition.network:
+            if isinstance(node.layer, ReLU) and node.name in partition.rectified:
+                _pass_gradient(partition, node)
+
+
+def _readers(partition: Partition, name: str) -> list[Node]:
+    """The layers that read an output, as often as they do."""
+    return [node for node in partition.network for source in node.inputs if source == name]
+
+
+def _join(
+    partition: Partition, first: Node, kind: type[Layer], joined: Callable[[Layer, Layer], Layer]
+) -> None:
+    """Let the only reader of ``first``, if it is of that kind, do the work of both as the layer ``joined``.
+
+    The reader keeps its name and place; the output of ``first`` is never written.
+    """
+    readers = _readers(partition, first.name)
+    if len(readers) != 1 or not isinstance(readers[0].layer, kind):
+        return
+    second, found = readers[0], []
+    for d, locals_ in enumerate(partition.locals):
+        mine = {local.node.name: local for local in locals_}
+        if first.name not in mine and second.name not in mine:
+            continue
+        if first.name not in mine or second.name not in mine:
+            return
+        a, b = mine[first.name], mine[second.name]
+        if a.makes != a.keeps or b.reads != (a.keeps,):
+            return  # borrows channels, or is gathered
+        found.append((d, a, b))
+    for d, a, b in found:
+        both = dataclasses.replace(
+            b,
+            layer=joined(a.layer, b.layer),
+            sources=a.sources,
+            reads=a.reads,
+            filters=a.filters,
+            learner=first,
+        )
+        partition.locals[d] = [both if x is b else x for x in partition.locals[d] if x is not a]
+    partition.held[first.name] = (None,) * len(partition.devices)
+    partition.fused[first.name] = second.name
+
+
+def _with_gradient(partition: Partition, name: str) -> list[Local]:
+    """The layers' shares, on all devices, that give an output a gradient."""
+    from .partition import gradient_names
+
+    reaching = set(gradient_names(partition.network, input_gradient=True))  # a cost
+    return [
+        local
+        for locals_ in partition.locals
+        for local in locals_
+        if name in local.sources and (local.node.layer.is_cost or local.node.name in reaching)
+    ]
+
+
+def _readers_rectify(partition: Partition, node: Node) -> bool:
+    """Whether a layer ends in a ReLU through which all who read its output can send the gradient back."""
+    makers = [local.layer for locals_ in partition.locals for local in locals_ if local.node is node]
+    if not makers or not all(layer.rectifies for layer in makers):
+        return False
+    readers = _with_gradient(partition, node.name)
+    return bool(readers) and all(local.layer.masks_input for local in readers)
+
+
+def _pass_gradient(partition: Partition, node: Node) -> None:
+    """Let a ReLU layer's gradient be its input's, where no other layer gives that one and it lies at the same
+    place.
+    """
+    (source,) = node.inputs
+    if source == INPUT or any(local.node is not node for local in _with_gradient(partition, source)):
+        return
+    for d, locals_ in enumerate(partition.locals):
+        mine = [local for local in locals_ if local.node is node]
+        held = partition.held[source][d]
+        if [local.reads for local in mine] != ([] if held is None else [(held,)]):
+            return
+    partition.passed[node.name] = source
