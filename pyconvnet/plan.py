@@ -81,8 +81,9 @@ class Plan(PlanValues):
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
     kernels : dict of problem to kernel, optional
-        The ``kernels`` of another plan: this one runs the same and measures nothing. Default: what has been
-        measured on this card, else measured before the first step; see :mod:`pyconvnet.tuning`.
+        The ``kernels`` of another plan, which this one runs, too; an empty one: the heuristic's choices. What
+        is missing, and by default all, has been measured on this card or is so before the first step; see
+        :mod:`pyconvnet.tuning`.
 
     Attributes
     ----------
@@ -328,13 +329,13 @@ class Plan(PlanValues):
         return dict(self.selection.kernels)
 
     def use_kernels(self, kernels: Mapping[str, str] | None) -> None:
-        """Run these and measure none; see the parameter ``kernels``. To be called before the first step."""
+        """Run these; see the parameter ``kernels``. To be called before the first step."""
         self.selection = tuning.Selection(kernels)
         self._settled = 0  # examples of the largest pass whose kernels have been chosen
 
     def choose_kernels(self) -> dict[str, tuning.Choice]:
         """Choose the kernels of a pass over ``batch_size`` examples now, not at the first; by problem."""
-        if tuning.enabled(self.device) and not self.selection.given:
+        if tuning.enabled(self.device) and not self.selection.settled:
             self.tasks("forward", n=self.batch_size, train=self.training)
         return dict(self.selection.choices)
 
@@ -351,7 +352,7 @@ class Plan(PlanValues):
 
     def _choose_kernels(self, n: int) -> None:
         """Before the first of them runs: a step is not disturbed, and its graph is captured with the same."""
-        if self.selection.given or n <= self._settled or not tuning.enabled(self.device):
+        if self.selection.settled or n <= self._settled or not tuning.enabled(self.device):
             return
         self._settled = n
         found = self.rehearse(n)

@@ -60,7 +60,7 @@ BIG = {"n": 128, "h": 13, "w": 13, "c": 256, "k": 384, "p": 13, "q": 13}
 
 
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-@pytest.mark.parametrize("precision", [0, 1, 2])
+@pytest.mark.parametrize("precision", [0, 1, 2, 3])
 def test_rules(direction, precision):
     made = call("x", direction, precision, **BIG)
     names = rules.candidates(made)

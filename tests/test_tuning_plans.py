@@ -75,10 +75,11 @@ def test_a_rehearsal_changes_nothing(clock, make):
     assert same(tuned, train(Plan(make(), "emulator", N)))
 
 
-def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch, precision):
     timer = clock()
     asked = []
-    plan = Plan(two_towers(), "emulator", N)
+    plan = Plan(two_towers(), "emulator", N, precision=precision)
     assert plan.kernels == {}
     plan.feed(*batch(plan.network, N))
     plan.tasks("forward", n=N)
@@ -95,6 +96,7 @@ def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch):
     plan.step()
     assert len(timer.rounds) == rounds
     assert {problem for problem, _ in asked} == set(plan.kernels)
+    assert {problem.rpartition(" ")[2] for problem in plan.kernels} == {precision}
     assert all(plan.kernels[problem] == kernel for problem, kernel in asked)
     ops = {problem.split()[0] for problem in plan.kernels}
     assert ops >= {"conv2d", "conv2d_dgrad", "conv2d_wgrad", "linear", "linear_dgrad", "linear_wgrad"}
@@ -252,6 +254,19 @@ def test_a_run_names_its_kernels_and_goes_on_with_them(clock, tmp_path):
 
     other = pcn.train(net(), images(), epochs=2, out=tmp_path / "other", **OPTIONS)
     assert any(not same_bits(a[name], other.model.parameters[name]) for name in a)
+
+
+def test_a_run_that_goes_on_in_another_precision_measures_its_kernels(clock, tmp_path):
+    timer = clock()
+    pcn.train(net(), images(), epochs=1, out=tmp_path / "run", **OPTIONS)
+    timer.rounds.clear()
+    pcn.train(net(), images(), epochs=2, out=tmp_path / "run", resume=True, precision="bf16", **OPTIONS)
+    assert timer.rounds
+    (_, event) = events(tmp_path / "run", "kernels")
+    assert {item["source"] for item in event["kernels"]} == {"checkpoint", "measured", "heuristic"}
+    new = [item["problem"] for item in event["kernels"] if item["source"] != "checkpoint"]
+    assert all(problem.endswith(" bf16") for problem in new)
+    assert {problem.split()[0] for problem in new} >= {"conv2d", "conv2d_dgrad", "linear_wgrad"}
 
 
 def test_a_run_without_tuning_goes_on_without(clock, tmp_path, monkeypatch):

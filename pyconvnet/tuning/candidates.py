@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Rows for the shapes that others refuse. They move one element where the others move 4 or 8, which costs
-#: them a factor of about 3: they are timed only where nothing else applies.
+#: Rows for the shapes that others refuse. They move one element where the others move 4 or 8, by estimate a
+#: factor of 3 slower: they are timed only where nothing else applies.
 GENERIC = ("_generic", "_any")
 
 #: Kernels whose estimated time is more than so many times the least one's are not timed. The estimate weighs
 #: padding, the last wave of blocks and the rate of the inner loop; what it leaves out (caches, latency, clock
-#: rates) has not been seen to hide a factor of 4.
+#: rates) is not expected to make up a factor of 4.
 COST_FACTOR = 4.0
 
 #: A piece of a cut sum is at least so many terms: one step of 32 for each of the 4 stages of the longest

@@ -191,12 +191,12 @@ class Selection:
     Parameters
     ----------
     kernels : dict of problem to kernel, optional
-        Those of an earlier run. Then nothing is measured: what is not in it takes the heuristic's choice, so
-        that the same calls run.
+        Those of an earlier run, for the same bits; what it did not have is chosen. Empty: that run took the
+        heuristic's choices, and so does this one.
     """
 
     def __init__(self, kernels: Mapping[str, str] | None = None):
-        self.given = kernels is not None
+        self.settled = kernels is not None and not kernels  # nothing is to be chosen
         self.kernels: dict[str, str] = dict(kernels or {})
         self.choices: dict[str, Choice] = {}
 
