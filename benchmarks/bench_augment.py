@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from harness import Row, main
+from harness import Row, images, main
 
 from pyconvnet import ops
 
@@ -38,6 +38,8 @@ def rows(batch: int, tiny: bool) -> Iterator[Row]:
                 ),
                 shape=f"{np.dtype(dtype).name} {'x'.join(map(str, shape))} to {size}x{size}",
                 # What lies outside of the crops need not be read; the mean image is read once.
+                peer=lambda t, a, size=size: t.augment(**a, size=(size, size)),
+                exact=images("images", "crop", "mirror", "colour"),
                 bytes=float(pixels * (np.dtype(dtype).itemsize + 4) + 4 * edge * edge * channels),
             )
 

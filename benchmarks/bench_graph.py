@@ -14,7 +14,6 @@ a device without CUDA graphs only steps as issued are timed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -24,8 +23,8 @@ from typing import Any
 
 import numpy as np
 from bench_alexnet import network, step_flops
-from clocks import limits
-from harness import FIGURES, complaints, figures, header, parser, report, setup, title
+from clocks import limits, no_limits
+from harness import FIGURES, OUTCOMES, complaints, figures, header, parser, report, save, setup, title
 
 from pyconvnet import devices
 from pyconvnet.model import Preprocessing
@@ -151,7 +150,8 @@ def rows(
     where = f"batch {batches.batch} on {', '.join(d.name for d in places)}"
     for kernel in WAYS if places[0].kind == "cuda" else ["as issued"]:
         common = {"name": net.name, "shape": where, "kernel": kernel, "flops": flops, "bytes": None}
-        common |= dict.fromkeys((*FIGURES, "peer", "peer_us", "difference", "error"))
+        common |= {"precision": "fp32", "chosen": True, "part": "graph"}
+        common |= dict.fromkeys((*FIGURES, *OUTCOMES)) | {"peers": []}
         mine = []
         try:
             with way(kernel):
@@ -200,14 +200,12 @@ def main() -> None:
     device, batch, _ = setup(args)
     clock = None if args.check else StepsClock(args.seconds, args.calls)
     net = network(args.tiny)
-    rates = dict.fromkeys(("fma_flops", "bandwidth", "source")) if args.check else limits(device)
-    document = header("graph", device, batch, clock or StepsClock(0, 1), rates)
+    rates = no_limits() if args.check else limits(device)
+    document = header("graph", device, args, batch, clock or StepsClock(0, 1), rates)
     batches = Batches(net, batch)
     for places in splits(device):
         document["rows"] += rows(net, places, batches, clock, rates)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    save(document, args.json)
     print(title(document))
     if clock:
         print(report(document["rows"]))

@@ -7,13 +7,15 @@ python benchmarks/bench_norm.py --device cuda:0 --batch 128 --json norm.json
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from harness import Row, alexnet_lrns, alexnet_pools, main
+from harness import OnDevice, Row, alexnet_lrns, alexnet_pools, images, main, normal, separated
 
 from pyconvnet import ops
+
+PRECISIONS = {"fp32": 4, "bf16": 2}  # bytes of an element of a map
 
 
 def _both_ways(
@@ -23,18 +25,19 @@ def _both_ways(
     extra: tuple[int, ...],
     options: dict[str, Any],
     forward: dict[str, Any],
+    precision: str,
 ) -> Iterator[Row]:
     """`extra`: what picks the kernel (size, groups); `options` and, for the forward alone, `forward`."""
 
     @functools.lru_cache(maxsize=1)
-    def example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    def example(device: Any) -> tuple[Any, ...]:
+        x = normal(device, shape, 1)
         return x, *getattr(ops, op)(x, **options, **forward)
 
-    def one_of(i: int) -> Callable[[np.random.Generator], np.ndarray]:
-        return lambda rng: example()[i]
+    def one_of(i: int) -> OnDevice:
+        return OnDevice(lambda device: example(device)[i].copy())
 
-    text = "x".join(map(str, shape))
+    text, item = "x".join(map(str, shape)), PRECISIONS[precision]
     yield Row(
         name=name,
         op=op,
@@ -43,7 +46,10 @@ def _both_ways(
         kernels=lambda device: ops.kernels(op, shape, *extra, device=device),
         peer=lambda t, a: getattr(t, op)(a["x"], **options, **forward),
         compare=lambda result: result[0],
+        exact=images("x"),
         shape=text,
+        precision=precision,
+        half=("x",),
     )
     backward = f"{op}_backward"
     yield Row(
@@ -52,57 +58,62 @@ def _both_ways(
         inputs={"dy": shape, "x": one_of(0), "y": one_of(1), "scale": one_of(2)},
         call=lambda a, **kw: getattr(ops, backward)(a["dy"], a["x"], a["y"], a["scale"], **options, **kw),
         kernels=lambda device: ops.kernels(backward, shape, *extra, device=device),
-        bytes=16.0 * np.prod(shape),  # dy, x and scale in, dx out: y follows from x and scale
+        # dy, x and scale (float32) in, dx out: y follows from x and scale
+        bytes=(3.0 * item + 4.0) * np.prod(shape),
         peer=lambda t, a: getattr(t, backward)(a["dy"], a["x"], **options, **forward),
+        exact=images("dy", "x", "y", "scale"),
         shape=text,
+        precision=precision,
+        half=("dy", "x", "y"),
     )
 
 
-def _pooled(name: str, x: tuple[int, ...], y: tuple[int, ...], groups: int) -> Iterator[Row]:
+def _pooled(name: str, x: tuple[int, ...], y: tuple[int, ...], groups: int, precision: str) -> Iterator[Row]:
     """Normalisation and 3x3 maximum every 2 in one pass, and as the separate calls that it replaces."""
     options = {"alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": groups}
     pixels, windows = float(np.prod(x)), float(np.prod(y))
-    text = "x".join(map(str, x))
+    text, item = "x".join(map(str, x)), PRECISIONS[precision]
 
     @functools.lru_cache(maxsize=1)
-    def example() -> dict[str, np.ndarray]:
-        image = np.random.default_rng(1).standard_normal(x, dtype=np.float32)
+    def example(device: Any) -> dict[str, Any]:
+        image = separated(device, x, 1)
         u, scale = ops.lrn(image, **options)
         argmax = ops.max_pool2d(u)[1]
         return {"argmax": argmax, "x": image, "u": u, "scale": scale}
 
     def some(*names: str) -> dict[str, Any]:
-        return {"dy": y} | {name: lambda rng, name=name: example()[name] for name in names}
+        return {"dy": y} | {n: OnDevice(lambda device, n=n: example(device)[n].copy()) for n in names}
 
     def two_passes(a: dict[str, Any], out: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         u, scale = ops.lrn(a["x"], **options, out=out and out[2:])
         return (*ops.max_pool2d(u, out=out and out[:2]), u, scale)
 
     def two_passes_backward(a: dict[str, Any], out: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        g = ops.max_pool2d_backward(a["dy"], a["argmax"], x, out=out and out[1])
+        g = ops.max_pool2d_backward(a["dy"], a["argmax"], a["x"].shape, out=out and out[1])
         rest = {name: value for name, value in options.items() if name != "k"}
         return ops.lrn_backward(g, a["x"], a["u"], a["scale"], **rest, out=out and out[0]), g
 
-    def peer(t: Any, image: Any) -> Any:
-        return t.max_pool2d(t.lrn(image, **options)(), 3, 2)()
-
+    common: dict[str, Any] = {"shape": text, "precision": precision, "half": ("dy", "x", "u")}
     yield Row(
         name=name,
         op="lrn_max_pool2d",
         inputs={"x": x},
         call=lambda a, **kw: ops.lrn_max_pool2d(a["x"], **options, **kw),
         kernels=lambda device: ops.kernels("lrn_max_pool2d", x, groups=groups, device=device),
-        peer=lambda t, a: lambda: peer(t, a["x"]),
+        peer=lambda t, a: t.lrn_max_pool2d(a["x"], **options),
         compare=lambda result: result[0],
-        shape=text,
+        exact=images("x"),
+        **common,
     )
     yield Row(
         name=f"{name}, two passes",
         op="lrn, max_pool2d",
         inputs={"x": x},
         call=two_passes,
-        bytes=16 * pixels + 5 * windows,
-        shape=text,
+        bytes=(3 * item + 4) * pixels + (item + 1) * windows,
+        compare=lambda result: result[0],
+        exact=images("x"),
+        **common,
     )
     backward = "lrn_max_pool2d_backward"
     yield Row(
@@ -111,30 +122,34 @@ def _pooled(name: str, x: tuple[int, ...], y: tuple[int, ...], groups: int) -> I
         inputs=some("argmax", "x"),
         call=lambda a, **kw: ops.lrn_max_pool2d_backward(a["dy"], a["argmax"], a["x"], **options, **kw),
         kernels=lambda device: ops.kernels(backward, x, groups=groups, device=device),
-        bytes=8 * pixels + 5 * windows,
-        peer=lambda t, a: t.autograd(lambda v: peer(t, v), a["x"], a["dy"]),
-        shape=text,
+        bytes=2 * item * pixels + (item + 1) * windows,
+        peer=lambda t, a: t.lrn_max_pool2d_backward(a["dy"], a["x"], **options),
+        exact=images("dy", "argmax", "x"),
+        **common,
     )
     yield Row(
         name=f"{name}, two passes",
         op="max_pool2d_backward, lrn_backward",
         inputs=some("argmax", "x", "u", "scale"),
         call=two_passes_backward,
-        bytes=20 * pixels + 5 * windows,
-        shape=text,
+        bytes=(4 * item + 4) * pixels + (item + 1) * windows,
+        compare=lambda result: result[0],
+        exact=images("dy", "argmax", "x", "u", "scale"),
+        **common,
     )
 
 
 def rows(batch: int, tiny: bool) -> Iterator[Row]:
     """norm1 and norm2 of the paper, with pool1 and pool2 too; the one across pixels of the code of 2012."""
-    for s in alexnet_lrns(batch, tiny):
-        options = {"size": 5, "alpha": 1e-4, "beta": 0.75, "groups": s.groups}
-        yield from _both_ways(s.name, "lrn", s.x, (5, s.groups), options, {"k": 2.0})
-    for s, pool in zip(alexnet_lrns(batch, tiny), alexnet_pools(batch, tiny), strict=False):
-        yield from _pooled(f"{s.name} + {pool.name}", pool.x, pool.y, s.groups)
-    shape = (batch, 5, 5, 16) if tiny else (batch, 27, 27, 256)
-    options = {"size": 5, "alpha": 1e-3 / 25, "beta": 0.75}
-    yield from _both_ways("rnorm2", "lrn_spatial", shape, (5,), options, {"k": 1.0})
+    for precision in PRECISIONS:
+        for s, pool in zip(alexnet_lrns(batch, tiny), alexnet_pools(batch, tiny), strict=False):
+            yield from _pooled(f"{s.name} + {pool.name}", pool.x, pool.y, s.groups, precision)
+        for s in alexnet_lrns(batch, tiny):
+            options = {"size": 5, "alpha": 1e-4, "beta": 0.75, "groups": s.groups}
+            yield from _both_ways(s.name, "lrn", s.x, (5, s.groups), options, {"k": 2.0}, precision)
+        shape = (batch, 5, 5, 16) if tiny else (batch, 27, 27, 256)
+        options = {"size": 5, "alpha": 1e-3 / 25, "beta": 0.75}
+        yield from _both_ways("rnorm2", "lrn_spatial", shape, (5,), options, {"k": 1.0}, precision)
 
 
 if __name__ == "__main__":

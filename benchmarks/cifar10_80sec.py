@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", help="fp32 (default), tf32, fp32x3 or bf16")
     parser.add_argument("--threads", type=int, help="of the cpu device; default: all")
     parser.add_argument("--out", type=Path, help="folder of the run; default: a temporary one")
     parser.add_argument("--json", type=Path, help="write the result")
@@ -72,6 +73,7 @@ def train(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         epochs=options.epochs,
         seed=options.seed,
         devices=options.device,
+        precision=options.precision,
         out=out,
         resume=options.resume,
         checkpoint_batches=options.checkpoint_batches,
@@ -80,6 +82,7 @@ def train(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         "epochs": options.epochs,
         "seed": options.seed,
         "device": options.device,
+        "precision": options.precision,
         "training_images": len(training),
         "seconds": round(time.perf_counter() - start, 1),
         "seconds_per_epoch": [record["seconds"] for record in run.history],
@@ -112,6 +115,7 @@ def command(options: argparse.Namespace, out: Path, *extra: str) -> list[str]:
         "--epochs": RESUME_EPOCHS,
         "--seed": options.seed,
         "--device": options.device,
+        "--precision": options.precision,
         "--images": RESUME_IMAGES,
         "--checkpoint-batches": RESUME_EVERY,
         "--out": out,

@@ -48,11 +48,12 @@ def arguments() -> argparse.Namespace:
 
 
 def build_twin(
-    torch: Any, plan: Any, device: str = "cpu"
+    torch: Any, plan: Any, device: str = "cpu", dtype: Any = None
 ) -> tuple[Callable[[Any], Any], dict[str, Any], dict[str, Any]]:
     """(forward(x) -> scores, parameters by our names, dropout masks by layer name) of a plan's network.
 
-    A mask that is set replaces the random one, so that networks with dropout can be compared.
+    A mask that is set replaces the random one, so that networks with dropout can be compared. `dtype`: of the
+    parameters, None: the plan's.
     """
     from pyconvnet import layers
     from pyconvnet.layers.base import padding
@@ -63,7 +64,7 @@ def build_twin(
     host = plan.get_parameters()
 
     def parameter(name: str) -> Any:
-        value = torch.from_numpy(host[name].copy()).to(device)
+        value = torch.from_numpy(host[name].copy()).to(device, dtype)
         if value.ndim == 4:  # KRSC -> KCRS
             value = value.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         parameters[name] = value.requires_grad_()

@@ -1,8 +1,8 @@
-"""Times every kernel of a family beside PyTorch/cuDNN and the hardware's limit.
+"""Times every kernel of a family beside its peers and the hardware's limit.
 
 A family's benchmark, ``bench_FAMILY.py``, is one function that lists rows and two lines that run it::
 
-    from harness import Row, alexnet_pools, main
+    from harness import Row, alexnet_pools, images, main
 
     from pyconvnet import ops
 
@@ -12,42 +12,52 @@ A family's benchmark, ``bench_FAMILY.py``, is one function that lists rows and t
             yield Row(
                 name=s.name,                              # the layer: "pool1"
                 op="max_pool2d",                          # the public function
-                inputs={"x": s.x},                        # shapes; float32 normal random numbers
+                inputs={"x": s.x},                        # shapes; normal random numbers
                 call=lambda a, s=s, **kw: ops.max_pool2d(a["x"], s.size, s.stride, **kw),
                 kernels=lambda device, s=s: ops.kernels("max_pool2d", s.x, s.size, s.stride, device=device),
                 flops=0,                                  # only multiply-adds count, 2 each
                 peer=lambda t, a, s=s: t.max_pool2d(a["x"], s.size, s.stride),
                 compare=lambda result: result[0],         # y; PyTorch's argmax counts otherwise
+                exact=images("x"),                        # what is computed in float64: some images
             )
 
 
     if __name__ == "__main__":
         main("pool", rows)
 
-``call(a, **kw)`` gets the arrays of `inputs` on the device and must pass ``**kw`` on to the op: ``out=``
-(the arrays that a first call without it returned, so that nothing is allocated while the clock runs),
-``kernel=`` (when `kernels` lists names; each is timed) and, with ``workspace=True``, ``workspace=``.
-Functions that work in place say ``out=False``. Inputs that are no normal random numbers are given as a
-function of a ``numpy.random.Generator`` that returns the array. `bytes` is what must move at least, each
-input read and each output written once; the harness counts it from the arrays unless the row says
-otherwise. ``peer(t, a)`` receives :class:`peers.Torch` and the same inputs as tensors, and returns a
-function without arguments that does the same work and returns the result (a tensor or a tuple) in our
-layout; it is compared with ours (with ``compare(result)``, the part of our result that the peer has too;
-``compare=None`` where the values are random) and only then timed. ``peer=None``: there is none.
+``call(a, **kw)`` gets the arrays of `inputs` on the device and must pass ``**kw`` on to the op: ``out=`` (the
+arrays that a first call without it returned, so that nothing is allocated while the clock runs), ``kernel=``
+(when `kernels` lists names; each is timed), with ``workspace=True``, ``workspace=`` and, with
+``precise=True``, ``precision=``. Functions that work in place say ``out=False``; their result is then the
+dict of their arrays. `precision` is the row's; in a "bf16" row the inputs named in `half` are bfloat16.
+Inputs that are no normal random numbers are given as a function of a ``numpy.random.Generator`` that returns
+the array, or as ``OnDevice(function)`` of the device. A row without `kernels` says what it `runs`. `bytes` is
+what must move at least, each input read and each output written once; the harness counts it from the arrays
+unless the row says otherwise. `part` is the column of the table: "fprop", "dgrad", "wgrad", "block".
 
-How the numbers come about. CUDA: a memory-set larger than the L2 (and long enough to hide the Python of the
-call) before every call, CUDA events around it, after warm-up calls; median, 20th and 80th percentile.
-Without a GPU (``--device cpu`` or ``emulator``): wall-clock time, and the JSON says so (``"clock":
-"wall"``); the emulator's times say nothing about a GPU. The limit ("roofline") of a row is max(flops / FMA
-rate, bytes / bandwidth), both rates measured in the same run: a copy counting bytes read plus written, and
-a kernel of independent fused multiply-adds. Peers run in float32 with TF32 switched off.
+``peer(t, a)`` receives a peer (`peers.Torch`, also compiled, `cudnn_peer.Cudnn`) and the same arrays as
+tensors, and returns works that do the same; ``peer=None``: there is none. Ours and theirs are compared with
+float64 (`exact`, of ``compare(result)``: what of our result the peers have too) before any time counts.
 
-JSON (``--json FILE``): ``{"schema": 1, "family", "device", "clock", "batch", "machine": {...}, "versions":
-{...}, "git", "command", "time", "limits": {"fma_flops", "bandwidth", "source"}, "rows": [{"name", "op",
-"shape", "kernel", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls", "gflops", "gbps", "limit_us",
-"of_limit", "host_us", "peer", "peer_us", "difference", "error"}]}``; null where a figure does not exist.
-`of_limit` is limit / median; `host_us` the host's time per call; `difference` is max |ours - peer| / max
-|peer|.
+How the numbers come about. All contenders of a row are timed in one process turn about. CUDA: a memory-set
+larger than the L2 (and long enough to hide the Python of the call) before every call, CUDA events around it,
+after warm-up calls; median, 20th and 80th percentile. Without a GPU (``--device cpu`` or ``emulator``):
+wall-clock time, and the JSON says so (``"clock": "wall"``); the emulator's times say nothing about a GPU. The
+limit ("roofline") of a row is max(flops / rate of its precision, bytes / bandwidth), both measured in the
+same run: :mod:`clocks`.
+
+JSON (``--json FILE``): ``{"schema": 2, "family", "device", "clock", "batch", "tiny", "machine": {...},
+"versions": {...}, "git", "command", "time", "peers": {name: what it is or why it is missing}, "limits":
+{"bandwidth", "flops": {precision: FLOP/s}, "source": {...}}, "not_supported": [{"op", "precision",
+"reason"}], "not_measured": [titles of rows for which no time was left], "rows": [{"name", "op", "part",
+"precision", "shape", "kernel", "chosen", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls",
+"gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us", "ratio", "difference",
+"error", "bound", "peers": [...]}]}``; null where a figure does not exist. `chosen`: the kernel that a call
+takes unasked; `of_limit` is limit / median; `host_us` the host's time per call; `peer` the fastest peer whose
+result is right; `ratio` its median over ours (above 1 we are faster); `difference` the error against float64;
+`bound` what bounds a row below 0.8 of its peer. `peers`, in the first row of a contest: ``{"name", "kernel",
+"median_us", "p20_us", "p80_us", "calls", "difference", "counts", "note"}`` of each, `counts` false where the
+result is not right.
 """
 
 from __future__ import annotations
@@ -55,28 +65,43 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clocks import clock_of, limit_seconds, limits, spread
+from bounds import explain
+from clocks import clock_of, limit_seconds, limits, no_limits, spread
+from contest import (
+    FIGURES,
+    OUTCOMES,
+    OnDevice,
+    Prepared,
+    Rivals,
+    check_row,
+    figures,
+    normal,
+    separated,
+    time_row,
+)
+from exact import Rule, channels, filters, images, whole
 from shapes import alexnet_convs, alexnet_linears, alexnet_lrns, alexnet_maps, alexnet_pools
+from text import number, table
 
 from pyconvnet import devices, ops
-from pyconvnet.buffers import Workspace
 
-__all__ = ["Row", "alexnet_convs", "alexnet_linears", "alexnet_lrns", "alexnet_maps", "alexnet_pools", "main"]
-
-# The largest max |ours - peer| / max |peer| that counts as the same function (float32, long sums).
-AGREEMENT = 1e-3
+__all__ = [
+    "FIGURES", "OUTCOMES", "OnDevice", "Rivals", "Row", "alexnet_convs", "alexnet_linears", "alexnet_lrns",
+    "alexnet_maps", "alexnet_pools", "channels", "check_row", "clock_of", "figures", "filters", "images",
+    "limit_seconds", "limits", "main", "normal", "separated", "spread", "time_row", "whole",
+]  # fmt: skip
 
 
 @dataclass
@@ -85,16 +110,22 @@ class Row:
 
     name: str
     op: str
-    inputs: dict[str, tuple[int, ...] | Callable[[np.random.Generator], np.ndarray]]
+    inputs: dict[str, tuple[int, ...] | Callable[[np.random.Generator], np.ndarray] | OnDevice]
     call: Callable[..., Any]
     kernels: Callable[[str], list[str]] | None = None
     flops: float = 0
     bytes: float | None = None
     out: bool = True
     workspace: bool = False
-    peer: Callable[[Any, dict[str, Any]], Callable[[], Any]] | None = None
+    peer: Callable[[Any, dict[str, Any]], Any] | None = None
     shape: str = ""
-    compare: Callable[[Any], Any] | None = lambda result: result
+    compare: Callable[[Any], Any] = lambda result: result
+    exact: Rule = whole
+    precision: str = "fp32"
+    precise: bool = False
+    half: tuple[str, ...] = ()
+    part: str = ""
+    runs: Callable[[str], str] | None = None
 
     def text(self) -> str:
         """The shapes, as printed."""
@@ -102,146 +133,9 @@ class Row:
             return self.shape
         return " ".join(f"{k}{'x'.join(map(str, v))}" for k, v in self.inputs.items() if isinstance(v, tuple))
 
-
-# ---------------------------------------------------------------- running rows
-
-
-def _flat(result: Any) -> list[Any]:
-    if result is None:
-        return []
-    return [a for a in result if a is not None] if isinstance(result, tuple | list) else [result]
-
-
-def _nbytes(arrays: Iterable[Any]) -> int:
-    return sum(int(a.nbytes) for a in arrays)
-
-
-def difference(device: devices.Device, ours: Any, theirs: Any, host: Callable[[Any], np.ndarray]) -> float:
-    """max |ours - theirs| / max |theirs| over the arrays both have; infinite for NaN or another shape."""
-    worst = 0.0
-    pairs = list(zip(_flat(ours), _flat(theirs), strict=False))
-    if not pairs:
-        return math.inf
-    for a, b in pairs:
-        x, y = np.asarray(device.to_numpy(a), np.float64), np.asarray(host(b), np.float64)
-        if x.shape != y.shape:
-            return math.inf
-        ratio = float(np.max(np.abs(x - y)) / max(float(np.max(np.abs(y))), 1e-30))
-        worst = max(worst, ratio) if math.isfinite(ratio) else math.inf
-    return worst
-
-
-class _Prepared:
-    """A row with its inputs on the device and the kernels that apply."""
-
-    def __init__(self, row: Row, device: devices.Device, only: str):
-        self.row, self.device = row, device
-        names: list[str | None] = [None]
-        if device.ext is not None and row.kernels is not None:
-            names = list(row.kernels(device.name))
-        self.names = [name for name in names if only in f"{row.name} {row.op} {name}"]
-        rng = np.random.default_rng(0)
-        self.host = {
-            name: what(rng) if callable(what) else rng.standard_normal(what, dtype=np.float32)
-            for name, what in row.inputs.items()
-        }
-
-    def arrays(self) -> dict[str, Any]:
-        """The inputs on the device; copies, since some rows work in place."""
-        return {name: self.device.asarray(a.copy()) for name, a in self.host.items()}
-
-    def options(self, kernel: str | None) -> dict[str, Any]:
-        workspace = {"workspace": Workspace(self.device)} if self.row.workspace else {}
-        return workspace | ({"kernel": kernel} if kernel else {})
-
-    def result(self, kernel: str | None) -> dict[str, Any]:
-        """The JSON's fields without figures."""
-        row = self.row
-        fixed = {"name": row.name, "op": row.op, "shape": row.text(), "kernel": kernel or self.device.kind}
-        fixed |= {"flops": row.flops, "bytes": row.bytes}
-        return fixed | dict.fromkeys([*FIGURES, "peer", "peer_us", "difference", "error"])
-
-
-def time_row(
-    row: Row, device: devices.Device, clock: Any, rates: dict[str, Any], torch: Any = None, only: str = ""
-) -> Iterator[dict[str, Any]]:
-    """Time one row: a dict as in the JSON for every kernel that applies and has `only` in its title."""
-    prepared = _Prepared(row, device, only)
-    work = theirs = peer_error = peer_us = None
-    if torch is not None and row.peer is not None and prepared.names:
-        try:
-            work = row.peer(torch, torch.tensors(prepared.host))
-            theirs = work()
-        except Exception as error:  # a finding about the peer, not about the row
-            peer_error = f"peer: {type(error).__name__}: {error}"
-    for kernel in prepared.names:
-        result = prepared.result(kernel) | {"error": peer_error}
-        try:
-            arrays, options = prepared.arrays(), prepared.options(kernel)
-            outputs = row.call(arrays, **options)
-            if theirs is not None:
-                result["peer"] = torch.name
-                if row.compare is not None:
-                    gap = difference(device, row.compare(outputs), theirs, torch.to_numpy)
-                    result["difference"] = gap if math.isfinite(gap) else None
-                    if not gap <= AGREEMENT:
-                        result["error"] = f"differs from the peer by {gap:.2g} of the largest value"
-                if peer_us is None:
-                    peer_us = 1e6 * spread(clock.measure(work)[0])[0]
-                result["peer_us"] = peer_us
-            if row.bytes is None:
-                result["bytes"] = _nbytes(arrays.values()) + _nbytes(_flat(outputs))
-            if row.out:
-                options["out"] = outputs
-            times, host_seconds = clock.measure(lambda a=arrays, o=options: row.call(a, **o))
-            result |= figures(times, host_seconds, row.flops, result["bytes"], rates)
-        except Exception as error:  # one kernel's failure must not hide the others' times
-            result["error"] = f"{type(error).__name__}: {error}"
-        yield result
-
-
-def check_row(row: Row, device: devices.Device, only: str = "") -> Iterator[dict[str, Any]]:
-    """Run every kernel of a row once and compare all it returns with the float64 reference."""
-    prepared = _Prepared(row, device, only)
-    exact = {k: a.astype(np.float64) if a.dtype == np.float32 else a.copy() for k, a in prepared.host.items()}
-    if prepared.names:
-        with ops.on("cpu"):
-            reference = row.call(exact)
-    for kernel in prepared.names:
-        result = prepared.result(kernel)
-        try:
-            arrays = prepared.arrays()
-            outputs = row.call(arrays, **prepared.options(kernel))
-            ours, theirs = (outputs, reference) if row.out else (list(arrays.values()), list(exact.values()))
-            gap = difference(device, ours, theirs, np.asarray)
-            result["difference"] = gap if math.isfinite(gap) else None
-            if not gap <= AGREEMENT:
-                result["error"] = f"differs from the reference by {gap:.2g} of the largest value"
-        except Exception as error:  # one kernel's failure must not hide the others'
-            result["error"] = f"{type(error).__name__}: {error}"
-        yield result
-
-
-FIGURES = ("median_us", "p20_us", "p80_us", "calls", "gflops", "gbps", "limit_us", "of_limit", "host_us")
-
-
-def figures(
-    times: list[float], host_seconds: float | None, flops: float, nbytes: float, rates: dict[str, Any]
-) -> dict[str, Any]:
-    """The figures of a row from the seconds of its calls."""
-    median, low, high = spread(times)
-    limit = limit_seconds(flops, nbytes, rates)
-    return {
-        "median_us": 1e6 * median,
-        "p20_us": 1e6 * low,
-        "p80_us": 1e6 * high,
-        "calls": len(times),
-        "gflops": 1e-9 * flops / median if flops else None,
-        "gbps": 1e-9 * nbytes / median if nbytes else None,
-        "limit_us": limit and 1e6 * limit,
-        "of_limit": limit and limit / median,
-        "host_us": host_seconds and 1e6 * host_seconds,
-    }
+    def title(self) -> str:
+        """The row in words."""
+        return f"{self.name} {self.part or self.op} {self.precision}"
 
 
 # ---------------------------------------------------------------- where it ran
@@ -283,7 +177,7 @@ def versions(device: devices.Device) -> dict[str, Any]:
     import importlib.metadata
 
     result = {"python": platform.python_version()}
-    for name in ("pyconvnet", "numpy", "cupy-cuda13x", "torch"):
+    for name in ("pyconvnet", "numpy", "cupy-cuda13x", "torch", "triton", "nvidia-cudnn-frontend"):
         try:
             result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -298,24 +192,34 @@ def versions(device: devices.Device) -> dict[str, Any]:
 
 
 def header(
-    family: str, device: devices.Device, batch: int, clock: Any, rates: dict[str, Any]
+    family: str,
+    device: devices.Device,
+    args: argparse.Namespace,
+    batch: int,
+    clock: Any,
+    rates: dict[str, Any],
+    peers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The JSON document without its rows."""
     commit = _output("git", "rev-parse", "HEAD")
     if commit and _output("git", "status", "--porcelain", "--untracked-files=no"):
         commit += " and uncommitted changes"
     return {
-        "schema": 1,
+        "schema": 2,
         "family": family,
         "device": device.name,
         "clock": clock.name,
         "batch": batch,
+        "tiny": args.tiny,
         "machine": machine(device),
         "versions": versions(device),
         "git": commit,
         "command": shlex.join(["python", *sys.argv]),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "peers": peers or {},
         "limits": rates,
+        "not_supported": [],
+        "not_measured": [],
         "rows": [],
     }
 
@@ -329,16 +233,28 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--device", help="cuda:N, cpu or emulator (default: cuda:0 where it works, else cpu)")
     p.add_argument("--batch", type=int, help="images per call (default: 128 on a GPU, else 2)")
     p.add_argument("--tiny", action="store_true", help="small shapes: to try the script, not to measure")
-    p.add_argument("--seconds", type=float, default=0.3, help="time per row (default 0.3)")
-    p.add_argument("--calls", type=int, default=100, help="most calls per row (default 100)")
-    p.add_argument("--only", default="", help="only rows whose name, op or kernel contains this")
-    p.add_argument("--no-peers", action="store_true", help="do not time PyTorch")
+    p.add_argument("--seconds", type=float, default=0.3, help="time per contender of a row (default 0.3)")
+    p.add_argument("--calls", type=int, default=100, help="most calls per contender (default 100)")
+    p.add_argument("--only", default="", help="only rows whose name, op, precision or kernel contains this")
+    p.add_argument("--precisions", help="only these, with commas between (default: all)")
+    p.add_argument("--chosen", action="store_true", help="only the kernel that a call takes unasked")
+    p.add_argument("--no-peers", action="store_true", help="do not time the peers")
+    p.add_argument(
+        "--compile-seconds",
+        type=float,
+        help="how long torch.compile may compile in all; then it is left out (default: 600 on a GPU, else 0)",
+    )
+    p.add_argument(
+        "--deadline",
+        type=float,
+        help="seconds after which no further row is begun; those left out are listed, and no failure",
+    )
     p.add_argument(
         "--check",
         action="store_true",
         help="time nothing: run every kernel once and compare with the float64 reference",
     )
-    p.add_argument("--json", type=Path, help="write the results to this file")
+    p.add_argument("--json", type=Path, help="write the results to this file, after every row")
     return p
 
 
@@ -347,89 +263,125 @@ def as_options(args: argparse.Namespace, *left_out: str) -> list[str]:
     words: list[str] = []
     for action in parser("")._actions:
         value = getattr(args, action.dest, None)
-        if action.dest in left_out or value in (None, False, action.default):
+        if action.dest in left_out or value is None or value is False or value == action.default:
             continue
         words += [action.option_strings[0]] if value is True else [action.option_strings[0], str(value)]
     return words
 
 
-def setup(args: argparse.Namespace) -> tuple[devices.Device, int, Any]:
-    """The device, the batch and the peer (None without PyTorch) that the options ask for."""
+def setup(args: argparse.Namespace) -> tuple[devices.Device, int, Rivals]:
+    """The device, the batch and the peers that the options ask for."""
     device = devices.get_device(args.device)
     batch = args.batch or (128 if device.kind == "cuda" else 2)
     if args.check and device.kind == "cuda":
         # Allocations of their own size, so that a memory checker sees their ends.
         device.xp.cuda.set_allocator(None)
-    torch = None
-    if not args.no_peers and not args.check and device.kind != "emulator":
-        import peers
+    rivals = Rivals()
+    if args.no_peers or args.check:
+        return device, batch, rivals
+    import cudnn_peer
+    import peers
 
-        torch, reason = peers.find(device)
-        if torch is None:
-            print(f"# no peer: {reason}")
-    return device, batch, torch
-
-
-def table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]], left: int) -> str:
-    """Text in columns, the first `left` of them aligned left."""
-    cells = [head, *lines]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
-
-
-def _number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    return "" if value is None else f"{value:.{digits}f}{unit}"
+    rivals.torch, reason = peers.find(device)
+    rivals.reasons["PyTorch"] = rivals.torch.name if rivals.torch else reason or ""
+    found: dict[str, tuple[Any, str | None]] = {}
+    if rivals.torch is not None:
+        seconds = args.compile_seconds
+        seconds = (600.0 if device.kind == "cuda" else 0.0) if seconds is None else seconds
+        found["torch.compile"] = peers.compiled(rivals.torch, seconds)
+    found["cuDNN"] = cudnn_peer.find(rivals.torch and rivals.torch.torch, device)
+    for name, (peer, reason) in found.items():
+        rivals.reasons[name] = peer.name if peer else reason or ""
+        rivals.others += [peer] if peer else []
+    for name, what in rivals.reasons.items():
+        print(f"# {name}: {what}")
+    return device, batch, rivals
 
 
 def report(results: list[dict[str, Any]]) -> str:
     """The rows as a table."""
-    head = (
-        "layer",
-        "op",
-        "kernel",
-        "median us",
-        "p20",
-        "p80",
-        "GFLOP/s",
-        "GB/s",
-        "of limit",
-        "peer us",
-        "ours/peer",
-    )
+    head = ("layer", "op", "precision", "kernel", "median us", "p20", "p80", "GFLOP/s", "GB/s", "of limit")
     lines = []
     for r in results:
         limit = r["of_limit"] and 100 * r["of_limit"]
-        ratio = r["median_us"] / r["peer_us"] if r["median_us"] and r["peer_us"] else None
-        figures = [_number(r[k], 1) for k in ("median_us", "p20_us", "p80_us")]
-        figures += [_number(r["gflops"]), _number(r["gbps"]), _number(limit, unit="%")]
-        figures += [_number(r["peer_us"], 1), _number(ratio, 2)]
-        lines.append((r["name"], r["op"], r["kernel"], *figures))
-    return table(head, lines, 3)
+        figures = [number(r[k], 1) for k in ("median_us", "p20_us", "p80_us")]
+        figures += [number(r["gflops"]), number(r["gbps"]), number(limit, unit="%")]
+        figures += [r["peer"] or "", number(r["peer_us"], 1), number(r["ratio"], 2)]
+        lines.append((r["name"], r["op"], r["precision"], r["kernel"], *figures))
+    return table((*head, "best peer", "peer us", "peer/ours"), lines, 4)
 
 
 def complaints(results: list[dict[str, Any]]) -> list[str]:
     """A line for every row that failed or differs."""
-    return [f"{r['name']} {r['op']} {r['kernel']}: {r['error']}" for r in results if r["error"]]
+    return [
+        f"{r['name']} {r['op']} {r['precision']} {r['kernel']}: {r['error']}" for r in results if r["error"]
+    ]
+
+
+# ---------------------------------------------------------------- running a family
+
+
+def unsupported(row: Row, device: devices.Device) -> str | None:
+    """Why the installed ops refuse a (small) row; None: they do not. Other failures are the row's own."""
+    try:
+        prepared = Prepared(row, device)
+        row.call(prepared.arrays(), **prepared.options(None))
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def wanted(
+    rows: Callable[[int, bool], Iterable[Row]],
+    device: devices.Device,
+    args: argparse.Namespace,
+    batch: int,
+    document: dict[str, Any],
+) -> list[Row]:
+    """The rows asked for that the installed ops can do; the document notes the others.
+
+    Only bfloat16, which not every op has, is tried; once for an op, on its smallest shapes.
+    """
+    precisions = args.precisions.split(",") if args.precisions else None
+    chosen = [r for r in rows(batch, args.tiny) if precisions is None or r.precision in precisions]
+    reasons: dict[str, str | None] = {}
+    for small in rows(2, True):
+        if small.precision == "bf16" and small.op not in reasons:
+            reasons[small.op] = unsupported(small, device)
+    document["not_supported"] = [
+        {"op": op, "precision": "bf16", "reason": reason} for op, reason in reasons.items() if reason
+    ]
+    return [r for r in chosen if r.precision != "bf16" or reasons.get(r.op) is None]
+
+
+def save(document: dict[str, Any], file: Path | None) -> None:
+    """Write the results so far."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(file.name + ".part")
+        partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        partial.replace(file)  # whole at every moment, also when time runs out
 
 
 def run(family: str, rows: Callable[[int, bool], Iterable[Row]], args: argparse.Namespace) -> dict[str, Any]:
     """Time (or check) a family's rows; the JSON document."""
-    device, batch, torch = setup(args)
+    start = time.perf_counter()
+    device, batch, rivals = setup(args)
     clock = clock_of(device, args.seconds, args.calls)
-    rates = limits(device) if not args.check else dict.fromkeys(("fma_flops", "bandwidth", "source"))
-    document = header(family, device, batch, clock, rates)
+    rates = no_limits() if args.check else limits(device, rivals.torch and rivals.torch.torch)
+    document = header(family, device, args, batch, clock, rates, rivals.reasons)
     with device.activate() if device.kind == "cuda" else ops.on(device):
-        for row in rows(batch, args.tiny):
+        for row in wanted(rows, device, args, batch, document):
+            if args.deadline is not None and time.perf_counter() - start > args.deadline:
+                document["not_measured"].append(row.title())
+                continue
             if args.check:
                 document["rows"] += check_row(row, device, args.only)
             else:
-                document["rows"] += time_row(row, device, clock, rates, torch, args.only)
+                done = time_row(row, device, clock, rates, rivals, args.only, args.chosen)
+                document["rows"] += [explain(result) for result in done]
+            save(document, args.json)
+    save(document, args.json)
     return document
 
 
@@ -444,15 +396,16 @@ def main(family: str, rows: Callable[[int, bool], Iterable[Row]]) -> None:
     """The whole of ``python bench_FAMILY.py``; exit status 1 when a row failed or differs."""
     args = parser(f"Benchmark of the {family} family").parse_args()
     document = run(family, rows, args)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(title(document))
     if not args.check:
         print(report(document["rows"]))
+    for entry in document["not_supported"]:
+        print(f"{entry['op']} {entry['precision']} is not supported: {entry['reason']}")
     bad = complaints(document["rows"])
     for line in bad:
         print(line)
+    if document["not_measured"]:
+        print(f"no time left for {len(document['not_measured'])} rows")
     print(f"{family}: {len(document['rows']) - len(bad)} of {len(document['rows'])} rows good")
-    if bad or not document["rows"]:
+    if bad or not (document["rows"] or document["not_measured"] or args.only):
         sys.exit(1)

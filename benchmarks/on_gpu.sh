@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# One command for a machine with a GPU and no network: builds the library, tests it, compares the emulator with the
-# device, runs the kernels under compute-sanitizer, times them, trains a small net.
+# One command for a machine with a GPU and no network: builds the library, tests it, times everything beside its peers,
+# compares the emulator with the device, runs the kernels under compute-sanitizer, trains a small net.
 #
-#   benchmarks/on_gpu.sh OUT              all parts, in under 8 minutes
-#   benchmarks/on_gpu.sh OUT build tests  some parts, in this order: build tests primitives sanitizer benchmarks
-#                                         graph train
+#   benchmarks/on_gpu.sh OUT              the usual parts, in under 8 minutes:
+#                                         build tests layers network kernels primitives graph sanitizer train
+#   benchmarks/on_gpu.sh OUT build layers some parts, in the order above; also these, which take longer:
+#                                         full   layers, network and kernels at every batch, torch.compile unhurried
+#                                         cifar  CIFAR-10's 80sec net to convergence in fp32, tf32 and bf16
 #
 # Needs CUDA >= 13.0, Python >= 3.11, CuPy 14, NumPy, Pillow, pybind11 >= 3, setuptools >= 77, cmake; for the tests
-# pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch.
+# pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch and (else cuDNN's own plans are
+# missing among the peers) nvidia-cudnn-frontend, for the chart matplotlib.
 # PYCONVNET_WHEELS=DIR   a folder of wheels to install what is missing from (nothing is ever fetched)
 # PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU
 # PYCONVNET_SITE=DIR     where the library is installed, default a temporary folder; one that stays serves later calls
-# PYCONVNET_SECONDS=N    time for everything, default 465
-# OUT receives summary.txt, machine.txt, benchmarks.json, graph.json, tests.xml, training.jsonl and logs.tar.gz.
+# PYCONVNET_SECONDS=N    time for everything, default 465; parts get what the later ones can spare
+# PYCONVNET_BATCH=N      images per batch, default 128; PYCONVNET_BATCHES="128 256 1024" those of the part full
+# PYCONVNET_ONLY=TEXT    only benchmark rows whose layer, op, precision or kernel contains it
+# PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
+# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, machine.txt,
+# tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
 # The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
 set -uo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
@@ -24,9 +31,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
 
 device=${PYCONVNET_DEVICE:-cuda:0}
-all=(build tests primitives sanitizer benchmarks graph train)
+usual=(build tests layers network kernels primitives graph sanitizer train)
+all=("${usual[@]}" full cifar)
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
+[ ${#parts[@]} -gt 0 ] || parts=("${usual[@]}")
 for part in "${parts[@]}"; do
   case " ${all[*]} " in *" $part "*) ;; *) echo "no such part: $part (there are: ${all[*]})" >&2; exit 2 ;; esac
 done
@@ -42,11 +50,23 @@ python=${PYTHON:-python3}
 summary=()
 failed=0
 
-# part NAME SECONDS COMMAND...: runs it under a time limit, its output in the logs; a line for the summary.
+# Seconds of a part: what it takes at most, and what the parts before leave it at least (both together make the whole
+# fit: the least ones and the build's most are less than the time for everything).
+declare -A most=([build]=180 [tests]=120 [layers]=160 [network]=80 [kernels]=80 [primitives]=40 [graph]=50
+  [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
+declare -A least=([build]=150 [tests]=40 [layers]=90 [network]=40 [kernels]=35 [primitives]=15 [graph]=20
+  [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
+
+# part NAME RESERVED COMMAND...: runs it under its time limit, RESERVED seconds being for the parts after it, with its
+# output in the logs; a line for the summary.
 part() {
-  local name=$1 limit=$2 start=$SECONDS left=$((${PYCONVNET_SECONDS:-465} - SECONDS)) status=0 result note
+  local name=$1 reserved=$2 start=$SECONDS left=$((${PYCONVNET_SECONDS:-465} - SECONDS)) status=0 limit result note
   shift 2
+  limit=$((left - reserved))
+  [ "$limit" -ge "${least[$name]}" ] || limit=${least[$name]}
+  [ "$limit" -le "${most[$name]}" ] || limit=${most[$name]}
   [ "$limit" -le "$left" ] || limit=$left
+  export limit
   if [ "$limit" -lt 5 ]; then
     failed=1
     summary+=("$(printf '%-12s %s' "$name" "NOT RUN: no time left")")
@@ -153,7 +173,8 @@ CU
   fi
   for tool in memcheck racecheck; do
     compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 \
-      "$python" benchmarks/run.py --check --tiny --batch 2 --device "$device" >"$logs/$tool.log" 2>&1 &
+      "$python" benchmarks/run.py --check --tiny --batch 2 --device "$device" --deadline $((limit - 15)) \
+      >"$logs/$tool.log" 2>&1 &
   done
   for _ in memcheck racecheck; do wait -n || status=1; done
   for tool in memcheck racecheck; do
@@ -164,12 +185,43 @@ CU
   return $status
 }
 
-benchmarks() {
+# What a benchmark is told: on a GPU to end in time, elsewhere to be quick.
+#   bench SHARE OPTIONS...: torch.compile may take SHARE percent of the part's time
+bench() {
+  local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1
+  shift
   if [ "${device%%:*}" = cuda ]; then
-    "$python" benchmarks/run.py --device "$device" --batch 128 --seconds 0.15 --timeout 90 --json "$out/benchmarks.json"
+    "$python" "$@" --device "$device" --batch "${PYCONVNET_BATCH:-128}" --seconds 0.05 --calls 50 \
+      --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100))
   else
-    "$python" benchmarks/run.py --device "$device" --batch 1 --tiny --calls 3 --timeout 60 --json "$out/benchmarks.json"
+    "$python" "$@" --device "$device" --batch 1 --tiny --calls 3 --seconds 0 --only "${PYCONVNET_ONLY:-}" \
+      --deadline "$seconds"
   fi
+}
+
+# Every layer of AlexNet in every direction and precision, beside PyTorch and cuDNN.
+layers() { bench 25 benchmarks/run.py conv linear block --json "$out/layers.json"; }
+
+# The whole network: training step and inference.
+network() { bench 40 benchmarks/bench_alexnet.py --json "$out/network.json"; }
+
+# Everything that is no product.
+kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment depth --json "$out/kernels.json"; }
+
+# The same without haste, at every batch.
+full() {
+  local batch status=0
+  local batches=${PYCONVNET_BATCHES:-128 256 1024}
+  [ "${device%%:*}" = cuda ] || batches=1
+  for batch in $batches; do
+    if [ "${device%%:*}" = cuda ]; then
+      "$python" benchmarks/run.py --device "$device" --batch "$batch" --only "${PYCONVNET_ONLY:-}" --timeout 3600 \
+        --deadline $((limit / $(wc -w <<<"$batches") - 20)) --json "$out/full-$batch.json" || status=1
+    else
+      bench 0 benchmarks/run.py --json "$out/full-$batch.json" || status=1
+    fi
+  done
+  return $status
 }
 
 # A training step replayed from a CUDA graph: the bits of the one issued call by call, and the times of both.
@@ -188,11 +240,40 @@ train() {
   cp "$work/digits/log.jsonl" "$out/training.jsonl"
 }
 
+# To convergence on CIFAR-10, in three precisions: their errors should be the same within noise.
+cifar() {
+  local precision status=0 length=()
+  if [ -z "${PYCONVNET_CIFAR:-}" ]; then
+    echo "skipped: PYCONVNET_CIFAR names no folder of CIFAR-10"
+    exit 77
+  fi
+  [ "${device%%:*}" = cuda ] || length=(--epochs 1 --images 256)
+  for precision in fp32 tf32 bf16; do
+    echo "== $precision"
+    "$python" benchmarks/cifar10_80sec.py --data "$PYCONVNET_CIFAR" --device "$device" --precision $precision \
+      "${length[@]}" --json "$out/cifar-$precision.json" || status=1
+  done
+  "$python" - "$out" <<'PY'
+import json, pathlib, sys
+words = []
+for precision in ("fp32", "tf32", "bf16"):
+    file = pathlib.Path(sys.argv[1]) / f"cifar-{precision}.json"
+    errors = json.loads(file.read_text())["run"]["test_error"] if file.exists() else []
+    words.append(f"{precision} {errors[-1]:.2%}" if errors else f"{precision} nothing")
+print("test error: " + ", ".join(words))
+PY
+  return $status
+}
+
 export python device out work logs site
-export -f build tests primitives sanitizer benchmarks graph train
-declare -A limits=([build]=180 [tests]=120 [primitives]=60 [sanitizer]=100 [benchmarks]=120 [graph]=100 [train]=60)
+export -f build tests bench layers network kernels primitives sanitizer graph train full cifar
+asked=" ${parts[*]} "
 for name in "${all[@]}"; do
-  case " ${parts[*]} " in *" $name "*) part "$name" "${limits[$name]}" bash -c "$name" ;; esac
+  case "$asked" in *" $name "*) ;; *) continue ;; esac
+  asked=${asked/" $name "/ }
+  reserved=0
+  for later in $asked; do [ "$later" = "$name" ] || reserved=$((reserved + least[$later])); done
+  part "$name" "$reserved" bash -c "$name"
   if [ "$name" = build ] && [ $failed = 1 ]; then break; fi # nothing to run
 done
 
@@ -201,4 +282,17 @@ tar -C "$work" -czf "$out/logs.tar.gz" logs
   echo "pyconvnet on $device: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
   printf '%s\n' "${summary[@]}"
 } | tee "$out/summary.txt"
+
+# The short table last; the long one, with what bounds the slow rows, and the chart into OUT.
+results=()
+for name in layers network kernels; do [ ! -s "$out/$name.json" ] || results+=("$out/$name.json"); done
+for file in "$out"/full-*.json; do [ ! -s "$file" ] || results+=("$file"); done
+if [ ${#results[@]} -gt 0 ]; then
+  chart=()
+  "$python" -c "import matplotlib" 2>/dev/null && chart=(--png "$out/speed.png")
+  "$python" benchmarks/table.py "${results[@]}" --markdown "$out/table.md" "${chart[@]}" || failed=1
+  last=()
+  for file in "${results[@]}"; do [ "$file" = "$out/kernels.json" ] || last+=("$file"); done
+  [ ${#last[@]} -eq 0 ] || "$python" benchmarks/table.py "${last[@]}" --grid || failed=1
+fi
 exit $failed

@@ -4,29 +4,36 @@
     python benchmarks/run.py conv pool --device cuda:0 --batch 256  some families
     python benchmarks/run.py --tiny --check --device emulator       every kernel once, compared, nothing timed
 
-The other options are the benchmarks' own.
-JSON: ``{"schema": 1, "documents": [...]}``, a document per family as :mod:`harness` describes it, with a
+The other options are the benchmarks' own; ``--deadline`` and ``--compile-seconds`` are for all together.
+JSON: ``{"schema": 2, "documents": [...]}``, a document per family as :mod:`harness` describes it, with a
 ``"failure"`` where the family ended badly. The exit status is 1 when one did.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import harness
+import table
 
 HERE = Path(__file__).resolve().parent
 
 
+# The order of importance, and shares of a time limit; what is not named comes after, with a share of 1.
+SHARES = {"conv": 6, "linear": 3, "block": 2, "alexnet": 3, "norm": 2}
+
+
 def families() -> list[str]:
-    """Every family with a benchmark; the whole network last, issued and replayed from a graph."""
+    """Every family with a benchmark, the most important first."""
     names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
-    return sorted(names, key=("alexnet", "graph").__contains__)
+    return sorted(names, key=lambda name: list(SHARES).index(name) if name in SHARES else len(SHARES))
 
 
 def usual() -> list[str]:
@@ -35,39 +42,39 @@ def usual() -> list[str]:
 
 
 def run_family(family: str, options: list[str], timeout: float) -> dict[str, Any]:
-    """One benchmark in its own process: its JSON document, with ``"failure"`` where it ended badly."""
+    """One benchmark in its own process: its JSON document, with ``"failure"`` where it ended badly.
+
+    When this process is told to end, the benchmark is too, and what it had written is kept.
+    """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, str(HERE / f"bench_{family}.py"), *options, "--json", str(result)]
+        process = subprocess.Popen(command)
         try:
-            status: Any = subprocess.run(command, timeout=timeout, check=False).returncode
+            status: Any = process.wait(timeout)
         except subprocess.TimeoutExpired:
             status = f"stopped after {timeout:.0f} s"
+        except Told:
+            status = "stopped from outside"
+        finally:
+            process.kill()
+            process.wait()
         document = json.loads(result.read_text()) if result.exists() else {"family": family, "rows": []}
     if status != 0:
         document["failure"] = f"exit status {status}" if isinstance(status, int) else status
     return document
 
 
-def summary(documents: list[dict[str, Any]]) -> str:
-    """The fastest kernel of every row beside the limit and the peer."""
-    lines = []
-    for document in documents:
-        best: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for row in document["rows"]:
-            key = (row["name"], row["op"], row["shape"])
-            if row["median_us"] and (key not in best or row["median_us"] < best[key]["median_us"]):
-                best[key] = row
-        for row in best.values():
-            limit = f"{100 * row['of_limit']:.0f}%" if row["of_limit"] else ""
-            ratio = f"{row['median_us'] / row['peer_us']:.2f}" if row["peer_us"] else ""
-            lines.append((row["name"], row["op"], row["kernel"], f"{row['median_us']:.1f}", limit, ratio))
-    return harness.table(
-        ("layer", "op", "fastest kernel", "median us", "of limit", "time / peer's"), lines, 3
-    )
+class Told(BaseException):
+    """SIGTERM."""
+
+
+def _told(*_: Any) -> None:
+    raise Told
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, _told)
     parser = harness.parser("Run the benchmarks and collect their results")
     parser.add_argument("families", nargs="*", help=f"default: {' '.join(usual())}; and graph")
     parser.add_argument("--timeout", type=float, default=600, help="seconds per family (default 600)")
@@ -75,17 +82,30 @@ def main() -> None:
     unknown = set(args.families) - set(families())
     if unknown:
         parser.error(f"no benchmark for {', '.join(sorted(unknown))}; there are {', '.join(families())}")
-    options = harness.as_options(args, "json")
-    documents = []
-    for family in args.families or usual():
-        documents.append(run_family(family, options, args.timeout))
-        if args.json:  # after every family: a run that is cut short leaves what it has
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps({"schema": 1, "documents": documents}, indent=1) + "\n")
+    options = harness.as_options(args, "json", "deadline", "compile_seconds")
+    chosen = args.families or usual()
+    start, documents = time.perf_counter(), []
+    for i, family in enumerate(chosen):
+        left = [SHARES.get(name, 1) for name in chosen[i:]]
+        extra: list[str] = []
+        if args.deadline is not None:
+            seconds = (args.deadline - (time.perf_counter() - start)) * left[0] / sum(left)
+            extra += ["--deadline", f"{max(seconds, 0):.1f}"]
+        if args.compile_seconds is not None:
+            share = left[0] / sum(SHARES.get(name, 1) for name in chosen)
+            extra += ["--compile-seconds", f"{args.compile_seconds * share:.1f}"]
+        documents.append(run_family(family, [*options, *extra], args.timeout))
+        # After every family: a run that is cut short leaves what it has.
+        harness.save({"schema": 2, "documents": documents}, args.json)
+        if documents[-1].get("failure") == "stopped from outside":
+            break
     bad = [f"{d['family']}: {d['failure']}" for d in documents if "failure" in d]
     bad += [line for d in documents for line in harness.complaints(d["rows"])]
+    short_of_time = sum(len(d.get("not_measured", [])) for d in documents)
     if not args.check:
-        print(summary(documents))
+        print(table.short(documents))
+    if short_of_time:
+        print(f"no time left for {short_of_time} rows")
     print("\n".join(bad) or "all benchmarks ended well")
     sys.exit(1 if bad else 0)
 

@@ -23,9 +23,15 @@ FAMILIES = sorted(
     if p.stem not in ("bench_alexnet", "bench_graph")
 )
 FIELDS = {
-    "name", "op", "shape", "kernel", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls", "gflops",
-    "gbps", "limit_us", "of_limit", "host_us", "peer", "peer_us", "difference", "error",
+    "name", "op", "part", "precision", "shape", "kernel", "chosen", "flops", "bytes", "median_us", "p20_us",
+    "p80_us", "calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us",
+    "ratio", "difference", "error", "bound", "peers",
 }  # fmt: skip
+RATES = {
+    "bandwidth": 10.0,
+    "flops": {"fp32": 100.0, "tf32": 800.0, "fp32x3": None, "bf16": None},
+    "source": {},
+}
 
 
 @pytest.fixture
@@ -40,8 +46,11 @@ def options(harness, *words: str):
     )
 
 
-def test_every_family_has_a_benchmark():
+def test_every_family_has_a_benchmark(harness):
     assert set(devices.emulator().ext.families) <= set(FAMILIES)
+    run = importlib.import_module("run")
+    assert set(run.usual()) == {*FAMILIES, "alexnet"}
+    assert run.families()[:2] == ["conv", "linear"]  # where time runs out, the most important is there
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,11 +66,13 @@ def test_timing_on_the_cpu(harness, family):
     module = importlib.import_module(f"bench_{family}")
     document = harness.run(family, module.rows, options(harness, "--device", "cpu", "--calls", "3"))
     assert document["clock"] == "wall"
+    assert document["schema"] == 2
     assert harness.complaints(document["rows"]) == []
     for row in document["rows"]:
         assert set(row) == FIELDS
         assert row["p20_us"] <= row["median_us"] <= row["p80_us"]
         assert row["of_limit"] > 0
+        assert row["limited_by"] in ("memory", "arithmetic")
     json.dumps(document, allow_nan=False)
     assert harness.report(document["rows"]).count("\n") == len(document["rows"])
 
@@ -94,31 +105,55 @@ def test_a_kernel_that_computes_something_else_fails_its_row(harness):
         call=lambda a, **kw: a["x"] * (1.01 if a["x"].dtype == np.float32 else 1),
     )
     (result,) = harness.check_row(row, devices.cpu())
-    assert "differs" in result["error"]
+    assert "against float64" in result["error"]
     row.call = lambda a, **kw: a["x"] * np.nan
     (result,) = harness.check_row(row, devices.cpu())
-    assert "differs" in result["error"]
+    assert "against float64" in result["error"]
 
 
 def test_a_row_that_raises_is_reported(harness):
     def call(a, **kw):
-        raise ValueError("relu: no")
+        if a["x"].dtype == np.float32:
+            raise ValueError("relu: no")
+        return a["x"]
 
     row = harness.Row(name="broken", op="relu", inputs={"x": (3, 4)}, call=call)
-    clock, rates = harness.clock_of(devices.cpu(), 0, 3), {"fma_flops": 1.0, "bandwidth": 1.0}
-    (result,) = harness.time_row(row, devices.cpu(), clock, rates)
+    clock = harness.clock_of(devices.cpu(), 0, 3)
+    (result,) = harness.time_row(row, devices.cpu(), clock, RATES)
     assert result["error"] == "ValueError: relu: no"
     assert result["median_us"] is None
-    assert harness.complaints([result]) == ["broken relu cpu: ValueError: relu: no"]
+    assert harness.complaints([result]) == ["broken relu fp32 cpu: ValueError: relu: no"]
 
 
 def test_limits(harness):
-    rates = {"fma_flops": 100.0, "bandwidth": 10.0}
-    assert harness.limit_seconds(200, 10, rates) == 2  # arithmetic decides
-    assert harness.limit_seconds(0, 50, rates) == 5  # memory decides
-    assert harness.limit_seconds(200, 10, {"fma_flops": None, "bandwidth": 10.0}) is None
-    assert harness.limit_seconds(0, 10, {"fma_flops": None, "bandwidth": 10.0}) == 1
+    assert harness.limit_seconds(200, 10, RATES) == 2  # arithmetic decides
+    assert harness.limit_seconds(0, 50, RATES) == 5  # memory decides
+    assert harness.limit_seconds(200, 10, RATES, "tf32") == 1  # which has its own rate
+    assert harness.limit_seconds(200, 10, RATES, "bf16") is None
+    assert harness.limit_seconds(0, 10, RATES, "bf16") == 1
     assert harness.spread([3, 1, 2, 5, 4, 6]) == (3.5, 2, 5)
+    found = harness.figures([4.0, 4.0, 4.0], None, 200, 10, RATES)
+    assert (found["limited_by"], found["of_limit"]) == ("arithmetic", 0.5)
+    assert harness.figures([4.0], None, 200, 10, RATES, "tf32")["limited_by"] == "memory"
+
+
+def test_rates_that_were_not_measured_are_the_data_sheets_and_say_so(harness):
+    clocks = importlib.import_module("clocks")
+    known = clocks.no_limits()
+    known["flops"]["fp32"] = 60e12
+    known["source"] = {"fp32": "measured: so"}
+    filled = clocks.fill_from_data_sheet(known, "NVIDIA H200")
+    assert filled["flops"] == {"fp32": 60e12, "tf32": 494.5e12, "fp32x3": 494.5e12 / 3, "bf16": 989e12}
+    assert filled["source"]["fp32"] == "measured: so"
+    assert filled["source"]["bf16"].startswith("DATA SHEET")
+    assert clocks.fill_from_data_sheet(clocks.no_limits(), "a card nobody knows")["flops"]["bf16"] is None
+
+
+def test_a_products_rate(harness):
+    torch = pytest.importorskip("torch")
+    clocks = importlib.import_module("clocks")
+    rate = clocks.product_rate(torch, "cpu", "bfloat16", clocks.WallClock(0, 3), extent=64)
+    assert 1e6 < rate < 1e15
 
 
 class FakeGpu:
@@ -154,10 +189,32 @@ def test_events_enclose_the_call_alone(harness, flush):
     gpu = FakeGpu()
     clock = importlib.import_module("clocks").EventClock(gpu, seconds=0, calls=10, flush=flush)
     times, host = clock.measure(lambda: gpu.happened.append("call"))
-    assert times == [2e-3] * 10  # milliseconds come, seconds go
+    assert times == [2e-3] * 7  # milliseconds come, seconds go
     assert 0 <= host < 1
-    one = [f"flush {2**30}"] * flush + ["event", "call", "event"]
-    assert gpu.happened == ["call"] * 3 + ["wait"] + one * 10 + ["wait"]
+    one = [f"flush {2**30}"] * flush + ["event", "call", "event", "wait"]
+    assert gpu.happened == ["call"] * 3 + ["wait"] + one * 7
+
+
+def test_contenders_take_turns(harness):
+    gpu = FakeGpu()
+    clock = importlib.import_module("clocks").EventClock(gpu, seconds=10, calls=9)
+    calls = [lambda name=name: gpu.happened.append(name) for name in "abc"]
+    timed = clock.contest(calls)
+    assert [len(times) for times, _ in timed] == [9] * 3
+    order = "".join(what for what in gpu.happened if what in "abc")
+    assert order == "aaabbbccc" + "abcbcacab" * 3  # warm-up; then every round begins with the next
+    flushes = [i for i, what in enumerate(gpu.happened) if what.startswith("flush")]
+    assert len(flushes) == 27
+    assert all(gpu.happened[i + 1 : i + 4 : 2] == ["event"] * 2 for i in flushes)
+
+
+def test_a_slow_contender_does_not_hold_the_others_up(harness):
+    clock = importlib.import_module("clocks").WallClock(10, 20)
+    seconds = {"fast": 0.001, "slow": 0.03}
+    clock.round = lambda calls: [(seconds[call()], None) for call in calls]
+    fast, slow = clock.contest([lambda: "fast", lambda: "slow"])
+    assert len(fast[0]) == 20
+    assert len(slow[0]) == clock.least
 
 
 def run(script: str, *words: str) -> subprocess.CompletedProcess:
@@ -214,6 +271,6 @@ def test_whole_network(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(file.read_text())["rows"]
-    assert [row["op"] for row in rows] == ["training step", "inference"]
+    assert [row["op"] for row in rows if row["precision"] == "tf32"] == ["training step", "inference"]
     assert all(set(row) == FIELDS and row["gflops"] > 0 for row in rows)
     assert "images/s" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -55,6 +56,7 @@ def benchmark_rows(family: str, batch: int = 128) -> list[dict]:
     rows = []
     for r in module.rows(batch, False):
         row = ROW | {"name": r.name, "op": r.op, "shape": r.text(), "flops": r.flops, "bytes": r.bytes or 1e8}
+        row["precision"] = r.precision
         rows += [
             row,
             row | {"kernel": "slower", "median_us": 300.0},
@@ -88,6 +90,20 @@ def test_measured_kernels_replace_the_roofline(tmp_path):
     assert one_gpu(where, 256) > 1.5e-6 * report.layers_us
 
 
+def test_rows_of_another_precision_are_not_taken(tmp_path):
+    """TF32's products for a network in TF32, with float32's everything else; float32's alone for float32."""
+    rows = {f: benchmark_rows(f) for f in FAMILIES}
+    for row in (row for found in rows.values() for row in found if row["precision"] != "fp32"):
+        row["median_us"] = row["median_us"] and {"tf32": 10.0, "fp32x3": 20.0, "bf16": 1.0}[row["precision"]]
+    file = write(tmp_path / "run.json", [document(f, found) for f, found in rows.items()])
+    for precision, product in (("fp32", 100), ("tf32", 10)):
+        setting = dataclasses.replace(h200(), precision=precision)
+        where, _ = part("measured").read(file, setting)
+        layers = {layer["name"]: layer for layer in part("scaling_model").layer_times(where, 128)}
+        assert layers["conv3"]["forward_us"] == pytest.approx(product)
+        assert layers["norm1"]["forward_us"] == pytest.approx(100)
+
+
 def test_measured_step_sets_the_scale(tmp_path):
     flops = 128 * 2 * (3 * 724_406_816 - 105_415_200)
     step = ROW | {
@@ -111,10 +127,9 @@ def test_measured_step_sets_the_scale(tmp_path):
 def test_a_real_file_of_bench_alexnet(tmp_path):
     harness, clocks = importlib.import_module("harness"), importlib.import_module("clocks")
     bench = importlib.import_module("bench_alexnet")
-    plan, _, _ = bench.prepare(bench.network(tiny=True), devices.cpu(), 2)
-    clock, rates = clocks.WallClock(0, 3), {"fma_flops": 1e9, "bandwidth": 1e9, "source": "a test"}
-    content = harness.header("alexnet", devices.cpu(), 2, clock, rates)
-    content["rows"] = bench.rows(plan, None, clock, rates, None, None)
+    clock, rates, args = clocks.WallClock(0, 3), clocks.no_limits("a test"), harness.parser("").parse_args([])
+    content = harness.header("alexnet", devices.cpu(), args, 2, clock, rates)
+    content["rows"] = list(bench.rows(harness.Rivals(), devices.cpu(), 2, True, "fp32", clock, rates))
     file = tmp_path / "alexnet.json"
     file.write_text(json.dumps(content))
     where, report = part("measured").read(file, h200(bench.network(tiny=True)))

@@ -95,7 +95,12 @@ def read(path: str | Path, setting: Setting) -> tuple[Setting, Report]:
     documents = _documents(Path(path))
     first = documents[0]
     report = Report(str(path), first["device"], first["clock"], first["batch"])
-    rows = [row for d in documents for row in d["rows"] if row.get("median_us") and not row.get("error")]
+    rows = [
+        row
+        for d in documents
+        for row in d["rows"]
+        if row.get("median_us") and not row.get("error") and _speaks(row, setting.precision)
+    ]
     works = [
         dataclasses.replace(
             work,
@@ -129,6 +134,16 @@ def read(path: str | Path, setting: Setting) -> tuple[Setting, Report]:
             work.backward = [_scaled(k, report.scale) for k in work.backward]
             work.update = _scaled(work.update, report.scale)
     return changed, report
+
+
+def _speaks(row: dict[str, Any], precision: str) -> bool:
+    """Whether a row's time is that of a network in this precision; files without precisions are float32's.
+
+    A network in TF32 multiplies in it and does everything else in float32.
+    """
+    own = row.get("precision", "fp32")
+    multiplies = row["op"].startswith(("conv2d", "linear")) or row["op"] in ("training step", "inference")
+    return own == precision or (own == "fp32" and (precision == "tf32" and not multiplies))
 
 
 def _scaled(kernel: Kernel, factor: float) -> Kernel:

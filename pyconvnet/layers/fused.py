@@ -26,6 +26,7 @@ class LRNMaxPool2d(Layer):
 
     norm: LRN
     pool: MaxPool2d
+    masks_input: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
         return self.pool.output_shape(self.norm.output_shape(*inputs))
@@ -56,7 +57,9 @@ class LRNMaxPool2d(Layer):
         grads: Mapping,
     ) -> None:
         if dxs[0] is not None:
-            ops.lrn_max_pool2d_backward(dy, saved["argmax"], xs[0], **self._options(), out=dxs[0])
+            ops.lrn_max_pool2d_backward(
+                dy, saved["argmax"], xs[0], **self._options(), relu=ctx.mask_input, out=dxs[0]
+            )
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class LRN(_Norm):
     """
 
     groups: int = 1
+    masks_input: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +72,16 @@ class LRN(_Norm):
     ) -> None:
         if dxs[0] is not None:
             ops.lrn_backward(
-                dy, xs[0], y, saved["scale"], self.size, self.alpha, self.beta, self.groups, out=dxs[0]
+                dy,
+                xs[0],
+                y,
+                saved["scale"],
+                self.size,
+                self.alpha,
+                self.beta,
+                self.groups,
+                relu=ctx.mask_input,
+                out=dxs[0],
             )
 
 

@@ -51,6 +51,8 @@ class TaskList:
         self.tasks: list[Task] = []
         self._writer: dict[Hashable, int] = {}
         self._readers: dict[Hashable, list[int]] = {}
+        #: (lane, other lane) -> the latest position of the other that a task of the lane waits for.
+        self._waited: dict[tuple[Lane, Lane], int] = {}
 
     def add(
         self,
@@ -75,12 +77,16 @@ class TaskList:
             self._readers[resource] = []
 
     def _needed(self, before: set[int], lane: Lane) -> tuple[int, ...]:
-        """Of each other lane the latest is enough, since a lane keeps its order."""
+        """Of each other lane the latest is enough, since a lane keeps its order, and nothing for which an
+        earlier task of this lane waits.
+        """
         latest: dict[Lane, int] = {}
         for position in before:
             other = self.tasks[position].lane
-            if other != lane:
+            if other != lane and position > self._waited.get((lane, other), -1):
                 latest[other] = max(position, latest.get(other, -1))
+        for other, position in latest.items():
+            self._waited[lane, other] = position
         return tuple(sorted(latest.values()))
 
 
