@@ -9,6 +9,7 @@ without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can d
 
 from . import depth as depth
 from ._core import kernels, on
+from ._launch import choice
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
@@ -43,6 +44,7 @@ __all__ = [
     "avg_pool2d_backward",
     "bias_backward",
     "bias_relu_dropout",
+    "choice",
     "concat",
     "conv2d",
     "conv2d_dgrad",
