@@ -23,9 +23,9 @@ FAMILIES = sorted(
     if p.stem not in ("bench_alexnet", "bench_graph")
 )
 FIELDS = {
-    "name", "op", "part", "precision", "shape", "kernel", "chosen", "flops", "bytes", "median_us", "p20_us",
-    "p80_us", "calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us",
-    "ratio", "difference", "error", "bound", "peers",
+    "name", "op", "part", "precision", "shape", "kernel", "chosen", "choice", "flops", "bytes", "median_us",
+    "p20_us", "p80_us", "calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer",
+    "peer_us", "ratio", "difference", "error", "bound", "peers",
 }  # fmt: skip
 RATES = {
     "bandwidth": 10.0,
