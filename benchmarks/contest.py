@@ -12,7 +12,7 @@ from clocks import limit_seconds, spread
 from exact import BFLOAT16, Exact, complaint, flat, poison, whole
 from peers import NotOffered, Work
 
-from pyconvnet import devices
+from pyconvnet import devices, tuning
 from pyconvnet.buffers import Workspace
 
 FIGURES = (
@@ -96,8 +96,25 @@ class Prepared:
             names = list(row.kernels(device.name))
         self.first = names[0]  # the one a call takes unasked
         self.runs = row.runs(device.name) if device.ext is not None and row.runs is not None else device.kind
-        names = names[:1] if chosen else names
-        self.names = [name for name in names if only in f"{row.name} {row.op} {row.precision} {name}"]
+        self._only, self._chosen = only, chosen
+        self._name(names)
+
+    def _name(self, names: list[str | None]) -> None:
+        row, names = self.row, names[:1] if self._chosen else names
+        self.names = [name for name in names if self._only in f"{row.name} {row.op} {row.precision} {name}"]
+
+    def find_chosen(self, arrays: dict[str, Any]) -> None:
+        """Where kernels are chosen by measuring, what a call takes unasked: it comes first, and may be one of
+        the others with its sums cut into a number of pieces.
+        """
+        if self.first is None or not tuning.enabled(self.device):
+            return
+        with tuning.rehearsal() as calls:
+            self.row.call(arrays, **self.options(None))
+        for choice in list(tuning.settle(calls).values())[:1]:
+            self.first = choice.kernel
+            others = [name for name in self.row.kernels(self.device.name) if name != choice.kernel]
+            self._name([choice.kernel, *others])
 
     def arrays(self) -> dict[str, Any]:
         """The inputs on the device, the same numbers each time."""
@@ -247,14 +264,17 @@ def time_row(
     if not prepared.names:
         return
     rivals = rivals if rivals is not None and row.peer is not None else Rivals()
-    results = {name: prepared.result(name) for name in prepared.names}
     calls: dict[str | None, Callable[[], Any]] = {}
     try:
         arrays = prepared.arrays()
+        prepared.find_chosen(arrays)
         exact = row.exact(row, arrays, device)
     except Exception as error:
-        for result in results.values():
-            yield result | {"error": f"{type(error).__name__}: {error}"}
+        for name in prepared.names:
+            yield prepared.result(name) | {"error": f"{type(error).__name__}: {error}"}
+        return
+    results = {name: prepared.result(name) for name in prepared.names}
+    if not results:
         return
     outputs: Any = None
     for kernel, result in results.items():
