@@ -1,5 +1,5 @@
-"""Benchmark of the depth family, ``python benchmarks/bench_depth.py``: filters of first layers rearranged, and
-conv1 on images that are in the depth layout already, as augmentation leaves them in training.
+"""Benchmark of the depth family, ``python benchmarks/bench_depth.py``: filters of first layers rearranged,
+and conv1 on images that are in the depth layout already, as augmentation leaves them in training.
 """
 
 from __future__ import annotations
