@@ -17,6 +17,7 @@
 # PYCONVNET_SECONDS=N    time for everything, default 465; parts get what the later ones can spare
 # PYCONVNET_BATCH=N      images per batch, default 128; PYCONVNET_BATCHES="128 256 1024" those of the part full
 # PYCONVNET_ONLY=TEXT    only benchmark rows whose layer, op, precision or kernel contains it
+# PYCONVNET_PEERS=no     time ours alone
 # PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
 # OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, tuning.json,
 # machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
@@ -190,14 +191,15 @@ CU
 # What a benchmark is told: on a GPU to end in time, elsewhere to be quick.
 #   bench SHARE OPTIONS...: torch.compile may take SHARE percent of the part's time
 bench() {
-  local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1
+  local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1 alone=()
   shift
+  [ "${PYCONVNET_PEERS:-yes}" != no ] || alone=(--no-peers)
   if [ "${device%%:*}" = cuda ]; then
     "$python" "$@" --device "$device" --batch "${PYCONVNET_BATCH:-128}" --seconds 0.05 --calls 50 \
-      --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100))
+      --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100)) "${alone[@]}"
   else
     "$python" "$@" --device "$device" --batch 1 --tiny --calls 3 --seconds 0 --only "${PYCONVNET_ONLY:-}" \
-      --deadline "$seconds"
+      --deadline "$seconds" "${alone[@]}"
   fi
 }
 
