@@ -200,13 +200,13 @@ bench() {
 }
 
 # Every layer of AlexNet in every direction and precision, beside PyTorch and cuDNN.
-layers() { bench 25 benchmarks/run.py conv linear block --json "$out/layers.json"; }
+layers() { bench 25 benchmarks/run.py conv linear block depth --json "$out/layers.json"; }
 
 # The whole network: training step and inference.
 network() { bench 40 benchmarks/bench_alexnet.py --json "$out/network.json"; }
 
 # Everything that is no product.
-kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment depth --json "$out/kernels.json"; }
+kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment --json "$out/kernels.json"; }
 
 # The same without haste, at every batch.
 full() {
