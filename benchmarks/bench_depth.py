@@ -1,4 +1,4 @@
-"""Benchmark of the depth family, ``python benchmarks/bench_depth.py``: filters of first layers rearranged,
+"""Benchmark of the depth family, ``python benchmarks/bench_depth.py``: filters rearranged for first layers,
 and conv1 on images that are in the depth layout already, as augmentation leaves them in training.
 """
 

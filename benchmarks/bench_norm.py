@@ -95,7 +95,7 @@ def _pooled(name: str, x: tuple[int, ...], y: tuple[int, ...], groups: int, prec
 
     def preferred(*names: str) -> Any:
         extra = {"lrn": (5, groups), "lrn_backward": (5, groups)}
-        return lambda device: ", ".join(ops.kernels(n, x, *extra.get(n, ()), device=device)[0] for n in names)
+        return lambda device: {n: ops.kernels(n, x, *extra.get(n, ()), device=device)[0] for n in names}
 
     common: dict[str, Any] = {"shape": text, "precision": precision, "half": ("dy", "x", "u")}
     yield Row(

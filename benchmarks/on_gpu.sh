@@ -18,8 +18,8 @@
 # PYCONVNET_BATCH=N      images per batch, default 128; PYCONVNET_BATCHES="128 256 1024" those of the part full
 # PYCONVNET_ONLY=TEXT    only benchmark rows whose layer, op, precision or kernel contains it
 # PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
-# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, machine.txt,
-# tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
+# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, tuning.json,
+# machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
 # The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
 set -uo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
@@ -46,6 +46,8 @@ mkdir "$logs"
 site=${PYCONVNET_SITE:-$work/site}
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 [ "${device%%:*}" = cuda ] && export PYCONVNET_REQUIRE=cuda
+# Which kernels were chosen on this card is a result too; less time for each choice than in earnest.
+export PYCONVNET_TUNE_CACHE=$out/tuning.json PYCONVNET_TUNE_SECONDS=${PYCONVNET_TUNE_SECONDS:-0.1}
 python=${PYTHON:-python3}
 summary=()
 failed=0
