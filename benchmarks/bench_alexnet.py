@@ -168,7 +168,7 @@ def captured(plan: Plan, tasks: list) -> Callable[[], None]:
 def row_of(net: Network, op: str, precision: str, batch: int, kernel: str, flops: float) -> dict[str, Any]:
     """A result without figures."""
     fixed = {"name": net.name, "op": op, "part": op, "precision": precision, "shape": f"batch {batch}"}
-    fixed |= {"kernel": kernel, "chosen": True, "flops": flops, "bytes": None}
+    fixed |= {"kernel": kernel, "chosen": True, "choice": None, "flops": flops, "bytes": None}
     return fixed | dict.fromkeys((*FIGURES, *OUTCOMES)) | {"peers": []}
 
 

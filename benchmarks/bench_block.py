@@ -33,11 +33,14 @@ def _conv(s: SimpleNamespace, precision: str) -> Row:
             return (y, *ops.lrn_max_pool2d(y, **LRN, out=tail))
         return (y, *ops.max_pool2d(y, 3, 2, out=tail))
 
-    def runs(device: str) -> str:
+    def runs(device: str) -> dict[str, str]:
         conv = ops.kernels("conv2d", s.x, s.w, **options, precision=precision, device=device)[0]
         if lrn:
-            return f"{conv}, {ops.kernels('lrn_max_pool2d', s.y, groups=2, device=device)[0]}"
-        return f"{conv}, {ops.kernels('max_pool2d', s.y, 3, 2, device=device)[0]}"
+            return {
+                "conv2d": conv,
+                "lrn_max_pool2d": ops.kernels("lrn_max_pool2d", s.y, groups=2, device=device)[0],
+            }
+        return {"conv2d": conv, "max_pool2d": ops.kernels("max_pool2d", s.y, 3, 2, device=device)[0]}
 
     n, p, q, k = s.y
     pooled = (n, (p - 3) // 2 + 1, (q - 3) // 2 + 1, k)
@@ -66,9 +69,11 @@ def _linear(s: SimpleNamespace, precision: str) -> Row:
         u = ops.linear(a["x"], a["w"], out=out, **kw)
         return ops.bias_relu_dropout(u, a["b"], DROP, seed=1, step=2, layer=3, out=u)
 
-    def runs(device: str) -> str:
-        linear = ops.kernels("linear", s.x, s.w, precision=precision, device=device)[0]
-        return f"{linear}, {ops.kernels('bias_relu_dropout', s.y, device=device)[0]}"
+    def runs(device: str) -> dict[str, str]:
+        return {
+            "linear": ops.kernels("linear", s.x, s.w, precision=precision, device=device)[0],
+            "bias_relu_dropout": ops.kernels("bias_relu_dropout", s.y, device=device)[0],
+        }
 
     def exact(_: Row, arrays: dict[str, Any], device: Any) -> Any:
         return images("x", drop=DROP)(Undropped(), arrays, device)

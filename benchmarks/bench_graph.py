@@ -150,7 +150,7 @@ def rows(
     where = f"batch {batches.batch} on {', '.join(d.name for d in places)}"
     for kernel in WAYS if places[0].kind == "cuda" else ["as issued"]:
         common = {"name": net.name, "shape": where, "kernel": kernel, "flops": flops, "bytes": None}
-        common |= {"precision": "fp32", "chosen": True, "part": "graph"}
+        common |= {"precision": "fp32", "chosen": True, "choice": None, "part": "graph"}
         common |= dict.fromkeys((*FIGURES, *OUTCOMES)) | {"peers": []}
         mine = []
         try:

@@ -12,7 +12,7 @@ from clocks import limit_seconds, spread
 from exact import BFLOAT16, Exact, complaint, flat, poison, whole
 from peers import NotOffered, Work
 
-from pyconvnet import devices
+from pyconvnet import devices, tuning
 from pyconvnet.buffers import Workspace
 
 FIGURES = (
@@ -90,14 +90,33 @@ class Prepared:
     """A row with its inputs on the device and the kernels that apply."""
 
     def __init__(self, row: Any, device: devices.Device, only: str = "", chosen: bool = False):
-        self.row, self.device = row, device
-        names: list[str | None] = [None]
+        self.row, self.device, self.only, self.just_chosen = row, device, only, chosen
+        self.listed: list[str | None] = [None]
         if device.ext is not None and row.kernels is not None:
-            names = list(row.kernels(device.name))
-        self.first = names[0]  # the one a call takes unasked
-        self.runs = row.runs(device.name) if device.ext is not None and row.runs is not None else device.kind
-        names = names[:1] if chosen else names
-        self.names = [name for name in names if only in f"{row.name} {row.op} {row.precision} {name}"]
+            self.listed = list(row.kernels(device.name))
+        self.first, self.choice = self.listed[0], None
+        known = device.ext is not None and row.runs is not None
+        self.runs: dict[str, str] = row.runs(device.name) if known else {}
+
+    @property
+    def names(self) -> list[str | None]:
+        """The kernels asked for."""
+        names = [self.first] if self.just_chosen else list(dict.fromkeys([self.first, *self.listed]))
+        title = f"{self.row.name} {self.row.op} {self.row.precision}"
+        return [name for name in names if self.only in f"{title} {name}"]
+
+    def choose(self, arrays: dict[str, Any]) -> None:
+        """Ask which kernel a call takes unasked, which may be what was measured on this card."""
+        if self.device.ext is None:
+            return
+        with tuning.rehearsal() as calls:
+            self.row.call(arrays, **self.options(None))
+        choices = list(tuning.settle(calls).values())
+        if choices and self.row.kernels is not None:
+            self.first, self.choice = choices[0].kernel, choices[0].source
+        elif choices:
+            self.runs |= {choice.op: choice.kernel for choice in choices}
+            self.choice = ", ".join(dict.fromkeys(choice.source for choice in choices))
 
     def arrays(self) -> dict[str, Any]:
         """The inputs on the device, the same numbers each time."""
@@ -124,7 +143,12 @@ class Prepared:
         """The JSON's fields without figures."""
         row = self.row
         fixed = {"name": row.name, "op": row.op, "part": row.part or row.op, "precision": row.precision}
-        fixed |= {"shape": row.text(), "kernel": kernel or self.runs, "chosen": kernel == self.first}
+        fixed |= {
+            "shape": row.text(),
+            "kernel": kernel or ", ".join(self.runs.values()) or self.device.kind,
+            "chosen": kernel == self.first,
+        }
+        fixed["choice"] = self.choice if kernel == self.first else None
         fixed |= {"flops": row.flops, "bytes": row.bytes}
         return fixed | dict.fromkeys([*FIGURES, *OUTCOMES]) | {"peers": []}
 
@@ -247,15 +271,16 @@ def time_row(
     if not prepared.names:
         return
     rivals = rivals if rivals is not None and row.peer is not None else Rivals()
-    results = {name: prepared.result(name) for name in prepared.names}
     calls: dict[str | None, Callable[[], Any]] = {}
     try:
         arrays = prepared.arrays()
+        prepared.choose(arrays)
         exact = row.exact(row, arrays, device)
     except Exception as error:
-        for result in results.values():
-            yield result | {"error": f"{type(error).__name__}: {error}"}
+        for name in prepared.names:
+            yield prepared.result(name) | {"error": f"{type(error).__name__}: {error}"}
         return
+    results = {name: prepared.result(name) for name in prepared.names}
     outputs: Any = None
     for kernel, result in results.items():
         try:

@@ -50,14 +50,14 @@ JSON (``--json FILE``): ``{"schema": 2, "family", "device", "clock", "batch", "t
 "versions": {...}, "git", "command", "time", "peers": {name: what it is or why it is missing}, "limits":
 {"bandwidth", "flops": {precision: FLOP/s}, "source": {...}}, "not_supported": [{"op", "precision",
 "reason"}], "not_measured": [titles of rows for which no time was left], "rows": [{"name", "op", "part",
-"precision", "shape", "kernel", "chosen", "flops", "bytes", "median_us", "p20_us", "p80_us", "calls",
-"gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us", "ratio", "difference",
-"error", "bound", "peers": [...]}]}``; null where a figure does not exist. `chosen`: the kernel that a call
-takes unasked; `of_limit` is limit / median; `host_us` the host's time per call; `peer` the fastest peer whose
-result is right; `ratio` its median over ours (above 1 we are faster); `difference` the error against float64;
-`bound` what bounds a row below 0.8 of its peer. `peers`, in the first row of a contest: ``{"name", "kernel",
-"median_us", "p20_us", "p80_us", "calls", "difference", "counts", "note"}`` of each, `counts` false where the
-result is not right.
+"precision", "shape", "kernel", "chosen", "choice", "flops", "bytes", "median_us", "p20_us", "p80_us",
+"calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us", "ratio",
+"difference", "error", "bound", "peers": [...]}]}``; null where a figure does not exist. `chosen`: the kernel
+that a call takes unasked, and `choice` by what ("heuristic", "measured", "cache", "shipped"); `of_limit` is
+limit / median; `host_us` the host's time per call; `peer` the fastest peer whose result is right; `ratio` its
+median over ours (above 1 we are faster); `difference` the error against float64; `bound` what bounds a row
+below 0.8 of its peer. `peers`, in the first row of a contest: ``{"name", "kernel", "median_us", "p20_us",
+"p80_us", "calls", "difference", "counts", "note"}`` of each, `counts` false where the result is not right.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Row:
     precise: bool = False
     half: tuple[str, ...] = ()
     part: str = ""
-    runs: Callable[[str], str] | None = None
+    runs: Callable[[str], dict[str, str]] | None = None
 
     def text(self) -> str:
         """The shapes, as printed."""

@@ -17,9 +17,10 @@
 # PYCONVNET_SECONDS=N    time for everything, default 465; parts get what the later ones can spare
 # PYCONVNET_BATCH=N      images per batch, default 128; PYCONVNET_BATCHES="128 256 1024" those of the part full
 # PYCONVNET_ONLY=TEXT    only benchmark rows whose layer, op, precision or kernel contains it
+# PYCONVNET_PEERS=no     time ours alone
 # PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
-# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, machine.txt,
-# tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
+# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, tuning.json,
+# machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
 # The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
 set -uo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
@@ -46,6 +47,8 @@ mkdir "$logs"
 site=${PYCONVNET_SITE:-$work/site}
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 [ "${device%%:*}" = cuda ] && export PYCONVNET_REQUIRE=cuda
+# Which kernels were chosen on this card is a result too; less time for each choice than in earnest.
+export PYCONVNET_TUNE_CACHE=$out/tuning.json PYCONVNET_TUNE_SECONDS=${PYCONVNET_TUNE_SECONDS:-0.1}
 python=${PYTHON:-python3}
 summary=()
 failed=0
@@ -188,25 +191,26 @@ CU
 # What a benchmark is told: on a GPU to end in time, elsewhere to be quick.
 #   bench SHARE OPTIONS...: torch.compile may take SHARE percent of the part's time
 bench() {
-  local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1
+  local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1 alone=()
   shift
+  [ "${PYCONVNET_PEERS:-yes}" != no ] || alone=(--no-peers)
   if [ "${device%%:*}" = cuda ]; then
     "$python" "$@" --device "$device" --batch "${PYCONVNET_BATCH:-128}" --seconds 0.05 --calls 50 \
-      --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100))
+      --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100)) "${alone[@]}"
   else
     "$python" "$@" --device "$device" --batch 1 --tiny --calls 3 --seconds 0 --only "${PYCONVNET_ONLY:-}" \
-      --deadline "$seconds"
+      --deadline "$seconds" "${alone[@]}"
   fi
 }
 
 # Every layer of AlexNet in every direction and precision, beside PyTorch and cuDNN.
-layers() { bench 25 benchmarks/run.py conv linear block --json "$out/layers.json"; }
+layers() { bench 25 benchmarks/run.py conv linear block depth --json "$out/layers.json"; }
 
 # The whole network: training step and inference.
 network() { bench 40 benchmarks/bench_alexnet.py --json "$out/network.json"; }
 
 # Everything that is no product.
-kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment depth --json "$out/kernels.json"; }
+kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment --json "$out/kernels.json"; }
 
 # The same without haste, at every batch.
 full() {

@@ -104,6 +104,10 @@ class Torch:
     def work(self, run: Callable[[], Any], join: Callable[[Any], Any] | None = None, how: str = "") -> Work:
         return Work(self.ready(run), join or (lambda result: result), self.label + how)
 
+    def eager(self, run: Callable[[], Any]) -> Work:
+        """Work that is never compiled: an optimiser's step, a forward pass with its gradient in one."""
+        return Work(run, label=self.label)
+
     def autograd(self, function: Callable[[Any], Any], x: Any, dy: Any) -> Work:
         """The gradient of `function` at x by autograd; the forward pass is not timed."""
         x = x.detach().requires_grad_()
@@ -358,7 +362,7 @@ class Torch:
             loss = f.cross_entropy(logits, labels)
             return loss.detach(), grad(loss, logits)[0]
 
-        return Work(run, label=self.label)  # a compiler splits forward and backward: eager alone
+        return self.eager(run)
 
     def softmax(self, logits) -> Work:
         return self.work(lambda: self.torch.softmax(logits, -1))
@@ -381,7 +385,7 @@ class Torch:
             optimiser.step()
             return flat.detach()
 
-        return Work(run, label=self.label)
+        return self.eager(run)
 
     def augment(self, images, crop, mirror, colour, mean, size) -> Work:
         """Crops by one gather, then subtraction of the mean and the colour, as ours does."""
@@ -433,6 +437,9 @@ class Compiled(Torch):
 
     def ready(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return self._compile(function, "max-autotune")
+
+    def eager(self, run: Callable[[], Any]) -> Work:
+        raise NotOffered("run eagerly, by PyTorch itself")
 
     def _compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         if not self.open:

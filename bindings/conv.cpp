@@ -54,6 +54,17 @@ Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
           splits};
 }
 
+std::string key_of(const Conv2dShape& s) {
+  const auto pair = [](int a, int b) { return std::to_string(a) + "x" + std::to_string(b); };
+  std::string text;
+  const auto add = [&](const char* name, const std::string& value) { text += std::string(name) + value; };
+  add("n=", std::to_string(s.n)), add(" x=", pair(s.h, s.w)), add(" c=", std::to_string(s.c));
+  add(" k=", std::to_string(s.k)), add(" filter=", pair(s.r, s.s)), add(" y=", pair(s.p, s.q));
+  add(" stride=", pair(s.stride_h, s.stride_w)), add(" pad=", pair(s.pad_h, s.pad_w));
+  add(" groups=", std::to_string(s.groups));
+  return s.aligned != 0 ? text : text + " unaligned";
+}
+
 std::int64_t x_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
 std::int64_t w_count(const Conv2dShape& s) { return std::int64_t{s.k} * s.r * s.s * (s.c / s.groups); }
 std::int64_t y_count(const Conv2dShape& s) { return std::int64_t{s.n} * s.p * s.q * s.k; }
@@ -218,6 +229,15 @@ void register_conv(py::module_& m) {
           },
           py::arg("splits"), "The same shape with the reduction cut into so many pieces.")
       .def_readonly("splits", &Conv2dShape::splits)
+      .def_readonly("n", &Conv2dShape::n)
+      .def_readonly("c", &Conv2dShape::c)
+      .def_readonly("k", &Conv2dShape::k)
+      .def_readonly("r", &Conv2dShape::r)
+      .def_readonly("s", &Conv2dShape::s)
+      .def_readonly("p", &Conv2dShape::p)
+      .def_readonly("q", &Conv2dShape::q)
+      .def_readonly("groups", &Conv2dShape::groups)
+      .def_property_readonly("key", &key_of, "What a choice of kernel holds for, in words.")
       .def_readonly("capability", &Conv2dShape::capability)
       .def_property_readonly("precision", [](const Conv2dShape& s) { return static_cast<int>(s.precision); });
   def_ranked(m, "conv2d_fprop", conv2d_fprop_kernels<float>, conv2d_fprop_kernels<Bf16>);

@@ -46,7 +46,10 @@ void register_loss(py::module_& m) {
              elements("LossShape", {examples, classes});
              return LossShape{examples, classes};
            }),
-           py::kw_only(), py::arg("examples"), py::arg("classes"));
+           py::kw_only(), py::arg("examples"), py::arg("classes"))
+      .def_property_readonly("key", [](const LossShape& s) {
+        return "n=" + std::to_string(s.examples) + " classes=" + std::to_string(s.classes);
+      });
   def_table(m, "softmax", softmax_kernels<float>);
   m.def("softmax", [](const std::string& kernel, const LossShape& shape, py::object y, py::object logits,
                       std::uintptr_t stream) {

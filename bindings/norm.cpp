@@ -148,7 +148,11 @@ void register_norm(py::module_& m) {
              if (groups < 1 || c % groups != 0) throw py::value_error("LrnShape: groups must divide c");
              return LrnShape{n, c, size, groups};
            }),
-           py::kw_only(), py::arg("n"), py::arg("c"), py::arg("size"), py::arg("groups"));
+           py::kw_only(), py::arg("n"), py::arg("c"), py::arg("size"), py::arg("groups"))
+      .def_property_readonly("key", [](const LrnShape& s) {
+        return "n=" + std::to_string(s.n) + " c=" + std::to_string(s.c) + " size=" + std::to_string(s.size) +
+               " groups=" + std::to_string(s.groups);
+      });
   py::class_<LrnSpatialShape>(m, "LrnSpatialShape", py::module_local())
       .def(py::init([](int n, int h, int w, int c, int size) {
              elements("LrnSpatialShape", {n, h, w, c});

@@ -20,6 +20,7 @@ from .gradients import check_gradients
 from .model import Model, Preprocessing
 from .network import Network
 from .train import NonFiniteLossError, Run, train
+from .tune import tune
 
 __version__ = "0.1.0"
 
@@ -49,4 +50,5 @@ __all__ = [
     "predict",
     "save",
     "train",
+    "tune",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import ops
+from . import ops, tuning
 from .layers import Context
 from .network import INPUT, Node
 from .parallel.partition import Local, Partition, Region, trainable
@@ -142,6 +142,19 @@ class Calls:
                 self._wide(shard, local, count),
             )
         return calls
+
+    def rehearse(self, d: int) -> dict[str, Any]:
+        """What the layers of a device will ask of kernels that can be chosen; nothing runs. Where gradients
+        go must have been settled.
+        """
+        training = self.shards[d].training
+        with tuning.rehearsal() as found:
+            for call in self.on[d].values():
+                call.forward(training)
+            for call in self.on[d].values():
+                if call.backward:
+                    call.run_backward(call.dxs, call.grads)
+        return found
 
     def _wide(self, shard: Shard, local: Local, count: int) -> Any:
         """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""

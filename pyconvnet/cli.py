@@ -1,4 +1,4 @@
-"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, partition, check-grads, devices.
+"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, partition, check-grads, tune, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -280,6 +280,36 @@ def _check_grads(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _tune(args: argparse.Namespace) -> int:
+    from . import tuning
+    from .tune import entries_table, export, table, tune
+
+    cache = tuning.Cache()
+    if sum(map(bool, (args.model, args.show, args.clear, args.export))) != 1:
+        raise ValueError("tune: give a model, or one of --show, --clear, --export")
+    if args.show:
+        print(f"{cache.path}\n{entries_table(list(cache.entries.values()))}")
+        if tuning.shipped():
+            print(f"with the package\n{entries_table(tuning.shipped())}")
+    elif args.clear:
+        print(f"{cache.clear()} entries removed from {cache.path}")
+    elif args.export:
+        print(f"wrote {args.export}, entries: {export(args.export, args.device)}")
+    else:
+        choices = tune(
+            arguments.network_of(args),
+            args.batch_size,
+            device=args.device,
+            precision=args.precision,
+            train=not args.inference,
+            seconds=args.seconds,
+            again=args.again,
+            progress=sys.stderr.isatty(),
+        )
+        print(f"{table(choices)}\n{cache.path}")
+    return 0
+
+
 def _devices(args: argparse.Namespace) -> int:
     from . import available_devices, get_device
     from .devices import peer_matrix
@@ -401,6 +431,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--tolerance", type=float, default=1e-6, help="relative error allowed (default 1e-6)")
     sub.add_argument("--seed", type=int, default=0)
 
+    sub = command("tune", _tune, "measure a model's kernels on this card and remember the fastest")
+    _add_network(sub, nargs="?")
+    sub.add_argument("--batch-size", type=int, default=128, help="of the step (default 128)")
+    sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32 or fp32x3")
+    sub.add_argument("--device", help="cuda:0 (default), cuda:1, ...")
+    sub.add_argument("--seconds", type=float, help="for each operation (default 0.25)")
+    sub.add_argument("--inference", action="store_true", help="forward alone")
+    sub.add_argument("--again", action="store_true", help="also what has been measured before")
+    sub.add_argument("--show", action="store_true", help="print what has been measured")
+    sub.add_argument("--clear", action="store_true", help="forget what has been measured")
+    sub.add_argument("--export", metavar="FILE", help="write what has been measured on the device's card")
+
     sub = command("devices", _devices, "which devices work here, and why the others do not")
     sub.add_argument("--json", action="store_true")
     command("version", _version, "versions of pyconvnet, Python and NumPy")
@@ -462,8 +504,8 @@ def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_network(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", help="name of a model, or a checkpoint")
+def _add_network(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    sub.add_argument("model", nargs=nargs, help="name of a model, or a checkpoint")
     sub.add_argument(
         "--option",
         type=arguments.parse_option,

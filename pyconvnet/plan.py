@@ -8,13 +8,14 @@ nothing, so that on CUDA a captured graph repeats it.
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import ops
+from . import ops, tuning
 from .calls import Calls
 from .devices import Device, get_device
 from .layers.base import check_number
@@ -79,6 +80,10 @@ class Plan(PlanValues):
         twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.parallel.communicator`.
+    kernels : dict of problem to kernel, optional
+        The ``kernels`` of another plan, which this one runs, too; an empty one: the heuristic's choices. What
+        is missing, and by default all, has been measured on this card or is so before the first step; see
+        :mod:`pyconvnet.tuning`.
 
     Attributes
     ----------
@@ -113,6 +118,7 @@ class Plan(PlanValues):
         precision: str = "fp32",
         fuse: bool | None = None,
         communicator: Communicator | None = None,
+        kernels: Mapping[str, str] | None = None,
     ):
         if not isinstance(network, Network):
             raise TypeError(f"Plan: network must be a Network, got {type(network).__name__}")
@@ -156,6 +162,7 @@ class Plan(PlanValues):
         self._graphs: dict[tuple, Replay] = {}
         capturable = communicator is None or communicator.capturable
         self._graphs_wanted = self.lanes.cuda and capturable and graphs_enabled()
+        self.use_kernels(kernels)
         self._window: tuple[int, int] | None = None
         self._n = self.batch_size  # examples of the last pass
         self._preprocessing: Preprocessing | None = None
@@ -312,7 +319,45 @@ class Plan(PlanValues):
                 calls = Calls(self.partition, self.shards, *batch, self.seed, self.precision)
                 self._programs[batch] = Program(calls, self.lanes, self._communicator)
             self._lists[key] = self._programs[batch].tasks(*phases, train=train, start=first)
+            self._choose_kernels(batch[0])
         return self._lists[key]
+
+    # ---- which kernels -------------------------------------------------------------------------------------
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The kernels chosen for this plan, by problem; empty where the heuristics choose."""
+        return dict(self.selection.kernels)
+
+    def use_kernels(self, kernels: Mapping[str, str] | None) -> None:
+        """Run these; see the parameter ``kernels``. To be called before the first step."""
+        self.selection = tuning.Selection(kernels)
+        self._settled = 0  # examples of the largest pass whose kernels have been chosen
+
+    def choose_kernels(self) -> dict[str, tuning.Choice]:
+        """Choose the kernels of a pass over ``batch_size`` examples now, not at the first; by problem."""
+        if tuning.enabled(self.device) and not self.selection.settled:
+            self.tasks("forward", n=self.batch_size, train=self.training)
+        return dict(self.selection.choices)
+
+    def rehearse(self, n: int | None = None) -> dict[str, Any]:
+        """The calls of a step on ``n`` examples for which kernels can be chosen, by problem. Nothing runs."""
+        self.tasks("forward", n=n, train=self.training)
+        program, found = self._programs[self._batch(n)], {}
+        if self.training:
+            program.tasks("backward")  # settles where the gradients go
+        for i in range(len(self.shards)):
+            with self.lanes.active(i):
+                found |= {k: call for k, call in program.calls.rehearse(i).items() if k not in found}
+        return found
+
+    def _choose_kernels(self, n: int) -> None:
+        """Before the first of them runs: a step is not disturbed, and its graph is captured with the same."""
+        if self.selection.settled or n <= self._settled or not tuning.enabled(self.device):
+            return
+        self._settled = n
+        found = self.rehearse(n)
+        with self.lanes.active(0):
+            self.selection.settle(found, near=not self.training, progress=sys.stderr.isatty())
 
     def _run(self, *phases: str, **options: Any) -> None:
         tasks = self.tasks(*phases, **options)
@@ -322,7 +367,7 @@ class Plan(PlanValues):
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
         """Inside, ops on host arrays run on the first device."""
-        with self.lanes.active(0):
+        with self.lanes.active(0), self.selection.used():
             yield
 
     def forward(self, n: int | None = None, *, train: bool = True, start: str | None = None) -> None:
@@ -374,7 +419,8 @@ class Plan(PlanValues):
         try:
             # A workspace may grow later, for another batch size; the graph goes on with the one of now.
             lent = [shard.workspace.get(1) for shard in self.shards]
-            self._graphs[key] = self.lanes.capture(tasks, keep=lent)
+            with self.selection.used():
+                self._graphs[key] = self.lanes.capture(tasks, keep=lent)
         except CaptureError as error:
             self._graphs_wanted = False
             warnings.warn(f"training goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=4)

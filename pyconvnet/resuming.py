@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, tuning
 from .data import Statistics
+from .devices import Device
 from .model import Model
 
 _MOMENTUM, _SUMS = "momentum/", "state/metrics"
@@ -66,3 +67,16 @@ def checksum(parameters: Mapping[str, np.ndarray]) -> int:
     for value in parameters.values():
         result = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), result)
     return result
+
+
+def described(kernels: Mapping[str, str], device: Device) -> dict[str, Any]:
+    """The kernels of a run, and the card for which they were chosen."""
+    return {"card": str(tuning.card_of(device)), "kernels": dict(kernels)}
+
+
+def kernels(saved: tuple[Model, dict[str, Any], Any] | None, device: Device) -> dict[str, str] | None:
+    """The kernels a run has to go on with: the same give the same bits. None, to choose anew, for a new run
+    and on another card.
+    """
+    state = {} if saved is None else saved[1].get("kernels") or {}
+    return state["kernels"] if state.get("card") == str(tuning.card_of(device)) else None

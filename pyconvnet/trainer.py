@@ -88,6 +88,7 @@ class Trainer:
         self.communicator = self.ranks.communicator(devices)
         with self.ranks.together():
             self.plan = self._plan(start)
+        self._choose_kernels()
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
@@ -110,11 +111,19 @@ class Trainer:
             hybrid=settings.hybrid,
             precision=settings.precision,
             communicator=self.communicator,
+            kernels=resuming.kernels(self.saved, self.devices[0]),
         )
         if start is not None:
             plan.set_parameters(start)
         plan.set_weight_decay(settings.weight_decay)
         return plan
+
+    def _choose_kernels(self) -> None:
+        """Rank 0 measures, before the first step; all ranks run the same kernels."""
+        with self.ranks.together():
+            self.choices = self.plan.choose_kernels() if self.ranks.main else {}
+        if self.ranks.size > 1:
+            self.plan.use_kernels(self.ranks.broadcast(self.plan.kernels))
 
     def _check_ranks(self) -> None:
         """That all ranks were given the same."""
@@ -206,6 +215,7 @@ class Trainer:
             "schedule": self.settings.schedule.state(),
             "history": self.history,
             "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
+            "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
         resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
         self.log.write(
@@ -464,11 +474,23 @@ class Trainer:
             classes=len(self.train_set.classes),
             options=self.settings.describe(),
         )
+        if self.plan.kernels:
+            self.log.write("kernels", step=self.step, epoch=self.epoch, **self._kernels())
         where = ", ".join(names) + (f" in each of {self.ranks.size} ranks" if self.ranks.size > 1 else "")
         self.progress.note(
             f"{self.network.name}: {self.network.num_parameters:,} parameters on {where}; "
             f"{len(self.train_set):,} training and {validation:,} validation images; {self.out}"
         )
+
+    def _kernels(self) -> dict[str, Any]:
+        """What runs, for the log: of each problem the kernel, and where known its time and its source."""
+        chosen = []
+        for problem, kernel in self.plan.kernels.items():
+            choice = self.choices.get(problem)
+            how = {} if choice is None else {"us": choice.us, "heuristic_us": choice.heuristic_us}
+            source = "checkpoint" if choice is None else choice.source
+            chosen.append({"problem": problem, "kernel": kernel, "source": source, **how})
+        return resuming.described({}, self.devices[0]) | {"kernels": chosen}
 
     def _write_end(self, interrupted: bool) -> None:
         reason = "interrupted" if interrupted else "done"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+# Tests say themselves which kernels they measure; a test's result must not depend on an earlier one's clock.
+os.environ["PYCONVNET_TUNE"] = "0"
+
 
 def _prefer_installed():
     """`python -m pytest` puts the source tree first, where no compiled modules are after a plain install."""

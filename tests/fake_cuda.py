@@ -94,7 +94,11 @@ class FakeExtension:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._ext, name)
-        if isinstance(function, type) or name.endswith(("_kernels", "_table")) or not callable(function):
+        if (
+            isinstance(function, type)
+            or name.endswith(("_kernels", "_costs", "_table"))
+            or not callable(function)
+        ):
             return function
         return lambda *args: self._launch(name, function, args)
 

@@ -71,6 +71,8 @@ def calls() -> dict[str, dict[str, Any]]:
             "lr_mult": f32(2), "weight_decay": f32(2), "step": np.array([7]),
             "w_bf16": f32(6).astype(ml_dtypes.bfloat16),
         },
+        "filters_to_depth": {"w": f32(2, 3, 3, 1), "stride": 2},
+        "filters_from_depth": {"filters": f32(2, 2, 2, 4), "w_shape": (2, 3, 3, 1), "stride": 2},
         "augment": {
             "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
             "colour": f32(2, 3), "mean": f32(6, 6, 3), "size": (4, 5),

@@ -235,6 +235,25 @@ def test_a_whole_row_with_its_peers(load):
     json.dumps(results, allow_nan=False)
 
 
+def test_the_choice_made_on_this_card_is_marked(load, monkeypatch):
+    """What tuning chose is timed first and named by who chose it; the heuristic's is one of many."""
+    row, contest, clocks = conv(load, "conv5", "fprop"), load("contest"), load("clocks")
+    heuristic, *_, other = row.kernels("emulator")
+    choice = SimpleNamespace(op="conv2d", kernel=other, source="measured")
+    monkeypatch.setattr(contest.tuning, "settle", lambda calls: {"a problem": choice})
+    clock, rates = clocks.WallClock(0, 3), clocks.no_limits()
+    with ops.on("emulator"):
+        first, *rest = contest.time_row(row, devices.emulator(), clock, rates)
+    assert (first["kernel"], first["chosen"], first["choice"]) == (other, True, "measured")
+    assert heuristic in [r["kernel"] for r in rest]
+    assert not any(r["chosen"] or r["choice"] or r["error"] for r in rest)
+    block = next(iter(load("bench_block").rows(2, True)))
+    prepared = contest.Prepared(block, devices.emulator())
+    with ops.on("emulator"):
+        prepared.choose(prepared.arrays())
+    assert prepared.result(None)["kernel"].startswith(f"{other}, lrn_max_pool2d_")
+
+
 def test_only_the_fastest_plan_of_a_heat_goes_on(load):
     contest, peers, clocks = load("contest"), load("peers"), load("clocks")
     clock = clocks.WallClock(5, 50)

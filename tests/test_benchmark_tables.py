@@ -163,10 +163,11 @@ def on_gpu(out: Path, *parts: str, device: str = "emulator", **env: str) -> subp
 
 
 def test_parts_of_the_script_on_the_emulator(tmp_path):
-    done = on_gpu(tmp_path, "layers", "cifar", PYCONVNET_ONLY="fc8", PYCONVNET_CIFAR="")
+    options = {"PYCONVNET_ONLY": "fc8", "PYCONVNET_PEERS": "no", "PYCONVNET_CIFAR": ""}
+    done = on_gpu(tmp_path, "layers", "cifar", **options)
     assert done.returncode == 0, done.stdout + done.stderr
     families = [d["family"] for d in json.loads((tmp_path / "layers.json").read_text())["documents"]]
-    assert families == ["conv", "linear", "block"]
+    assert families == ["conv", "linear", "block", "depth"]
     summary = (tmp_path / "summary.txt").read_text()
     assert re.search(r"^layers +ok", summary, re.MULTILINE)
     assert re.search(r"^cifar +skipped .*PYCONVNET_CIFAR", summary, re.MULTILINE)

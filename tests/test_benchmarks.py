@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clocks_for_tests import FakeTimer
 
-from pyconvnet import devices
+from pyconvnet import devices, ops, tuning
+from pyconvnet.tuning.cache import Cache
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 FAMILIES = sorted(
@@ -23,9 +25,9 @@ FAMILIES = sorted(
     if p.stem not in ("bench_alexnet", "bench_graph")
 )
 FIELDS = {
-    "name", "op", "part", "precision", "shape", "kernel", "chosen", "flops", "bytes", "median_us", "p20_us",
-    "p80_us", "calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer", "peer_us",
-    "ratio", "difference", "error", "bound", "peers",
+    "name", "op", "part", "precision", "shape", "kernel", "chosen", "choice", "flops", "bytes", "median_us",
+    "p20_us", "p80_us", "calls", "gflops", "gbps", "limit_us", "limited_by", "of_limit", "host_us", "peer",
+    "peer_us", "ratio", "difference", "error", "bound", "peers",
 }  # fmt: skip
 RATES = {
     "bandwidth": 10.0,
@@ -274,3 +276,27 @@ def test_whole_network(tmp_path):
     assert [row["op"] for row in rows if row["precision"] == "tf32"] == ["training step", "inference"]
     assert all(set(row) == FIELDS and row["gflops"] > 0 for row in rows)
     assert "images/s" in done.stdout
+
+
+def test_the_chosen_kernel_is_the_measured_one(harness, monkeypatch, tmp_path):
+    """Named with its number of pieces, first among the rows, and alone with --chosen."""
+    monkeypatch.setenv("PYCONVNET_TUNE", "1")
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
+    timer = FakeTimer(lambda i, count: 1e-4 if i == 1 else 1e-3)
+    tuning.configure(timer)
+    try:
+        module = importlib.import_module("bench_linear")
+        row = next(r for r in module.rows(300, True) if r.op == "linear_wgrad" and r.precision == "fp32")
+        clock = importlib.import_module("clocks").WallClock(0, 3)
+        listed = row.kernels("emulator")
+        with ops.on("emulator"):
+            results = list(harness.time_row(row, devices.emulator(), clock, RATES))
+            (alone,) = harness.time_row(row, devices.emulator(), clock, RATES, chosen=True)
+    finally:
+        tuning.configure()
+    made = next(iter(Cache(tmp_path / "tuning.json").entries.values())).kernel
+    assert made != listed[0]
+    assert [r["kernel"] for r in results] == [made, *(name for name in listed if name != made)]
+    assert [r["chosen"] for r in results] == [True] + [False] * (len(results) - 1)
+    assert (alone["kernel"], alone["chosen"]) == (made, True)
+    assert all(r["error"] is None for r in [*results, alone])

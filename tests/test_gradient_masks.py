@@ -36,8 +36,10 @@ RELU = {"activation": "relu", **STD}
 
 
 @pytest.fixture
-def normalised_maps_stay(monkeypatch):
-    """Response normalisation and pooling apart, since in one pass they compute with other roundings."""
+def same_arithmetic(monkeypatch):
+    """Without what is joined with other roundings: response normalisation and pooling in one pass, images
+    rearranged for the first convolution.
+    """
     join = fusion._join
 
     def join_only_dropout(split, first, kind, joined):
@@ -45,6 +47,7 @@ def normalised_maps_stay(monkeypatch):
             join(split, first, kind, joined)
 
     monkeypatch.setattr(fusion, "_join", join_only_dropout)
+    monkeypatch.setattr("pyconvnet.plan.depth_of_images", lambda split: None)
 
 
 def run(net, devices, n=4, steps=3, **options):
@@ -100,7 +103,7 @@ TOWERS_RECTIFIED = {"conv1", "inside", "relu", "frozen", "drop1", "drop2", "drop
 @pytest.mark.parametrize(
     "net", [towers(), everything(), models.alexnet_2012(6, input_size=67, width=0.125)], ids=str
 )
-def test_every_bit_stays_in_float64(net, count, replicas, hybrid, normalised_maps_stay):
+def test_every_bit_stays_in_float64(net, count, replicas, hybrid, same_arithmetic):
     options = {"replicas": replicas, "hybrid": hybrid}
     plan = assert_fusing_changes_nothing(net, ["cpu"] * count, dtype=np.float64, **options)
     if net.name == "towers":
@@ -110,7 +113,7 @@ def test_every_bit_stays_in_float64(net, count, replicas, hybrid, normalised_map
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_bit_stays_on_the_kernels(count, device, normalised_maps_stay):
+def test_every_bit_stays_on_the_kernels(count, device, same_arithmetic):
     for net in (towers(), everything()):
         assert_fusing_changes_nothing(net, [device] * count, steps=2)
 
@@ -143,7 +146,7 @@ def random_net(seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_graphs(seed, normalised_maps_stay):
+def test_random_graphs(seed, same_arithmetic):
     net = random_net(seed)
     for count, replicas in ((1, 1), (2, 1), (2, 2)):
         assert_fusing_changes_nothing(net, ["cpu"] * count, n=3, dtype=np.float64, replicas=replicas, steps=2)
@@ -210,7 +213,7 @@ def only_convolutions(frozen):
     ],
     ids=lambda value: value.name if isinstance(value, Network) else " ".join(sorted(value)),
 )
-def test_where_it_applies(net, rectified, normalised_maps_stay):
+def test_where_it_applies(net, rectified, same_arithmetic):
     for count in (1, 2):
         assert set(partition(net, count, fuse=True).rectified) == rectified
         assert_fusing_changes_nothing(net, ["cpu"] * count, n=2, dtype=np.float64, steps=2)
@@ -218,7 +221,7 @@ def test_where_it_applies(net, rectified, normalised_maps_stay):
     assert not partition(net, 1).rectified
 
 
-def test_normalisation_that_borrows_channels(normalised_maps_stay):
+def test_normalisation_that_borrows_channels(same_arithmetic):
     net = chain(LRN(3, 0.9, groups=1), Tanh())
     assert partition(net, 2, fuse=True).rectified == {"conv"}
     assert_fusing_changes_nothing(net, ["cpu"] * 2, dtype=np.float64)
@@ -277,7 +280,7 @@ def test_a_plan_that_only_predicts_keeps_its_outputs(any_device):
     assert trains.first_nonfinite() is None
 
 
-def test_backward_in_pieces_and_twice(normalised_maps_stay):
+def test_backward_in_pieces_and_twice(same_arithmetic):
     """forward and backward as calls of their own, and again: spent gradients do no harm."""
     net = towers()
     _, wanted = run(net, "cpu", steps=1, fuse=False)
@@ -292,7 +295,7 @@ def test_backward_in_pieces_and_twice(normalised_maps_stay):
         assert value.tobytes() == wanted[f"gradient 0 {name}"].tobytes(), name
 
 
-def test_gradient_of_the_images(normalised_maps_stay):
+def test_gradient_of_the_images(same_arithmetic):
     net = towers()
     found = []
     for fuse in (True, False):

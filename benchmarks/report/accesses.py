@@ -26,7 +26,10 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 KINDS = ("load", "store", "atomic")
 #: Where the source of an access is looked for; what only passes it on does not count.
-_PASSED_ON = ("/emulation/", "/c++/", "/common/device.h", "/common/primitives.h")
+_PASSED_ON = (
+    *("/emulation/", "/c++/", "/common/device.h", "/common/primitives.h"),
+    *("/common/element.h", "/conv/elements.h"),
+)
 
 
 @dataclass

@@ -7,11 +7,14 @@ fail its check.
 _ANY_SHAPE = "for shapes that no faster kernel takes: single floats, several neighbours a thread"
 _BIAS = "the bias: each lane takes 4 neighbouring floats one by one, 3 of them from L1"
 _PIXELS = "3 channels of a pixel are 3 loads that share their sectors; L1 serves the second and third"
+_FILTERS = "runs of stride * C floats of a filter's rows start anywhere; 140 KB, once a step, from the cache"
 _SHIFTED = "windows of channels start anywhere: neighbours' loads overlap, shifted"
 _EDGES = "the lanes at a warp's edges fetch their neighbours' 4 elements, part of a sector; the rest is in L1"
 
 REASONS: dict[str, str] = {
     "load at augment/gather.h": _PIXELS,
+    "load at depth/filters_to_depth_any.cu": _FILTERS,
+    "load at depth/filters_from_depth_any.cu": _FILTERS,
     "load at conv/space_to_depth.h": f"reads pixels of 3 channels, writes whole lines: {_PIXELS}",
     "load at conv/gemm_tile.h": _BIAS,
     "conv2d_fprop_generic: load at conv/loaders.h": _ANY_SHAPE,

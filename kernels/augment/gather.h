@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(THREADS)
     }
   }
   if (vectors && left >= PER_THREAD) {
-    store4(y + first, make_float4(value[0], value[1], value[2], value[3]));
+    store_run(y + first, value);
   } else {
     PCN_UNROLL
     for (int e = 0; e < PER_THREAD; ++e)

@@ -1,7 +1,7 @@
 // conv2d_dgrad_generic: input gradient of any shape
 //   dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over k, p*stride_h + r = h+pad_h, q*stride_w + s = w+pad_w
-// dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32, last axis contiguous
-// Implicit GEMM (conv/dgrad.h). One float a load, so any number of channels and filters.
+// dy (N,P,Q,K)   w (K,R,S,C/groups)   dx (N,H,W,C)   float32 or bfloat16, last axis contiguous
+// Implicit GEMM (conv/dgrad.h). One element a load, so any number of channels and filters.
 // Block: 128 threads, 6912 bytes of shared memory, 86 / 86 / 93 registers on sm_75 / 80 / 90 (no spills),
 // which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a thread;
 // 11 flops per byte fetched from L2. Bound by FFMA.

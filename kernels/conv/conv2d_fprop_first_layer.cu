@@ -1,11 +1,11 @@
 // conv2d_fprop_first_layer: convolution of few channels with a stride, above all AlexNet's first layer
 // (11x11, stride 4, 3 channels), as a stride-1 convolution of stride^2 * C channels (space_to_depth.h).
 //   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, t*p + r - pad_h, t*q + s - pad_w, c] w[k,r,s,c])
-// x (N,H,W,C <= 4)   w (K,R,S,C)   y (N,P,Q,K)   float32, last axis contiguous
+// x (N,H,W,C <= 4)   w (K,R,S,C)   y (N,P,Q,K)   float32 or bfloat16, last axis contiguous
 // Two copies into scratch memory (bound by memory: 0.16 GB at AlexNet's batch of 128, against 0.65 GB of y
-// and 27 GFLOP of product), then the tile kernel that suits the number of filters, bound by FFMA or, with
-// precision tf32 and fp32x3, by the tensor cores. Accepts groups = 1, equal strides of 2, 3 or 4, C <= 4, any
-// filter, any padding.
+// and 27 GFLOP of product; half of both in bfloat16), then the tile kernel that suits the number of filters,
+// bound by FFMA or, with precision tf32, fp32x3 and bf16, by the tensor cores. Accepts groups = 1, equal
+// strides of 2, 3 or 4, C <= 4, any filter, any padding.
 #include "conv/space_to_depth.h"
 
 namespace pcn {

@@ -1,9 +1,9 @@
 // conv2d_fprop_generic: forward convolution of any shape
 //   y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
-// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   float32, last axis contiguous
-// Implicit GEMM (conv/fprop.h). One float a load, so any number of channels; about a third of the fast
+// x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K)   float32 or bfloat16, last axis contiguous
+// Implicit GEMM (conv/fprop.h). One element a load, so any number of channels; about a third of the fast
 // kernels' rate is to be expected. First layers of 3 channels at stride 1 end here.
-// Block: 128 threads, 6656 bytes of shared memory, 94 / 94 / 93 registers on sm_75 / 80 / 90 (no spills),
+// Block: 128 threads, 6656 bytes of shared memory, 95 / 95 / 95 registers on sm_75 / 80 / 90 (no spills),
 // which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a thread;
 // 11 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: everything.

@@ -2,10 +2,10 @@
 // AlexNet's first layer (11x11, stride 4, 3 channels), as that of a stride-1 convolution of stride^2 * C
 // channels (space_to_depth.h).
 //   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, t*p + r - pad_h, t*q + s - pad_w, c]
-// x (N,H,W,C <= 4)   dy (N,P,Q,K)   dw (K,R,S,C)   float32, last axis contiguous
-// A copy of x into scratch memory, the product, bound by FFMA or, with precision tf32 and fp32x3, by the
-// tensor cores, and a small copy of dw' that drops the zero taps. Accepts groups = 1, equal strides of 2, 3
-// or 4, C <= 4, K divisible by 4, any filter, any padding.
+// x (N,H,W,C <= 4)   dy (N,P,Q,K)   float32 or bfloat16   dw (K,R,S,C)   float32   last axis contiguous
+// A copy of x into scratch memory, the product, bound by FFMA or, with precision tf32, fp32x3 and bf16, by
+// the tensor cores, and a small copy of dw' that drops the zero taps. Accepts groups = 1, equal strides of 2,
+// 3 or 4, C <= 4, K divisible by 4, any filter, any padding.
 #include "conv/space_to_depth.h"
 
 namespace pcn {

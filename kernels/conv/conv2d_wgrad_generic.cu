@@ -1,8 +1,8 @@
 // conv2d_wgrad_generic: filter gradient of any shape
 //   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
-// dy (N,P,Q,K)   x (N,H,W,C)   dw (K,R,S,C/groups)   float32, last axis contiguous
-// Implicit GEMM (conv/wgrad.h). One float a load, so any number of channels and filters.
-// Block: 128 threads, 6656 bytes of shared memory, 88 / 88 / 87 registers on sm_75 / 80 / 90 (no spills),
+// dy (N,P,Q,K)   x (N,H,W,C)   float32 or bfloat16   dw (K,R,S,C/groups)   float32   last axis contiguous
+// Implicit GEMM (conv/wgrad.h). One element a load, so any number of channels and filters.
+// Block: 128 threads, 6656 bytes of shared memory, 88 / 88 / 88 registers on sm_75 / 80 / 90 (no spills),
 // which leave room for 4 blocks a multiprocessor. 16 FMAs for 32 bytes read from shared memory a thread;
 // 11 flops per byte fetched from L2. Bound by FFMA.
 // Accepts: everything.

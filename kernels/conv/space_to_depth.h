@@ -91,7 +91,9 @@ __global__ void __launch_bounds__(256)
   const int depth = index % to_c, place = index / to_c;
   const int c = depth % s.c, tap = depth / s.c, a = tap / t;
   const int r = place / to_s % to_r * t + a, q = place % to_s * t + (tap - a * t), k = place / to_s / to_r;
-  to[index] = a < t && r < s.r && q < s.s ? w[((k * s.r + r) * s.s + q) * s.c + c] : E{};
+  float v[1] = {0.f};
+  if (a < t && r < s.r && q < s.s) load_constant(v, w + ((k * s.r + r) * s.s + q) * s.c + c);
+  store_run(to + index, v);
 }
 
 // dw' -> dw: what belongs to the zeros of w' is dropped.

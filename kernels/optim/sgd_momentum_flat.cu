@@ -84,7 +84,10 @@ __global__ void __launch_bounds__(THREADS)
         rule(wv[u].w, vv[u].w, gv[u].w);
         reinterpret_cast<float4*>(w)[i] = wv[u];
         reinterpret_cast<float4*>(v)[i] = vv[u];
-        if (COPY) store4(copy + 4 * i, wv[u]);
+        if (COPY) {
+          const float updated[4] = {wv[u].x, wv[u].y, wv[u].z, wv[u].w};
+          store_run(copy + 4 * i, updated);
+        }
       }
     } else {
       for (long long i = begin + threadIdx.x; i < end; i += THREADS) {

@@ -51,8 +51,9 @@ __global__ void __launch_bounds__(THREADS)
         v.w += __ldg(b + c);
       }
     }
-    store4(y + at, make_float4(activated(v.x, keep[0], scale), activated(v.y, keep[1], scale),
-                               activated(v.z, keep[2], scale), activated(v.w, keep[3], scale)));
+    const float kept[4] = {activated(v.x, keep[0], scale), activated(v.y, keep[1], scale),
+                           activated(v.z, keep[2], scale), activated(v.w, keep[3], scale)};
+    store_run(y + at, kept);
   } else {
     block.draw(random, threshold, keep);
     PCN_UNROLL

@@ -31,12 +31,11 @@ __global__ void __launch_bounds__(THREADS)
   const long long at = block.at;
   if (block.whole(blocks.shape) && aligned_to(x + at, 4 * sizeof(T)) && aligned_to(y + at, 4 * sizeof(T)) &&
       aligned_to(mask + at, 4)) {
-    float4 v = load4(x + at);
-    v.x = keep[0] ? v.x * scale : 0.f;
-    v.y = keep[1] ? v.y * scale : 0.f;
-    v.z = keep[2] ? v.z * scale : 0.f;
-    v.w = keep[3] ? v.w * scale : 0.f;
-    store4(y + at, v);
+    float v[4];
+    load_run(v, x + at);
+    PCN_UNROLL
+    for (int w = 0; w < 4; ++w) v[w] = keep[w] ? v[w] * scale : 0.f;
+    store_run(y + at, v);
     *reinterpret_cast<uchar4*>(mask + at) = make_uchar4(keep[0], keep[1], keep[2], keep[3]);
   } else {
     PCN_UNROLL

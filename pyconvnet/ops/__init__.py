@@ -9,9 +9,11 @@ without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can d
 
 from . import depth as depth
 from ._core import kernels, on
+from ._launch import choice
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
+from .depth import filters_from_depth, filters_to_depth
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
@@ -42,12 +44,15 @@ __all__ = [
     "avg_pool2d_backward",
     "bias_backward",
     "bias_relu_dropout",
+    "choice",
     "concat",
     "conv2d",
     "conv2d_dgrad",
     "conv2d_wgrad",
     "dropout",
     "dropout_backward",
+    "filters_from_depth",
+    "filters_to_depth",
     "kernels",
     "linear",
     "linear_dgrad",

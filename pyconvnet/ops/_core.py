@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from .. import tuning
 from ..devices import Device, cpu, cuda, emulator, get_device
 
 MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
@@ -78,7 +79,7 @@ def arrays(op: str, /, optional: tuple[str, ...] = (), **named: Any) -> tuple[De
         text = ", ".join(f"{name} on {_place_name(place)}" for name, place in where.items())
         raise ValueError(f"{op}: all arrays must be on one device, got {text}")
     kind, index = places.pop()
-    return (cuda(index) if kind == "cuda" else host_device()), result
+    return tuning.device_for(cuda(index) if kind == "cuda" else host_device()), result
 
 
 def _place_name(place: tuple[str, int]) -> str:

@@ -46,6 +46,7 @@ import numpy as np
 from ..devices import Device
 from ..reference import conv as reference
 from . import _core as core
+from . import _launch
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.
@@ -167,24 +168,18 @@ def aligned(dev: Device, *arrays: Any) -> bool:
 
 
 def launch(
-    op: str, direction: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, *args: Any
+    op: str,
+    direction: str,
+    dev: Device,
+    shape: Any,
+    kernel: str | None,
+    workspace: Any,
+    *args: Any,
+    **how: Any,
 ) -> None:
-    """Run the forced or the preferred kernel of a direction ("fprop", "dgrad", "wgrad")."""
-    stem, pieces = core.cut(op, kernel)
-    listing = getattr(dev.ext, f"conv2d_{direction}_kernels")
-    name, nbytes = core.select(op, listing(shape), stem)
-    if pieces:
-        shape = shape.cut(pieces)
-        able = dict(listing(shape))
-        if name not in able:
-            raise ValueError(
-                f"{op}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their sums into "
-                f"{pieces} pieces"
-            )
-        nbytes = able[name]
-    with dev.activate():
-        scratch = core.scratch(dev, nbytes, workspace)
-        getattr(dev.ext, f"conv2d_{direction}")(name, shape, *args, scratch, dev.stream())
+    """Run the forced or the chosen kernel of a direction ("fprop", "dgrad", "wgrad")."""
+    how |= {"workspace": workspace, "scratched": True}
+    _launch.run(op, dev, f"conv2d_{direction}", shape, kernel, args, **how)
 
 
 def activation_code(op: str, activation: str | None) -> int:

@@ -77,8 +77,32 @@ for _op in _DIRECTIONS:
     _list_kernels(_op)
 
 
-def _uses_cublas(op: str, dev: Device, shape: Any, kernel: str | None) -> bool:
-    return core.select(op, _rows(op, dev, shape), core.cut(op, kernel)[0])[0] == CUBLAS
+def _launch(
+    op: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, by_cublas: Any, *args: Any
+) -> None:
+    """Run the forced or the chosen row; ``by_cublas(dev, *args)`` is cuBLAS's."""
+    how = {}
+    if _cublas_works(dev):
+        how = {"rows": _rows(op, dev, shape), "libraries": {CUBLAS: functools.partial(by_cublas, dev)}}
+    conv.launch(op, _DIRECTIONS[op], dev, shape, kernel, workspace, *args, **how)
+
+
+def _linear_by_cublas(dev: Device, y: Any, x: Any, w: Any, b: Any, activation: int) -> None:
+    _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
+    if b is not None:
+        pointwise.add_bias(y, b, out=y)
+    if activation:
+        pointwise.relu(y, out=y)
+
+
+def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any, mask: Any) -> None:
+    _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
+    if mask is not None:
+        pointwise.relu_backward(dx, mask, out=dx)
+
+
+def _wgrad_by_cublas(dev: Device, dw: Any, dy: Any, x: Any) -> None:
+    _cublas.sgemm(dev, dw, (_cublas.T, _cublas.N), dy, x)
 
 
 def linear(
@@ -134,15 +158,7 @@ def linear(
         reference.linear(x, w, b, activation=activation, out=y)
         return y
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, x, w, y))
-    if _uses_cublas(op, dev, shape, kernel):
-        with dev.activate():
-            _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
-        if b is not None:
-            pointwise.add_bias(y, b, out=y)
-        if activation is not None:
-            pointwise.relu(y, out=y)
-    else:
-        conv.launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
+    _launch(op, dev, shape, kernel, workspace, _linear_by_cublas, y, x, w, b, code)
     return y
 
 
@@ -198,13 +214,7 @@ def linear_dgrad(
         reference.linear_dgrad(dy, w, mask=mask, out=dx)
         return dx
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w, mask))
-    if _uses_cublas(op, dev, shape, kernel):
-        with dev.activate():
-            _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
-        if mask is not None:
-            pointwise.relu_backward(dx, mask, out=dx)
-    else:
-        conv.launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask)
+    _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, dx, dy, w, mask)
     return dx
 
 
@@ -253,9 +263,5 @@ def linear_wgrad(
         reference.linear_wgrad(dy, x, out=dw)
         return dw
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x))
-    if _uses_cublas(op, dev, shape, kernel):
-        with dev.activate():
-            _cublas.sgemm(dev, dw, (_cublas.T, _cublas.N), dy, x)
-    else:
-        conv.launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
+    _launch(op, dev, shape, kernel, workspace, _wgrad_by_cublas, dw, dy, x)
     return dw

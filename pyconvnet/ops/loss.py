@@ -9,6 +9,7 @@ import numpy as np
 from .. import reference
 from ..devices import Device
 from . import _core as core
+from . import _launch
 
 
 def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
@@ -40,9 +41,7 @@ def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     if dev.ext is None:
         return reference.softmax(logits, out=y)
     extent = dev.ext.LossShape(examples=shape[0], classes=shape[1])
-    name, _ = core.select(op, dev.ext.softmax_kernels(extent), kernel)
-    with dev.activate():
-        dev.ext.softmax(name, extent, y, logits, dev.stream())
+    _launch.run(op, dev, op, extent, kernel, (y, logits))
     return y
 
 
@@ -114,21 +113,8 @@ def softmax_cross_entropy(
     if dev.ext is None:
         return reference.softmax_cross_entropy(logits, labels, topk, metrics, grad_scale, out=(loss, dlogits))
     extent = dev.ext.LossShape(examples=n, classes=classes)
-    name, nbytes = core.select(op, dev.ext.softmax_cross_entropy_kernels(extent), kernel)
-    with dev.activate():
-        dev.ext.softmax_cross_entropy(
-            name,
-            extent,
-            loss,
-            dlogits,
-            metrics,
-            logits,
-            labels,
-            topk,
-            grad_scale,
-            core.scratch(dev, nbytes, workspace),
-            dev.stream(),
-        )
+    args = (loss, dlogits, metrics, logits, labels, topk, grad_scale)
+    _launch.run(op, dev, op, extent, kernel, args, workspace=workspace, scratched=True)
     return loss, dlogits
 
 

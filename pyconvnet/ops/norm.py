@@ -38,6 +38,7 @@ import numpy as np
 from ..devices import Device
 from ..reference import norm as reference
 from . import _core as core
+from . import _launch as _table
 
 _MAX_SIZE = 2**31 - 1
 
@@ -78,9 +79,7 @@ def _pixels_shape(dev: Device, shape: tuple[int, ...], size: int) -> Any:
 
 
 def _launch(op: str, dev: Device, shape: Any, kernel: str | None, *args: Any) -> None:
-    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
-    with dev.activate():
-        getattr(dev.ext, op)(name, shape, *args, dev.stream())
+    _table.run(op, dev, op, shape, kernel, args)
 
 
 def _list_kernels(op: str, spatial: bool) -> None:
