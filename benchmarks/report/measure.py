@@ -7,6 +7,7 @@ cases together.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ CONVS = [
     ("conv5", (1, 13, 13, 384), (64, 3, 3, 192), {"stride": 1, "pad": SAME1, "groups": 2}),
 ]
 BLOCKS = 3
+
+#: The types that pooling, normalisation and the pointwise operations run in, and what the cases are called.
+BOTH = ((np.float32, ""), (ml_dtypes.bfloat16, ", bfloat16"))
 
 Call = Callable[..., Any]
 Case = tuple[str, str, list[str], Call]
@@ -71,11 +75,11 @@ def _conv_calls(ops: Any, x_shape: Any, w_shape: Any, arrays: Any, options: dict
 
 
 def _pool_cases(ops: Any) -> Iterator[Case]:
-    for layer in _shapes().alexnet_pools(1):
-        x = _array(layer.x)
+    for layer, (dtype, suffix) in itertools.product(_shapes().alexnet_pools(1), BOTH):
+        x = _array(layer.x, dtype)
         window = (layer.size, layer.stride)
         y, argmax = ops.max_pool2d(x, *window)
-        argmax_copy, dy = aligned_array(argmax.shape, argmax.dtype), _array(y.shape)
+        argmax_copy, dy = aligned_array(argmax.shape, argmax.dtype), _array(y.shape, dtype)
         argmax_copy[...] = argmax
         for op, call in (
             ("max_pool2d", lambda k, x=x, o=window: ops.max_pool2d(x, *o, kernel=k)),
@@ -91,21 +95,22 @@ def _pool_cases(ops: Any) -> Iterator[Case]:
                 lambda k, dy=dy, s=x.shape, o=window: ops.avg_pool2d_backward(dy, s, *o, kernel=k),
             ),
         ):
-            yield layer.name, op, ops.kernels(op, x.shape, *window, device="emulator"), call
+            yield layer.name + suffix, op, ops.kernels(op, x.shape, *window, device="emulator"), call
 
 
 def _norm_cases(ops: Any) -> Iterator[Case]:
-    for layer in _shapes().alexnet_lrns(1):
-        shape = layer.x
-        x, dy, y, scale = (_array(shape) for _ in range(4))
+    for layer, (dtype, suffix) in itertools.product(_shapes().alexnet_lrns(1), BOTH):
+        shape, name = layer.x, layer.name + suffix
+        x, dy, y = (_array(shape, dtype) for _ in range(3))
+        scale = _array(shape)
         scale += 1
         for op, options in (("lrn", {"groups": layer.groups}), ("lrn_spatial", {})):
             kernels = ops.kernels(op, shape, **options, device="emulator")
-            yield layer.name, op, kernels, lambda k, op=op, x=x, o=options: getattr(ops, op)(x, **o, kernel=k)
+            yield name, op, kernels, lambda k, op=op, x=x, o=options: getattr(ops, op)(x, **o, kernel=k)
             back = f"{op}_backward"
             kernels = ops.kernels(back, shape, **options, device="emulator")
             yield (
-                layer.name,
+                name,
                 back,
                 kernels,
                 lambda k, op=back, a=(dy, x, y, scale), o=options: getattr(ops, op)(*a, **o, kernel=k),
@@ -114,10 +119,10 @@ def _norm_cases(ops: Any) -> Iterator[Case]:
 
 
 def _lrn_pool_cases(ops: Any) -> Iterator[Case]:
-    for layer in _shapes().alexnet_lrns(1):
-        x, groups = _array(layer.x), layer.groups
+    for layer, (dtype, suffix) in itertools.product(_shapes().alexnet_lrns(1), BOTH):
+        x, groups = _array(layer.x, dtype), layer.groups
         y, made = ops.lrn_max_pool2d(x, groups=groups)
-        argmax, dy = aligned_array(made.shape, made.dtype), _array(y.shape)
+        argmax, dy = aligned_array(made.shape, made.dtype), _array(y.shape, dtype)
         argmax[...] = made
         for op, call in (
             ("lrn_max_pool2d", lambda k, a=x, g=groups: ops.lrn_max_pool2d(a, groups=g, kernel=k)),
@@ -127,12 +132,19 @@ def _lrn_pool_cases(ops: Any) -> Iterator[Case]:
             ),
         ):
             kernels = ops.kernels(op, layer.x, groups=groups, device="emulator")
-            yield layer.name, op, kernels, call
+            yield layer.name + suffix, op, kernels, call
 
 
 def _pointwise_cases(ops: Any) -> Iterator[Case]:
-    for name, shape in (("conv2's output", (2, 5, 5, 256)), ("fc7", (3, 4096))):
-        a, b, bias, mask = _array(shape), _array(shape), _array(shape[-1:]), _array(shape, np.uint8)
+    shapes = (("conv2's output", (2, 5, 5, 256)), ("fc7", (3, 4096)))
+    for (name, shape), (dtype, suffix) in itertools.product(shapes, BOTH):
+        name += suffix
+        a, b, bias, mask = (
+            _array(shape, dtype),
+            _array(shape, dtype),
+            _array(shape[-1:]),
+            _array(shape, np.uint8),
+        )
         calls: dict[str, Call] = {
             "relu": lambda k, a=a: ops.relu(a, kernel=k),
             "relu_backward": lambda k, a=a, b=b: ops.relu_backward(a, b, kernel=k),
@@ -150,7 +162,7 @@ def _pointwise_cases(ops: Any) -> Iterator[Case]:
         for op, call in calls.items():
             yield name, op, ops.kernels(op, shape, device="emulator"), call
         half = (*shape[:-1], shape[-1] // 2)
-        halves = [_array(half), _array(half)]
+        halves = [_array(half, dtype), _array(half, dtype)]
         yield name, "concat", [None], lambda k, h=halves: ops.concat(h)
         yield name, "split", [None], lambda k, a=a, h=half: ops.split(a, (h[-1], h[-1]))
 

@@ -34,11 +34,6 @@ PCN_FN float4 load4(const T* p) {
 }
 
 template <class T>
-PCN_FN void store4(T* p, float4 v) {
-  *reinterpret_cast<Four<T>*>(p) = {{narrow<T>(v.x), narrow<T>(v.y), narrow<T>(v.z), narrow<T>(v.w)}};
-}
-
-template <class T>
 constexpr int PER_ACCESS = 16 / static_cast<int>(sizeof(T));
 
 template <class Word, int N>
@@ -83,6 +78,12 @@ PCN_FN void store_run(Bf16* p, const float (&v)[N]) {
     static_assert(N == 1, "a power of two");
     *p = narrow<Bf16>(v[0]);
   }
+}
+
+template <class T>
+PCN_FN void store4(T* p, float4 v) {
+  const float values[4] = {v.x, v.y, v.z, v.w};
+  store_run(p, values);
 }
 
 }  // namespace pcn
