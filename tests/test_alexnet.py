@@ -53,8 +53,8 @@ def test_reduced_step_agrees_with_float64(model, batch, fuse, device):
     values = spread(net)
     exact = make(net, "cpu", batch, np.float64, values)
     ours = make(net, device, batch, parameters=values, fuse=fuse)
-    # fc6 and fc7 with their dropouts, norm1 and norm2 with their pools; in the net of 2012 another normalisation
-    # comes between the second one and its pool.
+    # fc6 and fc7 with their dropouts, norm1 and norm2 with their pools; in the net of 2012 another
+    # normalisation comes between the second one and its pool.
     assert len(ours.partition.fused) == (0 if not fuse else 4 if model is models.alexnet else 3)
     for plan in (exact, ours):
         plan.forward()
