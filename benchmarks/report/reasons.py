@@ -9,7 +9,6 @@ _BIAS = "the bias: each lane takes 4 neighbouring floats one by one, 3 of them f
 _PIXELS = "3 channels of a pixel are 3 loads that share their sectors; L1 serves the second and third"
 _FILTERS = "runs of stride * C floats of a filter's rows start anywhere; 140 KB, once a step, from the cache"
 _SHIFTED = "windows of channels start anywhere: neighbours' loads overlap, shifted"
-_EDGES = "the lanes at a warp's edges fetch their neighbours' 4 elements, part of a sector; the rest is in L1"
 
 REASONS: dict[str, str] = {
     "load at augment/gather.h": _PIXELS,
@@ -29,8 +28,6 @@ REASONS: dict[str, str] = {
     "load at norm/lrn_backward_generic.cu": _SHIFTED,
     "load at norm/pooled.h": _SHIFTED,
     "load at norm/lrn_max_pool2d_backward_generic.cu": _SHIFTED,
-    "lrn_max_pool2d_march: load at common/element.h": _EDGES,
-    "lrn_max_pool2d_backward_march: load at common/element.h": _EDGES,
     "lrn_max_pool2d_backward_generic: load at norm/response.h": _SHIFTED,
     "load at pointwise/add_bias_rows.cu": (
         "in bfloat16 a lane takes 8 neighbouring floats of the bias as two vectors, the second from L1"
