@@ -2,109 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import checkpoint, models
-from . import optim as _optim
+from . import models
 from .devices import Device, get_device
 from .layers.base import check_number
-from .model import Model, Preprocessing, check_parameters
+from .model import Model, check_parameters
 from .network import Network
 from .parallel.ranks import Ranks, current
-from .precision import check_precision
+from .run import NonFiniteLossError, Run, open_folder
+from .settings import Settings, check_options, check_rhythm, make_settings
 
-_DEFAULTS = {
-    "epochs": 10,
-    "batch_size": 128,
-    "lr": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "schedule": "constant",
-}
-LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or a parameter became NaN or infinite; the message names the first layer that went bad."""
-
-
-@dataclass
-class Run:
-    """What :func:`train` returns.
-
-    Attributes
-    ----------
-    model : Model
-        With the parameters at the end. ``pyconvnet.load(run.out)`` gives those of the best epoch.
-    history : list of dict
-        One record an epoch: epoch (from 1), step, lr, train_loss, train_error, train_topk_error,
-        validation_loss, validation_error, validation_topk_error (None without validation), images_per_second,
-        seconds.
-    out : Path
-        Folder with ``last.safetensors``, ``best.safetensors`` and ``log.jsonl``.
-    interrupted : bool
-        True where Ctrl-C or a termination signal ended the run early; ``resume=True`` goes on.
-    """
-
-    model: Model
-    history: list[dict[str, Any]]
-    out: Path
-    interrupted: bool = False
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The record of the best epoch: lowest validation error, or training error where there was no
-        validation.
-        """
-        return min(self.history, key=score, default=None)
-
-
-def score(record: Mapping[str, Any]) -> tuple[float, float]:
-    """What an epoch is judged by, lower is better: error, then loss."""
-    kind = "train" if record["validation_error"] is None else "validation"
-    return record[f"{kind}_error"], record[f"{kind}_loss"]
-
-
-@dataclass
-class Settings:
-    """Everything that decides how a run goes, once all defaults are known."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    schedule: Any
-    seed: int
-    augmentation: Any
-    workers: int = 0
-    checkpoint_minutes: float | None = 10.0
-    checkpoint_batches: int | None = None
-    progress: bool = True
-    replicas: int = 1
-    hybrid: bool = False
-    precision: str = "fp32"
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready, for the log and the checkpoint."""
-        return {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-            "schedule": self.schedule.describe(),
-            "seed": self.seed,
-            "augment": self.augmentation.as_dict(),
-            "precision": self.precision,
-        }
+__all__ = ["NonFiniteLossError", "Run", "train"]
 
 
 def train(
@@ -218,8 +130,8 @@ def train(
     }
     with ranks.guard():
         with ranks.together():
-            _check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
-            _check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
+            check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
+            check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
             if isinstance(model, str) and model not in models.names():
                 models.build(model)  # raises, naming the models there are
             elif not isinstance(model, (Network, Model, str)):
@@ -228,12 +140,12 @@ def train(
                 )
             places = _devices(devices, replicas, hybrid, ranks)
             name = model if isinstance(model, str) else _network_of(model).name
-            opened = _open_folder(out, resume, name) if ranks.main else None
+            opened = open_folder(out, resume, name) if ranks.main else None
         folder, saved = ranks.broadcast(opened)  # the other hosts may not see rank 0's files
         with ranks.together():
             train_set, validation_set = _data(data, validation, seed, saved)
             network, start = _network(model, train_set, saved)
-            settings = _settings(network, given, augment, saved, train_set)
+            settings = make_settings(network, given, augment, saved, train_set)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
@@ -245,41 +157,6 @@ def train(
 
         trainer = Trainer(network, train_set, validation_set, settings, places, folder, start, saved, ranks)
         return trainer.run()
-
-
-# ---- options -----------------------------------------------------------------------------------------------
-_RULES = {
-    "epochs": "int >= 0",
-    "batch_size": "positive int",
-    "lr": "number >= 0",
-    "momentum": "probability",
-    "weight_decay": "number >= 0",
-    "seed": "int >= 0",
-}
-
-
-def _check_options(given: Mapping[str, Any], precision: Any, resume: Any, progress: Any) -> None:
-    for name, value in given.items():
-        if name in _RULES:
-            check_number(f"train: {name}", value, _RULES[name])
-    if given.get("seed", 0) >= 2**63:
-        raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
-    if "schedule" in given:
-        _optim.schedule(given["schedule"])
-    check_precision("train", precision)
-    if not isinstance(resume, bool) and resume != "auto":
-        raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
-    if not isinstance(progress, bool):
-        raise TypeError(f"train: progress must be True or False, got {progress!r}")
-
-
-def _check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
-    if workers is not None:
-        check_number("train: workers", workers, "int >= 0")
-    if minutes is not None:
-        check_number("train: checkpoint_minutes", minutes, "number >= 0")
-    if batches is not None:
-        check_number("train: checkpoint_batches", batches, "positive int")
 
 
 def _devices(devices: Any, replicas: Any, hybrid: Any, ranks: Ranks) -> list[Device]:
@@ -317,51 +194,6 @@ def _workers(workers: int | None, dataset: Any, ranks: Ranks) -> int:
     if dataset.in_memory:
         return 0
     return min(8, ranks.cores)
-
-
-def _settings(network: Network, given: Mapping[str, Any], augment: Any, saved: Any, dataset: Any) -> Settings:
-    from .data import Augmentation
-
-    old = saved[1]["options"] if saved is not None else {}
-    values = {}
-    for name, default in {**_DEFAULTS, "seed": 0}.items():
-        value = given[name]
-        if value is None:
-            value = old.get(name, network.recipe.get(name, default))
-        elif saved is not None and name in ("batch_size", "seed") and value != old[name]:
-            raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
-        values[name] = value
-    try:
-        # A copy: a schedule's state is this run's, not the caller's.
-        values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
-    except (ValueError, TypeError) as error:
-        if given["schedule"] is not None or saved is None:
-            raise
-        raise ValueError(
-            f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
-        ) from None
-    for name, rule in _RULES.items():  # a recipe's values have not been looked at yet
-        check_number(f"train: {name}", values[name], rule)
-    if augment is None:
-        if saved is not None:
-            augment = old["augment"]
-        else:
-            augment = dict(network.recipe.get("augment", {}))
-            if dataset.dtype != np.uint8:
-                augment.pop("scale", None)  # recipes speak of pixels from 0 to 255
-    if isinstance(augment, Mapping):
-        try:
-            augment = Augmentation(**augment)
-        except TypeError as error:
-            raise TypeError(f"train: augment: {error}") from None
-    if not isinstance(augment, Augmentation):
-        raise TypeError(
-            "train: augment must be a pyconvnet.data.Augmentation, a dict or None, "
-            f"got {type(augment).__name__}"
-        )
-    if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
-        raise ValueError("train: augment must stay as it was in a resumed run")
-    return Settings(augmentation=augment, **values)
 
 
 # ---- network, data, folder ---------------------------------------------------------------------------------
@@ -431,49 +263,3 @@ def _check_fit(
             "train: the schedule watches the validation error, but there are no validation images; "
             "give validation=0.1 (a share of the data), a dataset, or another schedule"
         )
-
-
-def _open_folder(out: Any, resume: bool | str, name: str) -> tuple[Path, Any]:
-    """The run's folder, and (model, state, arrays) of the run to resume or None."""
-    if out is not None and not isinstance(out, (str, Path)):
-        raise TypeError(f"train: out must be a path, got {type(out).__name__}")
-    folder = _default_folder(name, bool(resume)) if out is None else Path(out).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"train: out must be a folder, {folder} is a file")
-    last = folder / LAST
-    if resume and last.is_file():
-        model, state, arrays = checkpoint.read(last)
-        if state is None:
-            raise checkpoint.CheckpointError(f"train: {last} holds a model, but no state of a run to resume")
-        return folder, (model, state, arrays)
-    if resume is True:
-        raise FileNotFoundError(f"train: nothing to resume: {last} does not exist")
-    for present in (LAST, LOG):
-        if (folder / present).exists():
-            raise ValueError(
-                f"train: out={str(folder)!r} already holds a run; "
-                "resume=True goes on with it, or name another folder"
-            )
-    return folder, None
-
-
-def _default_folder(name: str, resume: bool) -> Path:
-    base = Path("runs")
-    numbered = [base / name]
-    if resume:
-        if base.is_dir():
-            numbered += [p for p in base.iterdir() if re.fullmatch(re.escape(name) + r"-\d+", p.name)]
-        held = [p for p in numbered if (p / LAST).is_file()]
-        return max(held, key=lambda p: (p / LAST).stat().st_mtime, default=base / name)
-    number = 1
-    while numbered[0].exists():
-        number += 1
-        numbered[0] = base / f"{name}-{number}"
-    return numbered[0]
-
-
-def make_preprocessing(dataset: Any, augmentation: Any, statistics: Any) -> Preprocessing:
-    """What evaluation must do to an image after training with this augmentation."""
-    shape = tuple(augmentation.output_shape(dataset.image_shape))
-    crop = None if shape[:2] == tuple(dataset.image_shape[:2]) else shape[:2]
-    return Preprocessing(dataset.image_shape, crop, augmentation.mean_of(statistics), augmentation.scale)

@@ -27,7 +27,8 @@ from .network import Network
 from .parallel.ranks import Ranks
 from .plan import Plan
 from .progress import Log, Progress, Signals
-from .train import BEST, LAST, LOG, NonFiniteLossError, Run, Settings, make_preprocessing, score
+from .run import BEST, LAST, LOG, NonFiniteLossError, Run, score
+from .settings import Settings, make_preprocessing
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
 

@@ -1,0 +1,154 @@
+"""The options of a run: defaults, checks, and where each value comes from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import optim as _optim
+from .layers.base import check_number
+from .model import Preprocessing
+from .network import Network
+from .precision import check_precision
+
+DEFAULTS = {
+    "epochs": 10,
+    "batch_size": 128,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "constant",
+}
+
+
+@dataclass
+class Settings:
+    """Everything that decides how a run goes, once all defaults are known."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Any
+    seed: int
+    augmentation: Any
+    workers: int = 0
+    checkpoint_minutes: float | None = 10.0
+    checkpoint_batches: int | None = None
+    progress: bool = True
+    replicas: int = 1
+    hybrid: bool = False
+    precision: str = "fp32"
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready, for the log and the checkpoint."""
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule.describe(),
+            "seed": self.seed,
+            "augment": self.augmentation.as_dict(),
+            "precision": self.precision,
+        }
+
+
+RULES = {
+    "epochs": "int >= 0",
+    "batch_size": "positive int",
+    "lr": "number >= 0",
+    "momentum": "probability",
+    "weight_decay": "number >= 0",
+    "seed": "int >= 0",
+}
+
+
+def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progress: Any) -> None:
+    """Refuse options of a wrong type or out of bounds."""
+    for name, value in given.items():
+        if name in RULES:
+            check_number(f"train: {name}", value, RULES[name])
+    if given.get("seed", 0) >= 2**63:
+        raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
+    if "schedule" in given:
+        _optim.schedule(given["schedule"])
+    check_precision("train", precision)
+    if not isinstance(resume, bool) and resume != "auto":
+        raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
+    if not isinstance(progress, bool):
+        raise TypeError(f"train: progress must be True or False, got {progress!r}")
+
+
+def check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
+    """Refuse impossible numbers of workers and rhythms of checkpoints."""
+    if workers is not None:
+        check_number("train: workers", workers, "int >= 0")
+    if minutes is not None:
+        check_number("train: checkpoint_minutes", minutes, "number >= 0")
+    if batches is not None:
+        check_number("train: checkpoint_batches", batches, "positive int")
+
+
+def make_settings(
+    network: Network, given: Mapping[str, Any], augment: Any, saved: Any, dataset: Any
+) -> Settings:
+    """Choose each value: as given, else the resumed run's, the network's recipe, the default.
+
+    ``saved``: (model, state, arrays) of the run to resume, or None.
+    """
+    from .data import Augmentation
+
+    old = saved[1]["options"] if saved is not None else {}
+    values = {}
+    for name, default in {**DEFAULTS, "seed": 0}.items():
+        value = given[name]
+        if value is None:
+            value = old.get(name, network.recipe.get(name, default))
+        elif saved is not None and name in ("batch_size", "seed") and value != old[name]:
+            raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
+        values[name] = value
+    try:
+        # A copy: a schedule's state is this run's, not the caller's.
+        values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
+    except (ValueError, TypeError) as error:
+        if given["schedule"] is not None or saved is None:
+            raise
+        raise ValueError(
+            f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
+        ) from None
+    for name, rule in RULES.items():  # a recipe's values have not been looked at yet
+        check_number(f"train: {name}", values[name], rule)
+    if augment is None:
+        if saved is not None:
+            augment = old["augment"]
+        else:
+            augment = dict(network.recipe.get("augment", {}))
+            if dataset.dtype != np.uint8:
+                augment.pop("scale", None)  # recipes speak of pixels from 0 to 255
+    if isinstance(augment, Mapping):
+        try:
+            augment = Augmentation(**augment)
+        except TypeError as error:
+            raise TypeError(f"train: augment: {error}") from None
+    if not isinstance(augment, Augmentation):
+        raise TypeError(
+            "train: augment must be a pyconvnet.data.Augmentation, a dict or None, "
+            f"got {type(augment).__name__}"
+        )
+    if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
+        raise ValueError("train: augment must stay as it was in a resumed run")
+    return Settings(augmentation=augment, **values)
+
+
+def make_preprocessing(dataset: Any, augmentation: Any, statistics: Any) -> Preprocessing:
+    """What evaluation must do to an image after training with this augmentation."""
+    shape = tuple(augmentation.output_shape(dataset.image_shape))
+    crop = None if shape[:2] == tuple(dataset.image_shape[:2]) else shape[:2]
+    return Preprocessing(dataset.image_shape, crop, augmentation.mean_of(statistics), augmentation.scale)
