@@ -35,6 +35,9 @@ class Dataset:
     name : str
     classes : list of str
         Class names; a label is an index into it.
+    class_names_given : bool
+        False where `classes` are numbers made up for want of names: labels are then no more than indexes of
+        a model's outputs.
     labels : ndarray, (n,) int32
     image_shape : tuple
         (H, W, C) of every image.
@@ -46,6 +49,7 @@ class Dataset:
 
     name: str = "dataset"
     classes: list[str]
+    class_names_given: bool = True
     labels: np.ndarray
     image_shape: tuple[int, int, int]
     dtype: np.dtype = np.dtype(np.uint8)
@@ -163,6 +167,7 @@ class ArrayDataset(Dataset):
             raise ValueError(f"ArrayDataset: x must not be empty, got shape {x.shape}")
         self.labels = check_labels("ArrayDataset", y, len(x), None if classes is None else len(classes))
         self.classes = class_names("ArrayDataset", classes, self.labels)
+        self.class_names_given = classes is not None
         self.x = np.ascontiguousarray(x)
         self.image_shape = tuple(x.shape[1:])
         self.dtype = x.dtype
@@ -195,6 +200,7 @@ class Subset(Dataset):
         self.indices = idx.astype(np.int64)
         self.labels = dataset.labels[self.indices]
         self.classes = dataset.classes
+        self.class_names_given = dataset.class_names_given
         self.image_shape = dataset.image_shape
         self.dtype = dataset.dtype
         self.in_memory = dataset.in_memory
