@@ -144,9 +144,7 @@ class ImageFiles(Dataset):
             if turn == len(members):
                 break
             candidate = int(members[turn])
-            if self.files[candidate] in self._skipped:
-                continue
-            try:
+            try:  # also what is in `skipped`: Pillow's settings may have changed since
                 return self._load(candidate)
             except (ValueError, OSError) as error:
                 self.note_skipped({self.files[candidate]: str(error)})
