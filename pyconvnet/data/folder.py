@@ -101,6 +101,10 @@ class ImageFolder(Dataset):
         self._skipped: dict[str, str] = {}
 
     @property
+    def reading(self) -> dict[str, Any]:
+        return {**super().reading, "on_error": self.on_error}
+
+    @property
     def skipped(self) -> dict[str, str]:
         return self._skipped
 
