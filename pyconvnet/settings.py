@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class Settings:
     replicas: int = 1
     hybrid: bool = False
     precision: str = "fp32"
+    validation: float | None = None  # the share of the training images that is held out
+    images: Mapping[str, Any] = field(default_factory=dict)  # how files are read
+    note: str = ""  # what the user has to be told
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -57,6 +60,8 @@ class Settings:
             "seed": self.seed,
             "augment": self.augmentation.as_dict(),
             "precision": self.precision,
+            "validation": self.validation,
+            "images": dict(self.images),
         }
 
 
