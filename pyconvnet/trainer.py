@@ -388,7 +388,7 @@ class Trainer:
         text = learning.advice(self.network, self.settings, self.history, self.chance, pixels)
         self.log.write("warning", step=self.step, epoch=self.epoch, message=text)
         self.progress.note(f"warning: {text}")
-        warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=6)
 
     def _save_now_and_then(self, late: bool) -> None:
         batches = self.settings.checkpoint_batches
