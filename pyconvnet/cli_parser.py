@@ -122,7 +122,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
     sub.add_argument(
-        "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
+        "data",
+        nargs="?",
+        help="digits, cifar10, a folder of class folders, a CIFAR-10 folder, .npz, or .csv of path,label",
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
     sub.add_argument(
@@ -133,7 +135,15 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--lr", type=float, help="learning rate")
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
-    sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
+    sub.add_argument(
+        "--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2", "warmup:5,then=plateau"'
+    )
+    sub.add_argument(
+        "--init", help='initial values of all weights: "he", "he_uniform", "glorot", "orthogonal"'
+    )
+    sub.add_argument(
+        "--stop-after", type=int, metavar="N", help="stop after N epochs without gain (0: never)"
+    )
     _add_precision(sub)
     sub.add_argument(
         "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"
@@ -195,6 +205,7 @@ def _add_reading(sub: argparse.ArgumentParser, on_error: str | None = None) -> N
         default=on_error,
         help="unreadable image files (default skip)",
     )
+    sub.add_argument("--max-pixels", type=int, help="image files: largest decoded (default 100000000)")
 
 
 def _add_precision(sub: argparse.ArgumentParser) -> None:

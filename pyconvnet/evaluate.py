@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checkpoint
 from .data import VIEWS, Augmentation, Dataset, Loader
-from .data.dataset import reading_of
+from .data.dataset import channels_first_hint, reading_of
 from .data.matching import check_reading, matched
 from .data.sources import given_options, open_pair
 from .devices import Device
@@ -116,6 +116,7 @@ def evaluate(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     on_error: str | None = None,
+    max_pixels: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Top-1 and top-5 error, loss and confusions of a model on a data set.
@@ -148,6 +149,8 @@ def evaluate(
     on_error : "skip" (the default) or "raise"
         Unreadable files of a folder: replace each by the next of its class, as `data.ImageFolder` does, or
         raise.
+    max_pixels : int, optional
+        Largest image file decoded, as in `train`.
     progress : bool
         Show a progress bar.
 
@@ -164,7 +167,7 @@ def evaluate(
     chosen = view_draws(model, views)
     asked = given_options(size=image_size, channels=channels)
     check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
-    dataset = matching_data(model, data, on_error)
+    dataset = matching_data(model, data, on_error, max_pixels)
     labels = dataset.labels
     size = min(positive("batch_size", batch_size), len(dataset))
     plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
@@ -218,14 +221,17 @@ def as_model(model_or_run: Any) -> Model:
     return model
 
 
-def matching_data(model: Model, data: Any, on_error: str | None = None) -> Dataset:
+def matching_data(
+    model: Model, data: Any, on_error: str | None = None, max_pixels: int | None = None
+) -> Dataset:
     """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs."""
-    shape, asked = model.preprocessing.image_shape, given_options(on_error=on_error)
+    shape, asked = model.preprocessing.image_shape, given_options(on_error=on_error, max_pixels=max_pixels)
     first, second = open_pair(data, None, 0, {**reading_of(shape), **asked})
     dataset = first if second is None else second
     if dataset.image_shape != shape:
         raise ValueError(
             f"images of {dataset.name} must have the model's shape {shape}, got {dataset.image_shape}"
+            f"{channels_first_hint((len(dataset), *dataset.image_shape))}"
         )
     check_reading(dataset.reading, asked, dataset.name)
     outputs = model.network.classes

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from .data import load_image
-from .data.dataset import reading_of
+from .data.dataset import channels_first_hint, reading_of
 from .data.folder import image_files
+from .data.images import ENCODED
 from .data.matching import check_reading
 from .data.sources import given_options
 from .devices import Device
@@ -52,6 +53,7 @@ def predict(
     on_error: str = "raise",
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    max_pixels: int | None = None,
 ) -> list:
     """The most probable classes of images.
 
@@ -81,6 +83,8 @@ def predict(
         Of an image that cannot be read: raise, or warn, naming it, and give None in its place.
     image_size, channels
         What images are prepared to, before the crop: the model's own, or an error.
+    max_pixels : int, optional
+        Largest image file decoded, see `data.load_image`; default 100 million.
 
     Returns
     -------
@@ -97,6 +101,7 @@ def predict(
     single, sources = image_sources(images, model.preprocessing.image_shape)
     how = {"device": device, "precision": precision, "replicas": replicas, "hybrid": hybrid}
     how |= {"on_error": on_error, "image_size": image_size, "channels": channels}
+    how["max_pixels"] = max_pixels
     results = Predictions()
     for source, guess, error in predict_each(model, sources, top, views, batch_size, **how):
         if error is not None:
@@ -116,6 +121,7 @@ def predict_each(
     on_error: str,
     image_size: Any,
     channels: Any,
+    max_pixels: Any,
     **how: Any,
 ) -> Iterator[tuple[Any, Guess, Exception | None]]:
     """(source, guess, None), or (source, None, what is wrong with it), one by one; see :func:`predict`.
@@ -136,7 +142,7 @@ def predict_each(
     with model.kept_plan(batch_size=size, **how) as plan:
         for start in range(0, len(sources), size):
             some = sources[start : start + size]
-            read = [_read(source, shape, on_error) for source in some]
+            read = [_read(source, shape, on_error, max_pixels) for source in some]
             good = [pixels for pixels in read if not isinstance(pixels, Exception)]
             rows = iter(np.exp(log_probabilities(plan, _stack(good), draws)) if good else ())
             for source, pixels in zip(some, read, strict=True):
@@ -149,16 +155,19 @@ def image_sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool,
     if isinstance(images, (str, os.PathLike)):
         files = _files(images)
         return files is None, [images] if files is None else files
-    if isinstance(images, (Image.Image, bytes)):
+    if isinstance(images, (Image.Image, *ENCODED)):
         return True, [images]
     if isinstance(images, np.ndarray):
         if images.ndim in (2, 3) and not (
             images.ndim == 3 and images.shape[1:] == image_shape[:2] and image_shape[2] == 1
         ):
             return True, [images]
-        if images.ndim not in (3, 4):
+        batch = images.ndim == 4 and images.shape[1:] != image_shape
+        hint = channels_first_hint(images.shape) if batch else ""
+        if images.ndim not in (3, 4) or hint:
             raise ValueError(
                 f"predict: an array must have shape (H, W), (H, W, C) or (n, H, W, C), got {images.shape}"
+                f"{hint}"
             )
         images = list(images)
     if not isinstance(images, Sequence) and not isinstance(images, Iterator):
@@ -183,7 +192,9 @@ def _files(path: Any) -> list[str] | None:
     return files
 
 
-def _read(image: Any, image_shape: tuple[int, int, int], on_error: str) -> np.ndarray | Exception:
+def _read(
+    image: Any, image_shape: tuple[int, int, int], on_error: str, max_pixels: int | None
+) -> np.ndarray | Exception:
     """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
@@ -195,21 +206,24 @@ def _read(image: Any, image_shape: tuple[int, int, int], on_error: str) -> np.nd
         if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
             raise ValueError(
                 f"predict: an array must be uint8 (H, W, C), or float of the model's shape {image_shape}, "
-                f"got {image.dtype} {image.shape}"
+                f"got {image.dtype} {image.shape}{channels_first_hint(image.shape)}"
             )
         if array.shape == image_shape:
             return array
         if array.shape[2] not in (1, 3):
-            raise ValueError(f"predict: an array must have 1 or 3 channels, got shape {image.shape}")
+            raise ValueError(
+                f"predict: an array must have 1 or 3 channels, got shape {image.shape}"
+                f"{channels_first_hint(image.shape)}"
+            )
         image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
-    if not isinstance(image, (str, os.PathLike, Image.Image, bytes)):
+    if not isinstance(image, (str, os.PathLike, Image.Image, *ENCODED)):
         raise TypeError(f"predict: images must be paths, PIL images or arrays, got {type(image).__name__}")
     if channels not in (1, 3):
         raise ValueError(
             f"predict: the model takes images of {channels} channels: give arrays of shape {image_shape}"
         )
     try:
-        return load_image(image, (height, width), channels)
+        return load_image(image, (height, width), channels, max_pixels=max_pixels)
     except (ValueError, OSError) as error:
         if on_error == "raise":
             raise
