@@ -311,6 +311,7 @@ def _displayable(image: np.ndarray) -> np.ndarray:
 
 
 def _short(name: str, length: int) -> str:
+    name = name.encode("utf-8", "replace").decode()  # names of folders need not be UTF-8; text must
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
