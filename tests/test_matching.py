@@ -201,10 +201,9 @@ def test_every_pair_is_checked_before_the_first_step(tmp_path, train, validation
     if validation in PREPARED:
         assert data.open_dataset(pair[0], validation=other, **how)[1].image_shape == (5, 5, 3)
         return
+    size = {"image_size": 5} if how else {}
     with pytest.raises(ValueError, match=r"shape \(5, 5, 3\), got \(4, 4, 3\)"):
-        pcn.train(
-            tiny(2, (5, 5, 3)), pair[0], validation=other, out=tmp_path / "run", image_size=how.get("size")
-        )
+        pcn.train(tiny(2, (5, 5, 3)), pair[0], validation=other, out=tmp_path / "run", **size)
     assert not (tmp_path / "run").exists()
 
 
