@@ -243,7 +243,7 @@ def test_every_mode_becomes_rgb(mode, form):
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     elif mode == "F":
-        picture = Image.fromarray(np.asarray(grey).astype(np.float32))
+        picture = Image.fromarray(np.asarray(grey).astype(np.float32) / 255)
     elif mode == "P":
         picture = grey.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     else:
