@@ -57,7 +57,7 @@ def training(args: argparse.Namespace) -> tuple[Any, str]:
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """How images are read from files."""
-    return {"image_size": args.image_size, "channels": args.channels, "on_error": args.on_error}
+    return {name: getattr(args, name) for name in ("image_size", "channels", "on_error", "max_pixels")}
 
 
 def placing(args: argparse.Namespace) -> dict[str, Any]:

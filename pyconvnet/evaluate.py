@@ -116,6 +116,7 @@ def evaluate(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     on_error: str | None = None,
+    max_pixels: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Top-1 and top-5 error, loss and confusions of a model on a data set.
@@ -148,6 +149,8 @@ def evaluate(
     on_error : "skip" (the default) or "raise"
         Unreadable files of a folder: replace each by the next of its class, as `data.ImageFolder` does, or
         raise.
+    max_pixels : int, optional
+        Files with more pixels count as unreadable, see `data.load_image`.
     progress : bool
         Show a progress bar.
 
@@ -164,7 +167,7 @@ def evaluate(
     chosen = view_draws(model, views)
     asked = given_options(size=image_size, channels=channels)
     check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
-    dataset = matching_data(model, data, on_error)
+    dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
     labels = dataset.labels
     size = min(positive("batch_size", batch_size), len(dataset))
     plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
@@ -218,9 +221,11 @@ def as_model(model_or_run: Any) -> Model:
     return model
 
 
-def matching_data(model: Model, data: Any, on_error: str | None = None) -> Dataset:
-    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs."""
-    shape, asked = model.preprocessing.image_shape, given_options(on_error=on_error)
+def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
+    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
+    `options`: on_error and max_pixels of files.
+    """
+    shape, asked = model.preprocessing.image_shape, given_options(**options)
     first, second = open_pair(data, None, 0, {**reading_of(shape), **asked})
     dataset = first if second is None else second
     if dataset.image_shape != shape:

@@ -14,6 +14,7 @@ from PIL import Image
 from .data import load_image
 from .data.dataset import reading_of
 from .data.folder import image_files
+from .data.images import check_max_pixels
 from .data.matching import check_reading
 from .data.sources import given_options
 from .devices import Device
@@ -52,6 +53,7 @@ def predict(
     on_error: str = "raise",
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    max_pixels: int | None = None,
 ) -> list:
     """The most probable classes of images.
 
@@ -81,6 +83,8 @@ def predict(
         Of an image that cannot be read: raise, or warn, naming it, and give None in its place.
     image_size, channels
         What images are prepared to, before the crop: the model's own, or an error.
+    max_pixels : int, optional
+        Images with more pixels cannot be read, see `data.load_image`.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def predict(
     model = as_model(model_or_run)
     single, sources = image_sources(images, model.preprocessing.image_shape)
     how = {"device": device, "precision": precision, "replicas": replicas, "hybrid": hybrid}
-    how |= {"on_error": on_error, "image_size": image_size, "channels": channels}
+    how |= {"on_error": on_error, "image_size": image_size, "channels": channels, "max_pixels": max_pixels}
     results = Predictions()
     for source, guess, error in predict_each(model, sources, top, views, batch_size, **how):
         if error is not None:
@@ -116,6 +120,7 @@ def predict_each(
     on_error: str,
     image_size: Any,
     channels: Any,
+    max_pixels: Any,
     **how: Any,
 ) -> Iterator[tuple[Any, Guess, Exception | None]]:
     """(source, guess, None), or (source, None, what is wrong with it), one by one; see :func:`predict`.
@@ -130,13 +135,14 @@ def predict_each(
     size = min(positive("batch_size", batch_size), len(sources))
     if on_error not in ("skip", "raise"):
         raise ValueError(f'predict: on_error must be "skip" or "raise", got {on_error!r}')
+    max_pixels = check_max_pixels("predict", max_pixels)
     shape = model.preprocessing.image_shape
     check_reading(reading_of(shape), given_options(size=image_size, channels=channels), "the model")
     draws = view_draws(model, views)
     with model.kept_plan(batch_size=size, **how) as plan:
         for start in range(0, len(sources), size):
             some = sources[start : start + size]
-            read = [_read(source, shape, on_error) for source in some]
+            read = [_read(source, shape, on_error, max_pixels) for source in some]
             good = [pixels for pixels in read if not isinstance(pixels, Exception)]
             rows = iter(np.exp(log_probabilities(plan, _stack(good), draws)) if good else ())
             for source, pixels in zip(some, read, strict=True):
@@ -177,13 +183,16 @@ def _files(path: Any) -> list[str] | None:
     folder = Path(path)
     if not folder.is_dir():
         return None
-    files = sorted(name for name, _, _ in image_files(folder))
+    closed: dict[str, str] = {}  # subfolders that cannot be read: unreadable like files
+    files = sorted([name for name, _, _ in image_files(folder, unreadable=closed)] + list(closed))
     if not files:
         raise ValueError(f"predict: {path} holds no images")
     return files
 
 
-def _read(image: Any, image_shape: tuple[int, int, int], on_error: str) -> np.ndarray | Exception:
+def _read(
+    image: Any, image_shape: tuple[int, int, int], on_error: str, max_pixels: int
+) -> np.ndarray | Exception:
     """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
@@ -209,7 +218,7 @@ def _read(image: Any, image_shape: tuple[int, int, int], on_error: str) -> np.nd
             f"predict: the model takes images of {channels} channels: give arrays of shape {image_shape}"
         )
     try:
-        return load_image(image, (height, width), channels)
+        return load_image(image, (height, width), channels, max_pixels=max_pixels)
     except (ValueError, OSError) as error:
         if on_error == "raise":
             raise

@@ -16,6 +16,7 @@ from .data.matching import check_reading, output_numbers, renumbered
 from .data.sources import given_options, open_pair
 from .devices import Device, get_device
 from .layers.base import check_number
+from .layers.initialisers import initialiser
 from .model import Model, check_parameters
 from .network import Network
 from .parallel.ranks import Ranks, current
@@ -44,6 +45,8 @@ def train(
     out: str | Path | None = None,
     resume: bool | str = False,
     augment: Any = None,
+    init: Any = None,
+    stop_after: int | None = None,
     progress: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
@@ -53,6 +56,7 @@ def train(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     on_error: str | None = None,
+    max_pixels: int | None = None,
 ) -> Run:
     """Train a network.
 
@@ -84,7 +88,8 @@ def train(
         0.01, 0.9, 0.0005.
     schedule : optional
         "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
-        error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
+        error stops falling), "warmup:5" (begin with a small rate; "warmup:5,then=plateau"), a function of the
+        epoch; see :func:`pyconvnet.optim.schedule`.
     precision : "fp32", "tf32", "fp32x3" or "bf16"
         Arithmetic of the products in convolutions and fully connected layers, on GPUs with tensor cores: see
         :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in the first three; in "bf16"
@@ -105,6 +110,12 @@ def train(
         where there is none.
     augment : pyconvnet.data.Augmentation or dict, optional
         Default: the recipe's, else subtract the mean image.
+    init : str or Initialiser, optional
+        Initial values of all weights, with biases at zero: "he", "he_uniform", "glorot", "orthogonal", ...;
+        see :class:`pyconvnet.Network` and :func:`pyconvnet.layers.initialiser`. Default: the network's own.
+    stop_after : int, optional
+        End the run after so many epochs in a row without a lower validation error (or an equal one with a
+        lower loss: what makes ``best.safetensors`` anew); 0, the default, never does.
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
@@ -118,9 +129,10 @@ def train(
     hybrid : bool
         With replicas: replicate the convolutional layers only, and split the fully connected ones over all
         devices.
-    image_size, channels, on_error : optional
-        Of images read from files, see :class:`pyconvnet.data.ImageFolder`; defaults 256, 3, "skip". Of other
-        images, whose size is their own, nothing else can be asked. A resumed run keeps them.
+    image_size, channels, on_error, max_pixels : optional
+        Of images read from files, see :class:`pyconvnet.data.ImageFolder`; defaults 256, 3, "skip", 100
+        million. Of other images, whose size is their own, nothing else can be asked. A resumed run keeps
+        them.
 
     Returns
     -------
@@ -144,6 +156,8 @@ def train(
         "weight_decay": weight_decay,
         "schedule": schedule,
         "seed": seed,
+        "init": init,
+        "stop_after": stop_after,
     }
     with ranks.guard():
         with ranks.together():
@@ -160,10 +174,13 @@ def train(
             opened = open_folder(out, resume, name) if ranks.main else None
         folder, saved = ranks.broadcast(opened)  # the other hosts may not see rank 0's files
         with ranks.together():
-            asked = given_options(size=image_size, channels=channels, on_error=on_error)
+            asked = given_options(
+                size=image_size, channels=channels, on_error=on_error, max_pixels=max_pixels
+            )
             train_set, validation_set, share = _data(data, validation, seed, saved, asked)
             network, start = _network(model, train_set, saved)
             train_set, validation_set = _outputs_of(model, saved, train_set, validation_set)
+            network = _with_init(network, init, model, saved)
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
@@ -172,6 +189,7 @@ def train(
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
+            settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
         if saved is None:
             start = ranks.broadcast(start)
@@ -295,10 +313,30 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
     return network, None
 
 
+def _with_init(network: Network, init: Any, model: Any, saved: Any) -> Network:
+    """The network with the initial values asked for, which a network with parameters no longer has."""
+    rule = network.init if init is None else initialiser(init, "train: init")
+    if saved is not None:
+        before = saved[0].network.init
+        if rule is None:
+            rule = before
+        elif rule != before:
+            own = "that of the network's own layers"
+            raise ValueError(f"train: init must stay {before or own} in a resumed run, got {rule}")
+    elif init is not None and isinstance(model, Model):
+        raise ValueError(
+            f"train: init must be None for a loaded model, which starts from its own parameters, got {init!r}"
+        )
+    return network if rule == network.init else network.with_init(rule)
+
+
 def _graph(network: Network) -> dict[str, Any]:
-    """What must not change when a run goes on: all but the recipe, the layers' rates and devices."""
+    """What must not change when a run goes on: all but the recipe, the layers' rates and devices (and initial
+    values, of which :func:`_with_init` speaks).
+    """
     graph = network.to_dict()
     del graph["recipe"]
+    graph.pop("init", None)
     for layer in graph["layers"]:
         for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen", "device"):
             layer.pop(option, None)
@@ -333,4 +371,9 @@ def _check_fit(
         raise ValueError(
             "train: the schedule watches the validation error, but there are no validation images; "
             "give validation=0.1 (a share of the data), a dataset, or another schedule"
+        )
+    if settings.stop_after and validation_set is None:
+        raise ValueError(
+            f"train: stop_after={settings.stop_after} watches the validation error, but there are no "
+            "validation images; give validation=0.1 (a share of the data) or a dataset"
         )

@@ -236,19 +236,19 @@ def test_validation_classes_are_the_training_classes_by_name(tmp_path):
 def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys):
     root = png_folder(tmp_path / "t", ANTS, 9, count=4)
     how = {"net": tiny(2, (5, 6, 1)), "data": str(root), "validation": False, "batch_size": 2, "workers": 0}
-    run = go(tmp_path / "a", **how, epochs=1, image_size=(5, 6), channels=1, on_error="raise")
+    run = go(tmp_path / "a", **how, epochs=1, image_size=(5, 6), channels=1, on_error="raise", max_pixels=81)
     assert run.model.preprocessing.image_shape == (5, 6, 1)
-    asked = {"size": [5, 6], "channels": 1, "on_error": "raise"}
+    asked = {"size": [5, 6], "channels": 1, "on_error": "raise", "max_pixels": 81}
     assert events(run.out, "start")[0]["options"]["images"].items() >= asked.items()
     run = go(tmp_path / "a", **how, epochs=2, resume=True)
     assert len(run.history) == 2
     assert events(run.out, "start")[1]["options"]["images"].items() >= asked.items()
+    with pytest.raises(ValueError, match="not the training images"):
+        go(tmp_path / "a", **how, epochs=2, resume=True, max_pixels=80)
     with pytest.raises(ValueError, match=r"\(5, 6, 3\)"):
         go(tmp_path / "a", **how, epochs=2, resume=True, channels=3)
     typed = f"train digits {root} --option input_shape=5x6x1 --image-size 5x6 --channels 1 --on-error raise "
-    typed += (
-        f"--batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 --out {tmp_path / 'b'}"
-    )
+    typed += f"--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 --out {tmp_path / 'b'}"
     assert main(typed.split()) == 0
     assert pcn.load(tmp_path / "b").preprocessing.image_shape == (5, 6, 1)
     assert main([*typed.split(), "--resume"]) == 0
@@ -256,6 +256,8 @@ def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys
     evaluate = ["evaluate", str(tmp_path / "b"), str(root), "--json"]
     assert main([*evaluate, "--image-size", "5x6", "--channels", "1", "--on-error", "raise"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 8
+    assert main([*evaluate, "--max-pixels", "80", "--on-error", "raise"]) == 2
+    assert "max_pixels" in capsys.readouterr().err
     assert main([*evaluate, "--image-size", "32"]) == 2
     assert "image_size must be (5, 6) as for the model, got (32, 32)" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "b"), str(root), "--channels", "3"]) == 2
@@ -272,6 +274,10 @@ REFUSED = {
     "on_error of arrays": (
         lambda m: pcn.evaluate(m, ARRAYS, on_error="skip"),
         "on_error is for images .* files",
+    ),
+    "max_pixels of arrays": (
+        lambda m: pcn.evaluate(m, ARRAYS, max_pixels=9),
+        "max_pixels is for images .* files",
     ),
     "predict, another size": (
         lambda m: pcn.predict(m, ARRAYS[0], image_size=9),

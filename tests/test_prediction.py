@@ -85,6 +85,11 @@ def test_unreadable_images_are_skipped_where_asked(folder):
         assert pcn.predict(model, folder / "b" / "0.jpg", on_error="skip") is None
     with pytest.raises(ValueError, match=r"1\.jpg"):
         pcn.predict(model, folder)
+    with pytest.warns(RuntimeWarning, match="top.png.*max_pixels"):
+        guesses = pcn.predict(
+            model, [folder / "a" / "0.jpg", folder / "top.png"], on_error="skip", max_pixels=108
+        )
+    assert [guess is None for guess in guesses] == [False, True]
     with pytest.raises(ValueError, match="must be uint8"):  # no question of reading
         pcn.predict(model, [np.zeros((3, 3, 3), int)], on_error="skip")
 

@@ -27,6 +27,7 @@ def open_dataset(
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     on_error: str | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Open training images, and validation images where there are any.
 
@@ -48,9 +49,9 @@ def open_dataset(
         says. Labels become those of the training images' classes.
     seed : int
         Of the split.
-    size, channels, on_error
-        Of images read from files, see `ImageFolder`; default 256, 3, "skip". Of other images, whose size is
-        their own, nothing else can be asked.
+    size, channels, on_error, max_pixels
+        Of images read from files, see `ImageFolder`; default 256, 3, "skip", 100 million. Of other images,
+        whose size is their own, nothing else can be asked.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def open_dataset(
     FileNotFoundError, ValueError, TypeError
         What is missing or wrong, by name; validation images of another shape or other classes.
     """
-    reading = given_options(size=size, channels=channels, on_error=on_error)
+    reading = given_options(size=size, channels=channels, on_error=on_error, max_pixels=max_pixels)
     train, chosen = open_pair(spec, validation, seed, reading)
     check_reading(train.reading, reading, train.name)
     return train, chosen
