@@ -184,13 +184,15 @@ def train(
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
-                train_set, validation_set = _hold_out(train_set, settings, ranks.main and not progress)
+                train_set, validation_set = _hold_out(train_set, settings)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
+            if settings.note and ranks.main and not progress:
+                warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=2)
         if saved is None:
             start = ranks.broadcast(start)
         from .trainer import Trainer
@@ -254,7 +256,7 @@ def _outputs_of(
     return tuple(s and renumbered(s, numbers, names, start.class_names_given) for s in pair)
 
 
-def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Dataset, Dataset | None]:
+def _hold_out(train_set: Dataset, settings: Settings) -> tuple[Dataset, Dataset | None]:
     """A tenth of the images to validate on, where the network's own schedule cannot do without."""
     if not settings.schedule.needs_validation:
         return train_set, None
@@ -271,8 +273,6 @@ def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Datas
         f"{len(held_out)} of {len(train_set) + len(held_out)} training images are held out "
         f"(validation={_HELD_OUT}); validation= or schedule= chooses otherwise"
     )
-    if warn:
-        warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=3)
     return train_set, held_out
 
 

@@ -10,7 +10,7 @@ from test_checkpoint import rewrite
 from test_evaluate import IMAGE, TEN, linear_model, probabilities
 
 import pyconvnet as pcn
-from pyconvnet import data
+from pyconvnet import data, plots
 from pyconvnet.cli import main
 from pyconvnet.trainer import Trainer
 
@@ -108,6 +108,14 @@ def test_a_checkpoint_says_whether_names_were_made_up(tmp_path, names, given):
     assert pcn.load(tmp_path / "m.safetensors").class_names_given is given
     with pytest.raises(TypeError, match="class_names_given must be True or False, got 'no'"):
         pcn.Model(model.network, model.parameters, model.preprocessing, names, {}, "no")
+
+
+def test_plots_number_the_classes_alike(numbered, tmp_path):
+    model = linear_model(classes=12, names=numbered.classes)
+    pixels, _ = arrays(numbered)
+    right = probabilities(model, pixels, TEN[:1]).argmax(axis=1)
+    with pytest.raises(ValueError, match="makes no error"):
+        plots.predictions(model, (pixels, right), tmp_path / "p.png", only_errors=True)
 
 
 # ---- class names: training goes on from a model ------------------------------------------------------------
@@ -248,7 +256,8 @@ def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys
     with pytest.raises(ValueError, match=r"\(5, 6, 3\)"):
         go(tmp_path / "a", **how, epochs=2, resume=True, channels=3)
     typed = f"train digits {root} --option input_shape=5x6x1 --image-size 5x6 --channels 1 --on-error raise "
-    typed += f"--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 --out {tmp_path / 'b'}"
+    typed += "--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 "
+    typed += f"--out {tmp_path / 'b'}"
     assert main(typed.split()) == 0
     assert pcn.load(tmp_path / "b").preprocessing.image_shape == (5, 6, 1)
     assert main([*typed.split(), "--resume"]) == 0
