@@ -76,7 +76,8 @@ def train(
         their names and the labels follow them; else its outputs get the data's names.
     data : Dataset, str, path or (x, y)
         Training images: a :class:`pyconvnet.data.Dataset`, ``"digits"``, a folder of class folders or of
-        CIFAR-10, or arrays (n, H, W, C) and (n,).
+        CIFAR-10, arrays (n, H, W, C) and (n,), or a list of (image file, label); see
+        :func:`pyconvnet.data.open_dataset`.
     validation : same as data, or float, optional
         Validation images, or the share of the training images to hold out; False: none. Files are read as the
         training images are. Default: what the data bring along, if any; else, where the network's own recipe
@@ -130,7 +131,7 @@ def train(
         With replicas: replicate the convolutional layers only, and split the fully connected ones over all
         devices.
     image_size, channels, on_error, max_pixels : optional
-        Of images read from files, see :class:`pyconvnet.data.ImageFolder`; defaults 256, 3, "skip", 100
+        Of images read from files, see :class:`pyconvnet.data.ImageFiles`; defaults 256, 3, "skip", 100
         million. Of other images, whose size is their own, nothing else can be asked. A resumed run keeps
         them.
 
