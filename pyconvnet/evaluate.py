@@ -20,6 +20,7 @@ from .data import VIEWS, Augmentation, Dataset, Loader, load_image, open_dataset
 from .data.images import fit
 from .devices import Device
 from .model import Model
+from .ops._arrays import unmasked
 from .plan import Plan
 
 
@@ -350,6 +351,7 @@ def _sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool, list
 def _prepare(image: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
+        image = np.asarray(unmasked("predict", "images", image))
         array = image[..., None] if image.ndim == 2 else image
         if array.shape == image_shape and array.dtype.kind == "f":
             if not np.isfinite(array).all():
