@@ -20,7 +20,6 @@ from .data import VIEWS, Augmentation, Dataset, Loader, load_image, open_dataset
 from .data.images import fit
 from .devices import Device
 from .model import Model
-from .ops._arrays import unmasked
 from .plan import Plan
 
 
@@ -174,7 +173,7 @@ def evaluate(
         loss=loss / count,
         views=len(chosen),
         classes=[model.class_name(i) for i in range(model.network.classes)],
-        labels=labels,
+        labels=labels.astype(np.int32),
         predictions=predictions,
         seconds=time.perf_counter() - begin,
         skipped=dict(dataset.skipped),
@@ -351,7 +350,6 @@ def _sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool, list
 def _prepare(image: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
-        image = np.asarray(unmasked("predict", "images", image))
         array = image[..., None] if image.ndim == 2 else image
         if array.shape == image_shape and array.dtype.kind == "f":
             if not np.isfinite(array).all():

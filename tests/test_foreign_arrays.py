@@ -12,7 +12,7 @@ from networks import batch, plain
 
 import pyconvnet as pcn
 from pyconvnet import ops
-from pyconvnet.data.dataset import ArrayDataset
+from pyconvnet.data.dataset import ArrayDataset, Dataset
 from pyconvnet.model import Preprocessing
 from pyconvnet.plan import Plan
 
@@ -172,7 +172,6 @@ def test_masked_arrays_are_refused_at_every_door():
     plan = Plan(network, ["cpu"], 4)
     values = plan.get_parameters()
     key = next(iter(values))
-    model = pcn.Model(network, values, Preprocessing(network.input_shape, network.input_shape))
     for call in (
         lambda: ArrayDataset(hide["images"], labels),
         lambda: ArrayDataset(images, hide["labels"]),
@@ -180,8 +179,6 @@ def test_masked_arrays_are_refused_at_every_door():
         lambda: plan.feed(images, hide["labels"]),
         lambda: plan.set_parameters(values | {key: np.ma.MaskedArray(values[key])}),
         lambda: plan.set_momenta(values | {key: np.ma.MaskedArray(values[key])}),
-        lambda: pcn.predict(model, hide["images"], device="cpu"),
-        lambda: pcn.predict(model, hide["images"][0], device="cpu"),
     ):
         with pytest.raises(TypeError, match="must be an array without a mask, got MaskedArray"):
             call()
@@ -200,6 +197,37 @@ def test_labels_of_every_integer_dtype_are_the_same_labels():
         plan.forward(4)
         losses.add(plan.loss())
     assert len(losses) == 1
+
+
+class Labelled(Dataset):
+    """A user's own, with labels of a dtype of its own."""
+
+    in_memory, dtype, image_shape, classes = True, np.dtype(np.float32), (8, 8, 3), list("abcd")
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.images, self.labels = images, labels
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        return self.images[indices]
+
+    def _identity(self) -> list[bytes]:
+        return [b"images of a test"]
+
+
+def test_a_users_own_labels_are_counted():
+    """NumPy counts no uint64."""
+    network = plain()
+    images, labels = batch(network, 40, seed=0)
+    parameters = Plan(network, ["cpu"], 4).get_parameters()
+    model = pcn.Model(network, parameters, Preprocessing(network.input_shape), Labelled.classes)
+    results = [
+        pcn.evaluate(model, Labelled(images, labels.astype(dtype)), views=1, device="cpu")
+        for dtype in ("i4", "i8", "u8", "u1")
+    ]
+    for result in results:
+        assert result.labels.dtype == np.int32
+        assert result.class_errors.tolist() == results[0].class_errors.tolist()
+        assert result.confusion.sum() == 40
 
 
 @pytest.mark.parametrize(
