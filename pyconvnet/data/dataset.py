@@ -110,6 +110,11 @@ class Dataset:
         return value
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `ImageFolder` under which the images of other files are prepared as these are."""
+        return reading_of(self.image_shape)
+
+    @property
     def skipped(self) -> dict[str, str]:
         """Files found unreadable so far: path -> reason. Empty for datasets without files."""
         return {}
@@ -213,6 +218,10 @@ class Subset(Dataset):
         self.name = dataset.name if name is None else name
 
     @property
+    def reading(self) -> dict[str, Any]:
+        return self.dataset.reading
+
+    @property
     def skipped(self) -> dict[str, str]:
         return self.dataset.skipped
 
@@ -262,6 +271,12 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subse
         Subset(dataset, np.flatnonzero(~chosen), name=f"{dataset.name} (train)"),
         Subset(dataset, np.flatnonzero(chosen), name=f"{dataset.name} (validation)"),
     )
+
+
+def reading_of(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Options of `ImageFolder` under which files come out as images of `image_shape`."""
+    height, width, channels = image_shape
+    return {"size": (height, width), **({"channels": channels} if channels in (1, 3) else {})}
 
 
 def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
