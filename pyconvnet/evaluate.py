@@ -196,7 +196,7 @@ def evaluate(
         loss=loss / count,
         views=len(chosen),
         classes=[model.class_name(i) for i in range(model.network.classes)],
-        labels=labels,
+        labels=labels.astype(np.int32),
         predictions=predictions,
         seconds=time.perf_counter() - begin,
         skipped=dict(dataset.skipped),

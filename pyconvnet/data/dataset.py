@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._arrays import unmasked
 from ..reference import philox
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
@@ -297,7 +298,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:
     """Labels as (count,) int32 in [0, classes); `classes` None allows any non-negative label."""
-    labels = np.asarray(labels)
+    labels = np.asarray(unmasked(where, "labels", labels))
     if labels.size and labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     if labels.shape != (count,):
@@ -337,6 +338,7 @@ def channels_first_hint(shape: Sequence[int]) -> str:
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    unmasked("ArrayDataset", name, value)
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, arrays that live on a device
