@@ -178,6 +178,15 @@ def npz(path, classes=None, size=6):
     return path
 
 
+def listed(root, size, write):
+    """The same images by a list of files with labels."""
+    files = sorted(png_folder(root, ANTS, size).rglob("*.png"))
+    if not write:
+        return [(str(file), ANTS.index(file.parent.name)) for file in files]
+    (root / "list.csv").write_text("".join(f"{file},{file.parent.name}\n" for file in files))
+    return root / "list.csv"
+
+
 ANTS = ["ant", "bee"]
 SPECS = {  # how two classes of images of a size come: name -> function of (folder, size)
     "dataset": lambda t, size: pcn.ImageFolder(png_folder(t / "d", ANTS, 9), size),
@@ -187,12 +196,14 @@ SPECS = {  # how two classes of images of a size come: name -> function of (fold
     "path with val": lambda t, size: (
         png_folder(t / "v" / "val", ANTS) and png_folder(t / "v" / "train", ANTS).parent
     ),
+    "list of files": lambda t, size: listed(t / "l", size, False),
+    "CSV": lambda t, size: listed(t / "c", size, True),
     "arrays": lambda t, size: (X[:, :size, :size], Y),
     "named arrays": lambda t, size: data.ArrayDataset(X[:, :size, :size], Y, ANTS),
     "npz": lambda t, size: npz(t / "a.npz", ANTS, size),
     "bare npz": lambda t, size: npz(t / "b.npz", None, size),
 }
-PREPARED = ("path", "path with val")  # to the size of the training images
+PREPARED = ("path", "path with val", "list of files", "CSV")  # to the size of the training images
 
 
 @pytest.mark.parametrize("validation", SPECS)
