@@ -262,6 +262,14 @@ def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys
     run = go(tmp_path / "a", **how, epochs=2, resume=True)
     assert len(run.history) == 2
     assert events(run.out, "start")[1]["options"]["images"].items() >= asked.items()
+
+    # A state of before this was recorded: the model's own size and channels.
+    def older(tensors, header):
+        for option in ("images", "validation"):
+            del header["state"]["options"][option]
+
+    rewrite(tmp_path / "a" / "last.safetensors", older, mend=True)
+    assert len(go(tmp_path / "a", **how, epochs=3, resume=True, max_pixels=81).history) == 3
     with pytest.raises(ValueError, match="not the training images"):
         go(tmp_path / "a", **how, epochs=2, resume=True, max_pixels=80)
     with pytest.raises(ValueError, match=r"\(5, 6, 3\)"):

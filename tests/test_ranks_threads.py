@@ -395,8 +395,7 @@ def test_a_model_to_go_on_from_is_rank_0s(tmp_path, train):
 
     def each(ranks):
         model = pcn.load(first.out)
-        for value in model.parameters.values():
-            value += ranks.rank
+        model.parameters = {name: value + ranks.rank for name, value in model.parameters.items()}
         return {"model": model}
 
     wanted = pcn.load(first.out).parameters
