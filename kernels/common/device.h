@@ -15,6 +15,7 @@
 // Kernel files put their kernels, shared structs and helpers in an anonymous namespace: two files may then
 // use one name.
 #pragma once
+#include "common/image.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -64,10 +65,14 @@ template <class... P, class... A>
 cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
                    cudaStream_t stream, A&&... args) {
   cudaError_t error = cudaSuccess;
-  if (dynamic_bytes > 48 * 1024) {
-    error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_bytes));
+  if (dynamic_bytes > 0) {  // static shared memory alone needs no asking
+    const KernelImage image = image_of(reinterpret_cast<const void*>(kernel));
+    error = image.status;
+    if (error == cudaSuccess && asks_for_shared(image.static_bytes, dynamic_bytes)) {
+      error =
+          cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_bytes));
+    }
   }
   if (error == cudaSuccess) {
     cudaLaunchConfig_t config = {};

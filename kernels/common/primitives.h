@@ -2,7 +2,8 @@
 //
 // Kernels contain no asm: they call these, which are PTX under nvcc and kernels/emulation under g++.
 //
-//   kTensorCores          whether there are any: false on sm_75, where kernels for them have empty bodies
+//   kTensorCores          whether there are any: false in code for sm_75, where kernels for them have empty
+//   bodies and their rows must not be chosen (common/image.h)
 //   cp_async_4/8/16(shared, global, predicate)    copies, or writes zeros where the predicate is false
 //   cp_async_commit(), cp_async_wait<N>()         all but the N newest groups of this thread have landed
 //   ldmatrix_x1/x2/x4[_trans](r, row)             8x8 matrices of 16-bit elements; lane l gives row l % 8 of
@@ -18,6 +19,11 @@
 // the mma functions trap, as their instructions do not exist.
 #pragma once
 #include "common/device.h"
+
+namespace pcn {
+// What has tensor cores and asynchronous copies, as image_at_least() counts.
+constexpr int kTensorCoresSince = 80;
+}  // namespace pcn
 
 #ifdef __CUDACC__
 #include "common/primitives_device.h"
