@@ -115,6 +115,15 @@ def test_code_that_differs_by_architecture_says_what_it_needs(path):
     assert [80 if name == "kTensorCoresSince" else int(name) for name in asked] == [wanted] * bool(wanted)
 
 
+def test_a_body_that_is_left_out_traps():
+    found = 0
+    for path in [*KERNELS.glob("*/**/*.cu"), *KERNELS.glob("*/**/*.h")]:
+        branches = len(re.findall(r"constexpr \(kTensorCores\)", code(path)))
+        assert len(re.findall(r"\belse \{\s*trap\(\);\s*\}", code(path))) == branches, path.name
+        found += branches
+    assert found >= 3
+
+
 @pytest.fixture
 def image():
     """Sets what the emulated kernels are said to be compiled for."""

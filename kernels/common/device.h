@@ -7,6 +7,7 @@
 //   pcn::launch("stem", kernel<...>, grid, block, dynamic_bytes, stream, args...) -> cudaError_t
 //   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB,
 //   no constructor) pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
+//   pcn::trap()                       ends the launch with an error: code that must not be reached
 //   pcn::mul_hi(a, b)                 high word of the 32 x 32-bit product
 //   pcn::rsqrt_normal(x)              rsqrtf of a number that is not denormal, in one instruction
 //   PCN_UNROLL, PCN_NO_UNROLL         before a loop
@@ -89,6 +90,7 @@ cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 b
   return detail::synchronise_launches() ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
+PCN_FN void trap() { __trap(); }
 PCN_FN uint32_t mul_hi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
 PCN_FN float rsqrt_normal(float x) {  // rsqrtf takes 4, three of them for denormal numbers

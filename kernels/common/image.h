@@ -3,11 +3,12 @@
 // A module holds several images of each kernel: machine code for some architectures, PTX for others. The
 // driver loads machine code that fits the device, else compiles PTX that is old enough. What a body behind
 // __CUDA_ARCH__ (kTensorCores, and the primitives that have it) does is decided by what the image was
-// compiled for, not by the device: PTX for compute_75 stays empty where tensor cores are asked for, on the
-// newest card. So a row whose kernels have such bodies says in its `supports`
+// compiled for, not by the device: in PTX for compute_75 the tensor cores are left out, on the newest card,
+// too. So a row whose kernels have such bodies says in its `supports`
 //   image_at_least(kernel, kTensorCoresSince)
-// Kernels below a hopper/ folder are compiled for 90a alone, in machine code that runs nowhere else: for them
-// image_at_least(kernel, 90) asks whether there is an image at all.
+// and the body that is left out traps, should it ever run. Kernels below a hopper/ folder are compiled for
+// 90a alone, in machine code that runs nowhere else: for them image_at_least(kernel, 90) asks whether there
+// is an image at all.
 #pragma once
 #include <cuda_runtime_api.h>
 

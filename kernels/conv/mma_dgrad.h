@@ -52,6 +52,8 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
 
     dgrad_store(args, start, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
+  } else {
+    trap();
   }
 }
 

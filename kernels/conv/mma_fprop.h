@@ -38,6 +38,8 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, pixels, filters, (k_count + T::BK - 1) / T::BK);
 
     fprop_store(args, group, m0, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
+  } else {
+    trap();
   }
 }
 

@@ -40,6 +40,8 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, out,
         [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
         args.cols - n0, args.vectors != 0, Epilogue<float>{});
+  } else {
+    trap();
   }
 }
 

@@ -8,6 +8,7 @@
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 unsigned __umulhi(unsigned, unsigned);
+void __trap();
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaLaunchConfig_t {
