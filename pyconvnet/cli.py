@@ -80,6 +80,8 @@ def _train(args: argparse.Namespace) -> int:
             "weight_decay",
             "schedule",
             "seed",
+            "init",
+            "stop_after",
             "out",
             "workers",
         )
@@ -108,6 +110,8 @@ def _train(args: argparse.Namespace) -> int:
         print(f"stopped; go on with: {shlex.join(['pyconvnet', *again])}{how}", file=sys.stderr)
         return 130
     best = run.best
+    if run.stopped_early:
+        print(f"stopped early after epoch {len(run.history)}: no gain since epoch {best['epoch']}")
     if best is not None:
         kind = "train" if best["validation_error"] is None else "validation"
         print(f"best epoch {best['epoch']}: {kind} error {100 * best[f'{kind}_error']:.2f}%")

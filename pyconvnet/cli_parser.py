@@ -128,7 +128,15 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--lr", type=float, help="learning rate")
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
-    sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
+    sub.add_argument(
+        "--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2", "warmup:5,then=plateau"'
+    )
+    sub.add_argument(
+        "--init", help='initial values of all weights: "he", "he_uniform", "glorot", "orthogonal"'
+    )
+    sub.add_argument(
+        "--stop-after", type=int, metavar="N", help="stop after N epochs without gain (0: never)"
+    )
     _add_precision(sub)
     sub.add_argument(
         "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"

@@ -22,7 +22,8 @@ _LINE_SECONDS = 10.0  # between plain lines where there is no terminal
 class Log:
     """``log.jsonl``: one JSON object a line, each with ``event``, ``time`` (seconds since 1970) and ``step``.
 
-    Events: start, progress (within an epoch), train (a whole epoch), validation, checkpoint, end.
+    Events: start, kernels, progress (within an epoch), train (a whole epoch), validation, checkpoint,
+    warning, end.
     ``path`` None: another rank writes it.
     """
 

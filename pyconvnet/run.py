@@ -34,12 +34,15 @@ class Run:
         Folder with ``last.safetensors``, ``best.safetensors`` and ``log.jsonl``.
     interrupted : bool
         True where Ctrl-C or a termination signal ended the run early; ``resume=True`` goes on.
+    stopped_early : bool
+        True where ``stop_after`` epochs without gain ended the run.
     """
 
     model: Model
     history: list[dict[str, Any]]
     out: Path
     interrupted: bool = False
+    stopped_early: bool = False
 
     @property
     def best(self) -> dict[str, Any] | None:

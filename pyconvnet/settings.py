@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import optim as _optim
 from .layers.base import check_number
+from .layers.initialisers import Initialiser, initialiser
 from .model import Preprocessing
 from .network import Network
 from .precision import check_precision
@@ -22,6 +23,7 @@ DEFAULTS = {
     "momentum": 0.9,
     "weight_decay": 5e-4,
     "schedule": "constant",
+    "stop_after": 0,
 }
 
 
@@ -44,6 +46,8 @@ class Settings:
     replicas: int = 1
     hybrid: bool = False
     precision: str = "fp32"
+    stop_after: int = 0  # epochs without gain; 0: never
+    init: Initialiser | None = None  # of the whole network; None: the layers' own
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -57,6 +61,8 @@ class Settings:
             "seed": self.seed,
             "augment": self.augmentation.as_dict(),
             "precision": self.precision,
+            "stop_after": self.stop_after,
+            "init": None if self.init is None else self.init.to_dict(),
         }
 
 
@@ -67,6 +73,7 @@ RULES = {
     "momentum": "probability",
     "weight_decay": "number >= 0",
     "seed": "int >= 0",
+    "stop_after": "int >= 0",
 }
 
 
@@ -79,6 +86,8 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
         _optim.schedule(given["schedule"])
+    if "init" in given:
+        initialiser(given["init"], "train: init")
     check_precision("train", precision)
     if not isinstance(resume, bool) and resume != "auto":
         raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
@@ -103,7 +112,7 @@ def make_settings(
 
     ``saved``: (model, state, arrays) of the run to resume, or None.
     """
-    from .data import Augmentation
+    from .data.augmentation import UNIT_SCALE, Augmentation
 
     old = saved[1]["options"] if saved is not None else {}
     values = {}
@@ -142,6 +151,8 @@ def make_settings(
             "train: augment must be a pyconvnet.data.Augmentation, a dict or None, "
             f"got {type(augment).__name__}"
         )
+    if not augment.scale_given and dataset.dtype == np.uint8 and network.wants_unit_variance:
+        augment = replace(augment, scale=UNIT_SCALE)
     if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
         raise ValueError("train: augment must stay as it was in a resumed run")
     return Settings(augmentation=augment, **values)

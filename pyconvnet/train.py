@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import models
+from .data.dataset import channels_first_hint
 from .devices import Device, get_device
 from .layers.base import check_number
+from .layers.initialisers import initialiser
 from .model import Model, check_parameters
 from .network import Network
 from .parallel.ranks import Ranks, current
@@ -36,6 +38,8 @@ def train(
     out: str | Path | None = None,
     resume: bool | str = False,
     augment: Any = None,
+    init: Any = None,
+    stop_after: int | None = None,
     progress: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
@@ -71,7 +75,8 @@ def train(
         0.01, 0.9, 0.0005.
     schedule : optional
         "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
-        error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
+        error stops falling), "warmup:5" (begin with a small rate; "warmup:5,then=plateau"), a function of the
+        epoch; see :func:`pyconvnet.optim.schedule`.
     precision : "fp32", "tf32", "fp32x3" or "bf16"
         Arithmetic of the products in convolutions and fully connected layers, on GPUs with tensor cores: see
         :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in the first three; in "bf16"
@@ -92,10 +97,17 @@ def train(
         where there is none.
     augment : pyconvnet.data.Augmentation or dict, optional
         Default: the recipe's, else subtract the mean image.
+    init : str or Initialiser, optional
+        Initial values of all weights, with biases at zero: "he", "he_uniform", "glorot", "orthogonal", ...;
+        see :class:`pyconvnet.Network` and :func:`pyconvnet.layers.initialiser`. Default: the network's own.
+    stop_after : int, optional
+        End the run after so many epochs in a row without a lower validation error (or an equal one with a
+        lower loss: what makes ``best.safetensors`` anew); 0, the default, never does.
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
-        Processes that decode images. Default: enough for this machine where images must be decoded, else 0.
+        Processes that decode images. Default: enough for this machine where images must be decoded, else 0;
+        0, with a warning, for a dataset whose class is defined in the script itself or a notebook.
     checkpoint_minutes, checkpoint_batches : optional
         Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
         measure.
@@ -127,6 +139,8 @@ def train(
         "weight_decay": weight_decay,
         "schedule": schedule,
         "seed": seed,
+        "init": init,
+        "stop_after": stop_after,
     }
     with ranks.guard():
         with ranks.together():
@@ -145,11 +159,13 @@ def train(
         with ranks.together():
             train_set, validation_set = _data(data, validation, seed, saved)
             network, start = _network(model, train_set, saved)
+            network = _with_init(network, init, model, saved)
             settings = make_settings(network, given, augment, saved, train_set)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
+            settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
         if saved is None:
             start = ranks.broadcast(start)
@@ -191,9 +207,9 @@ def _data(data: Any, validation: Any, seed: int | None, saved: Any) -> tuple[Any
 def _workers(workers: int | None, dataset: Any, ranks: Ranks) -> int:
     if workers is not None:
         return workers
-    if dataset.in_memory:
-        return 0
-    return min(8, ranks.cores)
+    from .data.workers import default_workers
+
+    return default_workers(dataset, min(8, ranks.cores))
 
 
 # ---- network, data, folder ---------------------------------------------------------------------------------
@@ -225,10 +241,30 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
     return network, None
 
 
+def _with_init(network: Network, init: Any, model: Any, saved: Any) -> Network:
+    """The network with the initial values asked for, which a network with parameters no longer has."""
+    rule = network.init if init is None else initialiser(init, "train: init")
+    if saved is not None:
+        before = saved[0].network.init
+        if rule is None:
+            rule = before
+        elif rule != before:
+            own = "that of the network's own layers"
+            raise ValueError(f"train: init must stay {before or own} in a resumed run, got {rule}")
+    elif init is not None and isinstance(model, Model):
+        raise ValueError(
+            f"train: init must be None for a loaded model, which starts from its own parameters, got {init!r}"
+        )
+    return network if rule == network.init else network.with_init(rule)
+
+
 def _graph(network: Network) -> dict[str, Any]:
-    """What must not change when a run goes on: all but the recipe, the layers' rates and devices."""
+    """What must not change when a run goes on: all but the recipe, the layers' rates and devices (and initial
+    values, of which :func:`_with_init` speaks).
+    """
     graph = network.to_dict()
     del graph["recipe"]
+    graph.pop("init", None)
     for layer in graph["layers"]:
         for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen", "device"):
             layer.pop(option, None)
@@ -253,6 +289,7 @@ def _check_fit(
             f"train: network {network.name!r} takes images of shape {network.input_shape}, "
             f"the data give {tuple(shape)} "
             f"(images {tuple(train_set.image_shape)}, crop {settings.augmentation.crop})"
+            f"{channels_first_hint((len(train_set), *train_set.image_shape))}"
         )
     for cost in network.costs:
         outputs = cost.input_shapes[0][0]
@@ -262,4 +299,9 @@ def _check_fit(
         raise ValueError(
             "train: the schedule watches the validation error, but there are no validation images; "
             "give validation=0.1 (a share of the data), a dataset, or another schedule"
+        )
+    if settings.stop_after and validation_set is None:
+        raise ValueError(
+            f"train: stop_after={settings.stop_after} watches the validation error, but there are no "
+            "validation images; give validation=0.1 (a share of the data) or a dataset"
         )

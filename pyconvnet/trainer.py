@@ -12,13 +12,14 @@ import json
 import math
 import os
 import time
+import warnings
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import checkpoint, resuming
+from . import checkpoint, learning, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
@@ -93,6 +94,10 @@ class Trainer:
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
+        judged = train_set if validation_set is None else validation_set
+        self.chance = learning.chance(judged.labels)
+        if validation_set is not None:
+            settings.schedule.expect(self.chance)
         if saved is not None:
             self._restore(*saved)
         self.costs = {node.name: node.layer.weight for node in network.costs}
@@ -245,7 +250,7 @@ class Trainer:
             try:
                 if self.saved is None:
                     self._save("start")  # a run killed in its first epoch can be resumed too
-                while self.epoch < self.settings.epochs:
+                while self.epoch < self.settings.epochs and not self._stalled():
                     if not self._epoch():
                         interrupted = True
                         break
@@ -256,8 +261,12 @@ class Trainer:
                 f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
                 f"saved {self.out / LAST}; go on with resume=True"
             )
-        self._write_end(interrupted)
-        return Run(self._model(), self.history, self.out, interrupted)
+        early = not interrupted and self._stalled()
+        self._write_end("interrupted" if interrupted else "stopped early" if early else "done")
+        return Run(self._model(), self.history, self.out, interrupted, early)
+
+    def _stalled(self) -> bool:
+        return learning.stalled(self.history, self.settings.stop_after)
 
     def _epoch(self) -> bool:
         """One epoch and what follows it; False where a signal stopped it."""
@@ -363,11 +372,23 @@ class Trainer:
         self.history.append(record)
         self.epoch, self.batch = self.epoch + 1, 0
         self.progress.end_epoch(record)
+        if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
+            self._compare_with_chance()
         if best:
             model = self._model()
             if self.ranks.main and all(np.isfinite(v).all() for v in model.parameters.values()):
                 checkpoint.write(self.out / BEST, model)
         self._save("epoch")
+
+    def _compare_with_chance(self) -> None:
+        """Warn where the net has not begun to learn. A resumed run is past this epoch, or it warns then."""
+        if learning.beats_chance(self.history, self.chance, len(self.train_set)):
+            return
+        pixels = self.train_set.dtype == np.uint8
+        text = learning.advice(self.network, self.settings, self.history, self.chance, pixels)
+        self.log.write("warning", step=self.step, epoch=self.epoch, message=text)
+        self.progress.note(f"warning: {text}")
+        warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=6)
 
     def _save_now_and_then(self, late: bool) -> None:
         batches = self.settings.checkpoint_batches
@@ -493,10 +514,11 @@ class Trainer:
             chosen.append({"problem": problem, "kernel": kernel, "source": source, **how})
         return resuming.described({}, self.devices[0]) | {"kernels": chosen}
 
-    def _write_end(self, interrupted: bool) -> None:
-        reason = "interrupted" if interrupted else "done"
+    def _write_end(self, reason: str) -> None:
         self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
-        if not interrupted:
+        if reason == "stopped early":
+            self.progress.note(f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}")
+        if reason != "interrupted":
             if self.history and self.ranks.main:
                 self._draw()
             self.progress.note(f"done: {self.out / LAST}")

@@ -2,7 +2,7 @@
 
 from .base import Context, Layer, Parameter, Slice, WeightLayer, from_dict, register
 from .conv import Conv2d
-from .initialisers import Constant, Initialiser, Normal, Uniform
+from .initialisers import Constant, Initialiser, Normal, Orthogonal, Uniform, VarianceScaling, initialiser
 from .linear import Linear
 from .loss import SoftmaxCrossEntropy
 from .norm import LRN, SpatialLRN
@@ -24,6 +24,7 @@ __all__ = [
     "Logistic",
     "MaxPool2d",
     "Normal",
+    "Orthogonal",
     "Parameter",
     "ReLU",
     "Slice",
@@ -31,7 +32,9 @@ __all__ = [
     "SpatialLRN",
     "Tanh",
     "Uniform",
+    "VarianceScaling",
     "WeightLayer",
     "from_dict",
+    "initialiser",
     "register",
 ]

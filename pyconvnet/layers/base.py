@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import initialisers
-from .initialisers import Constant, Initialiser, Normal
+from .initialisers import Constant, Initialiser, Normal, initialiser
 
 Shape = tuple[int, ...]
 
@@ -25,18 +25,30 @@ Shape = tuple[int, ...]
 class Parameter:
     """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers.
 
-    ``operand`` says that it is a factor of the layer's products, which then read it in their own dtype;
-    ``per_channel`` that its first axis is the output's channels, so that a slice of these computes with that
+    ``init`` may be a name, see :func:`pyconvnet.layers.initialiser`. ``operand`` says that it is a factor of
+    the layer's products, which then read it in their own dtype; ``groups``, that each of so many slices of
+    the first axis sees its own inputs alone, which counts for the fans that initial values go by;
+    ``per_channel``, that its first axis is the output's channels, so that a slice of these computes with that
     slice of it. A layer with any other parameter is never split.
     """
 
     name: str
     shape: Shape
-    init: Initialiser
+    init: Initialiser | str
     lr_mult: float = 1.0
     decay_mult: float = 1.0
     operand: bool = False
+    groups: int = 1
     per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        rule = initialiser(self.init, f"the initial values of parameter {self.name!r}")
+        object.__setattr__(self, "init", rule)
+        if rule.needs_fans and len(self.shape) < 2:
+            raise ValueError(
+                f"the initial values of parameter {self.name!r}: {rule} needs a weight of shape "
+                f"(outputs, ..., inputs), got {self.shape}"
+            )
 
     @property
     def size(self) -> int:
@@ -424,8 +436,9 @@ class WeightLayer(Layer):
         Applied to the output, fused into the product where the device can.
     bias : bool
         Add one bias a filter.
-    init, bias_init : Initialiser
-        Initial values (the paper, section 5: weights N(0, 0.01), biases 1 or 0).
+    init, bias_init : Initialiser or str
+        Initial values (the paper, section 5: weights N(0, 0.01), biases 1 or 0); by name as in
+        :func:`pyconvnet.layers.initialiser`, "he" say.
     lr_mult, bias_lr_mult : float
         Factors on the run's learning rate (cuda-convnet's epsW, epsB; Caffe's lr_mult). 0 leaves the array
         untouched.
@@ -441,8 +454,8 @@ class WeightLayer(Layer):
 
     activation: str | None = field(default=None, kw_only=True)
     bias: bool = field(default=True, kw_only=True)
-    init: Initialiser = field(default=Normal(0.01), kw_only=True)
-    bias_init: Initialiser = field(default=Constant(0.0), kw_only=True)
+    init: Initialiser | str = field(default=Normal(0.01), kw_only=True)
+    bias_init: Initialiser | str = field(default=Constant(0.0), kw_only=True)
     lr_mult: float = field(default=1.0, kw_only=True)
     bias_lr_mult: float = field(default=1.0, kw_only=True)
     decay_mult: float = field(default=1.0, kw_only=True)
@@ -458,10 +471,7 @@ class WeightLayer(Layer):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{kind}: {name} must be True or False, got {getattr(self, name)!r}")
         for name in ("init", "bias_init"):
-            if not isinstance(getattr(self, name), Initialiser):
-                raise TypeError(
-                    f"{kind}: {name} must be an initialiser such as Normal(0.01), got {getattr(self, name)!r}"
-                )
+            object.__setattr__(self, name, initialiser(getattr(self, name), f"{kind}: {name}"))
         if self.share is not None and not isinstance(self.share, str):
             raise TypeError(f"{kind}: share must be the name of a layer or None, got {self.share!r}")
         if self.share is not None:
@@ -481,10 +491,11 @@ class WeightLayer(Layer):
     def rectifies(self) -> bool:
         return self.activation == "relu"
 
-    def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
+    def _parameters(self, weight: Shape, outputs: int, groups: int = 1) -> list[Parameter]:
         scale = 0.0 if self.frozen else 1.0
         rate, decay = scale * self.lr_mult, self.decay_mult
-        out = [Parameter("weight", weight, self.init, rate, decay, operand=True, per_channel=True)]
+        what = {"operand": True, "groups": groups, "per_channel": True}
+        out = [Parameter("weight", weight, self.init, rate, decay, **what)]
         if self.bias:
             rate, decay = scale * self.bias_lr_mult, self.bias_decay_mult
             out.append(Parameter("bias", (outputs,), self.bias_init, rate, decay, per_channel=True))

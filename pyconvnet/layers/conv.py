@@ -73,7 +73,7 @@ class Conv2d(WeightLayer):
         return p, q, self.filters
 
     def parameters(self, *inputs: Shape) -> list[Parameter]:
-        return self._parameters(self._weight(inputs[0]), self.filters)
+        return self._parameters(self._weight(inputs[0]), self.filters, self.groups)
 
     def multiply_adds(self, *inputs: Shape) -> int:
         p, q, k = self.output_shape(*inputs)
