@@ -15,10 +15,11 @@ from .devices import DeviceUnavailableError, available_devices, get_device
 
 # Functions named like their modules come after everything that imports those modules, so that the function
 # wins.
-from .evaluate import Evaluation, evaluate, predict
+from .evaluate import Evaluation, evaluate
 from .gradients import check_gradients
 from .model import Model, Preprocessing
 from .network import Network
+from .prediction import predict
 from .train import NonFiniteLossError, Run, train
 from .tune import tune
 

@@ -18,7 +18,6 @@ from typing import Any
 from . import cli_arguments as arguments
 from .cli_parser import parser, version_text
 
-_PREDICT_AT_ONCE = 256  # images in memory
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
@@ -64,14 +63,13 @@ def _fail(error: BaseException, code: int) -> int:
 
 # ---- commands --------------------------------------------------------------------------------------------
 def _train(args: argparse.Namespace) -> int:
-    from .data import Dataset
     from .parallel.ranks import current
     from .train import train
 
     ranks = current()  # first of all: a rank that failed before it could not tell the others
     with ranks.guard():
         with ranks.together():
-            model, train_set, validation = arguments.opened(args)
+            model, data = arguments.training(args)
         options = (
             "epochs",
             "batch_size",
@@ -87,8 +85,8 @@ def _train(args: argparse.Namespace) -> int:
         )
         run = train(
             model,
-            train_set,
-            validation=False if validation is None else validation,
+            data,
+            validation=args.validation,
             precision=args.precision,
             devices=arguments.devices(args.devices),
             replicas=args.replicas,
@@ -96,6 +94,7 @@ def _train(args: argparse.Namespace) -> int:
             resume=args.resume,
             augment=args.augment,
             progress=not args.quiet,
+            **arguments.reading(args),
             **{option: getattr(args, option) for option in options},
         )
     if not ranks.main:
@@ -115,7 +114,7 @@ def _train(args: argparse.Namespace) -> int:
     if best is not None:
         kind = "train" if best["validation_error"] is None else "validation"
         print(f"best epoch {best['epoch']}: {kind} error {100 * best[f'{kind}_error']:.2f}%")
-    for path in _pictures(run, validation if isinstance(validation, Dataset) else train_set):
+    for path in _pictures(run, args.validation if isinstance(args.validation, str) else data):
         print(f"wrote {path}")
     print(f"model: {run.out / ('last.safetensors' if best is None else 'best.safetensors')}")
     return 0
@@ -152,9 +151,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
-        device=args.device,
-        precision=args.precision,
         workers=args.workers,
+        **arguments.placing(args),
+        **arguments.reading(args),
         progress=not args.json and sys.stderr.isatty(),
     )
     if args.json:
@@ -175,36 +174,19 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from .checkpoint import load
-    from .data import load_image
-    from .data.folder import image_files
-    from .evaluate import predict
+    from .prediction import image_sources, predict_each
 
-    model = load(args.model)
-    paths: list[str] = []
-    for name in args.images:
-        found = sorted(path for path, _, _ in image_files(Path(name))) if Path(name).is_dir() else [name]
-        if not found:
-            raise ValueError(f"{name} holds no images")
-        paths += found
-    height, width, channels = model.preprocessing.image_shape
-    failed = 0
-    for start in range(0, len(paths), _PREDICT_AT_ONCE):
-        images: dict[str, Any] = {}
-        for path in paths[start : start + _PREDICT_AT_ONCE]:
-            try:
-                images[path] = load_image(path, (height, width), channels)
-            except (ValueError, OSError) as error:  # the others are still predicted
-                failed = _fail(error, 2)
-        if not images:
-            continue
-        how = {"top": args.top, "views": args.views, "device": args.device, "precision": args.precision}
-        guesses = predict(model, list(images.values()), **how)
-        for path, guess in zip(images, guesses, strict=True):
-            if args.json:
-                classes = [{"name": name, "probability": p} for name, p in guess]
-                print(json.dumps({"image": path, "classes": classes}))
-            else:
-                print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in guess))
+    model, failed = load(args.model), 0
+    _, paths = image_sources(args.images, model.preprocessing.image_shape)
+    how = {**arguments.placing(args), **arguments.reading(args)}
+    for path, guess, error in predict_each(model, paths, args.top, args.views, args.batch_size, **how):
+        if guess is None:  # the others are still predicted
+            failed = _fail(error, 2)
+        elif args.json:
+            classes = [{"name": name, "probability": p} for name, p in guess]
+            print(json.dumps({"image": path, "classes": classes}))
+        else:
+            print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in guess))
     return failed
 
 
@@ -221,7 +203,7 @@ def _plot(args: argparse.Namespace) -> int:
     elif args.kind == "filters":
         path = plots.filters(load(args.model), output, args.layer)
     else:
-        model = load(args.model)
+        model, device = load(args.model), arguments.devices(args.device)
         data = arguments.data_of(args.data, model.network.name)
         if args.kind == "predictions":
             path = plots.predictions(
@@ -232,10 +214,10 @@ def _plot(args: argparse.Namespace) -> int:
                 only_errors=args.only_errors,
                 views=args.views,
                 seed=args.seed,
-                device=args.device,
+                device=device,
             )
         else:
-            path = plots.confusion(evaluate(model, data, args.views, device=args.device), output)
+            path = plots.confusion(evaluate(model, data, args.views, device=device), output)
     print(f"wrote {path}")
     return 0
 

@@ -23,7 +23,7 @@ _STRETCH = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of these grey levels, b
 
 
 def load_image(
-    source: Any, size: int | tuple[int, int], channels: int = 3, *, max_pixels: int | None = MAX_PIXELS
+    source: Any, size: int | tuple[int, int], channels: int = 3, *, max_pixels: int | None = None
 ) -> np.ndarray:
     """Decode one image file and bring it to `size`.
 
@@ -37,10 +37,10 @@ def load_image(
     source : path, bytes, file object or an open PIL.Image.Image
     size : int or (H, W)
     channels : 1 or 3
-    max_pixels : int or None
-        An image with more pixels to decode is refused before it is decoded; None: no limit. A JPEG counts
-        with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's own
-        limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
+    max_pixels : int, optional
+        An image with more pixels to decode is refused before it is decoded; default 100 million. A JPEG
+        counts with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's
+        own limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def load_image(
     if channels not in (1, 3):
         raise ValueError(f"load_image: channels must be 1 or 3, got {channels!r}")
     height, width = image_size("load_image", size)
-    check_max_pixels("load_image", max_pixels)
+    max_pixels = check_max_pixels("load_image", max_pixels)
     is_path = isinstance(source, (str, os.PathLike))
     name = os.fspath(source) if is_path else "image"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -104,9 +104,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _checked(image: Image.Image, size: tuple[int, int], channels: int, max_pixels: int | None) -> np.ndarray:
+def _checked(image: Image.Image, size: tuple[int, int], channels: int, max_pixels: int) -> np.ndarray:
     pixels = image.width * image.height
-    if max_pixels is not None and pixels > max_pixels:
+    if pixels > max_pixels:
         raise ValueError(
             f"{image.width}x{image.height} = {pixels} pixels are more than max_pixels={max_pixels}; "
             "raise max_pixels to read it"
@@ -229,12 +229,12 @@ def image_size(where: str, size: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def check_max_pixels(where: str, value: Any) -> int | None:
-    """`value` as a positive integer or None."""
+def check_max_pixels(where: str, value: Any) -> int:
+    """`value` as a positive integer; the default for None."""
     if value is None:
-        return None
+        return MAX_PIXELS
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{where}: max_pixels must be an integer or None, got {value!r}")
+        raise TypeError(f"{where}: max_pixels must be an integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{where}: max_pixels must be at least 1, got {value}")
     return int(value)
