@@ -20,6 +20,7 @@ from .data.sources import given_options
 from .devices import Device
 from .evaluate import as_model, best_classes, log_probabilities, positive, view_draws
 from .model import Model
+from .ops._arrays import unmasked
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
 Guess = list[tuple[str, float]] | None
@@ -199,6 +200,7 @@ def _read(
     """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
+        image = np.asarray(unmasked("predict", "images", image))
         array = image[..., None] if image.ndim == 2 else image
         if array.shape == image_shape and array.dtype.kind == "f":
             if not np.isfinite(array).all():
