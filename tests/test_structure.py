@@ -202,6 +202,13 @@ def test_each_floor_knows_only_the_floors_under_it(path):
             assert FLOOR_OF[name] <= FLOOR_OF[part], f"{part} may not import {name}"
 
 
+def test_rows_are_asked_for_at_one_place():
+    """Which rows apply may depend on the device: ``core.rows`` makes it the current one."""
+    for path in sorted((ROOT / "pyconvnet" / "ops").glob("*.py")):
+        calls = re.findall(r'\bext\.\w+_kernels\(|_kernels"\)\(', path.read_text())
+        assert len(calls) == (path.name == "_core.py"), path.name
+
+
 # ---------------------------------------------------------------- sizes and texts
 
 

@@ -63,7 +63,7 @@ class Launch:
         self.rows = self._listed(shape) if rows is None else rows
 
     def _listed(self, shape: Any) -> Rows:
-        return getattr(self.dev.ext, f"{self.table}_kernels")(shape)
+        return core.rows(self.dev, self.table, shape)
 
     # ---- running it ----------------------------------------------------------------------------------------
     def run(self, kernel: str | None, workspace: Any = None) -> None:
@@ -133,7 +133,8 @@ class Launch:
     def costs(self, pieces: int) -> dict[str, float]:
         """Estimated time of each row that can be cut so (0: as it finds good); empty without a model."""
         costs = getattr(self.dev.ext, f"{self.table}_costs", None)
-        return {} if costs is None else dict(costs(self.shape.cut(pieces)))
+        with self.dev.activate():
+            return {} if costs is None else dict(costs(self.shape.cut(pieces)))
 
     def workspace(self, name: str, pieces: int) -> int | None:
         """Bytes of scratch memory for so many pieces; None where it cannot be cut so."""
@@ -291,7 +292,7 @@ def choice(
     watch = _Watch(dev.ext)
     names = core.kernels(op, *args, device=Device(dev.kind, dev.index, dev.xp, watch), **kwargs)
     table, shape = watch.listed[-1]
-    nbytes = dict(getattr(dev.ext, f"{table}_kernels")(shape))
+    nbytes = dict(core.rows(dev, table, shape))
     rows = [(name, nbytes.get(name, 0)) for name in names]
     precision = "bf16" if np.dtype(dtype) == core.BFLOAT16 else "fp32"
     call = Launch(op, dev, table, shape, (), rows=rows, precision=precision)

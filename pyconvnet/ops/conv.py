@@ -206,7 +206,7 @@ def _list_kernels(op: str, direction: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return [name for name, _ in getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)]
+        return [name for name, _ in core.rows(dev, f"conv2d_{direction}", shape)]
 
 
 _list_kernels("conv2d", "fprop")
