@@ -51,6 +51,7 @@ void register_counts(py::module_& m) {
 
 void register_platform(py::module_& m) {
   m.attr("emulated") = true;
+  m.attr("march") = PCN_EMULATOR_MARCH;
   m.def(
       "configure",
       [](const std::string& order, std::uint64_t seed, const std::string& async_, int workers, int image) {

@@ -116,7 +116,7 @@ def emulator() -> Device:
     Raises
     ------
     DeviceUnavailableError
-        The compiled module is missing.
+        The compiled module is missing, or was compiled for a newer processor than this one.
     """
     return Device("emulator", 0, np, _extension("_emulator", os.environ.get("PYCONVNET_EMULATOR")))
 
@@ -363,6 +363,12 @@ def _extension(name: str, path: str | None):
         loader.exec_module(module)
         return module
     except ImportError as error:
+        if "ISA level" in str(error):  # glibc's words; kernels/emulation/flavours.cmake has the module marked
+            raise DeviceUnavailableError(
+                f"pyconvnet.{name} was compiled for a newer processor than this machine's ({error}); build "
+                "it here with: pip install . or, to run everywhere, with: "
+                "CMAKE_ARGS=-DPYCONVNET_EMULATOR_MARCH=x86-64 pip install ."
+            ) from None
         raise DeviceUnavailableError(
             f"pyconvnet.{name} cannot be imported ({error}); build it with: pip install . "
             "(and run Python from another folder than the source tree, or use pip install -e .)"

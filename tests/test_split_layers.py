@@ -261,6 +261,15 @@ def test_a_derived_layer_is_not_taken_for_its_base():
     assert (split.fused, split.passed, set(split.rectified)) == ({}, {}, set())
 
 
+@pytest.mark.kernels
+def test_derived_layers_on_the_emulator():
+    """Where joining is the default, and images lie as the first convolution of the library reads them."""
+    net = derived()
+    wanted = trace(make(net, "cpu"), net, 4, steps=2)
+    for count in (1, 2):
+        assert_close(trace(make(net, ["emulator"] * count), net, 4, steps=2), wanted, 2e-5)
+
+
 def test_what_a_derived_layer_may_say_again():
     assert (LeakyReLU().reads, LeakyReLU().rectifies) == ("all", False)
     assert (HalfPool().reads, HalfPool.masks_input) == ("all", False)
@@ -392,7 +401,7 @@ def test_what_a_layer_cannot_say(layer, error, message):
         partition(network(layer, MAPS), 2)
 
 
-def test_a_cost_reads_one_input():
+def test_costs_and_layers_that_mask_read_one_input():
     @dataclass(frozen=True)
     class Distance(SquaredError):
         arity: ClassVar[tuple[int, int]] = (2, 2)
@@ -400,6 +409,13 @@ def test_a_cost_reads_one_input():
     net = Network("two", (4,)).add(Linear(3), "a").add(Linear(3), "b", INPUT)
     with pytest.raises(ValueError, match=r"layer 'it' \(Distance\) .*a cost reads one input, got 2"):
         net.add(Distance(), "it", ["a", "b"])
+
+    @dataclass(frozen=True)
+    class Careless(Masked):
+        masks_input: ClassVar[bool] = True
+
+    with pytest.raises(ValueError, match=r"'it' \(Careless\) .*masks_input reads one input, got 2"):
+        net.add(Careless(), "it", ["a", "b"])
 
 
 def test_a_name_belongs_to_one_class(monkeypatch):

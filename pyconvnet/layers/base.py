@@ -252,10 +252,8 @@ class Layer:
         before, after = (0, 0) if self.reads == "same" else self.reads
         channels = self.output_shape(*inputs)[-1]
         if any(shape[-1] != channels for shape in inputs):
-            raise ValueError(
-                f"reads={self.reads!r} needs inputs of as many channels as the output, {channels}, got "
-                f"{', '.join(map(str, inputs))}"
-            )
+            what = f"reads={self.reads!r} needs inputs of as many channels as the output, {channels}"
+            raise ValueError(f"{what}, got {', '.join(map(str, inputs))}")
         if before + after and self.parameters(*inputs):
             return None  # those of borrowed channels lie elsewhere
         span = max(0, start - before), min(channels, stop + after)
@@ -391,21 +389,18 @@ def extent(size: int, window: int, stride: int, before: int, after: int, ceil_mo
 def check_declarations(
     layer: Layer, inputs: Sequence[Shape], output: Shape, own: Sequence[Parameter]
 ) -> None:
-    """Raise TypeError or ValueError where a layer says of itself what cannot be, with these shapes and
-    parameters.
-    """
-    if layer.is_cost and len(inputs) != 1:
-        raise ValueError(f"a cost reads one input, got {len(inputs)}")
+    """Raise TypeError or ValueError where a layer says of itself what cannot be with these shapes."""
+    if (layer.is_cost or layer.masks_input) and len(inputs) != 1:
+        what = "a cost" if layer.is_cost else "a layer with masks_input"
+        raise ValueError(f"{what} reads one input, got {len(inputs)}")
     if not layer.is_cost and not output:
         raise ValueError("output_shape must have at least one axis, the channels, got ()")
     for p in own:
         if not p.shape:
             raise ValueError(f"parameter {p.name!r} must have at least one axis, got shape ()")
         if p.per_channel and p.shape[0] != output[-1]:
-            raise ValueError(
-                f"parameter {p.name!r} is per_channel, so its first axis must be the output's channels, "
-                f"{output[-1]}, got shape {p.shape}"
-            )
+            first = f"first axis must be the output's channels, {output[-1]}, got shape {p.shape}"
+            raise ValueError(f"parameter {p.name!r} is per_channel, so its {first}")
     if isinstance(layer.reads, str) and layer.reads in ("all", "same"):
         return
     if not isinstance(layer.reads, tuple) or len(layer.reads) != 2:
