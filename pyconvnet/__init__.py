@@ -10,7 +10,7 @@ no compiled module and touches no GPU.
 
 from . import data, layers, models, ops
 from .checkpoint import CheckpointError, load, save
-from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFolder
+from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFiles, ImageFolder
 from .devices import DeviceUnavailableError, available_devices, get_device
 
 # Functions named like their modules come after everything that imports those modules, so that the function
@@ -32,6 +32,7 @@ __all__ = [
     "DeviceUnavailableError",
     "Digits",
     "Evaluation",
+    "ImageFiles",
     "ImageFolder",
     "Model",
     "Network",

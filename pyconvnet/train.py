@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import models
+from .data.dataset import channels_first_hint
 from .devices import Device, get_device
 from .layers.base import check_number
 from .layers.initialisers import initialiser
@@ -105,7 +106,8 @@ def train(
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
-        Processes that decode images. Default: enough for this machine where images must be decoded, else 0.
+        Processes that decode images. Default: enough for this machine where images must be decoded, else 0;
+        0, with a warning, for a dataset whose class is defined in the script itself or a notebook.
     checkpoint_minutes, checkpoint_batches : optional
         Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
         measure.
@@ -205,9 +207,9 @@ def _data(data: Any, validation: Any, seed: int | None, saved: Any) -> tuple[Any
 def _workers(workers: int | None, dataset: Any, ranks: Ranks) -> int:
     if workers is not None:
         return workers
-    if dataset.in_memory:
-        return 0
-    return min(8, ranks.cores)
+    from .data.workers import default_workers
+
+    return default_workers(dataset, min(8, ranks.cores))
 
 
 # ---- network, data, folder ---------------------------------------------------------------------------------
@@ -287,6 +289,7 @@ def _check_fit(
             f"train: network {network.name!r} takes images of shape {network.input_shape}, "
             f"the data give {tuple(shape)} "
             f"(images {tuple(train_set.image_shape)}, crop {settings.augmentation.crop})"
+            f"{channels_first_hint((len(train_set), *train_set.image_shape))}"
         )
     for cost in network.costs:
         outputs = cost.input_shapes[0][0]

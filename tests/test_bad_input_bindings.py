@@ -69,6 +69,8 @@ NONE_ALLOWED = {
     ("max_pool2d_backward", 5),
     ("avg_pool2d_backward", 4),
     ("bias_relu_dropout", 4),
+    ("bias_relu_dropout", 9),
+    ("dropout", 9),
     ("augment", 4),
     ("augment", 5),
     ("augment", 6),

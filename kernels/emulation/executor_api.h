@@ -93,7 +93,7 @@ void mbarrier_arrive(uint64_t* barrier, int expected_bytes);
 void mbarrier_wait(uint64_t* barrier, unsigned parity, const char* file, int line);
 
 // Stands in for CUtensorMap. All strides in bytes; swizzle 0, 1, 2, 3 = none, 32, 64, 128 bytes.
-struct TensorMap {
+struct alignas(64) TensorMap {
   static constexpr uint32_t MAGIC = 0x7E4509u;
   const char* base;
   uint64_t dim[5], stride[5];
@@ -103,7 +103,7 @@ struct TensorMap {
   uint8_t im2col;  // rank 4 (C, W, H, N): box = {channels, pixels}; corners are {w, h}
   int8_t lower[2], upper[2];
 };
-static_assert(sizeof(TensorMap) <= 128, "must not be larger than a CUtensorMap");
+static_assert(sizeof(TensorMap) == 128, "as large as a CUtensorMap");
 void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate, int rank);
 void tma_load_im2col(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate,
                      const int* offset);

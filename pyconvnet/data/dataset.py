@@ -35,6 +35,9 @@ class Dataset:
     name : str
     classes : list of str
         Class names; a label is an index into it.
+    class_names_given : bool
+        False where `classes` are numbers made up for want of names: labels are then no more than indexes of
+        a model's outputs.
     labels : ndarray, (n,) int32
     image_shape : tuple
         (H, W, C) of every image.
@@ -46,6 +49,7 @@ class Dataset:
 
     name: str = "dataset"
     classes: list[str]
+    class_names_given: bool = True
     labels: np.ndarray
     image_shape: tuple[int, int, int]
     dtype: np.dtype = np.dtype(np.uint8)
@@ -137,7 +141,8 @@ class ArrayDataset(Dataset):
     TypeError
         `x` is neither uint8 nor float, or `y` is not integer.
     ValueError
-        Empty or mismatched arrays, a label out of range, NaN or infinity in `x`.
+        Empty or mismatched arrays, a label out of range, NaN or infinity in `x`; three rows of pixels, as
+        (n, 3, H, W) would have them.
     """
 
     in_memory = True
@@ -161,8 +166,13 @@ class ArrayDataset(Dataset):
             )
         if 0 in x.shape:
             raise ValueError(f"ArrayDataset: x must not be empty, got shape {x.shape}")
+        if x.shape[1] == 3 and min(x.shape[2:]) >= 8:  # no images are 3 high and have that many channels
+            raise ValueError(
+                f"ArrayDataset: x must be (n, H, W, C), got shape {x.shape}{channels_first_hint(x.shape)}"
+            )
         self.labels = check_labels("ArrayDataset", y, len(x), None if classes is None else len(classes))
         self.classes = class_names("ArrayDataset", classes, self.labels)
+        self.class_names_given = classes is not None
         self.x = np.ascontiguousarray(x)
         self.image_shape = tuple(x.shape[1:])
         self.dtype = x.dtype
@@ -195,6 +205,7 @@ class Subset(Dataset):
         self.indices = idx.astype(np.int64)
         self.labels = dataset.labels[self.indices]
         self.classes = dataset.classes
+        self.class_names_given = dataset.class_names_given
         self.image_shape = dataset.image_shape
         self.dtype = dataset.dtype
         self.in_memory = dataset.in_memory
@@ -300,6 +311,14 @@ def class_names(where: str, classes: Sequence[str] | None, labels: np.ndarray) -
         if not isinstance(name, str):
             raise TypeError(f"{where}: classes must be strings, got {name!r}")
     return names
+
+
+def channels_first_hint(shape: Sequence[int]) -> str:
+    """What to add to the message on a wrong shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] < 5:
+        return ""
+    named, axes = [("C, H, W", "1, 2, 0"), ("n, C, H, W", "0, 2, 3, 1")][len(shape) - 3]
+    return f"; that looks like ({named}): use x.transpose({axes})"
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:

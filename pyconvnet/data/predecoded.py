@@ -25,6 +25,7 @@ class Predecoded(Dataset):
         self.path = path
         self.name = source.name
         self.classes = source.classes
+        self.class_names_given = source.class_names_given
         self.labels = source.labels
         self.image_shape = source.image_shape
         self.dtype = source.dtype

@@ -129,6 +129,7 @@ def _npz(path: Path) -> tuple[Dataset, Dataset | None]:
         held_out = ArrayDataset(
             arrays["x_validation"], arrays["y_validation"], train.classes, name=f"{path.name} (validation)"
         )
+        held_out.class_names_given = train.class_names_given
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None
     _check_pair(train, held_out)

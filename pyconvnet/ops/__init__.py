@@ -8,7 +8,8 @@ without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can d
 """
 
 from . import depth as depth
-from ._core import kernels, on
+from ._arrays import on
+from ._core import kernels
 from ._launch import choice
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout

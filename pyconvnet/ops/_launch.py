@@ -10,6 +10,7 @@ import numpy as np
 from .. import tuning
 from ..devices import Device, emulator, get_device
 from . import _core as core
+from ._arrays import pointer
 
 _PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")  # by the number the kernels know them by
 _PATTERN = 1 << 20  # elements of the random numbers that fill scratch arrays, over and over
@@ -160,10 +161,10 @@ class Launch:
         twins: dict[int, Any] = {}
 
         def twin(array: Any) -> Any:
-            pointer = core._pointer(self.dev, array)
-            if pointer not in twins or twins[pointer].nbytes != array.nbytes:
-                twins[pointer] = _random_like(self.dev, array)
-            return twins[pointer]
+            address = pointer(self.dev, array)
+            if address not in twins or twins[address].nbytes != array.nbytes:
+                twins[address] = _random_like(self.dev, array)
+            return twins[address]
 
         args = tuple(twin(arg) if _is_array(arg) else arg for arg in self.args)
         rows = {kernel: self.row(kernel) for kernel in kernels}

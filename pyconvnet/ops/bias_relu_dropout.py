@@ -73,9 +73,7 @@ def bias_relu_dropout(
         core.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
     core.check_contiguous(_OP, x=x, b=b)
     row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
-    y = core.output(_OP, "out", dev, out, shape, dtype)
-    core.refuse_overlap(_OP, dev, "out", y, x=x)
-    core.refuse_overlap(_OP, dev, "out", y, or_itself=False, b=b)
+    y = core.output(_OP, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
         if step_array is not None:
             step = int(step_array.reshape(-1)[0])

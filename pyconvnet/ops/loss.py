@@ -36,8 +36,7 @@ def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     dtype = core.check_float(op, dev, logits=logits)
     shape = core.check_rank(op, "logits", logits, "N, C")
     core.check_contiguous(op, logits=logits)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, logits=logits)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=("logits",))
     if dev.ext is None:
         return reference.softmax(logits, out=y)
     extent = dev.ext.LossShape(examples=shape[0], classes=shape[1])
@@ -65,7 +64,8 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array (N, C); in bfloat16 only logits and dlogits are, all between is float32
-    labels : int32 array (N,), each in 0 … C-1
+    labels : array (N,) of integers, each in 0 … C-1
+        int32 is read as it is, other dtypes are converted to it on the device they are on.
     topk : k of the top-k errors, at least 1
     metrics : float64 array (4,), optional
         ``[N, sum of the losses, top-1 errors, top-k errors]`` is added to it.
@@ -85,8 +85,8 @@ def softmax_cross_entropy(
     ------
     TypeError, ValueError
         Wrong dtypes or shapes; not contiguous; `out` that does not fit; on the host, a label outside 0 … C-1.
-        On a CUDA device labels are not read back: there such a label makes the loss and its row of dlogits
-        NaN and counts as an error.
+        On a CUDA device labels are not read back: there such a label, be it beyond int32, makes the loss and
+        its row of dlogits NaN and counts as an error.
     """
     op = "softmax_cross_entropy"
     topk = core.integer(op, "topk", topk, minimum=1, maximum=2**31 - 1)
@@ -95,25 +95,25 @@ def softmax_cross_entropy(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, logits=logits)
     n, classes = core.check_rank(op, "logits", logits, "N, C")
-    core.check_dtype(op, "labels", labels, np.int32)
     core.check_shape(op, "labels", labels, (n,), "for the rows of logits")
     core.check_contiguous(op, logits=logits, labels=labels)
+    classified = core.as_int32(op, dev, "labels", labels)
     if dev.kind != "cuda":
-        wrong = (labels < 0) | (labels >= classes)
+        wrong = (classified < 0) | (classified >= classes)
         if wrong.any():
             i = int(wrong.argmax())
             raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
     if metrics is not None:
-        metrics = core.output(op, "metrics", dev, metrics, (4,), np.float64)
+        core.writable(op, "metrics", dev, metrics, (4,), np.float64)
     grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
-    exact = np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
-    loss, dlogits = core.outputs(op, dev, out, ("loss", (), exact), ("dlogits", (n, classes), dtype))
-    core.refuse_overlap(op, dev, "dlogits", dlogits, logits=logits)
-    core.refuse_overlap(op, dev, "loss", loss, or_itself=False, logits=logits, dlogits=dlogits)
+    specs = ("loss", (), core.wide(dtype)), ("dlogits", (n, classes), dtype)
+    itself = {"dlogits": ("logits",)}
+    loss, dlogits = core.outputs(op, dev, inputs, out, *specs, itself=itself, updated=("metrics",))
     if dev.ext is None:
-        return reference.softmax_cross_entropy(logits, labels, topk, metrics, grad_scale, out=(loss, dlogits))
+        args = (logits, classified, topk, metrics, grad_scale)
+        return reference.softmax_cross_entropy(*args, out=(loss, dlogits))
     extent = dev.ext.LossShape(examples=n, classes=classes)
-    args = (loss, dlogits, metrics, logits, labels, topk, grad_scale)
+    args = (loss, dlogits, metrics, logits, classified, topk, grad_scale)
     _launch.run(op, dev, op, extent, kernel, args, workspace=workspace, scratched=True)
     return loss, dlogits
 

@@ -145,9 +145,8 @@ def lrn_max_pool2d(
     call = _Call.of(op, x_shape, dtype, lrn_size, alpha, beta, k, groups, *windows)
     core.check_contiguous(op, x=x)
     y_shape, argmax_dtype = call.geometry.y_shape, call.geometry.argmax_dtype
-    y, argmax = core.outputs(op, dev, out, ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype))
-    core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
-    core.refuse_overlap(op, dev, "argmax", argmax, or_itself=False, x=x, y=y)
+    specs = ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype)
+    y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
         reference.lrn_max_pool2d(x, *call.for_reference, out=(y, argmax))
     else:
@@ -221,8 +220,7 @@ def lrn_max_pool2d_backward(
         positions = math.prod(call.geometry.size)
         if argmax.max() >= positions or argmax.min() < 0:
             raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
-    dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, **inputs)
+    dx = core.output(op, dev, inputs, out, x_shape, dtype)
     if dev.ext is None:
         return reference.lrn_max_pool2d_backward(dy, argmax, x, *call.for_reference, relu, out=dx)
     call.launch(op, dev, kernel, dx, dy, argmax, x, options=(relu,))

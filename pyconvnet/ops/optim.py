@@ -79,16 +79,13 @@ def sgd_momentum(
     core.check_shape(op, "lr_mult", lr_mult, (segments,), "like ends")
     core.check_shape(op, "weight_decay", weight_decay, (segments,), "like ends")
     core.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
-    core.output(op, "w", dev, w, (count,), dtype)
-    core.output(op, "v", dev, v, (count,), dtype)
+    core.writable(op, "w", dev, w, (count,), dtype)
+    core.writable(op, "v", dev, v, (count,), dtype)
     if step is not None:
-        core.output(op, "step", dev, step, (1,), np.int64)
-        core.refuse_overlap(op, dev, "step", step, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
+        core.writable(op, "step", dev, step, (1,), np.int64)
     if w_bf16 is not None:
-        core.output(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
-        core.refuse_overlap(op, dev, "w_bf16", w_bf16, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
-    core.refuse_overlap(op, dev, "v", v, or_itself=False, w=w, g=g)
-    core.refuse_overlap(op, dev, "w", w, or_itself=False, g=g)
+        core.writable(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
+    core.outputs(op, dev, inputs, None, updated=("w", "v", "step", "w_bf16"))
     if dev.kind != "cuda":
         if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
             raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")

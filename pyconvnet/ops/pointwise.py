@@ -32,8 +32,7 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     for name in names[1:]:
         core.check_shape(op, name, inputs[name], shape, f"like {names[0]}")
     core.check_contiguous(op, **inputs)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, **inputs)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=tuple(inputs))
     if dev.ext is None:
         return getattr(reference, op)(*inputs.values(), *scalars, out=y)
     extent = dev.ext.ElementwiseShape(count=first.size)
@@ -176,9 +175,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     shape = _check_channels(op, "x", x)
     core.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
     core.check_contiguous(op, x=x, b=b)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, x=x)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, b=b)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
         return reference.add_bias(x, b, out=y)
     extent = dev.ext.RowsShape(rows=x.size // shape[-1], cols=shape[-1])
@@ -212,8 +209,7 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     dtype = core.check_float(op, dev, dy=dy)
     shape = _check_channels(op, "dy", dy)
     core.check_contiguous(op, dy=dy)
-    db = core.output(op, "out", dev, out, shape[-1:], core.wide(dtype))
-    core.refuse_overlap(op, dev, "out", db, or_itself=False, dy=dy)
+    db = core.output(op, dev, inputs, out, shape[-1:], core.wide(dtype))
     if dev.ext is None:
         return reference.bias_backward(dy, out=db)
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
@@ -272,8 +268,7 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
     core.check_contiguous(op, **inputs)
     arrays = list(inputs.values())
     total = sum(x.shape[-1] for x in arrays)
-    y = core.output(op, "out", dev, out, (*outer, total), dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, **inputs)
+    y = core.output(op, dev, inputs, out, (*outer, total), dtype)
     if dev.ext is None:
         return reference.concat(arrays, out=y)
     first = 0
@@ -310,9 +305,8 @@ def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
             f"{op}: sizes must add up to the {x.shape[-1]} channels of x, got {sizes}, sum {sum(sizes)}"
         )
     core.check_contiguous(op, x=x)
-    ys = core.outputs(op, dev, out, *((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes)))
-    for i, y in enumerate(ys):
-        core.refuse_overlap(op, dev, f"out[{i}]", y, or_itself=False, x=x)
+    specs = ((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes))
+    ys = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
         return reference.split(x, sizes, out=ys)
     first = 0
@@ -399,9 +393,8 @@ def dropout(
     core.check_contiguous(op, x=x)
     rows, cols = x.size // shape[-1], shape[-1]
     row0, col0, total_cols = _check_window(op, window, cols)
-    y, mask = core.outputs(op, dev, out, ("y", shape, dtype), ("mask", shape, np.uint8))
-    core.refuse_overlap(op, dev, "y", y, x=x)
-    core.refuse_overlap(op, dev, "mask", mask, or_itself=False, x=x, y=y)
+    specs = ("y", shape, dtype), ("mask", shape, np.uint8)
+    y, mask = core.outputs(op, dev, inputs, out, *specs, itself={"y": ("x",)})
     if dev.ext is None:
         if step_array is not None:
             step = int(step_array.reshape(-1)[0])
@@ -452,9 +445,7 @@ def dropout_backward(
     core.check_dtype(op, "mask", mask, np.uint8)
     core.check_shape(op, "mask", mask, shape, "like dy")
     core.check_contiguous(op, dy=dy, mask=mask)
-    dx = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, dy=dy)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, mask=mask)
+    dx = core.output(op, dev, inputs, out, shape, dtype, itself=("dy",))
     if dev.ext is None:
         return reference.dropout_backward(dy, mask, scale, out=dx)
     extent = dev.ext.ElementwiseShape(count=dy.size)

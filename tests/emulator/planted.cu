@@ -269,9 +269,10 @@ const Case CASES[] = {
     RIGHT(limits),  BUG(limits, 1), BUG(limits, 2),   BUG(limits, 3),   BUG(limits, 4),    BUG(limits, 5),
     RIGHT(copy),    BUG(copy, 1),   BUG(copy, 2),     BUG(copy, 3),     BUG(copy, 4),      RIGHT(ring),
     BUG(ring, 1),   BUG(ring, 2),   BUG(ring, 3),     BUG(ring, 4),     BUG(ring, 5),      RIGHT(manual),
-    BUG(manual, 1), BUG(manual, 2), BUG(manual, 3),   BUG(manual, 4),   RIGHT(gemm),       BUG(gemm, 1),
-    BUG(gemm, 2),   BUG(gemm, 3),   BUG(gemm, 4),     BUG(gemm, 5),     BUG(gemm, 6),      RIGHT(store),
-    BUG(store, 1),  BUG(store, 2),  BUG(store, 3),
+    BUG(manual, 1), BUG(manual, 2), BUG(manual, 3),   BUG(manual, 4),   BUG(manual, 5),    RIGHT(gemm),
+    BUG(gemm, 1),   BUG(gemm, 2),   BUG(gemm, 3),     BUG(gemm, 4),     BUG(gemm, 5),      BUG(gemm, 6),
+    RIGHT(store),   BUG(store, 1),  BUG(store, 2),    BUG(store, 3),    RIGHT(narrow),     BUG(narrow, 1),
+    BUG(narrow, 2), BUG(narrow, 3), BUG(narrow, 4),
 };
 
 }  // namespace
