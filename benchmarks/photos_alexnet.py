@@ -3,7 +3,8 @@
     python benchmarks/photos_alexnet.py --data FOLDER --json benchmarks/results/photos-alexnet-cpu.json
 
 FOLDER holds train/CLASS/ and val/CLASS/. Width 0.25, images of 80 pixels, random crops of 67 and mirrors,
-batch 32, rate 0.01. One run a seed with init="he", and one with the paper's N(0, 0.01) and biases of 1, which
+batch 32, rate 0.01, divided by ten after five epochs without a new minimum (the error of 200 images is known
+to some 3%, so that the paper's two would say little). One run a seed with init="he", and one with the paper's N(0, 0.01) and biases of 1, which
 stays at chance. Passes with a mean validation error of at most 76% after 30 epochs over the seeds (set for
 photographs of ten breeds of dogs, 60 and 20 each) and the warning in the paper's run alone.
 """
@@ -26,6 +27,7 @@ import numpy as np
 
 LIMIT, EPOCHS = 0.76, 30
 SIZE, CROP, WIDTH = 80, 67, 0.25
+SCHEDULE = "plateau:patience=5"
 FIGURES = ("epoch", "lr", "train_loss", "train_error", "validation_loss", "validation_error", "seconds")
 
 
@@ -37,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--init", default="he", help="initial values to compare with the paper's (default he)"
     )
-    parser.add_argument("--schedule", help="default: the network's own, the paper's plateau rule")
+    parser.add_argument("--schedule", default=SCHEDULE, help=f"default {SCHEDULE}")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of the cpu device; default: all")
     parser.add_argument("--json", type=Path, help="write the result")
@@ -103,6 +105,7 @@ def main() -> None:
         "benchmark": "photos_alexnet",
         "command": shlex.join(["python", *sys.argv]),
         "commit": commit(),
+        "schedule": options.schedule,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     load = [os.getloadavg()[0]]

@@ -104,7 +104,7 @@ class PlanValues:
         values : array (classes,)
             Of the labels that will be fed; a cost's further outputs, if any, weigh 1.
         """
-        values = np.asarray(values, np.float32)
+        values = np.asarray(values, self.dtype)
         for node in self.network.costs:
             if not node.layer.weighs_classes:
                 raise ValueError(f"Plan: {node} knows no class weights")
@@ -113,7 +113,7 @@ class PlanValues:
                 raise ValueError(
                     f"Plan: class weights must be 1 to {outputs} numbers for {node}, got shape {values.shape}"
                 )
-            padded = np.concatenate([values, np.ones(outputs - len(values), np.float32)])
+            padded = np.concatenate([values, np.ones(outputs - len(values), self.dtype)])
             for i, shard in enumerate(self.shards):
                 with self.lanes.active(i):
                     shard.class_weights[node.name] = self.devices[i].asarray(padded)

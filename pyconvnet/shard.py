@@ -50,7 +50,7 @@ class Shard:
     depth : ops.depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
-    class_weights : dict of str to array (outputs,) float32
+    class_weights : dict of str to array (outputs,)
         By cost; empty: none.
     metrics : array (costs, 4) float64
     """

@@ -78,7 +78,7 @@ class Context:
         have ``masks_input``.
     labels : array (n,) int32 or None
         Class numbers, for costs.
-    class_weights : array (outputs,) float32 or None
+    class_weights : array (outputs,) or None
         By which costs weigh examples in training, by their class.
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.

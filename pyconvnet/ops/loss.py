@@ -70,8 +70,8 @@ def softmax_cross_entropy(
     logits : array (N, C); in bfloat16 only logits and dlogits are, all between is float32
     labels : array (N,) of integers, each in 0 … C-1
         int32 is read as it is, other dtypes are converted to it on the device they are on.
-    class_weights : float32 array (C,), optional
-        Factors of the classes, none negative; float32 whatever the logits are.
+    class_weights : array (C,) of the logits' dtype, float32 beside bfloat16; optional
+        Factors of the classes, none negative.
     topk : k of the top-k errors, at least 1
     metrics : float64 array (4,), optional
         ``[N, sum of the (weighted) losses, top-1 errors, top-k errors]`` is added to it.
@@ -105,7 +105,7 @@ def softmax_cross_entropy(
     n, classes = core.check_rank(op, "logits", logits, "N, C")
     core.check_shape(op, "labels", labels, (n,), "for the rows of logits")
     if class_weights is not None:
-        core.check_dtype(op, "class_weights", class_weights, np.float32)
+        core.check_dtype(op, "class_weights", class_weights, core.wide(dtype))
         core.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
     core.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
     classified = core.as_int32(op, dev, "labels", labels)

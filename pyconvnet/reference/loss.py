@@ -55,7 +55,7 @@ def softmax_cross_entropy(
     ----------
     logits : (N, C)
     labels : (N,) int32, all in 0 … C-1
-    class_weights : (C,) float32, or None for 1 each
+    class_weights : (C,), or None for 1 each
     topk : an example is a top-k error where k or more classes come before its own (greater logit, or equal
         and of
         smaller index), or where a logit is NaN
