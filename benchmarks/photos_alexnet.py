@@ -4,9 +4,10 @@
 
 FOLDER holds train/CLASS/ and val/CLASS/. Width 0.25, images of 80 pixels, random crops of 67 and mirrors,
 batch 32, rate 0.01, divided by ten after five epochs without a new minimum (the error of 200 images is known
-to some 3%, so that the paper's two would say little). One run a seed with init="he", and one with the paper's N(0, 0.01) and biases of 1, which
-stays at chance. Passes with a mean validation error of at most 76% after 30 epochs over the seeds (set for
-photographs of ten breeds of dogs, 60 and 20 each) and the warning in the paper's run alone.
+to some 3%, so that two epochs, as in the paper, would say little). One run a seed with init="he", and one
+with the paper's N(0, 0.01) and biases of 1, which stays at chance. Passes with a mean validation error of at
+most 76% after 30 epochs over the seeds (set for photographs of ten breeds of dogs, 60 and 20 each) and the
+warning in the paper's run alone.
 """
 
 from __future__ import annotations

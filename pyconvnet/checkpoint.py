@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .model import Model, Preprocessing
+from .model import Model, Preprocessing, read_only
 from .network import Network
 
 _FORMAT = 1
@@ -101,6 +101,7 @@ def write(
         "network": model.network.to_dict(),
         "preprocessing": model.preprocessing.to_dict(),
         "classes": model.classes,
+        "class_names_given": model.class_names_given,
         "info": model.info,
         "state": None if state is None else dict(state),
     }
@@ -145,7 +146,10 @@ def read(path: str | Path) -> tuple[Model, dict[str, Any] | None, dict[str, np.n
         preprocessing = Preprocessing.from_dict(
             header["preprocessing"], tensors.pop("preprocessing/mean", None)
         )
-        model = Model(network, parameters, preprocessing, header["classes"], header["info"])
+        classes = header["classes"]
+        # Files of before this was recorded: names that are the outputs' own numbers were made up.
+        given = header.get("class_names_given", classes != [str(i) for i in range(len(classes))])
+        model = Model(network, read_only(parameters), preprocessing, classes, header["info"], given)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"load: {path} is damaged: {error}") from None
     return model, state, tensors

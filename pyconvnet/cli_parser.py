@@ -53,6 +53,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--json", action="store_true", help="one JSON object")
     _add_views(sub, 10)
     _add_precision(sub)
+    _add_split(sub)
+    _add_reading(sub)
 
     sub = command("predict", "most probable classes of image files")
     sub.add_argument("model", help="checkpoint or folder of a run")
@@ -61,6 +63,9 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--json", action="store_true", help="one JSON object per image")
     _add_views(sub, 1)
     _add_precision(sub)
+    _add_split(sub)
+    _add_reading(sub, "skip")
+    sub.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
 
     sub = command("plot", "draw a PNG: curves, filters, predictions or confusion")
     sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion"))
@@ -117,7 +122,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
     sub.add_argument(
-        "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
+        "data",
+        nargs="?",
+        help="digits, cifar10, a folder of class folders, a CIFAR-10 folder, .npz, or .csv of path,label",
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
     sub.add_argument(
@@ -158,10 +165,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         type=arguments.parse_augment,
         help='"crop=224,mirror,pca=0.1,mean=image", "paper" or "none"',
     )
-    sub.add_argument(
-        "--image-size", type=int, default=256, help="image folders: side after preparation (256)"
-    )
-    sub.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="unreadable image files")
+    _add_reading(sub)
     sub.add_argument("--workers", type=int, help="processes that decode images")
     sub.add_argument(
         "--option",
@@ -196,6 +200,22 @@ def _add_split(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--hybrid", action="store_true", help="replicate all but the fully connected layers")
 
 
+def _add_reading(sub: argparse.ArgumentParser, on_error: str | None = None) -> None:
+    sub.add_argument(
+        "--image-size",
+        type=arguments.parse_size,
+        help="image files: side, or HxW, after preparation (default: the model's, else 256)",
+    )
+    sub.add_argument("--channels", type=int, help="image files: 3 or 1 (default: the model's, else 3)")
+    sub.add_argument(
+        "--on-error",
+        choices=("skip", "raise"),
+        default=on_error,
+        help="unreadable image files (default skip)",
+    )
+    sub.add_argument("--max-pixels", type=int, help="image files: largest decoded (default 100000000)")
+
+
 def _add_precision(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32, fp32x3 or bf16")
 
@@ -204,4 +224,4 @@ def _add_views(sub: argparse.ArgumentParser, default: int) -> None:
     sub.add_argument(
         "--views", type=int, default=default, help=f"views averaged: 1 or 10 (default {default})"
     )
-    sub.add_argument("--device", help="cpu, cuda:0, emulator")
+    sub.add_argument("--device", "--devices", help="cpu, cuda:0, emulator; several: cuda:0,cuda:1")

@@ -11,6 +11,7 @@ from .buffers import Metrics
 from .devices import Device
 from .model import check_parameters
 from .network import INPUT, Network
+from .ops._arrays import unmasked
 from .ops.depth import Depth
 from .parallel.partition import Partition
 from .parallel.streams import StreamLanes
@@ -38,13 +39,15 @@ class PlanValues:
         """Overwrite all parameters, given by full name on the host."""
         check_parameters("Plan", self.network, values)
         for name in self.network.parameters():
-            self._set_one("parameters", name, np.asarray(values[name], self.dtype))
+            value = unmasked("Plan", name, values[name])
+            self._set_one("parameters", name, np.asarray(value, self.dtype))
 
     def set_momenta(self, values: Mapping[str, np.ndarray]) -> None:
         """Overwrite all momenta, given by full name on the host."""
         check_parameters("Plan: momenta", self.network, values)
         for name in self.network.parameters():
-            self._set_one("momenta", name, np.asarray(values[name], self.dtype))
+            value = unmasked("Plan: momenta", name, values[name])
+            self._set_one("momenta", name, np.asarray(value, self.dtype))
 
     def _set_one(self, kind: str, name: str, value: np.ndarray) -> None:
         for i, shard in enumerate(self.shards):
@@ -147,7 +150,7 @@ class PlanValues:
 
         Of a window of a bigger batch: the mean over the window's own examples.
         """
-        return sum(node.layer.weight * self._cost(node.name) for node in self.network.costs)
+        return sum(getattr(n.layer, "weight", 1.0) * self._cost(n.name) for n in self.network.costs)
 
     def _cost(self, name: str) -> float:
         regions = self.partition.held[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ class Settings:
     precision: str = "fp32"
     balance: bool = False
     class_weights: list[float] | None = None
+    validation: float | None = None  # the share of the training images that is held out
+    images: Mapping[str, Any] = field(default_factory=dict)  # how files are read
+    note: str = ""  # what the user has to be told
     stop_after: int = 0  # epochs without gain; 0: never
     init: Initialiser | None = None  # of the whole network; None: the layers' own
 
@@ -67,6 +70,8 @@ class Settings:
             "precision": self.precision,
             "balance": self.balance,
             "class_weights": self.class_weights,
+            "validation": self.validation,
+            "images": dict(self.images),
             "stop_after": self.stop_after,
             "init": None if self.init is None else self.init.to_dict(),
         }

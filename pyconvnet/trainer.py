@@ -23,7 +23,7 @@ from . import checkpoint, learning, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
-from .model import Model
+from .model import Model, read_only
 from .network import Network
 from .parallel.ranks import Ranks
 from .plan import Plan
@@ -193,9 +193,9 @@ class Trainer:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
         if self.history:
             info["last_epoch"] = self.history[-1]
-        return Model(
-            self.network, self.plan.get_parameters(), self.preprocessing, list(self.train_set.classes), info
-        )
+        parameters, data = read_only(self.plan.get_parameters()), self.train_set
+        names, given = list(data.classes), data.class_names_given
+        return Model(self.network, parameters, self.preprocessing, names, info, given)
 
     def _save(self, reason: str) -> None:
         """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
@@ -500,6 +500,9 @@ class Trainer:
             classes=len(self.train_set.classes),
             options=self.settings.describe(),
         )
+        if self.settings.note:
+            self.log.write("note", step=self.step, epoch=self.epoch, text=self.settings.note)
+            self.progress.note(self.settings.note)
         if self.plan.kernels:
             self.log.write("kernels", step=self.step, epoch=self.epoch, **self._kernels())
         where = ", ".join(names) + (f" in each of {self.ranks.size} ranks" if self.ranks.size > 1 else "")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._arrays import unmasked
 from ..reference import philox
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
@@ -109,6 +110,11 @@ class Dataset:
                 digest.update(part)
             value = self._fingerprint = digest.hexdigest()
         return value
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `ImageFolder` under which the images of other files are prepared as these are."""
+        return reading_of(self.image_shape)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -214,6 +220,10 @@ class Subset(Dataset):
         self.name = dataset.name if name is None else name
 
     @property
+    def reading(self) -> dict[str, Any]:
+        return self.dataset.reading
+
+    @property
     def skipped(self) -> dict[str, str]:
         return self.dataset.skipped
 
@@ -265,6 +275,12 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subse
     )
 
 
+def reading_of(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Options of `ImageFolder` under which files come out as images of `image_shape`."""
+    height, width, channels = image_shape
+    return {"size": (height, width), **({"channels": channels} if channels in (1, 3) else {})}
+
+
 def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
     """A permutation of range(count) that depends on (seed, step, purpose) only, not on NumPy's version.
 
@@ -302,7 +318,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:
     """Labels as (count,) int32 in [0, classes); `classes` None allows any non-negative label."""
-    labels = np.asarray(labels)
+    labels = np.asarray(unmasked(where, "labels", labels))
     if labels.size and labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     if labels.shape != (count,):
@@ -342,6 +358,7 @@ def channels_first_hint(shape: Sequence[int]) -> str:
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    unmasked("ArrayDataset", name, value)
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, arrays that live on a device

@@ -43,8 +43,8 @@ class ImageFiles(Dataset):
     classes : sequence of str, optional
         Class names in the order of the labels. Default: the names among `labels`, sorted; for labels that are
         numbers "0", "1", … up to the highest.
-    max_pixels : int or None
-        Largest image decoded, see `load_image`; a larger one is an unreadable file.
+    max_pixels : int
+        Largest image decoded, default 100 million; see `load_image`; a larger one is an unreadable file.
     folder : path, optional
         Default: the working directory.
     name : str
@@ -66,7 +66,7 @@ class ImageFiles(Dataset):
         channels: int = 3,
         on_error: str = "skip",
         classes: Iterable[str] | None = None,
-        max_pixels: int | None = MAX_PIXELS,
+        max_pixels: int | None = None,
         folder: str | os.PathLike | None = None,
         name: str = "image files",
     ):
@@ -99,6 +99,10 @@ class ImageFiles(Dataset):
         self.on_error = on_error
         self.max_pixels = check_max_pixels(where, max_pixels)
         self._skipped: dict[str, str] = {}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return {**super().reading, "on_error": self.on_error, "max_pixels": self.max_pixels}
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -144,9 +148,7 @@ class ImageFiles(Dataset):
             if turn == len(members):
                 break
             candidate = int(members[turn])
-            if self.files[candidate] in self._skipped:
-                continue
-            try:
+            try:  # also what is in `skipped`: Pillow's settings may have changed since
                 return self._load(candidate)
             except (ValueError, OSError) as error:
                 self.note_skipped({self.files[candidate]: str(error)})

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .files import ImageFiles, file_stats
-from .images import MAX_PIXELS
 from .pillow import suffixes
 
 
@@ -57,7 +56,7 @@ class ImageFolder(ImageFiles):
         channels: int = 3,
         on_error: str = "skip",
         classes: Iterable[str] | None = None,
-        max_pixels: int | None = MAX_PIXELS,
+        max_pixels: int | None = None,
     ):
         self._set_options(size, channels, on_error, max_pixels)
         self.folder = existing_folder("ImageFolder", folder)

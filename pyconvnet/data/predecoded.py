@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,13 @@ class Predecoded(Dataset):
         self.image_shape = source.image_shape
         self.dtype = source.dtype
         self._fingerprint = source.fingerprint()
+        self._reading = source.reading
         self._skipped = skipped
         self._pixels: np.ndarray | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return self._reading
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -136,7 +136,7 @@ def _list(op: str) -> None:
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         examples, classes = core.shape_tuple(op, "shape", shape, "N, C")
         extent = dev.ext.LossShape(examples=examples, classes=classes)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list("softmax")
