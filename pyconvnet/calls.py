@@ -126,6 +126,7 @@ class Calls:
             y = shard.outputs[node.name]
             if node.layer.is_cost:
                 ctx.labels = shard.labels[first : first + count]
+                ctx.class_weights = shard.class_weights.get(node.name)
                 ctx.metrics = shard.metrics[shard.costs.index(node.name)]
             else:
                 y = y[:count]

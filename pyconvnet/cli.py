@@ -80,6 +80,8 @@ def _train(args: argparse.Namespace) -> int:
             "seed",
             "init",
             "stop_after",
+            "class_weights",
+            "balance",
             "out",
             "workers",
         )

@@ -30,6 +30,9 @@ class PlanValues:
     depth: Depth | None
     _costs: list[str]
     _n: int  # examples of the last pass
+    _programs: dict
+    _lists: dict
+    _graphs: dict
 
     # ---- parameters, whole and unsplit ---------------------------------------------------------------------
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
@@ -95,6 +98,30 @@ class PlanValues:
         if self.lanes.cuda:
             self.lanes.synchronize()
         return self.devices[i].to_numpy(array)
+
+    def set_class_weights(self, values: np.ndarray) -> None:
+        """Weigh the examples of the following training passes by their class, in every cost.
+
+        Parameters
+        ----------
+        values : array (classes,)
+            Of the labels that will be fed; a cost's further outputs, if any, weigh 1.
+        """
+        values = np.asarray(values, self.dtype)
+        for node in self.network.costs:
+            if not node.layer.weighs_classes:
+                raise ValueError(f"Plan: {node} knows no class weights")
+            outputs = node.input_shapes[0][0]
+            if values.ndim != 1 or not 1 <= len(values) <= outputs:
+                raise ValueError(
+                    f"Plan: class weights must be 1 to {outputs} numbers for {node}, got shape {values.shape}"
+                )
+            padded = np.concatenate([values, np.ones(outputs - len(values), self.dtype)])
+            for i, shard in enumerate(self.shards):
+                with self.lanes.active(i):
+                    shard.class_weights[node.name] = self.devices[i].asarray(padded)
+        for prepared in (self._programs, self._lists, self._graphs):
+            prepared.clear()  # they know the weights of before
 
     # ---- results -------------------------------------------------------------------------------------------
     def get_metrics(self) -> np.ndarray:

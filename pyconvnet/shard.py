@@ -49,6 +49,8 @@ class Shard:
     depth : ops.depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
+    class_weights : dict of str to array (outputs,)
+        By cost; empty: none.
     metrics : array (costs, 4) float64
     """
 
@@ -70,6 +72,7 @@ class Shard:
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
+        self.class_weights: dict[str, Any] = {}
         self.workspace = Workspace(device)
         self._allocate_parameters()
         self._allocate_outputs()

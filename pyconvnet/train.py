@@ -47,6 +47,8 @@ def train(
     augment: Any = None,
     init: Any = None,
     stop_after: int | None = None,
+    class_weights: Any = None,
+    balance: bool | None = None,
     progress: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
@@ -117,6 +119,14 @@ def train(
     stop_after : int, optional
         End the run after so many epochs in a row without a lower validation error (or an equal one with a
         lower loss: what makes ``best.safetensors`` anew); 0, the default, never does.
+    class_weights : sequence, dict or "balanced", optional
+        Factors on the training loss of each class's examples, and on its gradient: one a class, or by class
+        name (1 for the others), or such that all classes weigh the same; see
+        :func:`pyconvnet.learning.class_weights`. The loss is still divided by the number of examples.
+    balance : bool, optional
+        Draw every class equally often, whatever its share of the images: an epoch is as long as without, but
+        shows the images of small classes several times and leaves out some of the large ones, others each
+        time. Default False.
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
@@ -159,6 +169,8 @@ def train(
         "seed": seed,
         "init": init,
         "stop_after": stop_after,
+        "class_weights": class_weights,
+        "balance": balance,
     }
     with ranks.guard():
         with ranks.together():

@@ -171,8 +171,9 @@ FLOORS = [
     {"network", "models", "optim"},
     {"buffers", "parallel", "precision"},
     {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
-    {"evaluate", "prediction", "train", "trainer", "resuming", "progress", "plots", "tune"},
-    {"cli", "cli_arguments", "__main__", "__init__"},
+    {"evaluate", "prediction", "train", "trainer", "run", "learning", "settings"}
+    | {"resuming", "progress", "plots", "tune"},
+    {"cli", "cli_arguments", "cli_parser", "__main__", "__init__"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 MODULES = sorted((ROOT / "pyconvnet").rglob("*.py"))

@@ -22,6 +22,8 @@ PURPOSE_SPLIT = 0x44415400
 PURPOSE_ORDER = 0x44415401
 PURPOSE_CROP = 0x44415402
 PURPOSE_COLOUR = 0x44415403
+PURPOSE_CLASSES = 0x44415404
+PURPOSE_MIX = 0x44415405
 
 
 class Dataset:
@@ -285,6 +287,24 @@ def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
     The indexes are sorted by a 32-bit Philox word each; equal words (rare) keep their order.
     """
     return np.argsort(philox.random_words(seed, step, purpose, 0, count), kind="stable")
+
+
+def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
+    """(n,) indices in random order among which every class that has images is as frequent as any other, or by
+    one more where n is no multiple of their number; and so is every image of a class.
+
+    A pure function of (labels, seed, step). Which images of a class come once more than others, or not at
+    all, differs from step to step.
+    """
+    order = shuffled(len(labels), seed, step, PURPOSE_ORDER)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    members = np.split(by_class, np.cumsum(sizes)[:-1])
+    present = np.flatnonzero(sizes)
+    share, rest = divmod(len(labels), len(present))
+    turn = present[shuffled(len(present), seed, step, PURPOSE_CLASSES)]
+    chosen = [np.resize(members[label], share + (i < rest)) for i, label in enumerate(turn)]
+    return np.concatenate(chosen)[shuffled(len(labels), seed, step, PURPOSE_MIX)]
 
 
 def check_seed(where: str, seed: Any) -> int:

@@ -109,6 +109,8 @@ class Context:
         have ``masks_input``.
     labels : array (n,) int32 or None
         Class numbers, for costs.
+    class_weights : array (outputs,) or None
+        By which costs weigh examples in training, by their class.
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.
     precision : str
@@ -134,6 +136,7 @@ class Context:
     rectified: bool = False
     mask_input: bool = False
     labels: Any = None
+    class_weights: Any = None
     metrics: Any = None
     precision: str = "fp32"
     depth: bool = False
@@ -189,6 +192,8 @@ class Layer:
     #: A cost: ends a branch of the graph in a scalar and produces the first gradient during its forward pass,
     #: in the array it calls "gradient" in :meth:`saved`: that of its loss, times ``weight`` if it has that.
     is_cost: ClassVar[bool] = False
+    #: A cost that heeds ``ctx.class_weights``.
+    weighs_classes: ClassVar[bool] = False
     #: Backward fills all of ``dxs`` at once, so the plan gives scratch where a gradient is not wanted.
     wants_every_dx: ClassVar[bool] = False
     #: Backward can send the gradient of the only input back through the ReLU that the input came out of.
