@@ -115,7 +115,7 @@ class Calls:
                 step=shard.step_array,
                 layer=node.index,
                 total=self._total,
-                window=(self._row0 + first, local.keeps.start, channels),
+                window=(self._row0 + first, local.makes.start, channels),
                 precision=self._precision,
                 depth=shard.depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,

@@ -57,7 +57,12 @@ def training(args: argparse.Namespace) -> tuple[Any, str]:
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """How images are read from files."""
-    return {name: getattr(args, name) for name in ("image_size", "channels", "on_error", "max_pixels")}
+    from PIL import Image
+
+    if args.max_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit goes along
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, args.max_pixels)
+    names = ("image_size", "channels", "on_error", "max_pixels")
+    return {name: getattr(args, name) for name in names}
 
 
 def placing(args: argparse.Namespace) -> dict[str, Any]:

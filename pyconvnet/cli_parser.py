@@ -122,7 +122,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
     sub.add_argument(
-        "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
+        "data",
+        nargs="?",
+        help="digits, cifar10, a folder of class folders, a CIFAR-10 folder, .npz, or .csv of path,label",
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
     sub.add_argument(
@@ -197,13 +199,13 @@ def _add_reading(sub: argparse.ArgumentParser, on_error: str | None = None) -> N
         help="image files: side, or HxW, after preparation (default: the model's, else 256)",
     )
     sub.add_argument("--channels", type=int, help="image files: 3 or 1 (default: the model's, else 3)")
-    sub.add_argument("--max-pixels", type=int, help="larger image files are unreadable (default 100 million)")
     sub.add_argument(
         "--on-error",
         choices=("skip", "raise"),
         default=on_error,
         help="unreadable image files (default skip)",
     )
+    sub.add_argument("--max-pixels", type=int, help="image files: largest decoded (default 100000000)")
 
 
 def _add_precision(sub: argparse.ArgumentParser) -> None:

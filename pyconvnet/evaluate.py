@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checkpoint
 from .data import VIEWS, Augmentation, Dataset, Loader
-from .data.dataset import reading_of
+from .data.dataset import channels_first_hint, reading_of
 from .data.matching import check_reading, matched
 from .data.sources import given_options, open_pair
 from .devices import Device
@@ -150,7 +150,7 @@ def evaluate(
         Unreadable files of a folder: replace each by the next of its class, as `data.ImageFolder` does, or
         raise.
     max_pixels : int, optional
-        Files with more pixels count as unreadable, see `data.load_image`.
+        Largest image file decoded, as in `train`.
     progress : bool
         Show a progress bar.
 
@@ -231,6 +231,7 @@ def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
     if dataset.image_shape != shape:
         raise ValueError(
             f"images of {dataset.name} must have the model's shape {shape}, got {dataset.image_shape}"
+            f"{channels_first_hint((len(dataset), *dataset.image_shape))}"
         )
     check_reading(dataset.reading, asked, dataset.name)
     outputs = model.network.classes

@@ -123,7 +123,7 @@ class PlanValues:
 
         Of a window of a bigger batch: the mean over the window's own examples.
         """
-        return sum(node.layer.weight * self._cost(node.name) for node in self.network.costs)
+        return sum(getattr(n.layer, "weight", 1.0) * self._cost(n.name) for n in self.network.costs)
 
     def _cost(self, name: str) -> float:
         regions = self.partition.held[name]

@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 
 from .data import load_image
-from .data.dataset import reading_of
+from .data.dataset import channels_first_hint, reading_of
 from .data.folder import image_files
-from .data.images import check_max_pixels
+from .data.images import ENCODED, check_max_pixels
 from .data.matching import check_reading
 from .data.sources import given_options
 from .devices import Device
 from .evaluate import as_model, best_classes, log_probabilities, positive, view_draws
 from .model import Model
+from .ops._arrays import unmasked
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
 Guess = list[tuple[str, float]] | None
@@ -84,7 +85,7 @@ def predict(
     image_size, channels
         What images are prepared to, before the crop: the model's own, or an error.
     max_pixels : int, optional
-        Images with more pixels cannot be read, see `data.load_image`.
+        Largest image file decoded, see `data.load_image`; default 100 million.
 
     Returns
     -------
@@ -155,16 +156,19 @@ def image_sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool,
     if isinstance(images, (str, os.PathLike)):
         files = _files(images)
         return files is None, [images] if files is None else files
-    if isinstance(images, (Image.Image, bytes)):
+    if isinstance(images, (Image.Image, *ENCODED)):
         return True, [images]
     if isinstance(images, np.ndarray):
         if images.ndim in (2, 3) and not (
             images.ndim == 3 and images.shape[1:] == image_shape[:2] and image_shape[2] == 1
         ):
             return True, [images]
-        if images.ndim not in (3, 4):
+        batch = images.ndim == 4 and images.shape[1:] != image_shape
+        hint = channels_first_hint(images.shape) if batch else ""
+        if images.ndim not in (3, 4) or hint:
             raise ValueError(
                 f"predict: an array must have shape (H, W), (H, W, C) or (n, H, W, C), got {images.shape}"
+                f"{hint}"
             )
         images = list(images)
     if not isinstance(images, Sequence) and not isinstance(images, Iterator):
@@ -196,6 +200,7 @@ def _read(
     """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
+        image = np.asarray(unmasked("predict", "images", image))
         array = image[..., None] if image.ndim == 2 else image
         if array.shape == image_shape and array.dtype.kind == "f":
             if not np.isfinite(array).all():
@@ -204,14 +209,17 @@ def _read(
         if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
             raise ValueError(
                 f"predict: an array must be uint8 (H, W, C), or float of the model's shape {image_shape}, "
-                f"got {image.dtype} {image.shape}"
+                f"got {image.dtype} {image.shape}{channels_first_hint(image.shape)}"
             )
         if array.shape == image_shape:
             return array
         if array.shape[2] not in (1, 3):
-            raise ValueError(f"predict: an array must have 1 or 3 channels, got shape {image.shape}")
+            raise ValueError(
+                f"predict: an array must have 1 or 3 channels, got shape {image.shape}"
+                f"{channels_first_hint(image.shape)}"
+            )
         image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
-    if not isinstance(image, (str, os.PathLike, Image.Image, bytes)):
+    if not isinstance(image, (str, os.PathLike, Image.Image, *ENCODED)):
         raise TypeError(f"predict: images must be paths, PIL images or arrays, got {type(image).__name__}")
     if channels not in (1, 3):
         raise ValueError(

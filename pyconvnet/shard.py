@@ -6,7 +6,6 @@ a copy of what it needs.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,8 +113,7 @@ class Shard:
                 continue
             for p in self.network[owner].parameters():
                 name = f"{owner}.{p.name}"
-                specs[name] = dataclasses.replace(p, shape=(piece[1] - piece[0], *p.shape[1:]))
-                self.slices[name] = piece
+                specs[name], self.slices[name] = p.part(*piece), p.rows(*piece)
         self.arena = Arena(specs)
         size = max(1, self.arena.size)
         self.w = self.zeros(size)

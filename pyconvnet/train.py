@@ -76,7 +76,8 @@ def train(
         their names and the labels follow them; else its outputs get the data's names.
     data : Dataset, str, path or (x, y)
         Training images: a :class:`pyconvnet.data.Dataset`, ``"digits"``, a folder of class folders or of
-        CIFAR-10, or arrays (n, H, W, C) and (n,).
+        CIFAR-10, arrays (n, H, W, C) and (n,), or a list of (image file, label); see
+        :func:`pyconvnet.data.open_dataset`.
     validation : same as data, or float, optional
         Validation images, or the share of the training images to hold out; False: none. Files are read as the
         training images are. Default: what the data bring along, if any; else, where the network's own recipe
@@ -130,7 +131,7 @@ def train(
         With replicas: replicate the convolutional layers only, and split the fully connected ones over all
         devices.
     image_size, channels, on_error, max_pixels : optional
-        Of images read from files, see :class:`pyconvnet.data.ImageFolder`; defaults 256, 3, "skip", 100
+        Of images read from files, see :class:`pyconvnet.data.ImageFiles`; defaults 256, 3, "skip", 100
         million. Of other images, whose size is their own, nothing else can be asked. A resumed run keeps
         them.
 
@@ -184,13 +185,15 @@ def train(
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
-                train_set, validation_set = _hold_out(train_set, settings, ranks.main and not progress)
+                train_set, validation_set = _hold_out(train_set, settings)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
+            if settings.note and ranks.main and not progress:
+                warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=2)
         if saved is None:
             start = ranks.broadcast(start)
         from .trainer import Trainer
@@ -254,7 +257,7 @@ def _outputs_of(
     return tuple(s and renumbered(s, numbers, names, start.class_names_given) for s in pair)
 
 
-def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Dataset, Dataset | None]:
+def _hold_out(train_set: Dataset, settings: Settings) -> tuple[Dataset, Dataset | None]:
     """A tenth of the images to validate on, where the network's own schedule cannot do without."""
     if not settings.schedule.needs_validation:
         return train_set, None
@@ -271,8 +274,6 @@ def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Datas
         f"{len(held_out)} of {len(train_set) + len(held_out)} training images are held out "
         f"(validation={_HELD_OUT}); validation= or schedule= chooses otherwise"
     )
-    if warn:
-        warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=3)
     return train_set, held_out
 
 

@@ -4,6 +4,7 @@ and which output may be which input. Tests spoil the calls, or lay their arrays 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -170,9 +171,22 @@ COUNTED = {
 ONE_KERNEL = {"concat", "split"}
 
 
+#: Parameters that take no array (but scale in gradients of lrn); every other one is in its call.
+NO_ARRAYS = {
+    *("x_shape", "w_shape", "size", "sizes", "stride", "pad", "groups", "ceil_mode", "count_include_pad"),
+    *("lrn_size", "depth", "window", "alpha", "beta", "k", "p", "scale", "seed", "layer", "topk"),
+    *("grad_scale", "activation", "relu", "precision", "kernel", "workspace", "out"),
+}
+
+
+def function(op: str) -> Callable:
+    """The operation."""
+    return getattr(ops if hasattr(ops, op) else ops.depth, op)
+
+
 def run(op: str, arguments: dict[str, Any]) -> Any:
     """Call the operation."""
-    return getattr(ops if hasattr(ops, op) else ops.depth, op)(**arguments)
+    return function(op)(**arguments)
 
 
 def outputs(op: str, result: Any) -> dict[str, np.ndarray]:

@@ -172,6 +172,7 @@ def test_masked_arrays_are_refused_at_every_door():
     plan = Plan(network, ["cpu"], 4)
     values = plan.get_parameters()
     key = next(iter(values))
+    model = pcn.Model(network, values, Preprocessing(network.input_shape))
     for call in (
         lambda: ArrayDataset(hide["images"], labels),
         lambda: ArrayDataset(images, hide["labels"]),
@@ -179,6 +180,9 @@ def test_masked_arrays_are_refused_at_every_door():
         lambda: plan.feed(images, hide["labels"]),
         lambda: plan.set_parameters(values | {key: np.ma.MaskedArray(values[key])}),
         lambda: plan.set_momenta(values | {key: np.ma.MaskedArray(values[key])}),
+        lambda: pcn.predict(model, hide["images"], device="cpu"),
+        lambda: pcn.predict(model, hide["images"][0], device="cpu"),
+        lambda: Preprocessing(network.input_shape, mean=np.ma.MaskedArray(images[0])),
     ):
         with pytest.raises(TypeError, match="must be an array without a mask, got MaskedArray"):
             call()

@@ -167,8 +167,7 @@ def test_max_pixels_is_a_limit_on_what_is_decoded(tmp_path):
     assert load_image(path, 8, max_pixels=10_000).shape == (8, 8, 3)
     with pytest.raises(ValueError, match="10000 pixels are more than max_pixels=9999"):
         load_image(path, 8, max_pixels=9_999)
-    with pytest.raises(ValueError, match="more than max_pixels"):
-        load_image(Image.new("L", (100, 100)), 8, max_pixels=9_999)
+    assert load_image(Image.new("L", (100, 100)), 8, max_pixels=9_999).shape == (8, 8, 3)  # it is in memory
     mk.photo(1, 800, 800).save(tmp_path / "a.jpg")  # decoded at an eighth
     assert load_image(tmp_path / "a.jpg", 8, max_pixels=10_000).shape == (8, 8, 3)
     with pytest.raises(ValueError, match="800x800"):

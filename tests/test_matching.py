@@ -10,7 +10,7 @@ from test_checkpoint import rewrite
 from test_evaluate import IMAGE, TEN, linear_model, probabilities
 
 import pyconvnet as pcn
-from pyconvnet import data
+from pyconvnet import data, plots
 from pyconvnet.cli import main
 from pyconvnet.trainer import Trainer
 
@@ -110,6 +110,14 @@ def test_a_checkpoint_says_whether_names_were_made_up(tmp_path, names, given):
         pcn.Model(model.network, model.parameters, model.preprocessing, names, {}, "no")
 
 
+def test_plots_number_the_classes_alike(numbered, tmp_path):
+    model = linear_model(classes=12, names=numbered.classes)
+    pixels, _ = arrays(numbered)
+    right = probabilities(model, pixels, TEN[:1]).argmax(axis=1)
+    with pytest.raises(ValueError, match="makes no error"):
+        plots.predictions(model, (pixels, right), tmp_path / "p.png", only_errors=True)
+
+
 # ---- class names: training goes on from a model ------------------------------------------------------------
 def start_model(names, given=True):
     net = tiny(len(names), (6, 6, 3))
@@ -170,6 +178,15 @@ def npz(path, classes=None, size=6):
     return path
 
 
+def listed(root, size, write):
+    """The same images by a list of files with labels."""
+    files = sorted(png_folder(root, ANTS, size).rglob("*.png"))
+    if not write:
+        return [(str(file), ANTS.index(file.parent.name)) for file in files]
+    (root / "list.csv").write_text("".join(f"{file},{file.parent.name}\n" for file in files))
+    return root / "list.csv"
+
+
 ANTS = ["ant", "bee"]
 SPECS = {  # how two classes of images of a size come: name -> function of (folder, size)
     "dataset": lambda t, size: pcn.ImageFolder(png_folder(t / "d", ANTS, 9), size),
@@ -179,12 +196,14 @@ SPECS = {  # how two classes of images of a size come: name -> function of (fold
     "path with val": lambda t, size: (
         png_folder(t / "v" / "val", ANTS) and png_folder(t / "v" / "train", ANTS).parent
     ),
+    "list of files": lambda t, size: listed(t / "l", size, False),
+    "CSV": lambda t, size: listed(t / "c", size, True),
     "arrays": lambda t, size: (X[:, :size, :size], Y),
     "named arrays": lambda t, size: data.ArrayDataset(X[:, :size, :size], Y, ANTS),
     "npz": lambda t, size: npz(t / "a.npz", ANTS, size),
     "bare npz": lambda t, size: npz(t / "b.npz", None, size),
 }
-PREPARED = ("path", "path with val")  # to the size of the training images
+PREPARED = ("path", "path with val", "list of files", "CSV")  # to the size of the training images
 
 
 @pytest.mark.parametrize("validation", SPECS)
@@ -248,7 +267,8 @@ def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys
     with pytest.raises(ValueError, match=r"\(5, 6, 3\)"):
         go(tmp_path / "a", **how, epochs=2, resume=True, channels=3)
     typed = f"train digits {root} --option input_shape=5x6x1 --image-size 5x6 --channels 1 --on-error raise "
-    typed += f"--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 --out {tmp_path / 'b'}"
+    typed += "--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 "
+    typed += f"--out {tmp_path / 'b'}"
     assert main(typed.split()) == 0
     assert pcn.load(tmp_path / "b").preprocessing.image_shape == (5, 6, 1)
     assert main([*typed.split(), "--resume"]) == 0

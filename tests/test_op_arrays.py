@@ -5,6 +5,7 @@ The table is ``op_calls``; the operations run on the cpu and on the emulator.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -50,6 +51,8 @@ def test_the_table_is_whole():
         for name, array in inputs.items():
             if array.dtype.kind in "iu":
                 assert ((op, name) in op_calls.INTEGERS) != ((op, name) in op_calls.COUNTED), (op, name)
+        parameters = set(inspect.signature(op_calls.function(op)).parameters)
+        assert parameters - op_calls.NO_ARRAYS <= {n.partition("[")[0] for n in inputs}, op
     for op, output, name in op_calls.ITSELF:
         assert output in WRITTEN[op]
         assert name in INPUTS[op]

@@ -1,7 +1,7 @@
 """What README prints works as printed: its lines on AlexNet, run on a few photographs."""
 
+import importlib
 import re
-import sys
 from pathlib import Path
 
 import make_files as mk
@@ -45,7 +45,7 @@ def reduced(classes=1000):
 @pytest.mark.parametrize("device", ["cpu", "emulator"])
 def test_the_alexnet_lines_work(photographs, tmp_path, monkeypatch, device):
     monkeypatch.setitem(models._MODELS, "alexnet", reduced)
-    monkeypatch.setattr(sys.modules["pyconvnet.train"], "_workers", lambda *_: 0)
+    monkeypatch.setattr(importlib.import_module("pyconvnet.train"), "_workers", lambda *_: 0)
     lines = alexnet_lines()
     assert len(lines) >= 6
     text = "\n".join(lines).replace("/data/", f"{tmp_path}/")

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from .pillow import bombs_are_errors, refused_format
 
 MAX_PIXELS = 100_000_000  # of an image as it is decoded: 0.4 GB, some copies of it not counted
+ENCODED = (bytes, bytearray, memoryview)  # a file's contents
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _STRETCH = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of these grey levels, but not of the transparent one
 
@@ -38,9 +39,9 @@ def load_image(
     size : int or (H, W)
     channels : 1 or 3
     max_pixels : int, optional
-        An image with more pixels to decode is refused before it is decoded; default 100 million. A JPEG
-        counts with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's
-        own limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
+        A file with more pixels to decode is refused before it is decoded; default 100 million. A JPEG counts
+        with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's own
+        limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def load_image(
     max_pixels = check_max_pixels("load_image", max_pixels)
     is_path = isinstance(source, (str, os.PathLike))
     name = os.fspath(source) if is_path else "image"
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if isinstance(source, ENCODED):
         source = io.BytesIO(source)
     elif not is_path and not isinstance(source, Image.Image) and not hasattr(source, "read"):
         raise TypeError(
@@ -75,13 +76,18 @@ def load_image(
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, say
             warnings.simplefilter(bombs, Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
-                return _checked(source, (height, width), channels, max_pixels)
+                return fit(source, (height, width), channels)
             with Image.open(source) as image:
                 if reason := refused_format(image.format):
                     raise ValueError(f"{image.format} files are not read: {reason}")
                 # JPEG only: decode at 1/2, 1/4 or 1/8 where that still leaves twice the wanted detail.
                 image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-                return _checked(image, (height, width), channels, max_pixels)
+                if (pixels := image.width * image.height) > max_pixels:
+                    raise ValueError(
+                        f"{image.width}x{image.height} = {pixels} pixels are more than "
+                        f"max_pixels={max_pixels}; raise max_pixels to read it"
+                    )
+                return fit(image, (height, width), channels)
     except FileNotFoundError:
         link = os.path.islink(source)
         what = f"a symbolic link to nothing ({os.readlink(source)})" if link else "no such image file"
@@ -102,16 +108,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which is named already
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _checked(image: Image.Image, size: tuple[int, int], channels: int, max_pixels: int) -> np.ndarray:
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ValueError(
-            f"{image.width}x{image.height} = {pixels} pixels are more than max_pixels={max_pixels}; "
-            "raise max_pixels to read it"
-        )
-    return fit(image, size, channels)
 
 
 def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndarray:

@@ -12,10 +12,12 @@ import numpy as np
 from . import cifar
 from .dataset import ArrayDataset, Dataset, split
 from .digits import Digits
+from .files import ImageFiles, file_list, read_csv
 from .folder import ImageFolder, class_folders
 from .matching import check_pair, check_reading
 
 NAMES = ("digits", "cifar10")
+LISTS = (".csv", ".tsv")
 VALIDATION_NAMES = ("val", "validation", "valid", "test")
 
 
@@ -41,7 +43,9 @@ def open_dataset(
           classes, or a folder of classes;
         - an ``.npz`` file with arrays ``x``, ``y``, and perhaps ``x_validation``, ``y_validation``,
           ``classes``;
-        - a pair of arrays.
+        - a pair of arrays;
+        - a list of pairs (image file, label), or a pair (image files, labels), or a ``.csv`` or ``.tsv`` file
+          with an image file and a label a line, see `ImageFiles` and `read_csv`.
     validation : None, False, float, or as `spec`
         None: what comes with the data (the held-out digits, CIFAR-10's test images, the ``val`` folder), else
         none. False: none. A number in (0, 1): that share of the training images, split by class with `seed`.
@@ -50,7 +54,7 @@ def open_dataset(
     seed : int
         Of the split.
     size, channels, on_error, max_pixels
-        Of images read from files, see `ImageFolder`; default 256, 3, "skip", 100 million. Of other images,
+        Of images read from files, see `ImageFiles`; default 256, 3, "skip", 100 million. Of other images,
         whose size is their own, nothing else can be asked.
 
     Returns
@@ -76,7 +80,7 @@ def given_options(**options: Any) -> dict[str, Any]:
 def open_pair(
     spec: Any, validation: Any, seed: int, reading: dict[str, Any]
 ) -> tuple[Dataset, Dataset | None]:
-    """Training images, and validation images that go with them; `reading`: options of `ImageFolder`."""
+    """Training images, and validation images that go with them; `reading`: options of `ImageFiles`."""
     train, chosen = _open(spec, reading)
     if validation is False:
         return train, None
@@ -93,10 +97,15 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
     """The images of `spec`, and what it holds out."""
     if isinstance(spec, Dataset):
         return spec, None
+    if (listed := file_list(spec)) is not None:
+        return ImageFiles(*listed, **reading), None
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         return ArrayDataset(*spec), None
     if not isinstance(spec, (str, os.PathLike)):
-        raise TypeError(f"data must be a Dataset, a name, a path or a pair (x, y), got {type(spec).__name__}")
+        raise TypeError(
+            "data must be a Dataset, a name, a path or a pair (x, y) of arrays, or a list of pairs "
+            f"(image file, label), got {type(spec).__name__}"
+        )
     if spec == "digits":
         return Digits(train=True), Digits(train=False)
     if spec == "cifar10" and not Path(spec).exists():
@@ -108,10 +117,15 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
         )
     if path.is_file() and path.suffix == ".npz":
         return _npz(path)
+    if path.is_file() and path.suffix.lower() in LISTS:
+        return ImageFiles(*read_csv(path), folder=path.parent, name=str(path), **reading), None
     if cifar.find(path) is not None:
         return cifar.Cifar10(path), cifar.Cifar10(path, train=False)
     if path.is_file():
-        raise ValueError(f"data {str(spec)!r} is a file, but neither .npz nor a CIFAR-10 archive (.tar.gz)")
+        raise ValueError(
+            f"data {str(spec)!r} is a file, but neither .npz nor a CIFAR-10 archive (.tar.gz), nor a list of "
+            f"image files with labels ({', '.join(LISTS)})"
+        )
     if not _has_train(path):
         return ImageFolder(path, **reading), None
     train = ImageFolder(path / "train", **reading)
