@@ -306,6 +306,7 @@ const Case CASES[] = {
     BUG(manual, 4), BUG(manual, 5), RIGHT(gemm),      BUG(gemm, 1),     BUG(gemm, 2),      BUG(gemm, 3),
     BUG(gemm, 4),   BUG(gemm, 5),   BUG(gemm, 6),     RIGHT(store),     BUG(store, 1),     BUG(store, 2),
     BUG(store, 3),  RIGHT(narrow),  BUG(narrow, 1),   BUG(narrow, 2),   BUG(narrow, 3),    BUG(narrow, 4),
+    RIGHT(taps),    BUG(taps, 1),
 };
 
 }  // namespace
