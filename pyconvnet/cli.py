@@ -82,6 +82,8 @@ def _train(args: argparse.Namespace) -> int:
             "seed",
             "init",
             "stop_after",
+            "class_weights",
+            "balance",
             "out",
             "workers",
         )
@@ -297,6 +299,7 @@ def _devices(args: argparse.Namespace) -> int:
 
     default = get_device(None).name
     found = available_devices()
+    codes = {n: code for n, r in found if r is None and (code := get_device(n).code) is not None}
     peers = peer_matrix()
     if args.json:
         print(
@@ -307,6 +310,7 @@ def _devices(args: argparse.Namespace) -> int:
                         "works": r is None,
                         "reason": r,
                         "default": n == default,
+                        "code": str(codes[n]) if n in codes else None,
                         "peer_access": {m: p is True for m, p in peers.get(n, {}).items()},
                     }
                     for n, r in found
@@ -317,6 +321,8 @@ def _devices(args: argparse.Namespace) -> int:
     width = max(len(name) for name, _ in found)
     for name, reason in found:
         state = "works" if reason is None else f"does not work: {reason}"
+        if name in codes:
+            state += f", by {codes[name]}"
         print(f"{name:{width}}  {state}{' (default)' if name == default else ''}")
     print("\n".join(_peer_report(peers)))
     return 0

@@ -115,6 +115,19 @@ def parse_augment(text: str) -> dict[str, Any]:
     return result
 
 
+def parse_class_weights(text: str) -> Any:
+    """ "balanced", "1,2,0.5" as a list, "dog=2,cat=0.5" as a dictionary."""
+    if text == "balanced":
+        return text
+    try:
+        if "=" in text:
+            pairs = (item.rpartition("=") for item in text.split(","))
+            return {name: float(weight) for name, _, weight in pairs}
+        return [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be balanced, W,W,... or CLASS=W,..., got {text!r}") from None
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """ "classes=10" as a pair."""
     key, equals, value = text.partition("=")

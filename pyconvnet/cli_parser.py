@@ -142,6 +142,14 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         "--init", help='initial values of all weights: "he", "he_uniform", "glorot", "orthogonal"'
     )
     sub.add_argument(
+        "--class-weights",
+        type=arguments.parse_class_weights,
+        help='factors on the loss by class: "balanced", "1,2,0.5" or "dog=2,cat=0.5"',
+    )
+    sub.add_argument(
+        "--balance", action="store_true", default=None, help="draw every class equally often in training"
+    )
+    sub.add_argument(
         "--stop-after", type=int, metavar="N", help="stop after N epochs without gain (0: never)"
     )
     _add_precision(sub)

@@ -167,7 +167,7 @@ def evaluate(
     chosen = view_draws(model, views)
     asked = given_options(size=image_size, channels=channels)
     check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
-    dataset = matching_data(model, data, on_error, max_pixels)
+    dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
     labels = dataset.labels
     size = min(positive("batch_size", batch_size), len(dataset))
     plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
@@ -196,7 +196,7 @@ def evaluate(
         loss=loss / count,
         views=len(chosen),
         classes=[model.class_name(i) for i in range(model.network.classes)],
-        labels=labels,
+        labels=labels.astype(np.int32),
         predictions=predictions,
         seconds=time.perf_counter() - begin,
         skipped=dict(dataset.skipped),
@@ -221,11 +221,11 @@ def as_model(model_or_run: Any) -> Model:
     return model
 
 
-def matching_data(
-    model: Model, data: Any, on_error: str | None = None, max_pixels: int | None = None
-) -> Dataset:
-    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs."""
-    shape, asked = model.preprocessing.image_shape, given_options(on_error=on_error, max_pixels=max_pixels)
+def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
+    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
+    `options`: on_error and max_pixels of files.
+    """
+    shape, asked = model.preprocessing.image_shape, given_options(**options)
     first, second = open_pair(data, None, 0, {**reading_of(shape), **asked})
     dataset = first if second is None else second
     if dataset.image_shape != shape:

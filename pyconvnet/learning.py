@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .layers.base import check_number
 from .network import Network
 from .optim import Warmup
 from .run import score
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 #: Epochs after which a net that has not beaten chance is worth a warning.
 EPOCHS_TO_BEAT_CHANCE = 5
@@ -32,6 +35,51 @@ def chance(labels: np.ndarray, even: bool = False) -> float:
     """
     counts = np.bincount(labels)
     return 1.0 - (1.0 / np.count_nonzero(counts) if even else counts.max() / counts.sum())
+
+
+def class_weights(spec: Any, labels: np.ndarray, classes: Sequence[str]) -> list[float]:
+    """Factors on the loss of each class's examples.
+
+    Parameters
+    ----------
+    spec : sequence of numbers, dict of class name to number, or "balanced"
+        One a class; of a dict, 1 for the classes it does not name. "balanced": n / (K n_k) where n_k of the n
+        images are of class k and K classes have images, so that every class weighs the same and an image 1 on
+        average; 1 for a class without images.
+    labels : (n,) ints
+    classes : sequence of str
+        Their names.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A wrong number of weights, an unknown class, a weight that is negative or not finite.
+    """
+    if isinstance(spec, str):
+        if spec != "balanced":
+            raise ValueError(f"train: class_weights must be numbers, a dict or 'balanced', got {spec!r}")
+        counts = np.bincount(labels, minlength=len(classes))
+        share = len(labels) / np.count_nonzero(counts)
+        return [share / int(count) if count else 1.0 for count in counts]
+    if isinstance(spec, Mapping):
+        for name in spec:
+            if name not in classes:
+                known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+                raise ValueError(f"train: class_weights names the class {name!r}, the data have {known}")
+        spec = [spec.get(name, 1.0) for name in classes]
+    try:
+        weights = list(spec)
+    except TypeError:
+        raise TypeError(
+            f"train: class_weights must be numbers, a dict or 'balanced', got {type(spec).__name__}"
+        ) from None
+    if len(weights) != len(classes):
+        raise ValueError(f"train: class_weights must be {len(classes)}, one a class, got {len(weights)}")
+    for name, weight in zip(classes, weights, strict=True):
+        check_number(f"train: the class weight of {name!r}", weight, "number >= 0")
+    if not any(weights):
+        raise ValueError("train: class_weights must not all be zero")
+    return [float(weight) for weight in weights]
 
 
 def beats_chance(history: History, chance: float, images: int) -> bool:

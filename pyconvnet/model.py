@@ -12,6 +12,7 @@ import numpy as np
 
 from .devices import get_device
 from .network import Network
+from .ops._arrays import unmasked
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Preprocessing:
             if not (1 <= self.crop[0] <= h and 1 <= self.crop[1] <= w):
                 raise ValueError(f"Preprocessing: crop must fit images of {h}x{w}, got {self.crop}")
         if self.mean is not None:
-            self.mean = np.ascontiguousarray(self.mean, np.float32)
+            self.mean = np.ascontiguousarray(unmasked("Preprocessing", "mean", self.mean), np.float32)
             if self.mean.shape not in ((c,), (h, w, c)):
                 raise ValueError(
                     f"Preprocessing: mean must have shape {(c,)} or {(h, w, c)}, got {self.mean.shape}"

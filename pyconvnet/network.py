@@ -14,7 +14,7 @@ import numpy as np
 
 from . import layers
 from .layers import Layer, Parameter, WeightLayer
-from .layers.base import Shape, check_number
+from .layers.base import Shape, check_declarations, check_number
 from .layers.initialisers import Constant, Initialiser, initialiser
 
 if TYPE_CHECKING:
@@ -185,8 +185,9 @@ class Network:
                 raise ValueError(f"{what}: input {source!r} is a cost, whose value no layer can read")
             shapes.append(node.output_shape)
         try:
-            output = layer.output_shape(*shapes)
+            output = tuple(layer.output_shape(*shapes))
             own = layer.parameters(*shapes)
+            check_declarations(layer, shapes, output, own)
             if layer.device is not None and layer.device != "all":
                 check_number("device (unless 'all' or None)", layer.device, "int >= 0")
         except (ValueError, TypeError) as error:

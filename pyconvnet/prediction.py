@@ -15,12 +15,13 @@ from PIL import Image
 from .data import load_image
 from .data.dataset import channels_first_hint, reading_of
 from .data.folder import image_files, listed, say_left_out
-from .data.images import ENCODED
+from .data.images import ENCODED, check_max_pixels
 from .data.matching import check_reading
 from .data.sources import given_options
 from .devices import Device
 from .evaluate import as_model, best_classes, log_probabilities, positive, view_draws
 from .model import Model
+from .ops._arrays import unmasked
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
 Guess = list[tuple[str, float]] | None
@@ -101,8 +102,7 @@ def predict(
     model = as_model(model_or_run)
     single, sources = image_sources(images, model.preprocessing.image_shape)
     how = {"device": device, "precision": precision, "replicas": replicas, "hybrid": hybrid}
-    how |= {"on_error": on_error, "image_size": image_size, "channels": channels}
-    how["max_pixels"] = max_pixels
+    how |= {"on_error": on_error, "image_size": image_size, "channels": channels, "max_pixels": max_pixels}
     results = Predictions()
     for source, guess, error in predict_each(model, sources, top, views, batch_size, **how):
         if error is not None:
@@ -137,6 +137,7 @@ def predict_each(
     size = min(positive("batch_size", batch_size), len(sources))
     if on_error not in ("skip", "raise"):
         raise ValueError(f'predict: on_error must be "skip" or "raise", got {on_error!r}')
+    max_pixels = check_max_pixels("predict", max_pixels)
     shape = model.preprocessing.image_shape
     check_reading(reading_of(shape), given_options(size=image_size, channels=channels), "the model")
     draws = view_draws(model, views)
@@ -188,7 +189,8 @@ def _files(path: Any) -> list[str] | None:
     if not folder.is_dir():
         return None
     left_out: Counter[str] = Counter()
-    files = sorted(name for name, _, _ in image_files(folder, left_out))
+    closed: dict[str, str] = {}  # subfolders that cannot be read: unreadable like files
+    files = sorted([name for name, _, _ in image_files(folder, left_out, closed)] + list(closed))
     if not files:
         others = f" (but {listed(left_out)})" if left_out else ""
         raise ValueError(f"predict: {path} holds no images{others}")
@@ -197,11 +199,12 @@ def _files(path: Any) -> list[str] | None:
 
 
 def _read(
-    image: Any, image_shape: tuple[int, int, int], on_error: str, max_pixels: int | None
+    image: Any, image_shape: tuple[int, int, int], on_error: str, max_pixels: int
 ) -> np.ndarray | Exception:
     """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
+        image = np.asarray(unmasked("predict", "images", image))
         array = image[..., None] if image.ndim == 2 else image
         if array.shape == image_shape and array.dtype.kind == "f":
             if not np.isfinite(array).all():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import learning
 from . import optim as _optim
 from .layers.base import check_number
 from .layers.initialisers import Initialiser, initialiser
@@ -24,6 +25,7 @@ DEFAULTS = {
     "weight_decay": 5e-4,
     "schedule": "constant",
     "stop_after": 0,
+    "balance": False,
 }
 
 
@@ -46,6 +48,8 @@ class Settings:
     replicas: int = 1
     hybrid: bool = False
     precision: str = "fp32"
+    balance: bool = False
+    class_weights: list[float] | None = None
     validation: float | None = None  # the share of the training images that is held out
     images: Mapping[str, Any] = field(default_factory=dict)  # how files are read
     note: str = ""  # what the user has to be told
@@ -64,6 +68,8 @@ class Settings:
             "seed": self.seed,
             "augment": self.augmentation.as_dict(),
             "precision": self.precision,
+            "balance": self.balance,
+            "class_weights": self.class_weights,
             "validation": self.validation,
             "images": dict(self.images),
             "stop_after": self.stop_after,
@@ -91,6 +97,8 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
         _optim.schedule(given["schedule"])
+    if not isinstance(given.get("balance", False), bool):
+        raise TypeError(f"train: balance must be True or False, got {given['balance']!r}")
     if "init" in given:
         initialiser(given["init"], "train: init")
     check_precision("train", precision)
@@ -125,9 +133,20 @@ def make_settings(
         value = given[name]
         if value is None:
             value = old.get(name, network.recipe.get(name, default))
-        elif saved is not None and name in ("batch_size", "seed") and value != old[name]:
-            raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
+        elif saved is not None and name in ("batch_size", "seed", "balance"):
+            before = old.get(name, default)
+            if value != before:
+                raise ValueError(f"train: {name} must stay {before} in a resumed run, got {value}")
         values[name] = value
+    weights = given["class_weights"]
+    if weights is not None:
+        weights = learning.class_weights(weights, dataset.labels, dataset.classes)
+    if saved is not None:
+        before = old.get("class_weights")
+        if weights is not None and weights != before:
+            raise ValueError(f"train: class_weights must stay {before} in a resumed run, got {weights}")
+        weights = before
+    values["class_weights"] = weights
     try:
         # A copy: a schedule's state is this run's, not the caller's.
         values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))

@@ -47,6 +47,8 @@ def train(
     augment: Any = None,
     init: Any = None,
     stop_after: int | None = None,
+    class_weights: Any = None,
+    balance: bool | None = None,
     progress: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
@@ -117,6 +119,14 @@ def train(
     stop_after : int, optional
         End the run after so many epochs in a row without a lower validation error (or an equal one with a
         lower loss: what makes ``best.safetensors`` anew); 0, the default, never does.
+    class_weights : sequence, dict or "balanced", optional
+        Factors on the training loss of each class's examples, and on its gradient: one a class, or by class
+        name (1 for the others), or such that all classes weigh the same; see
+        :func:`pyconvnet.learning.class_weights`. The loss is still divided by the number of examples.
+    balance : bool, optional
+        Draw every class equally often, whatever its share of the images: an epoch is as long as without, but
+        shows the images of small classes several times and leaves out some of the large ones, others each
+        time. Default False.
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
@@ -159,6 +169,8 @@ def train(
         "seed": seed,
         "init": init,
         "stop_after": stop_after,
+        "class_weights": class_weights,
+        "balance": balance,
     }
     with ranks.guard():
         with ranks.together():
@@ -185,13 +197,15 @@ def train(
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
-                train_set, validation_set = _hold_out(train_set, settings, ranks.main and not progress)
+                train_set, validation_set = _hold_out(train_set, settings)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
+            if settings.note and ranks.main and not progress:
+                warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=2)
         if saved is None:
             start = ranks.broadcast(start)
         from .trainer import Trainer
@@ -255,7 +269,7 @@ def _outputs_of(
     return tuple(s and renumbered(s, numbers, names, start.class_names_given) for s in pair)
 
 
-def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Dataset, Dataset | None]:
+def _hold_out(train_set: Dataset, settings: Settings) -> tuple[Dataset, Dataset | None]:
     """A tenth of the images to validate on, where the network's own schedule cannot do without."""
     if not settings.schedule.needs_validation:
         return train_set, None
@@ -272,8 +286,6 @@ def _hold_out(train_set: Dataset, settings: Settings, warn: bool) -> tuple[Datas
         f"{len(held_out)} of {len(train_set) + len(held_out)} training images are held out "
         f"(validation={_HELD_OUT}); validation= or schedule= chooses otherwise"
     )
-    if warn:
-        warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=3)
     return train_set, held_out
 
 

@@ -95,7 +95,8 @@ class Trainer:
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
         judged = train_set if validation_set is None else validation_set
-        self.chance = learning.chance(judged.labels)
+        even = settings.balance or settings.class_weights is not None
+        self.chance = learning.chance(judged.labels, even)
         if validation_set is not None:
             settings.schedule.expect(self.chance)
         if saved is not None:
@@ -122,6 +123,8 @@ class Trainer:
         if start is not None:
             plan.set_parameters(start)
         plan.set_weight_decay(settings.weight_decay)
+        if settings.class_weights is not None:
+            plan.set_class_weights(np.array(settings.class_weights))
         return plan
 
     def _choose_kernels(self) -> None:
@@ -243,7 +246,8 @@ class Trainer:
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
             self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
-            self.loader = stack.enter_context(Loader(self.train_set, size, seed=seed, **how))
+            loader = Loader(self.train_set, size, seed=seed, balance=self.settings.balance, **how)
+            self.loader = stack.enter_context(loader)
             if self.validation_set is not None:
                 loader = Loader(self.validation_set, size, shuffle=False, **how)
                 self.validation_loader = stack.enter_context(loader)

@@ -4,6 +4,7 @@ and which output may be which input. Tests spoil the calls, or lay their arrays 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -71,7 +72,9 @@ def calls() -> dict[str, dict[str, Any]]:
         "bias_relu_dropout": {"x": f32(3, 4), "b": f32(4), "step": i64(3)},
         "dropout_backward": {"dy": f32(3, 4), "mask": u8(3, 4)},
         "softmax": {"logits": f32(3, 4)},
-        "softmax_cross_entropy": {"logits": f32(3, 4), "labels": i32(0, 3, 1), "metrics": np.zeros(4)},
+        "softmax_cross_entropy": {
+            "logits": f32(3, 4), "labels": i32(0, 3, 1), "class_weights": f32(4) ** 2, "metrics": np.zeros(4),
+        },
         "sgd_momentum": {
             "w": f32(6), "v": f32(6), "g": f32(6), "hyper": f32(2), "ends": i64(2, 6),
             "lr_mult": f32(2), "weight_decay": f32(2), "step": i64(7),
@@ -110,6 +113,7 @@ OPTIONAL = {
     ("sgd_momentum", "step"),
     ("sgd_momentum", "w_bf16"),
     ("softmax_cross_entropy", "metrics"),
+    ("softmax_cross_entropy", "class_weights"),
     ("conv2d_depth", "b"),
     ("conv2d_depth", "filters"),
     ("conv2d_depth_wgrad", "filters"),
@@ -170,9 +174,22 @@ COUNTED = {
 ONE_KERNEL = {"concat", "split"}
 
 
+#: Parameters that take no array (but scale in gradients of lrn); every other one is in its call.
+NO_ARRAYS = {
+    *("x_shape", "w_shape", "size", "sizes", "stride", "pad", "groups", "ceil_mode", "count_include_pad"),
+    *("lrn_size", "depth", "window", "alpha", "beta", "k", "p", "scale", "seed", "layer", "topk"),
+    *("grad_scale", "activation", "relu", "precision", "kernel", "workspace", "out"),
+}
+
+
+def function(op: str) -> Callable:
+    """The operation."""
+    return getattr(ops if hasattr(ops, op) else ops.depth, op)
+
+
 def run(op: str, arguments: dict[str, Any]) -> Any:
     """Call the operation."""
-    return getattr(ops if hasattr(ops, op) else ops.depth, op)(**arguments)
+    return function(op)(**arguments)
 
 
 def outputs(op: str, result: Any) -> dict[str, np.ndarray]:

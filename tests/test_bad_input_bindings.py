@@ -75,6 +75,7 @@ NONE_ALLOWED = {
     ("augment", 5),
     ("augment", 6),
     ("softmax_cross_entropy", 4),
+    ("softmax_cross_entropy", 7),
     ("sgd_momentum", 4),
     ("sgd_momentum", 5),
 }

@@ -79,7 +79,7 @@ def test_what_is_left_out_is_counted_and_said_once(folder):
         "beside the class folders": 2,
     }
     assert len(said) == 1
-    assert "f: left out: 3 hidden, 2 beside the class folders, 2 .txt, 1 .emf, 1 .eps, 1 " in said[0]
+    assert "f: left out: 3 hidden, 2 .txt, 2 beside the class folders, 1 .emf, 1 .eps, 1 " in said[0]
     assert ", 6 others (images are told by a suffix" in said[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -248,6 +248,7 @@ def test_kernels_mark_labels_out_of_range(classes, device, rng):
             metrics,
             device.asarray(logits),
             device.asarray(labels),
+            None,
             5,
             0.1,
             workspace,

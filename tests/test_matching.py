@@ -10,7 +10,7 @@ from test_checkpoint import rewrite
 from test_evaluate import IMAGE, TEN, linear_model, probabilities
 
 import pyconvnet as pcn
-from pyconvnet import data
+from pyconvnet import data, plots
 from pyconvnet.cli import main
 from pyconvnet.trainer import Trainer
 
@@ -110,6 +110,14 @@ def test_a_checkpoint_says_whether_names_were_made_up(tmp_path, names, given):
         pcn.Model(model.network, model.parameters, model.preprocessing, names, {}, "no")
 
 
+def test_plots_number_the_classes_alike(numbered, tmp_path):
+    model = linear_model(classes=12, names=numbered.classes)
+    pixels, _ = arrays(numbered)
+    right = probabilities(model, pixels, TEN[:1]).argmax(axis=1)
+    with pytest.raises(ValueError, match="makes no error"):
+        plots.predictions(model, (pixels, right), tmp_path / "p.png", only_errors=True)
+
+
 # ---- class names: training goes on from a model ------------------------------------------------------------
 def start_model(names, given=True):
     net = tiny(len(names), (6, 6, 3))
@@ -170,6 +178,15 @@ def npz(path, classes=None, size=6):
     return path
 
 
+def listed(root, size, write):
+    """The same images by a list of files with labels."""
+    files = sorted(png_folder(root, ANTS, size).rglob("*.png"))
+    if not write:
+        return [(str(file), ANTS.index(file.parent.name)) for file in files]
+    (root / "list.csv").write_text("".join(f"{file},{file.parent.name}\n" for file in files))
+    return root / "list.csv"
+
+
 ANTS = ["ant", "bee"]
 SPECS = {  # how two classes of images of a size come: name -> function of (folder, size)
     "dataset": lambda t, size: pcn.ImageFolder(png_folder(t / "d", ANTS, 9), size),
@@ -179,12 +196,14 @@ SPECS = {  # how two classes of images of a size come: name -> function of (fold
     "path with val": lambda t, size: (
         png_folder(t / "v" / "val", ANTS) and png_folder(t / "v" / "train", ANTS).parent
     ),
+    "list of files": lambda t, size: listed(t / "l", size, False),
+    "CSV": lambda t, size: listed(t / "c", size, True),
     "arrays": lambda t, size: (X[:, :size, :size], Y),
     "named arrays": lambda t, size: data.ArrayDataset(X[:, :size, :size], Y, ANTS),
     "npz": lambda t, size: npz(t / "a.npz", ANTS, size),
     "bare npz": lambda t, size: npz(t / "b.npz", None, size),
 }
-PREPARED = ("path", "path with val")  # to the size of the training images
+PREPARED = ("path", "path with val", "list of files", "CSV")  # to the size of the training images
 
 
 @pytest.mark.parametrize("validation", SPECS)
@@ -201,10 +220,9 @@ def test_every_pair_is_checked_before_the_first_step(tmp_path, train, validation
     if validation in PREPARED:
         assert data.open_dataset(pair[0], validation=other, **how)[1].image_shape == (5, 5, 3)
         return
+    size = {"image_size": 5} if how else {}
     with pytest.raises(ValueError, match=r"shape \(5, 5, 3\), got \(4, 4, 3\)"):
-        pcn.train(
-            tiny(2, (5, 5, 3)), pair[0], validation=other, out=tmp_path / "run", image_size=how.get("size")
-        )
+        pcn.train(tiny(2, (5, 5, 3)), pair[0], validation=other, out=tmp_path / "run", **size)
     assert not (tmp_path / "run").exists()
 
 
@@ -237,19 +255,28 @@ def test_validation_classes_are_the_training_classes_by_name(tmp_path):
 def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys):
     root = png_folder(tmp_path / "t", ANTS, 9, count=4)
     how = {"net": tiny(2, (5, 6, 1)), "data": str(root), "validation": False, "batch_size": 2, "workers": 0}
-    run = go(tmp_path / "a", **how, epochs=1, image_size=(5, 6), channels=1, on_error="raise")
+    run = go(tmp_path / "a", **how, epochs=1, image_size=(5, 6), channels=1, on_error="raise", max_pixels=81)
     assert run.model.preprocessing.image_shape == (5, 6, 1)
-    asked = {"size": [5, 6], "channels": 1, "on_error": "raise"}
+    asked = {"size": [5, 6], "channels": 1, "on_error": "raise", "max_pixels": 81}
     assert events(run.out, "start")[0]["options"]["images"].items() >= asked.items()
     run = go(tmp_path / "a", **how, epochs=2, resume=True)
     assert len(run.history) == 2
     assert events(run.out, "start")[1]["options"]["images"].items() >= asked.items()
+
+    # A state of before this was recorded: the model's own size and channels.
+    def older(tensors, header):
+        for option in ("images", "validation"):
+            del header["state"]["options"][option]
+
+    rewrite(tmp_path / "a" / "last.safetensors", older, mend=True)
+    assert len(go(tmp_path / "a", **how, epochs=3, resume=True, max_pixels=81).history) == 3
+    with pytest.raises(ValueError, match="not the training images"):
+        go(tmp_path / "a", **how, epochs=2, resume=True, max_pixels=80)
     with pytest.raises(ValueError, match=r"\(5, 6, 3\)"):
         go(tmp_path / "a", **how, epochs=2, resume=True, channels=3)
     typed = f"train digits {root} --option input_shape=5x6x1 --image-size 5x6 --channels 1 --on-error raise "
-    typed += (
-        f"--batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 --out {tmp_path / 'b'}"
-    )
+    typed += "--max-pixels 81 --batch-size 2 --epochs 1 --quiet --validation none --device cpu --workers 0 "
+    typed += f"--out {tmp_path / 'b'}"
     assert main(typed.split()) == 0
     assert pcn.load(tmp_path / "b").preprocessing.image_shape == (5, 6, 1)
     assert main([*typed.split(), "--resume"]) == 0
@@ -257,6 +284,8 @@ def test_train_reads_files_as_asked_and_a_resumed_run_as_before(tmp_path, capsys
     evaluate = ["evaluate", str(tmp_path / "b"), str(root), "--json"]
     assert main([*evaluate, "--image-size", "5x6", "--channels", "1", "--on-error", "raise"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 8
+    assert main([*evaluate, "--max-pixels", "80", "--on-error", "raise"]) == 2
+    assert "max_pixels" in capsys.readouterr().err
     assert main([*evaluate, "--image-size", "32"]) == 2
     assert "image_size must be (5, 6) as for the model, got (32, 32)" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "b"), str(root), "--channels", "3"]) == 2
@@ -273,6 +302,10 @@ REFUSED = {
     "on_error of arrays": (
         lambda m: pcn.evaluate(m, ARRAYS, on_error="skip"),
         "on_error is for images .* files",
+    ),
+    "max_pixels of arrays": (
+        lambda m: pcn.evaluate(m, ARRAYS, max_pixels=9),
+        "max_pixels is for images .* files",
     ),
     "predict, another size": (
         lambda m: pcn.predict(m, ARRAYS[0], image_size=9),

@@ -5,6 +5,7 @@ The table is ``op_calls``; the operations run on the cpu and on the emulator.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -50,6 +51,8 @@ def test_the_table_is_whole():
         for name, array in inputs.items():
             if array.dtype.kind in "iu":
                 assert ((op, name) in op_calls.INTEGERS) != ((op, name) in op_calls.COUNTED), (op, name)
+        parameters = set(inspect.signature(op_calls.function(op)).parameters)
+        assert parameters - op_calls.NO_ARRAYS <= {n.partition("[")[0] for n in inputs}, op
     for op, output, name in op_calls.ITSELF:
         assert output in WRITTEN[op]
         assert name in INPUTS[op]
@@ -275,3 +278,42 @@ def test_misaligned_arrays_are_refused_by_kernels_by_their_name(op):
             with pytest.raises(ValueError, match=rf"^{op}: {re.escape(name)} must be aligned"):
                 run_with("emulator", op, name, between(array))
             is_right("cpu", op, run_with("cpu", op, name, between(array)))
+
+
+class Lends:
+    """Scratch memory that is too little."""
+
+    def get(self, nbytes: int) -> np.ndarray:
+        return np.empty(nbytes - 1, np.uint8)
+
+
+f32 = op_calls.f32
+#: Calls on the tables of convolutions, of sums long enough to be cut into pieces, which needs scratch memory.
+CUT = {
+    "conv2d": ("fprop", {"x": f32(1, 4, 4, 64), "w": f32(32, 3, 3, 64)}),
+    "conv2d_dgrad": ("dgrad", {"dy": f32(1, 2, 2, 64), "w": f32(64, 3, 3, 32), "x_shape": (1, 4, 4, 32)}),
+    "conv2d_wgrad": ("wgrad", {"dy": f32(2, 8, 8, 32), "x": f32(2, 8, 8, 32), "w_shape": (32, 1, 1, 32)}),
+    "linear": ("fprop", {"x": f32(4, 256), "w": f32(32, 256)}),
+    "linear_dgrad": ("dgrad", {"dy": f32(4, 256), "w": f32(256, 32)}),
+    "linear_wgrad": ("wgrad", {"dy": f32(128, 32), "x": f32(128, 32)}),
+    "conv2d_depth": ("fprop", {"x": f32(1, 5, 5, 48), "w": f32(32, 11, 11, 3), "stride": 4}),
+    "conv2d_depth_wgrad": (
+        "wgrad", {"dy": f32(2, 8, 8, 32), "x": f32(2, 10, 10, 48), "w_shape": (32, 11, 11, 3), "stride": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", CUT)
+def test_a_bad_workspace_is_told_by_the_operation_that_was_called(op):
+    direction, arguments = CUT[op]
+    kernel = f"conv2d_{direction}_tile32/2"
+    with ops.on("emulator"):
+        op_calls.run(op, arguments | {"kernel": kernel})
+        with pytest.raises(ValueError, match=rf"^{op}: workspace must have at least"):
+            op_calls.run(op, arguments | {"kernel": kernel, "workspace": Lends()})
+        with pytest.raises(ValueError, match=rf"^{op}: kernel .* does not apply"):
+            op_calls.run(op, arguments | {"kernel": "warp_drive/2"})
+
+
+def test_every_operation_on_the_tables_of_convolutions_is_here():
+    assert set(CUT) == {op for op in CALLS if "conv2d" in op or op.startswith("linear")}

@@ -1,5 +1,6 @@
 """Ranks without MPI: who is one, errors of one and of all, shares of the data; threads that train."""
 
+import importlib
 import re
 import sys
 import threading
@@ -18,7 +19,7 @@ from pyconvnet.parallel import ranks as ranks_module
 from pyconvnet.parallel.ranks import RankError, Ranks, current, launched
 from pyconvnet.trainer import Trainer
 
-train_module = sys.modules["pyconvnet.train"]
+train_module = importlib.import_module("pyconvnet.train")
 
 
 @pytest.fixture(autouse=True)
@@ -75,14 +76,17 @@ def test_each_rank_of_a_host_takes_its_own_gpu(monkeypatch):
     assert asked == [None, "cuda:2"]
 
 
+class Files:
+    """A dataset for worker processes: not in memory, and of a module that they can import."""
+
+    in_memory = False
+
+
 def test_ranks_of_a_host_share_its_processors():
     free, bound = [set(range(12))] * 4, [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}, {9, 10, 11}]
     assert [ranks_module._own_cores(free, rank) for rank in range(4)] == [3] * 4
     assert [ranks_module._own_cores(bound, rank) for rank in range(4)] == [3] * 4
     assert ranks_module._own_cores([{0, 1}] * 5, 0) == 1
-
-    class Files:
-        in_memory = False
 
     me = Ranks()
     assert me.cores == ranks_module._own_cores([ranks_module._allowed()], 0)
@@ -395,8 +399,7 @@ def test_a_model_to_go_on_from_is_rank_0s(tmp_path, train):
 
     def each(ranks):
         model = pcn.load(first.out)
-        for value in model.parameters.values():
-            value += ranks.rank
+        model.parameters = {name: value + ranks.rank for name, value in model.parameters.items()}
         return {"model": model}
 
     wanted = pcn.load(first.out).parameters

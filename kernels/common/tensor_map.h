@@ -18,7 +18,7 @@ namespace pcn {
 enum class TensorElement : int { kBf16, kFloat32 };
 // Swizzle of the box in shared memory. The inner box is at most that many bytes, and its rows lie that many
 // bytes apart even where it is less: shared memory must have room for them. An mbarrier expects the bytes of
-// the box alone ("amount of data transferred", PTX ISA, cp.async.bulk.tensor).
+// the box alone ("amount of data copied in bytes", PTX ISA, cp.async.bulk.tensor).
 enum class TensorSwizzle : int { kNone = 0, k32 = 1, k64 = 2, k128 = 3 };
 
 #ifdef __CUDACC__

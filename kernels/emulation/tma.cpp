@@ -169,6 +169,10 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, const int* 
 
 void tma_load_im2col(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate,
                      const int* offset) {
+  if (offset[0] > 255 || offset[1] > 255) {
+    fail("TMA im2col: offsets (%d, %d); of a tensor of four dimensions they are at most 255", offset[0],
+         offset[1]);
+  }
   issue(shared, map, barrier, coordinate, 4, offset);
 }
 

@@ -16,9 +16,7 @@ import io
 import os
 import pickle
 import shutil
-import tarfile
 import tempfile
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -118,6 +116,8 @@ def find(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]] | N
 
 def _archive(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]]:
     """The files of a tar archive, read into memory (nothing is unpacked to disk)."""
+    import tarfile
+
     wanted = {*TRAIN, *TEST, "batches.meta"}
     files: dict[str, bytes] = {}
     try:
@@ -291,6 +291,8 @@ def fetch(folder: Path, url: str = URL, md5: str = MD5) -> Path:
     ValueError
         The sum differs.
     """
+    import urllib.request  # slow to import, and seldom needed
+
     folder.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix="cifar10-", suffix=".part", dir=folder)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._arrays import unmasked
 from ..reference import philox
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
@@ -21,6 +22,8 @@ PURPOSE_SPLIT = 0x44415400
 PURPOSE_ORDER = 0x44415401
 PURPOSE_CROP = 0x44415402
 PURPOSE_COLOUR = 0x44415403
+PURPOSE_CLASSES = 0x44415404
+PURPOSE_MIX = 0x44415405
 
 
 class Dataset:
@@ -286,6 +289,24 @@ def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
     return np.argsort(philox.random_words(seed, step, purpose, 0, count), kind="stable")
 
 
+def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
+    """(n,) indices in random order among which every class that has images is as frequent as any other, or by
+    one more where n is no multiple of their number; and so is every image of a class.
+
+    A pure function of (labels, seed, step). Which images of a class come once more than others, or not at
+    all, differs from step to step.
+    """
+    order = shuffled(len(labels), seed, step, PURPOSE_ORDER)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    members = np.split(by_class, np.cumsum(sizes)[:-1])
+    present = np.flatnonzero(sizes)
+    share, rest = divmod(len(labels), len(present))
+    turn = present[shuffled(len(present), seed, step, PURPOSE_CLASSES)]
+    chosen = [np.resize(members[label], share + (i < rest)) for i, label in enumerate(turn)]
+    return np.concatenate(chosen)[shuffled(len(labels), seed, step, PURPOSE_MIX)]
+
+
 def check_seed(where: str, seed: Any) -> int:
     """`seed` as an int in [0, 2**64)."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
@@ -297,7 +318,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:
     """Labels as (count,) int32 in [0, classes); `classes` None allows any non-negative label."""
-    labels = np.asarray(labels)
+    labels = np.asarray(unmasked(where, "labels", labels))
     if labels.size and labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     if labels.shape != (count,):
@@ -337,6 +358,7 @@ def channels_first_hint(shape: Sequence[int]) -> str:
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    unmasked("ArrayDataset", name, value)
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, arrays that live on a device

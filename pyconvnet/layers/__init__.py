@@ -1,6 +1,6 @@
 """Layers: hyper-parameters, shapes, and forward and backward in terms of :mod:`pyconvnet.ops`."""
 
-from .base import Context, Layer, Parameter, WeightLayer, from_dict, register
+from .base import Context, Layer, Parameter, Slice, WeightLayer, from_dict, register
 from .conv import Conv2d
 from .initialisers import Constant, Initialiser, Normal, Orthogonal, Uniform, VarianceScaling, initialiser
 from .linear import Linear
@@ -27,6 +27,7 @@ __all__ = [
     "Orthogonal",
     "Parameter",
     "ReLU",
+    "Slice",
     "SoftmaxCrossEntropy",
     "SpatialLRN",
     "Tanh",

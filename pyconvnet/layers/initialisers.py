@@ -212,12 +212,12 @@ class Orthogonal(Initialiser):
 
 _KINDS = {kind.__name__: kind for kind in (Constant, Normal, Uniform, VarianceScaling, Orthogonal)}
 _HE, _GLOROT, _LECUN = (2.0, "fan_in"), (1.0, "fan_avg"), (1.0, "fan_in")
-#: name -> (class, options it stands for, options that may be given with it)
+#: name -> (class, options it stands for, options that may be given with it, or must where it stands for none)
 _NAMES: dict[str, tuple[type[Initialiser], dict[str, Any], tuple[str, ...]]] = {
     "constant": (Constant, {}, ("value",)),
     "normal": (Normal, {}, ("std",)),
     "uniform": (Uniform, {}, ("low", "high")),
-    "orthogonal": (Orthogonal, {}, ("gain",)),
+    "orthogonal": (Orthogonal, {"gain": 1.0}, ("gain",)),
 } | {
     name + suffix: (
         VarianceScaling,
@@ -268,6 +268,11 @@ def initialiser(spec: Any, owner: str = "init") -> Initialiser:
             options[key] = value if key == "mode" else float(value)
         except ValueError:
             raise ValueError(f"{owner}: {key} must be a number, got {value!r} in {spec!r}") from None
+    for key in known:
+        if key not in options:
+            raise TypeError(
+                f"{owner}: {name} needs {' and '.join(known)}, as in '{name}:{key}=0.1', got {spec!r}"
+            )
     return kind(**options)
 
 

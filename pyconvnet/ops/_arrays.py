@@ -88,19 +88,16 @@ def arrays(op: str, /, optional: tuple[str, ...] = (), **named: Any) -> tuple[De
     return tuning.device_for(dev), result
 
 
-def plain(where: str, name: str, array: np.ndarray) -> np.ndarray:
-    """A NumPy array without what a subclass makes of it: the same memory as ``numpy.ndarray``.
+def unmasked(where: str, name: str, value: Any) -> Any:
+    """The value, unless it is a masked array: the numbers under a mask are not meant to be read.
 
     Raises
     ------
     TypeError
-        A masked array: the numbers under its mask are not meant to be read.
     """
-    if type(array) is np.ndarray:
-        return array
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{where}: {name} must be an array without a mask, got {type(array).__name__}")
-    return np.asarray(array)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{where}: {name} must be an array without a mask, got {type(value).__name__}")
+    return value
 
 
 def _place_name(place: tuple[str, int]) -> str:
@@ -109,7 +106,7 @@ def _place_name(place: tuple[str, int]) -> str:
 
 def _adopt(op: str, name: str, value: Any) -> tuple[Any, tuple[str, int]]:
     if isinstance(value, np.ndarray):
-        return plain(op, name, value), _HOST
+        return np.asarray(unmasked(op, name, value)), _HOST  # of a subclass the memory and nothing else
     if type(value).__module__.partition(".")[0] == "cupy":
         return value, ("cuda", value.device.id)
     for bit, is_set, resolve in _UNWRITTEN:

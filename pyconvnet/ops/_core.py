@@ -280,6 +280,15 @@ def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
     return dev.empty((nbytes,), np.uint8) if workspace is None else workspace.get(nbytes)
 
 
+def rows(dev: Device, table: str, shape: Any) -> list[tuple[str, int]]:
+    """The (name, workspace bytes) of the kernels of a table that apply to a shape, in order of preference.
+
+    Asked with the device current: which code is loaded, and so which rows have any, may differ among devices.
+    """
+    with dev.activate():
+        return getattr(dev.ext, f"{table}_kernels")(shape)
+
+
 def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[str, int]:
     """The (name, workspace bytes) of the forced kernel, or of the preferred one.
 

@@ -132,7 +132,7 @@ def prepare(
         reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
         return images_to_depth(crops, depth.stride, depth.corner, out=y)
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
-    row, _ = core.select(op, dev.ext.augment_kernels(extent), kernel)
+    row, _ = core.select(op, core.rows(dev, "augment", extent), kernel)
     with dev.activate():
         dev.ext.augment(row, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
     return y
@@ -179,4 +179,4 @@ def _list_augment(
     out = (*size, shape[3])
     out = out if depth is None else depth.shape("augment", out, np.float32)
     extent = _extent(dev, shape, size, None, depth, out)
-    return [name for name, _ in dev.ext.augment_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "augment", extent)]

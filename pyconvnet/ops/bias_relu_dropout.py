@@ -17,7 +17,7 @@ _OP = "bias_relu_dropout"
 def _list(dev: Device, shape: tuple[int, ...]) -> list[str]:
     *rows, cols = core.shape_tuple(_OP, "shape", shape, ", ".join("." * max(1, len(shape))))
     extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in dev.ext.bias_relu_dropout_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "bias_relu_dropout", extent)]
 
 
 def bias_relu_dropout(
@@ -80,7 +80,7 @@ def bias_relu_dropout(
         drawn = (p, seed, step, layer, scale, (row0, col0, total_cols))
         return reference.bias_relu_dropout(x, b, *drawn, out=y)
     extent = dev.ext.DropoutShape(rows=x.size // cols, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(_OP, dev.ext.bias_relu_dropout_kernels(extent), kernel)
+    name, _ = core.select(_OP, core.rows(dev, "bias_relu_dropout", extent), kernel)
     threshold = reference.dropout_threshold(p)
     with dev.activate():
         dev.ext.bias_relu_dropout(

@@ -206,7 +206,7 @@ def _list_kernels(op: str, direction: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return [name for name, _ in getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)]
+        return [name for name, _ in core.rows(dev, f"conv2d_{direction}", shape)]
 
 
 _list_kernels("conv2d", "fprop")
@@ -291,7 +291,7 @@ def fprop(
         reference.conv2d(x, w, b, activation=activation, out=y, **geometry.options)
     else:
         shape = geometry.shape_of(dev, exactness, aligned(dev, x, w, y))
-        launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
+        launch("conv2d", "fprop", dev, shape, kernel, workspace, y, x, w, b, code, caller=op)
     return y
 
 
@@ -427,5 +427,5 @@ def wgrad(
         reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)
     else:
         shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
-        launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
+        launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, dw, dy, x, caller=op)
     return dw

@@ -145,7 +145,7 @@ def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | Non
     if dev.ext is None:
         return reference.filters_to_depth(w, side, out=to)
     extent = _extent(dev, w.shape, to.shape, side)
-    name, _ = core.select("filters_to_depth", dev.ext.filters_to_depth_kernels(extent), kernel)
+    name, _ = core.select("filters_to_depth", core.rows(dev, "filters_to_depth", extent), kernel)
     with dev.activate():
         dev.ext.filters_to_depth(name, extent, to, w, dev.stream())
     return to
@@ -200,7 +200,7 @@ def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: s
     if dev.ext is None:
         return reference.filters_from_depth(filters, side, out=dw)
     extent = _extent(dev, dw.shape, filters.shape, side)
-    name, _ = core.select("filters_from_depth", dev.ext.filters_from_depth_kernels(extent), kernel)
+    name, _ = core.select("filters_from_depth", core.rows(dev, "filters_from_depth", extent), kernel)
     with dev.activate():
         dev.ext.filters_from_depth(name, extent, dw, filters, dev.stream())
     return dw
@@ -322,7 +322,7 @@ def _list(op: str) -> None:
     def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> list[str]:
         shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), _side(op, stride)
         extent = _extent(dev, shape, filters_shape(shape, side, np.float32), side)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list("filters_to_depth")

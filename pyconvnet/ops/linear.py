@@ -57,7 +57,7 @@ def _shape_of(
 
 
 def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
-    ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
+    ours = core.rows(dev, f"conv2d_{_DIRECTIONS[op]}", shape)
     if shape.precision == conv.BF16 or not _cublas_works(dev):
         return ours
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]

@@ -65,7 +65,7 @@ class _Call:
 
     def launch(self, op: str, dev: Device, kernel: str | None, *arrays: Any, options: tuple = ()) -> None:
         shape = self.shape_of(dev)
-        name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
+        name, _ = core.select(op, core.rows(dev, op, shape), kernel)
         with dev.activate():
             getattr(dev.ext, op)(name, shape, *arrays, self.alpha, self.beta, self.k, *options, dev.stream())
 
@@ -79,7 +79,7 @@ def _list_kernels(op: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
         windows = (size, stride, pad, ceil_mode)
         call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(call.shape_of(dev))]
+        return [name for name, _ in core.rows(dev, op, call.shape_of(dev))]
 
 
 _list_kernels("lrn_max_pool2d")

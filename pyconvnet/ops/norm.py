@@ -93,7 +93,7 @@ def _list_kernels(op: str, spatial: bool) -> None:
         else:
             x_shape = tuple(core.shape_tuple(op, "x_shape", x_shape, ",".join("." * max(1, len(x_shape)))))
             shape = _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(shape)]
+        return [name for name, _ in core.rows(dev, op, shape)]
 
 
 _list_kernels("lrn", False)

@@ -95,7 +95,7 @@ def sgd_momentum(
         reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
         return
     extent = dev.ext.SgdShape(count=count, segments=segments)
-    name, _ = core.select(op, dev.ext.sgd_momentum_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "sgd_momentum", extent), kernel)
     with dev.activate():
         rest = (hyper, ends, lr_mult, weight_decay, dev.stream())
         dev.ext.sgd_momentum(name, extent, w, v, w_bf16, step, g, *rest)
@@ -106,5 +106,5 @@ def _list_sgd_momentum(dev: Device, count: int, segments: int) -> list[str]:
     count = core.integer("sgd_momentum", "count", count, minimum=1, maximum=core.MAX_ELEMENTS)
     segments = core.integer("sgd_momentum", "segments", segments, minimum=1, maximum=core.MAX_ELEMENTS)
     return [
-        name for name, _ in dev.ext.sgd_momentum_kernels(dev.ext.SgdShape(count=count, segments=segments))
+        name for name, _ in core.rows(dev, "sgd_momentum", dev.ext.SgdShape(count=count, segments=segments))
     ]

@@ -36,7 +36,7 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     if dev.ext is None:
         return getattr(reference, op)(*inputs.values(), *scalars, out=y)
     extent = dev.ext.ElementwiseShape(count=first.size)
-    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, op, extent), kernel)
     with dev.activate():
         getattr(dev.ext, op)(name, extent, y, *inputs.values(), *scalars, dev.stream())
     return y
@@ -46,7 +46,7 @@ def _list_elementwise(op: str) -> None:
     @core.lists_kernels(op)
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         count = math.prod(core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(dev.ext.ElementwiseShape(count=count))]
+        return [name for name, _ in core.rows(dev, op, dev.ext.ElementwiseShape(count=count))]
 
 
 for _op in (
@@ -179,7 +179,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     if dev.ext is None:
         return reference.add_bias(x, b, out=y)
     extent = dev.ext.RowsShape(rows=x.size // shape[-1], cols=shape[-1])
-    name, _ = core.select(op, dev.ext.add_bias_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "add_bias", extent), kernel)
     with dev.activate():
         dev.ext.add_bias(name, extent, y, x, b, dev.stream())
     return y
@@ -213,7 +213,7 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     if dev.ext is None:
         return reference.bias_backward(dy, out=db)
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
-    name, nbytes = core.select(op, dev.ext.bias_backward_kernels(extent), kernel)
+    name, nbytes = core.select(op, core.rows(dev, "bias_backward", extent), kernel)
     with dev.activate():
         dev.ext.bias_backward(name, extent, db, dy, core.scratch(dev, nbytes, workspace), dev.stream())
     return db
@@ -230,7 +230,7 @@ def _list_rows(op: str) -> None:
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
         extent = dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list_rows("add_bias")
@@ -325,7 +325,7 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
         src_cols=src.shape[-1],
         src_first=src_first,
     )
-    name, _ = core.select("copy_columns", dev.ext.copy_columns_kernels(extent), None)
+    name, _ = core.select("copy_columns", core.rows(dev, "copy_columns", extent), None)
     with dev.activate():
         dev.ext.copy_columns(name, extent, dst, src, dev.stream())
 
@@ -400,7 +400,7 @@ def dropout(
             step = int(step_array.reshape(-1)[0])
         return reference.dropout(x, p, seed, step, layer, scale, (row0, col0, total_cols), out=(y, mask))
     extent = dev.ext.DropoutShape(rows=rows, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(op, dev.ext.dropout_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "dropout", extent), kernel)
     threshold = reference.dropout_threshold(p)
     with dev.activate():
         dev.ext.dropout(
@@ -449,7 +449,7 @@ def dropout_backward(
     if dev.ext is None:
         return reference.dropout_backward(dy, mask, scale, out=dx)
     extent = dev.ext.ElementwiseShape(count=dy.size)
-    name, _ = core.select(op, dev.ext.dropout_backward_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "dropout_backward", extent), kernel)
     with dev.activate():
         dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
     return dx
@@ -496,4 +496,4 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
 def _list_dropout(dev: Device, shape: tuple[int, ...]) -> list[str]:
     *rows, cols = core.shape_tuple("dropout", "shape", shape, ", ".join("." * max(1, len(shape))))
     extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in dev.ext.dropout_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "dropout", extent)]

@@ -103,7 +103,7 @@ def _backward_geometry(
 
 def _launch(op: str, dev: Device, geometry: _Geometry, kernel: str | None, *args: Any) -> None:
     shape = geometry.shape_of(dev)
-    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
+    name, _ = core.select(op, core.rows(dev, op, shape), kernel)
     with dev.activate():
         getattr(dev.ext, op)(name, shape, *args, dev.stream())
 
@@ -116,7 +116,7 @@ def _list_kernels(op: str) -> None:
         geometry = _Geometry(
             op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
         )
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(geometry.shape_of(dev))]
+        return [name for name, _ in core.rows(dev, op, geometry.shape_of(dev))]
 
 
 for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):

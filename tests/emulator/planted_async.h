@@ -265,3 +265,34 @@ void narrow(Result& r) {
   y.read();
   r.expect<float>(y, small);
 }
+
+// A filter row of 300 taps over one row of pixels, of which only the last is inside. BUG: 1 in one go, which
+// its offset is too large for
+template <int BUG>
+__global__ void taps_kernel(const __grid_constant__ pcn::TensorMap map, float* y) {
+  uint64_t* barrier = &pcn::shared<RingSmem>().full[0];
+  const float* box = reinterpret_cast<const float*>(aligned_window(true));
+  if (threadIdx.x == 0) {
+    pcn::mbarrier_init(barrier, 1);
+    pcn::fence_mbarrier_init();
+    pcn::mbarrier_arrive_expect_tx(barrier, 128);
+    pcn::tma_load_im2col_4d(const_cast<float*>(box), &map, barrier, 0, BUG ? -1 : 44, 0, 0, BUG ? 299 : 254,
+                            0);
+  }
+  __syncthreads();
+  pcn::mbarrier_wait(barrier, 0);
+  y[threadIdx.x] = box[threadIdx.x];
+}
+template <int BUG>
+void taps(Result& r) {
+  Array<float> x(32 * 299, small), y(32);
+  const uint64_t dim[4] = {32, 299, 1, 1}, stride[3] = {128, 299 * 128, 299 * 128};
+  const int lower[2] = {-1, 0}, upper[2] = {0, 0};
+  const uint32_t steps[4] = {1, 1, 1, 1};
+  pcn::TensorMap map;
+  r.run(pcn::encode_im2col(&map, x.data(), pcn::TensorElement::kFloat32, dim, stride, lower, upper, 32, 1,
+                           steps, pcn::TensorSwizzle::k128));
+  r.run(pcn::launch("taps", taps_kernel<BUG>, dim3(1), dim3(32), 128 + 1024, nullptr, map, y.data()));
+  y.read();
+  r.expect<float>(y, [](int i) { return small(298 * 32 + i); });
+}
