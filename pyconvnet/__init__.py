@@ -16,6 +16,7 @@ from .devices import DeviceUnavailableError, available_devices, get_device
 # Functions named like their modules come after everything that imports those modules, so that the function
 # wins.
 from .evaluate import Evaluation, evaluate, predict
+from .files import LockedError
 from .gradients import check_gradients
 from .model import Model, Preprocessing
 from .network import Network
@@ -33,6 +34,7 @@ __all__ = [
     "Digits",
     "Evaluation",
     "ImageFolder",
+    "LockedError",
     "Model",
     "Network",
     "NonFiniteLossError",

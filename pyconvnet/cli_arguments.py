@@ -91,6 +91,13 @@ def parse_augment(text: str) -> dict[str, Any]:
     return result
 
 
+def parse_resume(text: str) -> bool | str:
+    """``--resume`` alone (spelt "yes" by the parser) or ``--resume auto``."""
+    if text not in ("yes", "auto"):
+        raise argparse.ArgumentTypeError(f"stands alone or before auto, got {text!r}")
+    return text if text == "auto" else True
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """ "classes=10" as a pair."""
     key, equals, value = text.partition("=")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
+from . import files, resuming
 from .model import Model
+from .resuming import Saved
+from .text import reason
 
-LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
+LAST, BEST, LOG, LOCK = "last.safetensors", "best.safetensors", "log.jsonl", "run.lock"
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -55,28 +59,66 @@ def score(record: Mapping[str, Any]) -> tuple[float, float]:
     return record[f"{kind}_error"], record[f"{kind}_loss"]
 
 
-def open_folder(out: Any, resume: bool | str, name: str) -> tuple[Path, Any]:
-    """Find the run's folder, and (model, state, arrays) of the run to resume or None."""
+@contextlib.contextmanager
+def opened(out: Any, resume: bool | str, name: str) -> Iterator[tuple[Path, Saved | None]]:
+    """The run's folder, held alone inside, and what there is in it to resume.
+
+    A run that ends before its first checkpoint leaves a log at most: that is no run. Folders made here that
+    are still empty in the end are removed.
+
+    Raises
+    ------
+    ValueError
+        There is a run, but none is to be resumed; the reverse is a FileNotFoundError.
+    LockedError
+        Another process trains there.
+    """
     if out is not None and not isinstance(out, (str, Path)):
         raise TypeError(f"train: out must be a path, got {type(out).__name__}")
-    folder = _default_folder(name, bool(resume)) if out is None else Path(out).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"train: out must be a folder, {folder} is a file")
-    last = folder / LAST
-    if resume and last.is_file():
-        model, state, arrays = checkpoint.read(last)
-        if state is None:
-            raise checkpoint.CheckpointError(f"train: {last} holds a model, but no state of a run to resume")
-        return folder, (model, state, arrays)
-    if resume is True:
-        raise FileNotFoundError(f"train: nothing to resume: {last} does not exist")
-    for present in (LAST, LOG):
-        if (folder / present).exists():
-            raise ValueError(
-                f"train: out={str(folder)!r} already holds a run; "
-                "resume=True goes on with it, or name another folder"
+    while True:
+        folder = _default_folder(name, bool(resume)) if out is None else Path(out).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"train: out must be a folder, {folder} is a file")
+        if resume is True and not (folder / LAST).is_file():
+            raise FileNotFoundError(
+                f"train: nothing to resume: {folder / LAST} does not exist; "
+                "resume='auto' (--resume auto) begins where there is nothing"
             )
-    return folder, None
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            with files.naming(folder):
+                folder.mkdir(parents=True, exist_ok=out is not None or bool(resume))
+            break
+        except FileExistsError:
+            if out is not None or resume:
+                raise  # else: another process has just taken this number
+    with contextlib.ExitStack() as stack:
+        for place in reversed(made):
+            stack.callback(_remove_empty, place)
+        stack.enter_context(files.locked(folder / LOCK, f"train: {folder}"))
+        yield folder, _saved(folder, resume)
+
+
+def _saved(folder: Path, resume: bool | str) -> Saved | None:
+    last, best = folder / LAST, folder / BEST
+    if resume and last.is_file():
+        return resuming.read(last)
+    if last.exists():
+        raise ValueError(
+            f"train: out={str(folder)!r} already holds a run; "
+            "resume=True goes on with it, or name another folder"
+        )
+    if best.exists():
+        raise ValueError(
+            f"train: {best} is a model without the state of a run, {LAST}: no run can go on from it, "
+            "and it is not overwritten; move it, or name another folder"
+        )
+    return None
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _default_folder(name: str, resume: bool) -> Path:
@@ -92,3 +134,16 @@ def _default_folder(name: str, resume: bool) -> Path:
         number += 1
         numbered[0] = base / f"{name}-{number}"
     return numbered[0]
+
+
+@contextlib.contextmanager
+def afterwards(what: str, *but: type[Exception]) -> Iterator[None]:
+    """What is done inside adds to a run whose model is saved: where it fails, that is a warning, unless it is
+    one of the errors named.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        warnings.warn(f"train: {what}: {reason(error)}", RuntimeWarning, stacklevel=3)

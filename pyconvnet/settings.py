@@ -14,6 +14,7 @@ from .layers.base import check_number
 from .model import Preprocessing
 from .network import Network
 from .precision import check_precision
+from .text import reason
 
 DEFAULTS = {
     "epochs": 10,
@@ -101,7 +102,7 @@ def make_settings(
 ) -> Settings:
     """Choose each value: as given, else the resumed run's, the network's recipe, the default.
 
-    ``saved``: (model, state, arrays) of the run to resume, or None.
+    ``saved``: what there is of the run to resume, or None.
     """
     from .data import Augmentation
 
@@ -111,7 +112,7 @@ def make_settings(
         value = given[name]
         if value is None:
             value = old.get(name, network.recipe.get(name, default))
-        elif saved is not None and name in ("batch_size", "seed") and value != old[name]:
+        elif saved is not None and name == "seed" and value != old[name]:
             raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
         values[name] = value
     try:
@@ -121,7 +122,7 @@ def make_settings(
         if given["schedule"] is not None or saved is None:
             raise
         raise ValueError(
-            f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
+            f"train: give the schedule again, it cannot be read from {saved.path} ({reason(error)})"
         ) from None
     for name, rule in RULES.items():  # a recipe's values have not been looked at yet
         check_number(f"train: {name}", values[name], rule)

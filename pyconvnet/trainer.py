@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import checkpoint, resuming
+from . import checkpoint, files, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
@@ -27,7 +27,8 @@ from .network import Network
 from .parallel.ranks import Ranks
 from .plan import Plan
 from .progress import Log, Progress, Signals
-from .run import BEST, LAST, LOG, NonFiniteLossError, Run, score
+from .resuming import Saved
+from .run import BEST, LAST, LOG, NonFiniteLossError, Run, afterwards, score
 from .settings import Settings, make_preprocessing
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
@@ -56,7 +57,7 @@ class Trainer:
     out : Path
     start : dict or None
         Parameters to start from; None: the network's initial ones.
-    saved : (Model, state, arrays) or None
+    saved : Saved or None
         The run to go on with.
     ranks : Ranks
         The processes that train together; by default this one alone.
@@ -71,20 +72,21 @@ class Trainer:
         devices: list[Device],
         out: Path,
         start: dict[str, np.ndarray] | None,
-        saved: tuple[Model, dict[str, Any], dict[str, np.ndarray]] | None,
+        saved: Saved | None,
         ranks: Ranks | None = None,
     ):
         self.network, self.train_set, self.validation_set = network, train_set, validation_set
         self.settings, self.out, self.saved = settings, out, saved
         self.devices, self.ranks = devices, Ranks() if ranks is None else ranks
-        self.epoch = self.batch = self.step = 0
+        self.epoch = self.step = 0
+        self.examples = 0  # of the current epoch, done
         self.history: list[dict[str, Any]] = []
         self._n = 0  # examples of the last pass
         self.check_every = min(self.ranks.gather(min(map(_check_every, devices))))  # the same in all ranks
         self.seconds = 0.0  # of the current epoch, in earlier sessions
         with self.ranks.together():
             if saved is not None:
-                self._check_data(saved[1])
+                self._check_data(saved)
         self._check_ranks()
         self.communicator = self.ranks.communicator(devices)
         with self.ranks.together():
@@ -94,7 +96,8 @@ class Trainer:
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
         if saved is not None:
-            self._restore(*saved)
+            with self.ranks.together():
+                self._restore(saved)
         self.costs = {node.name: node.layer.weight for node in network.costs}
         self.main = network.costs[-1].name
         self.log = Log(out / LOG if self.ranks.main else None)
@@ -149,7 +152,7 @@ class Trainer:
         if not self.settings.augmentation.needs_statistics():
             return None
         if self.saved is not None:
-            return resuming.read_statistics(*self.saved[1:])
+            return self.saved.statistics
         return statistics(
             self.train_set,
             workers=self.settings.workers,
@@ -158,28 +161,31 @@ class Trainer:
             add_up=self.ranks.sum,
         )
 
-    def _check_data(self, state: dict[str, Any]) -> None:
+    def _check_data(self, saved: Saved) -> None:
+        told = saved.state["data"]
         for kind, now in self._fingerprints().items():
-            if state["data"].get(kind, now) != now:
+            images = len(self.train_set) if kind == "train" else None
+            if told.get(kind, now) != now or images not in (None, told["images"]):
                 word = "training" if kind == "train" else kind
-                raise ValueError(f"train: these are not the {word} images of the run in {self.out}")
+                raise ValueError(f"train: these are not the {word} images of the run in {saved.path}")
 
     def _fingerprints(self) -> dict[str, str | None]:
         sets = {"train": self.train_set, "validation": self.validation_set}
         return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
 
-    def _restore(self, model: Model, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        momenta, sums = resuming.read_arrays(arrays)
-        self.plan.set_momenta(momenta)
+    def _restore(self, saved: Saved) -> None:
+        state, sums = saved.state, saved.sums
+        self.plan.set_momenta(saved.momenta)
         self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
-        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.epoch, self.examples, self.step = state["epoch"], state["examples"], state["step"]
         self.plan.steps = self.step
         self.history, self.seconds = state["history"], state["seconds"]
-        if self.settings.schedule.describe() == state["options"]["schedule"]:
-            self.settings.schedule.restore(state["schedule"])
-        else:  # a new schedule sees what its predecessor saw
-            for record in self.history:
-                self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
+        with checkpoint.damage(saved.path):
+            if self.settings.schedule.describe() == state["options"]["schedule"]:
+                self.settings.schedule.restore(state["schedule"])
+                return
+        for record in self.history:  # a new schedule sees what its predecessor saw
+            self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
 
     def _model(self) -> Model:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
@@ -210,7 +216,7 @@ class Trainer:
         state: dict[str, Any] = {
             "options": self.settings.describe(),
             "epoch": self.epoch,
-            "batch": self.batch,
+            "examples": self.examples,
             "step": self.step,
             "seconds": self.seconds,
             "schedule": self.settings.schedule.state(),
@@ -219,18 +225,21 @@ class Trainer:
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
         resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        self.log.write(
-            "checkpoint", step=self.step, epoch=self.epoch, batch=self.batch, file=LAST, reason=reason
-        )
+        with afterwards("the log does not tell of the checkpoint"):
+            self.log.write("checkpoint", **self._position(), file=LAST, reason=reason)
+
+    def _position(self) -> dict[str, int]:
+        return {"step": self.step, "epoch": self.epoch, "examples": self.examples}
 
     # ---- the run -------------------------------------------------------------------------------------------
     def run(self) -> Run:
         """Train to the last epoch, or until a signal asks to stop."""
         if self.ranks.main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if self.saved is not None:
-                self.log.rewind(self.step)
-                checkpoint.remove_partial(self.out)
+            files.remove_partial(self.out)
+            if self.saved is None:
+                self.log.begin()
+            else:
+                self.log.rewind(self.step, self.epoch)
         self._write_start()
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
@@ -252,10 +261,11 @@ class Trainer:
             finally:
                 self.progress.close()
         if interrupted:
-            self.progress.note(
-                f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
-                f"saved {self.out / LAST}; go on with resume=True"
-            )
+            with afterwards("the end cannot be told"):
+                self.progress.note(
+                    f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
+                    f"saved {self.out / LAST}; go on with resume=True"
+                )
         self._write_end(interrupted)
         return Run(self._model(), self.history, self.out, interrupted)
 
@@ -263,17 +273,17 @@ class Trainer:
         """One epoch and what follows it; False where a signal stopped it."""
         lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
         self.plan.set_hyper(lr, self.settings.momentum)
-        if self.batch == 0:
+        if self.examples == 0:
             self.plan.reset_metrics()
             self.seconds = 0.0
         begun = time.perf_counter()
         earlier = self.seconds
-        self.progress.start_epoch(self.epoch, min(self.batch * self.settings.batch_size, len(self.train_set)))
+        self.progress.start_epoch(self.epoch, self.examples)
         self._logged = time.monotonic()
-        for batch in self.loader.epoch(self.epoch, self.batch):
+        for batch in self.loader.epoch(self.epoch, skip=self.examples):
             self._train_batch(batch)
             said = self.said
-            self.batch += 1
+            self.examples += batch.total
             self.progress.advance(batch.total)
             self.seconds = earlier + time.perf_counter() - begun
             if said.show:
@@ -361,7 +371,7 @@ class Trainer:
         self.settings.schedule.observe(self.epoch, validation["validation_error"])
         best = all(score(record) < score(other) for other in self.history)
         self.history.append(record)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch, self.examples = self.epoch + 1, 0
         self.progress.end_epoch(record)
         if best:
             model = self._model()
@@ -424,7 +434,7 @@ class Trainer:
         }
 
     def _where(self) -> dict[str, Any]:
-        epoch = self.epoch + self.batch / len(self.loader)
+        epoch = self.epoch + self.examples / len(self.train_set)
         return {
             "epoch": round(epoch, 4),
             "step": self.step,
@@ -451,7 +461,8 @@ class Trainer:
                 "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
             )
         error = NonFiniteLossError(text)
-        self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
         return self.ranks.shared(error)
 
     # ---- log -----------------------------------------------------------------------------------------------
@@ -495,20 +506,22 @@ class Trainer:
 
     def _write_end(self, interrupted: bool) -> None:
         reason = "interrupted" if interrupted else "done"
-        self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
-        if not interrupted:
-            if self.history and self.ranks.main:
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
+        if interrupted:
+            return
+        if self.history and self.ranks.main:
+            with afterwards("no curves are drawn"):
                 self._draw()
+        with afterwards("the end cannot be told"):
             self.progress.note(f"done: {self.out / LAST}")
 
     def _draw(self) -> None:
         """Curves beside the log, where matplotlib is installed: drawing is an extra."""
-        try:
-            from . import plots
+        from . import plots
 
+        with contextlib.suppress(plots.NotInstalledError):
             plots.training_curves(self.out)
-        except ImportError:
-            pass
 
 
 def _short(figures: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -46,6 +46,13 @@ def go(out, net=None, data=None, **options):
     return pcn.train(small() if net is None else net, data, out=out, **options)
 
 
+def same_model(one, two):
+    """Two models hold the same bits."""
+    assert one.parameters.keys() == two.parameters.keys()
+    for name, value in one.parameters.items():
+        np.testing.assert_array_equal(value, two.parameters[name], err_msg=name)
+
+
 def events(out, kind=None):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if kind in (None, line["event"])]
