@@ -108,21 +108,19 @@ def _check_state(model: Model, state: dict[str, Any]) -> None:
     kernels = _check_kind("kernels", state.get("kernels") or {}, dict)
     for problem, kernel in _check_kind("kernels", kernels.get("kernels", {}), dict).items():
         _check_kind(f"the kernel of {problem}", kernel, str)
-    options = state["options"]
+    options, data = state["options"], state["data"]
     for name, rule in RULES.items():
-        check_number(name, options[name], rule)
-    if options["batch_size"] >= 2**31:
-        raise ValueError(f"batch_size must be below 2^31, got {options['batch_size']}")
-    images, _ = state["data"]["images"], state["data"]["train"]
-    check_number("images", images, "positive int")
+        _check_number(name, options[name], rule, 2**31 if name == "batch_size" else 2**62)
+    _check_number("data: images", data["images"], "positive int")
+    _check_kind("data: train", data["train"], str)
     if "examples" not in state:  # before the position was kept in examples
-        check_number("batch", state["batch"], "int >= 0")
-        state["examples"] = min(state["batch"] * options["batch_size"], images)
+        _check_number("batch", state["batch"], "int >= 0")
+        state["examples"] = min(state["batch"] * options["batch_size"], data["images"])
     for name in ("epoch", "examples", "step"):
-        check_number(name, state[name], "int >= 0")
-    check_number("seconds", state["seconds"], "number >= 0")
-    if state["examples"] > images:
-        raise ValueError(f"examples must be at most {images}, got {state['examples']}")
+        _check_number(name, state[name], "int >= 0")
+    _check_number("seconds", state["seconds"], "number >= 0")
+    if state["examples"] > data["images"]:
+        raise ValueError(f"examples must be at most {data['images']}, got {state['examples']}")
     last = _check_history(_check_kind("history", state["history"], list), state["epoch"])
     if state["step"] < last or (state["step"] > last) != (state["examples"] > 0):
         raise ValueError(f"step {state['step']} does not go with the examples, {state['examples']}")
@@ -137,21 +135,28 @@ def _check_history(history: list[Any], epochs: int) -> int:
     """Raise unless it tells of so many epochs; the step at which the last of them ended."""
     if len(history) != epochs:
         raise ValueError(f"history must have {epochs} records, got {len(history)}")
+    numbers = ("epoch", "step", "lr", "train_loss", "train_error", "images_per_second", "seconds")
     last = 0
     for number, record in enumerate(history, 1):
         _check_kind("a record of history", record, dict)
-        if record["epoch"] != number:
-            raise ValueError(f"history: record {number} is of epoch {record['epoch']!r}")
-        for name in ("step", "lr", "train_loss", "train_error", "images_per_second", "seconds"):
-            check_number(f"history: {name}", record[name], "number")
+        for name in numbers:
+            _check_number(f"history: {name}", record.get(name), "number")
         for name in ("validation_loss", "validation_error"):
-            _check_kind(f"history: {name}", record[name], (int, float, type(None)))
+            _check_kind(f"history: {name}", record.get(name), (int, float, type(None)))
         if (record["validation_loss"] is None) != (record["validation_error"] is None):
             raise ValueError("history: a validation error without its loss, or the reverse")
-        if record["step"] <= last:
-            raise ValueError(f"history: steps must grow, got {last}, then {record['step']}")
+        if record["epoch"] != number or record["step"] <= last:
+            raise ValueError(
+                f"history: record {number} must not be of epoch {record['epoch']}, step {record['step']}"
+            )
         last = record["step"]
     return last
+
+
+def _check_number(name: str, value: Any, rule: str, limit: int = 2**62) -> None:
+    check_number(name, value, rule)
+    if value >= limit:
+        raise ValueError(f"{name} must be below {limit}, got {value}")
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> Any:
@@ -169,8 +174,8 @@ def _statistics(
             raise KeyError("statistics")
         return None
     numbers = _check_kind("statistics", state["statistics"], dict)
-    check_number("statistics: count", numbers["count"], "positive int")
-    check_number("statistics: pixel_range", numbers["pixel_range"], "number >= 0")
+    _check_number("statistics: count", numbers["count"], "positive int")
+    _check_number("statistics: pixel_range", numbers["pixel_range"], "number >= 0")
     *_, channels = shape = model.preprocessing.image_shape
     found = {name: arrays[f"state/{name}"] for name in _STATISTICS}
     checkpoint.check_floats("statistics", found)

@@ -16,6 +16,7 @@ from .network import Network
 from .parallel.ranks import Ranks, current
 from .run import NonFiniteLossError, Run, opened
 from .settings import Settings, check_options, check_rhythm, make_settings
+from .text import cut
 
 __all__ = ["NonFiniteLossError", "Run", "train"]
 
@@ -220,8 +221,8 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
         if not same:
             what = repr(model) if isinstance(model, str) else repr(_network_of(model).name)
             raise ValueError(
-                f"train: the run to resume, {saved.path}, trained another network: {network.name!r}, "
-                f"got {what} (or other layers)"
+                f"train: the run to resume, {saved.path}, trained another network: "
+                f"{cut(repr(network.name))}, got {what} (or other layers)"
             )
         return network if isinstance(model, str) else _network_of(model), saved[0].parameters
     if isinstance(model, str):
