@@ -82,6 +82,89 @@ def test_resuming_ends_in_the_same_bits(tmp_path, monkeypatch, at):
     assert [e["resumed"] for e in events(tmp_path / "cut", "start")] == [False, True]
 
 
+def read_from(monkeypatch):
+    """What each step reads: (epoch, indices), as it goes."""
+    read, real = [], Trainer._train_batch
+
+    def train_batch(self, batch):
+        read.append((self.epoch, list(batch.indices)))
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", train_batch)
+    return read
+
+
+@pytest.mark.parametrize("at", [4, 5, 7])
+@pytest.mark.parametrize(("first", "second"), [(32, 20), (32, 200), (25, 40)])
+def test_another_batch_size_goes_on_at_the_same_example(tmp_path, monkeypatch, at, first, second):
+    """Each image once an epoch, in the epoch's order; the epoch's figures are over all of them."""
+    still = {
+        "lr": 0,
+        "net": small(dropout=False),
+        "data": toy(size=6),
+        "augment": {"mean": None, "scale": 0.02},
+    }
+    read, real = [], Trainer._train_batch
+
+    def train_batch(self, batch):
+        read.append((self.epoch, batch.indices))
+        if self.step == at and self.out.name == "run" and self.saved is None:
+            raise Stop
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", train_batch)
+    whole = go(tmp_path / "whole", batch_size=first, **still)
+    order = [np.concatenate([i for e, i in read if e == epoch]) for epoch in range(3)]
+    with pytest.raises(Stop):
+        go(tmp_path / "run", batch_size=first, checkpoint_batches=1, **still)
+    read.clear()
+    run = go(tmp_path / "run", resume=True, batch_size=second, **still)
+    epoch, batches = divmod(at, -(-len(order[0]) // first))
+    for number in range(epoch, 3):
+        parts = [i for e, i in read if e == number]
+        rest = order[number][batches * first if number == epoch else 0 :]
+        np.testing.assert_array_equal(np.concatenate(parts), rest)
+        assert {len(part) for part in parts[:-1]} <= {second}
+    assert run.history[-1]["step"] == at + len(read)
+    for one, other in zip(run.history, whole.history, strict=True):  # nothing is learnt: the same figures
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert one["train_error"] == other["train_error"]
+    assert [e["options"]["batch_size"] for e in events(tmp_path / "run", "start")] == [first, second]
+
+
+def test_a_new_batch_size_is_kept_and_momenta_are_not_touched(tmp_path):
+    go(tmp_path / "run", epochs=1)
+    before = checkpoint.read(tmp_path / "run" / "last.safetensors")[2]
+    go(tmp_path / "run", epochs=1, resume=True, batch_size=8)
+    assert [e["event"] for e in events(tmp_path / "run")][-2:] == ["start", "end"]
+    go(tmp_path / "run", epochs=2, resume=True, batch_size=8)
+    run = go(tmp_path / "run", epochs=3, resume=True, batch_size=None)
+    assert [r["step"] for r in run.history] == [4, 4 + 15, 4 + 15 + 15]
+    assert any(np.any(a) for name, a in before.items() if name.startswith("momentum/"))
+
+
+def test_a_checkpoint_of_before_counts_in_batches(tmp_path, monkeypatch):
+    """Earlier versions kept the position as a number of batches."""
+    go(tmp_path / "whole")
+    real = Trainer._write
+
+    def write(self, reason, *args):
+        real(self, reason, *args)
+        if self.step == 6:
+            raise Stop
+
+    monkeypatch.setattr(Trainer, "_write", write)
+    with pytest.raises(Stop):
+        go(tmp_path / "run", checkpoint_batches=1)
+    monkeypatch.undo()
+    path = tmp_path / "run" / "last.safetensors"
+    model, state, arrays = checkpoint.read(path)
+    assert state.pop("examples") == 64
+    checkpoint.write(path, model, {**state, "batch": 2}, arrays)
+    go(tmp_path / "run", resume=True)
+    same_bits(tmp_path / "whole", tmp_path / "run")
+
+
 def test_resume_takes_the_runs_own_options(tmp_path):
     go(tmp_path / "whole", epochs=4, schedule=[(3, 0.1)], momentum=0.8, seed=7)
     go(tmp_path / "cut", epochs=2, schedule=[(3, 0.1)], momentum=0.8, seed=7)
