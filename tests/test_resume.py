@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from networks import plain
-from runs import events, go, python_path, small, toy
+from runs import events, go, python_path, same_bits, small, toy
 
 import pyconvnet as pcn
 from pyconvnet import checkpoint, trainer
@@ -26,27 +26,6 @@ def no_drawing(request, monkeypatch):
     """Curves take longer to draw than most of these runs to train."""
     if "curves" not in request.node.name:
         monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
-def same_bits(one, two):
-    (a, state_a, arrays_a), (b, state_b, arrays_b) = (
-        checkpoint.read(p / "last.safetensors") for p in (one, two)
-    )
-    for name in ("step", "epoch", "examples"):
-        assert state_a[name] == state_b[name]
-    for name, value in a.parameters.items():
-        np.testing.assert_array_equal(value, b.parameters[name], err_msg=name)
-    assert arrays_a.keys() == arrays_b.keys()
-    for name, value in arrays_a.items():
-        np.testing.assert_array_equal(value, arrays_b[name], err_msg=name)
-    timing = ("seconds", "images_per_second")
-    plain_a, plain_b = (
-        [{k: v for k, v in r.items() if k not in timing} for r in s["history"]] for s in (state_a, state_b)
-    )
-    assert plain_a == plain_b
-    best_a, best_b = (pcn.load(p / "best.safetensors") for p in (one, two))
-    for name, value in best_a.parameters.items():
-        np.testing.assert_array_equal(value, best_b.parameters[name])
 
 
 # ---- resuming ----------------------------------------------------------------------------------------------
