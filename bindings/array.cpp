@@ -145,6 +145,8 @@ void check(const char* stem, cudaError_t status) {
   if (!detail.empty()) text = detail;
 #else
   cudaGetLastError();  // clears a launch error, which would else be reported by the next call too
+  if (status == cudaErrorNoKernelImageForDevice)
+    text += "; this module was built for " PCN_ARCHITECTURES ", see CMAKE_CUDA_ARCHITECTURES in README.md";
 #endif
   throw std::runtime_error(std::string(stem) + ": " + text);
 }

@@ -21,7 +21,8 @@ void softmax(const std::string& kernel, const LossShape& shape, py::object y, py
 template <class T>
 void softmax_cross_entropy(const std::string& kernel, const LossShape& shape, py::object loss,
                            py::object dlogits, py::object metrics, py::object logits, py::object labels,
-                           int topk, float grad_scale, py::object workspace, std::uintptr_t stream) {
+                           py::object weights, int topk, float grad_scale, py::object workspace,
+                           std::uintptr_t stream) {
   Args args("softmax_cross_entropy");
   const std::int64_t count = elements("softmax_cross_entropy", {shape.examples, shape.classes});
   float* loss_ = args.out<float>(loss, "loss", 1);
@@ -29,12 +30,13 @@ void softmax_cross_entropy(const std::string& kernel, const LossShape& shape, py
   double* metrics_ = args.optional_out<double>(metrics, "metrics", 4);
   const T* logits_ = args.in<T>(logits, "logits", count);
   const std::int32_t* labels_ = args.in<std::int32_t>(labels, "labels", shape.examples);
+  const float* weights_ = args.optional_in<float>(weights, "class_weights", shape.classes);
   const SoftmaxCrossEntropyRow<T>& row =
       row_of("softmax_cross_entropy", softmax_cross_entropy_kernels<T>(), kernel, shape);
   void* workspace_ = args.workspace(workspace, row.workspace_bytes(shape));
   run(row.name, [&] {
-    return row.launch(loss_, dlogits_, metrics_, logits_, labels_, topk, grad_scale, shape, workspace_,
-                      stream_of(stream));
+    return row.launch(loss_, dlogits_, metrics_, logits_, labels_, weights_, topk, grad_scale, shape,
+                      workspace_, stream_of(stream));
   });
 }
 
@@ -56,14 +58,15 @@ void register_loss(py::module_& m) {
     (Args::is<Bf16>(logits) ? softmax<Bf16> : softmax<float>)(kernel, shape, y, logits, stream);
   });
   def_table(m, "softmax_cross_entropy", softmax_cross_entropy_kernels<float>);
-  m.def("softmax_cross_entropy", [](const std::string& kernel, const LossShape& shape, py::object loss,
-                                    py::object dlogits, py::object metrics, py::object logits,
-                                    py::object labels, int topk, float grad_scale, py::object workspace,
-                                    std::uintptr_t stream) {
-    (Args::is<Bf16>(logits) ? softmax_cross_entropy<Bf16>
-                            : softmax_cross_entropy<float>)(kernel, shape, loss, dlogits, metrics, logits,
-                                                            labels, topk, grad_scale, workspace, stream);
-  });
+  m.def("softmax_cross_entropy",
+        [](const std::string& kernel, const LossShape& shape, py::object loss, py::object dlogits,
+           py::object metrics, py::object logits, py::object labels, py::object weights, int topk,
+           float grad_scale, py::object workspace, std::uintptr_t stream) {
+          (Args::is<Bf16>(logits) ? softmax_cross_entropy<Bf16>
+                                  : softmax_cross_entropy<float>)(kernel, shape, loss, dlogits, metrics,
+                                                                  logits, labels, weights, topk, grad_scale,
+                                                                  workspace, stream);
+        });
 }
 
 }  // namespace pcn::bind

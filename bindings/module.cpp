@@ -51,16 +51,19 @@ void register_counts(py::module_& m) {
 
 void register_platform(py::module_& m) {
   m.attr("emulated") = true;
+  m.attr("march") = PCN_EMULATOR_MARCH;
   m.def(
       "configure",
-      [](const std::string& order, std::uint64_t seed, const std::string& async_, int workers) {
-        pcn::emulation::configure(order, seed, async_, workers);
+      [](const std::string& order, std::uint64_t seed, const std::string& async_, int workers, int image) {
+        pcn::emulation::configure(order, seed, async_, workers, image);
       },
       py::arg("order") = "fwd", py::arg("seed") = 1, py::arg("async_") = "late", py::arg("workers") = 0,
+      py::arg("image") = 90,
       "Sets the schedule of the following launches: the order in which threads run (fwd, rev, dfs, rand, "
       "mix), its "
       "seed, when asynchronous copies land (late, eager, rand), and the number of blocks in flight (0: one "
-      "per core).");
+      "per core); and the compute capability that the kernels' code is said to be compiled for (0: no "
+      "code).");
   m.def("flavour", [] { return std::string(pcn::emulation::flavour()); }, "plain, asan, race or count");
   register_counts(m);
 }

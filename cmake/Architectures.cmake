@@ -1,6 +1,8 @@
-# CMAKE_CUDA_ARCHITECTURES: what the user chose (-D or $CUDAARCHS), else the GPUs of this machine, else PTX for
-# every device from sm_75 up and machine code for sm_80 and sm_90. `native` is not used: without a GPU it stops
-# old CMake and falls back silently in new.
+# CMAKE_CUDA_ARCHITECTURES: what the user chose (-D or $CUDAARCHS), else the GPUs of this machine, else what every
+# card from sm_75 up can run: PTX for Turing, machine code for sm_80 (which serves 8.x) and sm_90, PTX for what is
+# newer. That must not be Turing's: what is left out for an old architecture, tensor cores above all, is missing from
+# its PTX on the newest card, too (kernels/common/image.h). It costs no compilation: sm_90 is made from it.
+# `native` is not used: without a GPU it stops old CMake and falls back silently in new.
 if(DEFINED CMAKE_CUDA_ARCHITECTURES OR DEFINED ENV{CUDAARCHS})
   return()
 endif()
@@ -15,5 +17,5 @@ endif()
 if(_found)
   set(CMAKE_CUDA_ARCHITECTURES ${_found})
 else()
-  set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90-real)
+  set(CMAKE_CUDA_ARCHITECTURES 75-virtual 80-real 90-real 90-virtual)
 endif()

@@ -5,23 +5,28 @@
     pcn.evaluate(run, "digits")
 
 ``ops`` are the kernels as functions on arrays; ``models`` the networks by name. Importing the package loads
-no compiled module and touches no GPU.
+nothing else: every name is looked up when it is first used. No compiled module is loaded and no GPU touched
+before a device is asked for.
 """
 
-from . import data, layers, models, ops
-from .checkpoint import CheckpointError, load, save
-from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFolder
-from .devices import DeviceUnavailableError, available_devices, get_device
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
-# Functions named like their modules come after everything that imports those modules, so that the function
-# wins.
-from .evaluate import Evaluation, evaluate, predict
-from .files import LockedError
-from .gradients import check_gradients
-from .model import Model, Preprocessing
-from .network import Network
-from .train import NonFiniteLossError, Run, train
-from .tune import tune
+if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the same
+    from . import data, layers, models, ops
+    from .checkpoint import CheckpointError, load, save
+    from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFiles, ImageFolder
+    from .devices import DeviceUnavailableError, available_devices, get_device
+    from .evaluate import Evaluation, evaluate
+    from .files import LockedError
+    from .gradients import check_gradients
+    from .model import Model, Preprocessing
+    from .network import Network
+    from .prediction import predict
+    from .train import NonFiniteLossError, Run, train
+    from .tune import tune
 
 __version__ = "0.1.0"
 
@@ -33,6 +38,7 @@ __all__ = [
     "DeviceUnavailableError",
     "Digits",
     "Evaluation",
+    "ImageFiles",
     "ImageFolder",
     "LockedError",
     "Model",
@@ -54,3 +60,49 @@ __all__ = [
     "train",
     "tune",
 ]
+
+#: By module, the public names that it defines. All others are modules of the package.
+_HOMES = {
+    "checkpoint": ("CheckpointError", "load", "save"),
+    "data": ("ArrayDataset", "Augmentation", "Cifar10", "Digits", "ImageFiles", "ImageFolder"),
+    "devices": ("DeviceUnavailableError", "available_devices", "get_device"),
+    "evaluate": ("Evaluation", "evaluate"),
+    "files": ("LockedError",),
+    "gradients": ("check_gradients",),
+    "model": ("Model", "Preprocessing"),
+    "network": ("Network",),
+    "prediction": ("predict",),
+    "train": ("NonFiniteLossError", "Run", "train"),
+    "tune": ("tune",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name, name)
+    if home.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = importlib.import_module(f"{__name__}.{home}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{home}":
+            raise  # something that the module needs
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    if name in _HOME_OF:
+        value = globals()[name] = getattr(value, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """The package: a module that is imported does not take the place of a function of its name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, types.ModuleType) and name in _HOME_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

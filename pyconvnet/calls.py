@@ -115,7 +115,7 @@ class Calls:
                 step=shard.step_array,
                 layer=node.index,
                 total=self._total,
-                window=(self._row0 + first, local.keeps.start, channels),
+                window=(self._row0 + first, local.makes.start, channels),
                 precision=self._precision,
                 depth=shard.depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
@@ -126,6 +126,7 @@ class Calls:
             y = shard.outputs[node.name]
             if node.layer.is_cost:
                 ctx.labels = shard.labels[first : first + count]
+                ctx.class_weights = shard.class_weights.get(node.name)
                 ctx.metrics = shard.metrics[shard.costs.index(node.name)]
             else:
                 y = y[:count]

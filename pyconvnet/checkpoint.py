@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .files import write_atomically
-from .model import Model, Preprocessing
+from .model import Model, Preprocessing, read_only
 from .network import Network
 from .text import cut, reason
 
@@ -99,6 +99,7 @@ def write(
         "network": model.network.to_dict(),
         "preprocessing": model.preprocessing.to_dict(),
         "classes": model.classes,
+        "class_names_given": model.class_names_given,
         "info": model.info,
         "state": None if state is None else dict(state),
     }
@@ -147,7 +148,11 @@ def read(path: str | Path) -> tuple[Model, dict[str, Any] | None, dict[str, np.n
         preprocessing = Preprocessing.from_dict(
             header["preprocessing"], tensors.pop("preprocessing/mean", None)
         )
-        model = Model(network, parameters, preprocessing, classes, info)
+        # Files of before this was recorded: names that are the outputs' own numbers were made up.
+        given = header.get("class_names_given", classes != [str(i) for i in range(len(classes))])
+        if not isinstance(given, bool):
+            raise TypeError(f"class_names_given must be true or false, got {given!r}")
+        model = Model(network, read_only(parameters), preprocessing, classes, info, given)
     return model, state, tensors
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from . import cli_arguments as arguments
 from .cli_parser import parser, version_text
 
-_PREDICT_AT_ONCE = 256  # images in memory
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
@@ -64,14 +63,13 @@ def _fail(error: BaseException, code: int) -> int:
 
 # ---- commands --------------------------------------------------------------------------------------------
 def _train(args: argparse.Namespace) -> int:
-    from .data import Dataset
     from .parallel.ranks import current
     from .train import train
 
     ranks = current()  # first of all: a rank that failed before it could not tell the others
     with ranks.guard():
         with ranks.together():
-            model, train_set, validation = arguments.opened(args)
+            model, data = arguments.training(args)
         options = (
             "epochs",
             "batch_size",
@@ -80,6 +78,10 @@ def _train(args: argparse.Namespace) -> int:
             "weight_decay",
             "schedule",
             "seed",
+            "init",
+            "stop_after",
+            "class_weights",
+            "balance",
             "out",
             "workers",
             "checkpoint_minutes",
@@ -87,8 +89,8 @@ def _train(args: argparse.Namespace) -> int:
         )
         run = train(
             model,
-            train_set,
-            validation=False if validation is None else validation,
+            data,
+            validation=args.validation,
             precision=args.precision,
             devices=arguments.devices(args.devices),
             replicas=args.replicas,
@@ -96,6 +98,7 @@ def _train(args: argparse.Namespace) -> int:
             resume=args.resume,
             augment=args.augment,
             progress=not args.quiet,
+            **arguments.reading(args),
             **{option: getattr(args, option) for option in options},
         )
     if not ranks.main:
@@ -110,10 +113,12 @@ def _train(args: argparse.Namespace) -> int:
         print(f"stopped; go on with: {shlex.join(['pyconvnet', *again])}{how}", file=sys.stderr)
         return 130
     best = run.best
+    if run.stopped_early:
+        print(f"stopped early after epoch {len(run.history)}: no gain since epoch {best['epoch']}")
     if best is not None:
         kind = "train" if best["validation_error"] is None else "validation"
         print(f"best epoch {best['epoch']}: {kind} error {100 * best[f'{kind}_error']:.2f}%")
-    for path in _pictures(run, validation if isinstance(validation, Dataset) else train_set):
+    for path in _pictures(run, args.validation if isinstance(args.validation, str) else data):
         print(f"wrote {path}")
     print(f"model: {run.out / ('last.safetensors' if best is None else 'best.safetensors')}")
     return 0
@@ -151,9 +156,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
-        device=args.device,
-        precision=args.precision,
         workers=args.workers,
+        **arguments.placing(args),
+        **arguments.reading(args),
         progress=not args.json and sys.stderr.isatty(),
     )
     if args.json:
@@ -174,36 +179,19 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from .checkpoint import load
-    from .data import load_image
-    from .data.folder import image_files
-    from .evaluate import predict
+    from .prediction import image_sources, predict_each
 
-    model = load(args.model)
-    paths: list[str] = []
-    for name in args.images:
-        found = sorted(path for path, _, _ in image_files(Path(name))) if Path(name).is_dir() else [name]
-        if not found:
-            raise ValueError(f"{name} holds no images")
-        paths += found
-    height, width, channels = model.preprocessing.image_shape
-    failed = 0
-    for start in range(0, len(paths), _PREDICT_AT_ONCE):
-        images: dict[str, Any] = {}
-        for path in paths[start : start + _PREDICT_AT_ONCE]:
-            try:
-                images[path] = load_image(path, (height, width), channels)
-            except (ValueError, OSError) as error:  # the others are still predicted
-                failed = _fail(error, 2)
-        if not images:
-            continue
-        how = {"top": args.top, "views": args.views, "device": args.device, "precision": args.precision}
-        guesses = predict(model, list(images.values()), **how)
-        for path, guess in zip(images, guesses, strict=True):
-            if args.json:
-                classes = [{"name": name, "probability": p} for name, p in guess]
-                print(json.dumps({"image": path, "classes": classes}))
-            else:
-                print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in guess))
+    model, failed = load(args.model), 0
+    _, paths = image_sources(args.images, model.preprocessing.image_shape)
+    how = {**arguments.placing(args), **arguments.reading(args)}
+    for path, guess, error in predict_each(model, paths, args.top, args.views, args.batch_size, **how):
+        if guess is None:  # the others are still predicted
+            failed = _fail(error, 2)
+        elif args.json:
+            classes = [{"name": name, "probability": p} for name, p in guess]
+            print(json.dumps({"image": path, "classes": classes}))
+        else:
+            print(f"{path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in guess))
     return failed
 
 
@@ -220,7 +208,7 @@ def _plot(args: argparse.Namespace) -> int:
     elif args.kind == "filters":
         path = plots.filters(load(args.model), output, args.layer)
     else:
-        model = load(args.model)
+        model, device = load(args.model), arguments.devices(args.device)
         data = arguments.data_of(args.data, model.network.name)
         if args.kind == "predictions":
             path = plots.predictions(
@@ -231,10 +219,10 @@ def _plot(args: argparse.Namespace) -> int:
                 only_errors=args.only_errors,
                 views=args.views,
                 seed=args.seed,
-                device=args.device,
+                device=device,
             )
         else:
-            path = plots.confusion(evaluate(model, data, args.views, device=args.device), output)
+            path = plots.confusion(evaluate(model, data, args.views, device=device), output)
     print(f"wrote {path}")
     return 0
 
@@ -312,6 +300,7 @@ def _devices(args: argparse.Namespace) -> int:
 
     default = get_device(None).name
     found = available_devices()
+    codes = {n: code for n, r in found if r is None and (code := get_device(n).code) is not None}
     peers = peer_matrix()
     if args.json:
         print(
@@ -322,6 +311,7 @@ def _devices(args: argparse.Namespace) -> int:
                         "works": r is None,
                         "reason": r,
                         "default": n == default,
+                        "code": str(codes[n]) if n in codes else None,
                         "peer_access": {m: p is True for m, p in peers.get(n, {}).items()},
                     }
                     for n, r in found
@@ -332,6 +322,8 @@ def _devices(args: argparse.Namespace) -> int:
     width = max(len(name) for name, _ in found)
     for name, reason in found:
         state = "works" if reason is None else f"does not work: {reason}"
+        if name in codes:
+            state += f", by {codes[name]}"
         print(f"{name:{width}}  {state}{' (default)' if name == default else ''}")
     print("\n".join(_peer_report(peers)))
     return 0

@@ -40,8 +40,8 @@ def data_of(data: str | None, model: str) -> str:
     raise ValueError(f"which data? {model} has none of its own: name a folder of images")
 
 
-def opened(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Model, training and validation images of the command ``train``."""
+def training(args: argparse.Namespace) -> tuple[Any, str]:
+    """Model and data of the command ``train``, as :func:`pyconvnet.train` takes them."""
     from . import models
     from .data import open_dataset
 
@@ -49,15 +49,30 @@ def opened(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     model = network(name, args.option)
     data = args.data if args.data_option is None else args.data_option
     data = data_of(data, model if isinstance(model, str) else model.network.name)
-    how = {"size": args.image_size, "on_error": args.on_error}
-    train_set, validation = open_dataset(data, **how)
-    if isinstance(args.validation, str):
-        validation = open_dataset(train_set, validation=args.validation, **how)[1]
-    elif args.validation is not None:
-        validation = args.validation
     if args.option:
-        model = models.build(model, **{"classes": len(train_set.classes), **dict(args.option)})
-    return model, train_set, validation
+        classes = {} if "classes" in dict(args.option) else {"classes": len(open_dataset(data)[0].classes)}
+        model = models.build(model, **classes, **dict(args.option))
+    return model, data
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How images are read from files."""
+    from PIL import Image
+
+    if args.max_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit goes along
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, args.max_pixels)
+    names = ("image_size", "channels", "on_error", "max_pixels")
+    return {name: getattr(args, name) for name in names}
+
+
+def placing(args: argparse.Namespace) -> dict[str, Any]:
+    """Where a model runs, and how."""
+    return {
+        "device": devices(args.device),
+        "replicas": args.replicas,
+        "hybrid": args.hybrid,
+        "precision": args.precision,
+    }
 
 
 def devices(text: str | None) -> list[str] | None:
@@ -73,6 +88,15 @@ def parse_validation(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def parse_size(text: str) -> int | tuple[int, ...]:
+    """A side, "256", or height and width, "192x256"."""
+    try:
+        sides = tuple(map(int, text.split("x")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a side or HEIGHTxWIDTH, got {text!r}") from None
+    return sides[0] if len(sides) == 1 else sides
 
 
 def parse_augment(text: str) -> dict[str, Any]:
@@ -96,6 +120,19 @@ def parse_resume(text: str) -> bool | str:
     if text not in ("yes", "auto"):
         raise argparse.ArgumentTypeError(f"stands alone or before auto, got {text!r}")
     return text if text == "auto" else True
+
+
+def parse_class_weights(text: str) -> Any:
+    """ "balanced", "1,2,0.5" as a list, "dog=2,cat=0.5" as a dictionary."""
+    if text == "balanced":
+        return text
+    try:
+        if "=" in text:
+            pairs = (item.rpartition("=") for item in text.split(","))
+            return {name: float(weight) for name, _, weight in pairs}
+        return [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be balanced, W,W,... or CLASS=W,..., got {text!r}") from None
 
 
 def parse_option(text: str) -> tuple[str, Any]:

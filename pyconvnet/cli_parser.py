@@ -62,6 +62,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--json", action="store_true", help="one JSON object")
     _add_views(sub, 10)
     _add_precision(sub)
+    _add_split(sub)
+    _add_reading(sub)
 
     sub = command("predict", "most probable classes of image files")
     sub.add_argument("model", help="checkpoint or folder of a run")
@@ -70,6 +72,9 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--json", action="store_true", help="one JSON object per image")
     _add_views(sub, 1)
     _add_precision(sub)
+    _add_split(sub)
+    _add_reading(sub, "skip")
+    sub.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
 
     sub = command("plot", "draw a PNG: curves, filters, predictions or confusion")
     sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion"))
@@ -126,7 +131,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--model", dest="model_option", metavar="MODEL", help="the same")
     sub.add_argument(
-        "data", nargs="?", help="digits, cifar10, a folder of class folders, a CIFAR-10 folder or .npz"
+        "data",
+        nargs="?",
+        help="digits, cifar10, a folder of class folders, a CIFAR-10 folder, .npz, or .csv of path,label",
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
     sub.add_argument(
@@ -137,7 +144,23 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--lr", type=float, help="learning rate")
     sub.add_argument("--momentum", type=float)
     sub.add_argument("--weight-decay", type=float)
-    sub.add_argument("--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2"')
+    sub.add_argument(
+        "--schedule", help='"constant", "steps:8=0.1,10=0.1", "plateau:patience=2", "warmup:5,then=plateau"'
+    )
+    sub.add_argument(
+        "--init", help='initial values of all weights: "he", "he_uniform", "glorot", "orthogonal"'
+    )
+    sub.add_argument(
+        "--class-weights",
+        type=arguments.parse_class_weights,
+        help='factors on the loss by class: "balanced", "1,2,0.5" or "dog=2,cat=0.5"',
+    )
+    sub.add_argument(
+        "--balance", action="store_true", default=None, help="draw every class equally often in training"
+    )
+    sub.add_argument(
+        "--stop-after", type=int, metavar="N", help="stop after N epochs without gain (0: never)"
+    )
     _add_precision(sub)
     sub.add_argument(
         "--devices", "--device", help="cpu, cuda:0 (default where it works), emulator; several: cuda:0,cuda:1"
@@ -162,10 +185,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         type=arguments.parse_augment,
         help='"crop=224,mirror,pca=0.1,mean=image", "paper" or "none"',
     )
-    sub.add_argument(
-        "--image-size", type=int, default=256, help="image folders: side after preparation (256)"
-    )
-    sub.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="unreadable image files")
+    _add_reading(sub)
     sub.add_argument("--workers", type=int, help="processes that decode images")
     sub.add_argument(
         "--option",
@@ -200,6 +220,22 @@ def _add_split(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--hybrid", action="store_true", help="replicate all but the fully connected layers")
 
 
+def _add_reading(sub: argparse.ArgumentParser, on_error: str | None = None) -> None:
+    sub.add_argument(
+        "--image-size",
+        type=arguments.parse_size,
+        help="image files: side, or HxW, after preparation (default: the model's, else 256)",
+    )
+    sub.add_argument("--channels", type=int, help="image files: 3 or 1 (default: the model's, else 3)")
+    sub.add_argument(
+        "--on-error",
+        choices=("skip", "raise"),
+        default=on_error,
+        help="unreadable image files (default skip)",
+    )
+    sub.add_argument("--max-pixels", type=int, help="image files: largest decoded (default 100000000)")
+
+
 def _add_precision(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--precision", default="fp32", help="fp32 (default), tf32, fp32x3 or bf16")
 
@@ -208,4 +244,4 @@ def _add_views(sub: argparse.ArgumentParser, default: int) -> None:
     sub.add_argument(
         "--views", type=int, default=default, help=f"views averaged: 1 or 10 (default {default})"
     )
-    sub.add_argument("--device", help="cpu, cuda:0, emulator")
+    sub.add_argument("--device", "--devices", help="cpu, cuda:0, emulator; several: cuda:0,cuda:1")

@@ -20,7 +20,8 @@ import importlib.machinery
 import importlib.util
 import os
 import re
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +45,11 @@ class Device:
         ``numpy`` or ``cupy``.
     ext : module or None
         The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.reference`.
+    code : Code or None
+        Which of the module's code a CUDA device runs; None where that is not known, and for the others.
     """
+
+    code: Code | None = None
 
     def __init__(self, kind: str, index: int, xp: Any, ext: Any):
         self.kind, self.index, self.xp, self.ext = kind, index, xp, ext
@@ -111,7 +116,7 @@ def emulator() -> Device:
     Raises
     ------
     DeviceUnavailableError
-        The compiled module is missing.
+        The compiled module is missing, or was compiled for a newer processor than this one.
     """
     return Device("emulator", 0, np, _extension("_emulator", os.environ.get("PYCONVNET_EMULATOR")))
 
@@ -123,7 +128,12 @@ def cuda(index: int = 0) -> Device:
     Raises
     ------
     DeviceUnavailableError
-        No such device, no driver, CuPy missing, or the compiled module missing.
+        No such device, no driver, CuPy missing, the compiled module missing or without code for the device.
+
+    Warns
+    -----
+    RuntimeWarning
+        The module's code for this device is too old for its tensor cores.
     """
     ext = _extension("_cuda", os.environ.get("PYCONVNET_CUDA"))
     count, reason = ext.device_count()
@@ -138,7 +148,98 @@ def cuda(index: int = 0) -> Device:
             f"cuda:{index} is not available: CuPy cannot be imported ({error}); "
             "install it with: pip install cupy-cuda13x"
         ) from None
-    return Device("cuda", index, cupy, ext)
+    device = Device("cuda", index, cupy, ext)
+    device.code = _code_of(ext, int(cupy.cuda.Device(index).compute_capability), device.name)
+    return device
+
+
+class Code(NamedTuple):
+    """What a device runs of a compiled module."""
+
+    kind: str  #: "machine code", or "PTX", which the driver compiles
+    version: int  #: compute capability that it was compiled for, 10 * major + minor
+
+    def __str__(self) -> str:
+        return f"{self.kind} for {_dotted(self.version)}"
+
+
+def code_for(architectures: str, capability: int) -> Code | None:
+    """Tell which of a module's code a device runs, by CUDA's rules of compatibility.
+
+    Machine code serves devices of the same major version and the same or a higher minor one (Jetsons only
+    their own), and comes first; PTX serves every newer device. Code for ``90a`` serves 9.0 alone, for
+    ``100f`` the devices of its family.
+
+    Parameters
+    ----------
+    architectures : str
+        As CMake lists them: ``"75-virtual 80-real 90"``; a number alone is both.
+    capability : int
+        Of the device, 10 * major + minor.
+
+    Returns
+    -------
+    Code, or None where there is nothing for it
+
+    Raises
+    ------
+    ValueError
+        A list that does not say: ``native``, ``all``, ``all-major``.
+    """
+    fitting = []
+    for name in architectures.split():
+        match = re.fullmatch(r"(\d{2,3})([af]?)(-real|-virtual)?", name)
+        if match is None:
+            raise ValueError(f"architectures must be numbers like 80, 90a-real or 75-virtual, got {name!r}")
+        version, suffix, kind = int(match[1]), match[2], match[3]
+        older = version == capability if suffix == "a" else version <= capability
+        family = version // 10 == capability // 10
+        if kind != "-virtual" and older and family and (version == capability or capability not in _JETSONS):
+            fitting.append((True, version))
+        if kind != "-real" and older and (family or not suffix):
+            fitting.append((False, version))
+    if not fitting:
+        return None
+    machine, version = max(fitting)
+    return Code("machine code" if machine else "PTX", version)
+
+
+def _code_of(device_ext: Any, capability: int, name: str) -> Code | None:
+    """The code that a CUDA device runs; None where the module's list of architectures does not tell.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        There is none.
+    """
+    held = device_ext.architectures
+    try:
+        code = code_for(held, capability)
+    except ValueError:
+        return None
+    again = f'CMAKE_ARGS="-DCMAKE_CUDA_ARCHITECTURES={capability}" pip install .'
+    card = f"compute capability {_dotted(capability)}"
+    if code is None:
+        raise DeviceUnavailableError(
+            f"{name} is not available: it has {card}, pyconvnet._cuda holds code for {held}; "
+            f"build it with: {again}"
+        )
+    if code.version < _TENSOR_CORES <= capability:
+        warnings.warn(
+            f"{name} has {card}, but pyconvnet._cuda holds only {code} for it: its tensor cores stay idle. "
+            f"Build it with: {again}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return code
+
+
+_TENSOR_CORES = 80  # kernels/common/primitives.h: kTensorCoresSince
+_JETSONS = (87,)  # of one major version with desktop cards, whose machine code they do not run
+
+
+def _dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
 
 
 def get_device(device: str | Device | None = None) -> Device:
@@ -262,6 +363,12 @@ def _extension(name: str, path: str | None):
         loader.exec_module(module)
         return module
     except ImportError as error:
+        if "ISA level" in str(error):  # glibc's words; kernels/emulation/flavours.cmake has the module marked
+            raise DeviceUnavailableError(
+                f"pyconvnet.{name} was compiled for a newer processor than this machine's ({error}); build "
+                "it here with: pip install . or, to run everywhere, with: "
+                "CMAKE_ARGS=-DPYCONVNET_EMULATOR_MARCH=x86-64 pip install ."
+            ) from None
         raise DeviceUnavailableError(
             f"pyconvnet.{name} cannot be imported ({error}); build it with: pip install . "
             "(and run Python from another folder than the source tree, or use pip install -e .)"

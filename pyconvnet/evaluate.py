@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set, and predict the classes of images.
+"""Evaluate a model on a data set: views, errors, confusions.
 
 The paper (section 4.1) tests on ten views of an image, the four corner patches and the centre one and their
 mirror images, and averages the softmax's predictions over them.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from . import checkpoint
-from .data import VIEWS, Augmentation, Dataset, Loader, load_image, open_dataset
-from .data.images import fit
+from .data import VIEWS, Augmentation, Dataset, Loader
+from .data.dataset import channels_first_hint, reading_of
+from .data.matching import check_reading, matched
+from .data.sources import given_options, open_pair
 from .devices import Device
 from .model import Model
 from .plan import Plan
@@ -107,9 +108,15 @@ def evaluate(
     views: int = 10,
     *,
     batch_size: int = 128,
-    device: str | Device | None = None,
+    device: str | Device | Sequence[str | Device] | None = None,
     precision: str = "fp32",
+    replicas: int = 1,
+    hybrid: bool = False,
     workers: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    on_error: str | None = None,
+    max_pixels: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Top-1 and top-5 error, loss and confusions of a model on a data set.
@@ -119,7 +126,9 @@ def evaluate(
     model_or_run : Model, Run or path
         What `train` returned, or a checkpoint.
     data : Dataset, name, path or (x, y)
-        As `data.open_dataset` takes it; where the data brings validation images, these are used.
+        As `data.open_dataset` takes it; where the data brings validation images, these are used. Files are
+        prepared in the model's size and channels. Classes are found by name; labels whose classes have no
+        names (those of arrays) are the numbers of the model's outputs.
     views : 10 or 1
         10: average the predictions over the four corners and the centre and their mirror images (paper,
         section 4.1). Views that are no different from one another or from nothing the model has seen are left
@@ -127,11 +136,21 @@ def evaluate(
         mirroring (`Model.info` says so), nothing is mirrored. `Evaluation.views` says how many remained. 1:
         the centre.
     batch_size : int
-    device : str, Device or None
+    device : str, Device, a list of them, or None
+        Several share the network, as in `train`.
     precision : "fp32", "tf32", "fp32x3" or "bf16"
         As `train` takes it; whatever the model was trained in.
+    replicas, hybrid
+        How several devices are used, as in `train`.
     workers : int
         Processes that decode image files.
+    image_size, channels
+        What the images must be prepared to: the model's own, or an error.
+    on_error : "skip" (the default) or "raise"
+        Unreadable files of a folder: replace each by the next of its class, as `data.ImageFolder` does, or
+        raise.
+    max_pixels : int, optional
+        Largest image file decoded, as in `train`.
     progress : bool
         Show a progress bar.
 
@@ -146,8 +165,12 @@ def evaluate(
     """
     model = as_model(model_or_run)
     chosen = view_draws(model, views)
-    dataset, labels = matching_data(model, data)
-    plan = model.plan(device, min(_positive("batch_size", batch_size), len(dataset)), precision=precision)
+    asked = given_options(size=image_size, channels=channels)
+    check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
+    dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
+    labels = dataset.labels
+    size = min(positive("batch_size", batch_size), len(dataset))
+    plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
     predictions = np.empty(len(dataset), np.int32)
     loss = top1 = top5 = 0.0
     done = 0
@@ -173,64 +196,11 @@ def evaluate(
         loss=loss / count,
         views=len(chosen),
         classes=[model.class_name(i) for i in range(model.network.classes)],
-        labels=labels,
+        labels=labels.astype(np.int32),
         predictions=predictions,
         seconds=time.perf_counter() - begin,
         skipped=dict(dataset.skipped),
     )
-
-
-def predict(
-    model_or_run: Any,
-    images: Any,
-    top: int = 5,
-    *,
-    views: int = 1,
-    batch_size: int = 128,
-    device: str | Device | None = None,
-    precision: str = "fp32",
-) -> list:
-    """The most probable classes of images.
-
-    Parameters
-    ----------
-    model_or_run : Model, Run or path
-    images : one image or a sequence of them
-        Paths, PIL images, or arrays (H, W, C) or (H, W); an array (n, H, W, C) is n images. Files, PIL images
-        and uint8 arrays are prepared as training images are (shorter side rescaled, centre cropped); float
-        arrays must have the model's image shape and are taken as they are.
-    top : int
-        Classes per image, at most as many as there are.
-    views : 1 or 10
-        As in `evaluate`.
-    batch_size : int
-    device : str, Device or None
-    precision : "fp32", "tf32", "fp32x3" or "bf16"
-        As `train` takes it; whatever the model was trained in.
-
-    Returns
-    -------
-    list of (class name, probability), most probable first; for a sequence a list of such lists
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        An image that cannot be read, by name; a shape that does not fit; a bad option.
-    """
-    model = as_model(model_or_run)
-    top = min(_positive("top", top), model.network.classes)
-    size = _positive("batch_size", batch_size)
-    chosen = view_draws(model, views)
-    single, sources = _sources(images, model.preprocessing.image_shape)
-    plan = model.plan(device, min(size, len(sources)), precision=precision)
-    results = []
-    for start in range(0, len(sources), plan.batch_size):
-        pixels = _stack(
-            [_prepare(s, model.preprocessing.image_shape) for s in sources[start : start + plan.batch_size]]
-        )
-        p = np.exp(log_probabilities(plan, pixels, chosen))
-        results += [best_classes(model, row, top) for row in p]
-    return results[0] if single else results
 
 
 def best_classes(model: Model, probabilities: np.ndarray, top: int) -> list[tuple[str, float]]:
@@ -251,30 +221,21 @@ def as_model(model_or_run: Any) -> Model:
     return model
 
 
-def matching_data(model: Model, data: Any) -> tuple[Dataset, np.ndarray]:
-    """The data set in `data`, checked to fit the model, and its labels as numbers of the model's outputs."""
-    height, width, channels = model.preprocessing.image_shape
-    options = {"channels": channels} if channels in (1, 3) else {}
-    first, second = open_dataset(data, size=(height, width), **options)
+def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
+    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
+    `options`: on_error and max_pixels of files.
+    """
+    shape, asked = model.preprocessing.image_shape, given_options(**options)
+    first, second = open_pair(data, None, 0, {**reading_of(shape), **asked})
     dataset = first if second is None else second
-    if dataset.image_shape != model.preprocessing.image_shape:
+    if dataset.image_shape != shape:
         raise ValueError(
-            f"images of {dataset.name} must have the model's shape {model.preprocessing.image_shape}, "
-            f"got {dataset.image_shape}"
+            f"images of {dataset.name} must have the model's shape {shape}, got {dataset.image_shape}"
+            f"{channels_first_hint((len(dataset), *dataset.image_shape))}"
         )
-    known = model.classes
-    if known and dataset.classes != known[: len(dataset.classes)] and set(dataset.classes) <= set(known):
-        number = {name: i for i, name in enumerate(known)}
-        return dataset, np.array([number[name] for name in dataset.classes], np.int32)[dataset.labels]
-    strangers = [name for name in dataset.classes if name not in known]
-    if known and strangers and not _numbered(dataset.classes) and not _numbered(known):
-        raise ValueError(f"{dataset.name} has the class {strangers[0]!r}, which the model does not know")
-    if dataset.labels.max() >= model.network.classes:
-        raise ValueError(
-            f"labels of {dataset.name} must lie in [0, {model.network.classes}), the model's outputs, "
-            f"got {dataset.labels.max()}"
-        )
-    return dataset, dataset.labels
+    check_reading(dataset.reading, asked, dataset.name)
+    outputs = model.network.classes
+    return matched(dataset, model.classes, model.class_names_given, outputs, "the model's outputs")
 
 
 def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> np.ndarray:
@@ -294,7 +255,7 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
     for draw in draws:
         plan.feed(images, draws=draw(n))
         plan.forward(n, train=False)
-        scores = np.asarray(plan.device.to_numpy(plan.scores(n)), np.float64)
+        scores = plan.get_output(plan.network.output, n).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
             shifted = scores - scores.max(axis=1, keepdims=True)
         per_view.append(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
@@ -325,67 +286,7 @@ def view_draws(model: Model, views: Any) -> list[Any]:
     return [lambda n, view=view: augmentation.views(n, view, pre.image_shape) for view in numbers]
 
 
-def _sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool, list[Any]]:
-    """(True where one image was meant, the images one by one)."""
-    if isinstance(images, (str, os.PathLike, Image.Image)):
-        return True, [images]
-    if isinstance(images, np.ndarray):
-        if images.ndim in (2, 3) and not (
-            images.ndim == 3 and images.shape[1:] == image_shape[:2] and image_shape[2] == 1
-        ):
-            return True, [images]
-        if images.ndim not in (3, 4):
-            raise ValueError(
-                f"predict: an array must have shape (H, W), (H, W, C) or (n, H, W, C), got {images.shape}"
-            )
-        images = list(images)
-    if not isinstance(images, Sequence) and not isinstance(images, Iterator):
-        raise TypeError(f"predict: images must be paths, PIL images or arrays, got {type(images).__name__}")
-    images = list(images)
-    if not images:
-        raise ValueError("predict: images must not be empty")
-    return False, images
-
-
-def _prepare(image: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = image_shape
-    if isinstance(image, np.ndarray):
-        array = image[..., None] if image.ndim == 2 else image
-        if array.shape == image_shape and array.dtype.kind == "f":
-            if not np.isfinite(array).all():
-                raise ValueError("predict: images must be finite, got NaN or infinity")
-            return array.astype(np.float32)
-        if array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
-            raise ValueError(
-                f"predict: an array must be uint8 (H, W, C), or float of the model's shape {image_shape}, "
-                f"got {image.dtype} {image.shape}"
-            )
-        if array.shape == image_shape:
-            return array
-        if array.shape[2] not in (1, 3):
-            raise ValueError(f"predict: an array must have 1 or 3 channels, got shape {image.shape}")
-        image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
-    if channels not in (1, 3):
-        raise ValueError(
-            f"predict: the model takes images of {channels} channels: give arrays of shape {image_shape}"
-        )
-    if isinstance(image, Image.Image):
-        return fit(image, (height, width), channels)
-    if not isinstance(image, (str, os.PathLike)):
-        raise TypeError(f"predict: images must be paths, PIL images or arrays, got {type(image).__name__}")
-    return load_image(image, (height, width), channels)
-
-
-def _stack(pixels: list[np.ndarray]) -> np.ndarray:
-    return np.stack([p.astype(np.float32) for p in pixels] if len({p.dtype for p in pixels}) > 1 else pixels)
-
-
-def _numbered(classes: Sequence[str]) -> bool:
-    """True for names that `ArrayDataset` made up: the numbers themselves."""
-    return list(classes) == [str(i) for i in range(len(classes))]
-
-
-def _positive(name: str, value: Any) -> int:
+def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < 1:

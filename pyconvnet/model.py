@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .devices import get_device
 from .layers.base import check_number
 from .network import Network
+from .ops._arrays import unmasked
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Preprocessing:
             if not (self.crop[0] <= h and self.crop[1] <= w):
                 raise ValueError(f"Preprocessing: crop must fit images of {h}x{w}, got {self.crop}")
         if self.mean is not None:
-            self.mean = np.ascontiguousarray(self.mean, np.float32)
+            self.mean = np.ascontiguousarray(unmasked("Preprocessing", "mean", self.mean), np.float32)
             if self.mean.shape not in ((c,), (h, w, c)):
                 raise ValueError(
                     f"Preprocessing: mean must have shape {(c,)} or {(h, w, c)}, got {self.mean.shape}"
@@ -85,12 +88,15 @@ class Model:
     ----------
     network : Network
     parameters : dict of str to np.ndarray
-        By full name (``conv1.weight``), whole and unsplit, float32.
+        By full name (``conv1.weight``), whole and unsplit, float32. Those of a loaded or trained model are
+        read-only: to change one, put another array in its place.
     preprocessing : Preprocessing
     classes : list of str
         Names of the outputs, in order.
     info : dict
         JSON-ready notes on the training: epoch, step, validation error...
+    class_names_given : bool
+        False where `classes` are numbers made up for want of names, see `data.Dataset`.
     """
 
     network: Network
@@ -98,10 +104,13 @@ class Model:
     preprocessing: Preprocessing
     classes: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    class_names_given: bool = True
 
     def __post_init__(self) -> None:
         check_parameters("Model", self.network, self.parameters)
         self.classes = [str(c) for c in self.classes]
+        if not isinstance(self.class_names_given, bool):
+            raise TypeError(f"Model: class_names_given must be True or False, got {self.class_names_given!r}")
         if len(self.classes) > self.network.classes:
             raise ValueError(
                 f"Model: classes holds {len(self.classes)} names, "
@@ -116,26 +125,46 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.network!r}, {len(self.classes)} classes)"
 
-    def plan(
-        self,
-        device: Any = None,
-        batch_size: int = 128,
-        *,
-        train: bool = False,
-        seed: int = 0,
-        precision: str = "fp32",
-    ):
-        """The model ready to run on a device: a :class:`pyconvnet.plan.Plan` with its parameters and
-        preprocessing.
+    def plan(self, device: Any = None, batch_size: int = 128, *, train: bool = False, **options: Any) -> Any:
+        """The model ready to run on a device, or on several: a :class:`pyconvnet.plan.Plan` with its
+        parameters and preprocessing, which takes the ``options``, too.
         """
         from .plan import Plan
 
-        plan = Plan(
-            self.network, device, batch_size, train=train, seed=seed, initialise=False, precision=precision
-        )
+        plan = Plan(self.network, device, batch_size, train=train, initialise=False, **options)
         plan.set_parameters(self.parameters)
         plan.set_preprocessing(self.preprocessing)
         return plan
+
+    @contextlib.contextmanager
+    def kept_plan(self, device: Any = None, batch_size: int = 128, **options: Any) -> Iterator[Any]:
+        """:meth:`plan` for predictions: the last one where it serves, else a new one, kept for the next time.
+
+        One plan is kept. While it is in use another thread gets one of its own. Parameters that may have
+        changed since are set again: all but the same read-only arrays as then. :meth:`release` gives the
+        memory back.
+        """
+        places = device if isinstance(device, (list, tuple)) else [device]
+        key = ([get_device(place) for place in places], options, list(self.network))
+        kept = self.__dict__.pop("_kept", None)
+        if kept is not None and (kept.key != key or kept.plan.batch_size < batch_size):
+            kept = None  # its memory is free before the next one takes its own
+        if kept is None:
+            kept = _Kept(self.plan(places, batch_size, **options), key, dict(self.parameters))
+        else:
+            if not kept.holds(self.parameters):
+                kept.plan.set_parameters(self.parameters)
+                kept.parameters = dict(self.parameters)
+            kept.plan.set_preprocessing(self.preprocessing)
+        yield kept.plan
+        self._kept = kept  # not after an error
+
+    def release(self) -> None:
+        """Give back the memory of the plan that is kept for predictions."""
+        self.__dict__.pop("_kept", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a safetensors file."""
@@ -146,6 +175,32 @@ class Model:
     def class_name(self, index: int) -> str:
         """Name of an output, or its number where it has none."""
         return self.classes[index] if index < len(self.classes) else str(index)
+
+
+@dataclass
+class _Kept:
+    """A plan, what it was made for, and the parameters that it holds."""
+
+    plan: Any
+    key: tuple
+    parameters: dict[str, np.ndarray]
+
+    def holds(self, parameters: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are certainly the parameters that the plan holds: the same arrays, which nobody can
+        have changed in place.
+        """
+        return self.parameters.keys() == parameters.keys() and all(
+            value is self.parameters[name] and value.flags.owndata and not value.flags.writeable
+            for name, value in parameters.items()
+        )
+
+
+def read_only(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, each in memory of its own that is read-only from now on."""
+    own = {name: value if value.flags.owndata else value.copy() for name, value in parameters.items()}
+    for value in own.values():
+        value.flags.writeable = False
+    return own
 
 
 def check_parameters(owner: str, network: Network, parameters: Mapping[str, np.ndarray]) -> None:

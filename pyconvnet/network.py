@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -13,7 +14,8 @@ import numpy as np
 
 from . import layers
 from .layers import Layer, Parameter, WeightLayer
-from .layers.base import Shape, check_number
+from .layers.base import Shape, check_declarations, check_number
+from .layers.initialisers import Constant, Initialiser, initialiser
 
 if TYPE_CHECKING:
     from .parallel.partition import Partition
@@ -59,6 +61,10 @@ class Network:
     recipe : dict, optional
         Defaults that :func:`pyconvnet.train` takes for this network: any of epochs, batch_size, lr, momentum,
         weight_decay, schedule, augment.
+    init : Initialiser or str, optional
+        Initial values of the whole network, by name as in :func:`pyconvnet.layers.initialiser` ("he", say),
+        in place of the layers' own: every parameter of two axes or more is drawn by this rule, every
+        parameter called "bias" starts at zero, and any other (a factor per channel, say) as its layer wants.
 
     Examples
     --------
@@ -68,7 +74,13 @@ class Network:
     >>> print(net.summary())
     """
 
-    def __init__(self, name: str, input_shape: Sequence[int], recipe: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        name: str,
+        input_shape: Sequence[int],
+        recipe: Mapping[str, Any] | None = None,
+        init: Initialiser | str | None = None,
+    ):
         if not isinstance(name, str) or not name:
             raise ValueError(f"Network: name must be a non-empty string, got {name!r}")
         if not isinstance(input_shape, (tuple, list)) or len(input_shape) not in (1, 3):
@@ -81,6 +93,7 @@ class Network:
         for option in self.recipe:
             if option not in RECIPE_OPTIONS:
                 raise ValueError(f"Network: recipe may hold {', '.join(RECIPE_OPTIONS)}, got {option!r}")
+        self.init = None if init is None else initialiser(init, "Network: init")
         self._nodes: dict[str, Node] = {}
 
     # ---- building ------------------------------------------------------------------------------------------
@@ -136,6 +149,13 @@ class Network:
         self._nodes[name] = changed
         return self
 
+    def with_init(self, init: Initialiser | str | None) -> Network:
+        """The same network with other initial values; see the parameter ``init``."""
+        other = copy.copy(self)
+        other.init = None if init is None else initialiser(init, "Network.with_init: init")
+        other.recipe, other._nodes = dict(self.recipe), dict(self._nodes)
+        return other
+
     def _free_name(self, layer: Layer) -> str:
         number = 1
         while f"{layer.stem}{number}" in self._nodes:
@@ -165,8 +185,9 @@ class Network:
                 raise ValueError(f"{what}: input {source!r} is a cost, whose value no layer can read")
             shapes.append(node.output_shape)
         try:
-            output = layer.output_shape(*shapes)
+            output = tuple(layer.output_shape(*shapes))
             own = layer.parameters(*shapes)
+            check_declarations(layer, shapes, output, own)
             if layer.device is not None and layer.device != "all":
                 check_number("device (unless 'all' or None)", layer.device, "int >= 0")
         except (ValueError, TypeError) as error:
@@ -244,8 +265,36 @@ class Network:
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter once, by full name, e.g. ``conv1.weight``, in a fixed order."""
         return {
-            f"{node.name}.{p.name}": p for node in self if node.owner == node.name for p in node.parameters()
+            f"{node.name}.{p.name}": p
+            for node in self
+            if node.owner == node.name
+            for p in self._beginning(node)
         }
+
+    def _beginning(self, node: Node) -> list[Parameter]:
+        """A layer's parameters with the initial values that they have in this network."""
+        if self.init is None:
+            return node.parameters()
+        rules = {"bias": Constant(0.0)}
+        return [
+            dataclasses.replace(p, init=self.init if len(p.shape) > 1 else rules.get(p.name, p.init))
+            for p in node.parameters()
+        ]
+
+    @property
+    def wants_unit_variance(self) -> bool:
+        """Whether a layer that meets the images starts from values drawn by its fans, which keep the variance
+        of what comes in: pixels of 0 to 255 would then be 60 times too large.
+        """
+        unweighted = {INPUT}  # what no parameter has seen
+        for node in self:
+            if unweighted.intersection(node.inputs):
+                own = self._beginning(node)
+                if any(p.init.needs_fans for p in own):
+                    return True
+                if not own:
+                    unweighted.add(node.name)
+        return False
 
     @property
     def num_parameters(self) -> int:
@@ -261,9 +310,9 @@ class Network:
         for node in self:
             if node.owner != node.name:
                 continue
-            for position, p in enumerate(node.parameters()):
+            for position, p in enumerate(self._beginning(node)):
                 value = np.empty(p.shape, dtype)
-                p.init.fill(value, seed, node.index, position)
+                p.init.fill(value, seed, node.index, position, p.groups)
                 yield f"{node.name}.{p.name}", value
 
     def partition(
@@ -289,6 +338,7 @@ class Network:
             "name": self.name,
             "input_shape": list(self.input_shape),
             "recipe": json.loads(json.dumps(self.recipe)),
+            **({} if self.init is None else {"init": self.init.to_dict()}),
             "layers": [{"name": n.name, "inputs": list(n.inputs), **n.layer.to_dict()} for n in self],
         }
 
@@ -298,7 +348,8 @@ class Network:
         if not isinstance(description, Mapping) or description.get("format") != _FORMAT:
             raise ValueError(f"network description: format must be {_FORMAT}")
         try:
-            net = cls(description["name"], description["input_shape"], description.get("recipe"))
+            how = (description.get(option) for option in ("recipe", "init"))
+            net = cls(description["name"], description["input_shape"], *how)
             items = [dict(item) for item in description["layers"]]
             edges = [(item.pop("name"), item.pop("inputs"), item) for item in items]
         except (KeyError, TypeError) as error:

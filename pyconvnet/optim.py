@@ -7,6 +7,7 @@ where it stopped.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ class Schedule:
     def factor(self, epoch: int) -> float:
         """Factor on the learning rate in ``epoch`` (the first is 0)."""
         raise NotImplementedError
+
+    def expect(self, chance: float) -> None:
+        """Told once, before anything else, the validation error of an answer that looks at no image."""
 
     def observe(self, epoch: int, validation_error: float | None) -> None:
         """Told after each epoch, with the validation error (top-1) where there was one."""
@@ -78,6 +82,9 @@ class Steps(Schedule):
 class Plateau(Schedule):
     """Divide the rate when the validation error stops falling (the paper, section 5: by ten, three times).
 
+    Epochs do not count before the error has been below chance, of which :meth:`expect` is told: a net that
+    has not begun to learn would only be slowed down. A schedule never told of chance counts from the first.
+
     Parameters
     ----------
     drop : float
@@ -95,6 +102,7 @@ class Plateau(Schedule):
     times: int = 3
     min_delta: float = 0.0
     needs_validation = True
+    _chance: float = field(default=math.inf, init=False)
     _best: float = field(default=math.inf, init=False)
     _waited: int = field(default=0, init=False)
     _drops: int = field(default=0, init=False)
@@ -108,11 +116,16 @@ class Plateau(Schedule):
     def factor(self, epoch: int) -> float:
         return self.drop**self._drops
 
+    def expect(self, chance: float) -> None:
+        self._chance = chance
+
     def observe(self, epoch: int, validation_error: float | None) -> None:
         if validation_error is None:
             return
         if validation_error < self._best - self.min_delta:
             self._best, self._waited = validation_error, 0
+            return
+        if self._best >= self._chance:
             return
         self._waited += 1
         if self._waited >= self.patience and self._drops < self.times:
@@ -137,6 +150,53 @@ class Plateau(Schedule):
         )
 
 
+class Warmup(Schedule):
+    """Begin with a small rate that grows evenly: 1/(n + 1) of it in the first of n epochs, 2/(n + 1) in the
+    second, ..., all of it in the epoch after them (P. Goyal et al., "Accurate, large minibatch SGD", 2017,
+    section 2.2, there step by step).
+
+    Parameters
+    ----------
+    epochs : int
+    then : whatever :func:`schedule` takes
+        Multiplies the rate too, with the run's own numbers of epochs; it sees the validation errors from the
+        first epoch at the full rate on. Default: constant.
+    """
+
+    def __init__(self, epochs: int, then: Any = None):
+        check_number("schedule: warmup's epochs", epochs, "int >= 0")
+        self.epochs, self.then = int(epochs), schedule(then)
+
+    def __copy__(self) -> Warmup:
+        return Warmup(self.epochs, copy.copy(self.then))
+
+    @property
+    def needs_validation(self) -> bool:  # type: ignore[override]
+        return self.then.needs_validation
+
+    def factor(self, epoch: int) -> float:
+        return min(1.0, (epoch + 1) / (self.epochs + 1)) * self.then.factor(epoch)
+
+    def expect(self, chance: float) -> None:
+        self.then.expect(chance)
+
+    def observe(self, epoch: int, validation_error: float | None) -> None:
+        if epoch >= self.epochs:
+            self.then.observe(epoch, validation_error)
+
+    def state(self) -> dict[str, Any]:
+        return self.then.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.then.restore(state)
+
+    def describe(self) -> Any:
+        then = self.then.describe()
+        if isinstance(self.then, Steps):
+            then = "steps:" + ",".join(f"{epoch}={factor!r}" for epoch, factor in self.then.steps)
+        return f"warmup:{self.epochs}" + ("" if then in ("constant", "steps:") else f",then={then}")
+
+
 class Function(Schedule):
     """A plain function of the epoch: ``schedule=lambda epoch: 0.95 ** epoch``."""
 
@@ -159,7 +219,8 @@ def schedule(spec: Any) -> Schedule:
     ----------
     spec : None, str, sequence, callable or Schedule
         None or "constant"; "plateau" or "plateau:factor=0.1,patience=2,times=3"; "steps:8=0.1,10=0.1" or a
-        sequence of pairs (epoch, factor); a function of the epoch; or a Schedule, used as it is.
+        sequence of pairs (epoch, factor); "warmup:5" or "warmup:5,then=SCHEDULE", where SCHEDULE is any other
+        text of these; a function of the epoch; or a Schedule, used as it is.
 
     Raises
     ------
@@ -183,6 +244,12 @@ def schedule(spec: Any) -> Schedule:
 
 def _parse(text: str) -> Schedule:
     name, _, rest = text.partition(":")
+    if name == "warmup":
+        epochs, _, then = rest.partition(",then=")
+        epochs = epochs.strip().removeprefix("epochs=")
+        if not epochs.isdigit():
+            raise ValueError(f"schedule: write 'warmup:5' or 'warmup:5,then=plateau', got {text!r}")
+        return Warmup(int(epochs), then or None)
     try:
         pairs = [
             (key.strip(), float(value))
@@ -211,5 +278,6 @@ def _parse(text: str) -> Schedule:
             options["drop" if key == "factor" else key] = int(value) if whole else value
         return Plateau(**options)
     raise ValueError(
-        f"schedule must be 'constant', 'plateau[:...]' or 'steps:EPOCH=FACTOR,...', got {text!r}"
+        "schedule must be 'constant', 'plateau[:...]', 'steps:EPOCH=FACTOR,...' or "
+        f"'warmup:EPOCHS[,then=...]', got {text!r}"
     )

@@ -17,10 +17,12 @@ import numpy as np
 
 from . import ops, tuning
 from .calls import Calls
-from .devices import Device, get_device
+from .devices import Device, cpu, get_device
 from .layers.base import check_number
 from .model import Preprocessing
 from .network import INPUT, Network
+from .ops._arrays import unmasked
+from .ops._core import as_int32
 from .parallel.communicator import Communicator
 from .parallel.depth import depth_of_images
 from .parallel.feeding import Feeder
@@ -235,7 +237,7 @@ class Plan(PlanValues):
         -------
         n : int
         """
-        images = np.asarray(images)
+        images = np.asarray(unmasked("Plan.feed", "images", images))
         n = self._check_count(len(images) if images.ndim else 0)
         pre = self._preprocessing
         wanted = self.network.input_shape if pre is None else pre.image_shape
@@ -246,11 +248,15 @@ class Plan(PlanValues):
         if pre is None and draws is not None:
             raise ValueError("Plan.feed: draws need preprocessing; call set_preprocessing first")
         if labels is not None:
-            labels = np.asarray(labels)
-            if labels.shape != (n,) or labels.dtype.kind not in "iu":
+            given = np.asarray(unmasked("Plan.feed", "labels", labels))
+            if given.shape != (n,) or given.dtype.kind not in "iu":
                 raise ValueError(
-                    f"Plan.feed: labels must be {n} integers, got {labels.dtype} of shape {labels.shape}"
+                    f"Plan.feed: labels must be {n} integers, got {given.dtype} of shape {given.shape}"
                 )
+            labels = as_int32("Plan.feed", cpu(), "labels", given)
+            if (labels != given).any():
+                wrong = given[labels != given][0]
+                raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
         if pre is not None and draws is None:
             draws = self._centre(n)
         for i, shard in enumerate(self.shards):
@@ -278,7 +284,7 @@ class Plan(PlanValues):
                     i, target, part, {k: v if v is None else v[first:last] for k, v in draws.items()}
                 )
         if labels is not None and any(local.node.layer.is_cost for local in shard.locals):
-            feeder.upload(shard.labels[:n], labels.astype(np.int32, copy=False))
+            feeder.upload(shard.labels[:n], labels)
 
     def _centre(self, n: int) -> dict[str, Any]:
         (height, width, _), (h, w, _) = self._preprocessing.image_shape, self.network.input_shape

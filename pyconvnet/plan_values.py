@@ -11,6 +11,7 @@ from .buffers import Metrics
 from .devices import Device
 from .model import check_parameters
 from .network import INPUT, Network
+from .ops._arrays import unmasked
 from .ops.depth import Depth
 from .parallel.partition import Partition
 from .parallel.streams import StreamLanes
@@ -29,19 +30,24 @@ class PlanValues:
     depth: Depth | None
     _costs: list[str]
     _n: int  # examples of the last pass
+    _programs: dict
+    _lists: dict
+    _graphs: dict
 
     # ---- parameters, whole and unsplit ---------------------------------------------------------------------
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
         """Overwrite all parameters, given by full name on the host."""
         check_parameters("Plan", self.network, values)
         for name in self.network.parameters():
-            self._set_one("parameters", name, np.asarray(values[name], self.dtype))
+            value = unmasked("Plan", name, values[name])
+            self._set_one("parameters", name, np.asarray(value, self.dtype))
 
     def set_momenta(self, values: Mapping[str, np.ndarray]) -> None:
         """Overwrite all momenta, given by full name on the host."""
         check_parameters("Plan: momenta", self.network, values)
         for name in self.network.parameters():
-            self._set_one("momenta", name, np.asarray(values[name], self.dtype))
+            value = unmasked("Plan: momenta", name, values[name])
+            self._set_one("momenta", name, np.asarray(value, self.dtype))
 
     def _set_one(self, kind: str, name: str, value: np.ndarray) -> None:
         for i, shard in enumerate(self.shards):
@@ -93,6 +99,30 @@ class PlanValues:
             self.lanes.synchronize()
         return self.devices[i].to_numpy(array)
 
+    def set_class_weights(self, values: np.ndarray) -> None:
+        """Weigh the examples of the following training passes by their class, in every cost.
+
+        Parameters
+        ----------
+        values : array (classes,)
+            Of the labels that will be fed; a cost's further outputs, if any, weigh 1.
+        """
+        values = np.asarray(values, self.dtype)
+        for node in self.network.costs:
+            if not node.layer.weighs_classes:
+                raise ValueError(f"Plan: {node} knows no class weights")
+            outputs = node.input_shapes[0][0]
+            if values.ndim != 1 or not 1 <= len(values) <= outputs:
+                raise ValueError(
+                    f"Plan: class weights must be 1 to {outputs} numbers for {node}, got shape {values.shape}"
+                )
+            padded = np.concatenate([values, np.ones(outputs - len(values), self.dtype)])
+            for i, shard in enumerate(self.shards):
+                with self.lanes.active(i):
+                    shard.class_weights[node.name] = self.devices[i].asarray(padded)
+        for prepared in (self._programs, self._lists, self._graphs):
+            prepared.clear()  # they know the weights of before
+
     # ---- results -------------------------------------------------------------------------------------------
     def get_metrics(self) -> np.ndarray:
         """Sums of every cost since the last reset, (costs, 4) float64: examples, loss, top-1 errors, top-k
@@ -120,7 +150,7 @@ class PlanValues:
 
         Of a window of a bigger batch: the mean over the window's own examples.
         """
-        return sum(node.layer.weight * self._cost(node.name) for node in self.network.costs)
+        return sum(getattr(n.layer, "weight", 1.0) * self._cost(n.name) for n in self.network.costs)
 
     def _cost(self, name: str) -> float:
         regions = self.partition.held[name]

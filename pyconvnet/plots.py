@@ -159,7 +159,7 @@ def predictions(
     model = as_model(model_or_run)
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= 400:
         raise ValueError(f"plot: count must be an integer in [1, 400], got {count!r}")
-    dataset, labels = matching_data(model, data)
+    dataset = matching_data(model, data)
     shown: list[tuple[np.ndarray, int, list]] = []
     draws = view_draws(model, views)
     plan = model.plan(device, min(len(dataset), 128 if only_errors else count))
@@ -167,8 +167,8 @@ def predictions(
         for batch in loader.epoch(0):
             p = np.exp(log_probabilities(plan, batch.images, draws))
             for image, index, row in zip(batch.images, batch.indices, p, strict=True):
-                if not only_errors or row.argmax() != labels[index]:
-                    shown.append((image, int(labels[index]), best_classes(model, row, 5)))
+                if not only_errors or row.argmax() != dataset.labels[index]:
+                    shown.append((image, int(dataset.labels[index]), best_classes(model, row, 5)))
             if len(shown) >= count:
                 break
     if not shown:

@@ -273,13 +273,13 @@ class Program:
             here = [(d, calls[node.name]) for d, calls in enumerate(self.calls.on) if node.name in calls]
             crosses = any((d, node.name) in self._gathers for d, _ in here)
             for d, call in here:
-                self._layer_backward(tasks, d, call, apart=crosses)
+                self._layer_backward(tasks, d, call, apart=crosses and call.local.layer.splits_backward)
             late: list[tuple] = []
             for d, _ in here:
                 for source, region in self._gathers.get((d, node.name), ()):
                     self._send_back(tasks, node.name, d, source, region, late)
             for d, call in here:
-                if call.backward and call.grads and crosses:
+                if call.backward and call.grads and crosses and call.local.layer.splits_backward:
                     self._weights_backward(tasks, d, call)
             for arguments in late:
                 self._call(tasks, *arguments)

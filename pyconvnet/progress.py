@@ -16,13 +16,15 @@ from typing import Any
 
 from .files import naming, write_atomically
 
+_OF_AN_EPOCH = ("train", "validation", "warning")  # logged when it has ended, before its checkpoint
 _LINE_SECONDS = 10.0  # between plain lines where there is no terminal
 
 
 class Log:
     """``log.jsonl``: one JSON object a line, each with ``event``, ``time`` (seconds since 1970) and ``step``.
 
-    Events: start, progress (within an epoch), train (a whole epoch), validation, checkpoint, end.
+    Events: start, kernels, progress (within an epoch), train (a whole epoch), validation, checkpoint,
+    warning, end.
     ``path`` None: another rank writes it.
     """
 
@@ -71,7 +73,7 @@ def _is_before(line: bytes, step: int, epoch: int) -> bool:
     """
     try:
         record = json.loads(line)
-        finished = record["epoch"] <= epoch or record["event"] not in ("train", "validation")
+        finished = record["epoch"] <= epoch or record["event"] not in _OF_AN_EPOCH
         return finished and record["step"] <= step and record["event"] != "end"
     except (ValueError, KeyError, TypeError):
         return False

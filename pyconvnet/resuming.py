@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checkpoint, tuning
+from . import checkpoint, learning, tuning
 from .data import Augmentation, Statistics
+from .data.files import check_options
 from .devices import Device
 from .layers.base import check_number
 from .model import Model, check_parameters
 from .settings import RULES
 
 _MOMENTUM, _SUMS = "momentum/", "state/metrics"
+_SINCE = ("stop_after",)  # options that earlier versions did not have
 _STATISTICS = ("mean_image", "mean_pixel", "eigenvalues", "eigenvectors")
 
 
@@ -109,8 +111,7 @@ def _check_state(model: Model, state: dict[str, Any]) -> None:
     for problem, kernel in _check_kind("kernels", kernels.get("kernels", {}), dict).items():
         _check_kind(f"the kernel of {problem}", kernel, str)
     options, data = state["options"], state["data"]
-    for name, rule in RULES.items():
-        _check_number(name, options[name], rule, 2**31 if name == "batch_size" else 2**62)
+    _check_options(model, options)
     _check_number("data: images", data["images"], "positive int")
     _check_kind("data: train", data["train"], str)
     if "examples" not in state:  # before the position was kept in examples
@@ -124,11 +125,27 @@ def _check_state(model: Model, state: dict[str, Any]) -> None:
     last = _check_history(_check_kind("history", state["history"], list), state["epoch"])
     if state["step"] < last or (state["step"] > last) != (state["examples"] > 0):
         raise ValueError(f"step {state['step']} does not go with the examples, {state['examples']}")
+
+
+def _check_options(model: Model, options: Mapping[str, Any]) -> None:
+    for name, rule in RULES.items():
+        if name in options or name not in _SINCE:
+            _check_number(name, options[name], rule, 2**31 if name == "batch_size" else 2**62)
     _check_kind("schedule", options["schedule"], (str, list))
     _check_kind("augment", options["augment"], dict)
     shape = Augmentation(**options["augment"]).output_shape(model.preprocessing.image_shape)
     if shape != model.network.input_shape:
         raise ValueError(f"augment gives {shape}, the network takes {model.network.input_shape}")
+    if not isinstance(options.get("balance", False), bool):
+        raise TypeError(f"balance must be true or false, got {options['balance']!r}")
+    share, weights = options.get("validation"), options.get("class_weights")
+    if share is not None:
+        check_number("validation", share, "probability")
+    if weights is not None:
+        learning.class_weights(_check_kind("class_weights", weights, list), np.empty(0), model.classes)
+    reading = _check_kind("images", options.get("images") or {}, dict)
+    if reading:
+        check_options("images", **reading)
 
 
 def _check_history(history: list[Any], epochs: int) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from . import learning
 from . import optim as _optim
 from .layers.base import check_number
+from .layers.initialisers import Initialiser, initialiser
 from .model import Preprocessing
 from .network import Network
 from .precision import check_precision
@@ -23,6 +25,8 @@ DEFAULTS = {
     "momentum": 0.9,
     "weight_decay": 5e-4,
     "schedule": "constant",
+    "stop_after": 0,
+    "balance": False,
 }
 
 
@@ -45,6 +49,13 @@ class Settings:
     replicas: int = 1
     hybrid: bool = False
     precision: str = "fp32"
+    balance: bool = False
+    class_weights: list[float] | None = None
+    validation: float | None = None  # the share of the training images that is held out
+    images: Mapping[str, Any] = field(default_factory=dict)  # how files are read
+    note: str = ""  # what the user has to be told
+    stop_after: int = 0  # epochs without gain; 0: never
+    init: Initialiser | None = None  # of the whole network; None: the layers' own
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready, for the log and the checkpoint."""
@@ -58,6 +69,12 @@ class Settings:
             "seed": self.seed,
             "augment": self.augmentation.as_dict(),
             "precision": self.precision,
+            "balance": self.balance,
+            "class_weights": self.class_weights,
+            "validation": self.validation,
+            "images": dict(self.images),
+            "stop_after": self.stop_after,
+            "init": None if self.init is None else self.init.to_dict(),
         }
 
 
@@ -68,6 +85,7 @@ RULES = {
     "momentum": "probability",
     "weight_decay": "number >= 0",
     "seed": "int >= 0",
+    "stop_after": "int >= 0",
 }
 
 
@@ -80,6 +98,10 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
         _optim.schedule(given["schedule"])
+    if not isinstance(given.get("balance", False), bool):
+        raise TypeError(f"train: balance must be True or False, got {given['balance']!r}")
+    if "init" in given:
+        initialiser(given["init"], "train: init")
     check_precision("train", precision)
     if not isinstance(resume, bool) and resume != "auto":
         raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
@@ -104,7 +126,7 @@ def make_settings(
 
     ``saved``: what there is of the run to resume, or None.
     """
-    from .data import Augmentation
+    from .data.augmentation import UNIT_SCALE, Augmentation
 
     old = saved[1]["options"] if saved is not None else {}
     values = {}
@@ -112,9 +134,20 @@ def make_settings(
         value = given[name]
         if value is None:
             value = old.get(name, network.recipe.get(name, default))
-        elif saved is not None and name == "seed" and value != old[name]:
-            raise ValueError(f"train: {name} must stay {old[name]} in a resumed run, got {value}")
+        elif saved is not None and name in ("seed", "balance"):
+            before = old.get(name, default)
+            if value != before:
+                raise ValueError(f"train: {name} must stay {before} in a resumed run, got {value}")
         values[name] = value
+    weights = given["class_weights"]
+    if weights is not None:
+        weights = learning.class_weights(weights, dataset.labels, dataset.classes)
+    if saved is not None:
+        before = old.get("class_weights")
+        if weights is not None and weights != before:
+            raise ValueError(f"train: class_weights must stay {before} in a resumed run, got {weights}")
+        weights = before
+    values["class_weights"] = weights
     try:
         # A copy: a schedule's state is this run's, not the caller's.
         values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
@@ -143,6 +176,8 @@ def make_settings(
             "train: augment must be a pyconvnet.data.Augmentation, a dict or None, "
             f"got {type(augment).__name__}"
         )
+    if not augment.scale_given and dataset.dtype == np.uint8 and network.wants_unit_variance:
+        augment = replace(augment, scale=UNIT_SCALE)
     if saved is not None and augment.as_dict() != Augmentation(**old["augment"]).as_dict():
         raise ValueError("train: augment must stay as it was in a resumed run")
     return Settings(augmentation=augment, **values)

@@ -6,7 +6,6 @@ a copy of what it needs.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +49,8 @@ class Shard:
     depth : ops.depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
+    class_weights : dict of str to array (outputs,)
+        By cost; empty: none.
     metrics : array (costs, 4) float64
     """
 
@@ -71,6 +72,7 @@ class Shard:
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
+        self.class_weights: dict[str, Any] = {}
         self.workspace = Workspace(device)
         self._allocate_parameters()
         self._allocate_outputs()
@@ -114,8 +116,7 @@ class Shard:
                 continue
             for p in self.network[owner].parameters():
                 name = f"{owner}.{p.name}"
-                specs[name] = dataclasses.replace(p, shape=(piece[1] - piece[0], *p.shape[1:]))
-                self.slices[name] = piece
+                specs[name], self.slices[name] = p.part(*piece), p.rows(*piece)
         self.arena = Arena(specs)
         size = max(1, self.arena.size)
         self.w = self.zeros(size)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import models
+from .data import Dataset, split
+from .data.dataset import channels_first_hint, reading_of
+from .data.matching import check_reading, output_numbers, renumbered
+from .data.sources import given_options, open_pair
 from .devices import Device, get_device
 from .layers.base import check_number
+from .layers.initialisers import initialiser
 from .model import Model, check_parameters
 from .network import Network
 from .parallel.ranks import Ranks, current
-from .run import NonFiniteLossError, Run, opened
+from .run import NonFiniteLossError, Run
+from .run_folder import opened
 from .settings import Settings, check_options, check_rhythm, make_settings
 from .text import cut
 
 __all__ = ["NonFiniteLossError", "Run", "train"]
+
+_HELD_OUT = 0.1  # of the training images, where the recipe needs validation and none is given
 
 
 def train(
@@ -38,12 +48,20 @@ def train(
     out: str | Path | None = None,
     resume: bool | str = False,
     augment: Any = None,
+    init: Any = None,
+    stop_after: int | None = None,
+    class_weights: Any = None,
+    balance: bool | None = None,
     progress: bool = True,
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
     checkpoint_batches: int | None = None,
     replicas: int = 1,
     hybrid: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    on_error: str | None = None,
+    max_pixels: int | None = None,
 ) -> Run:
     """Train a network.
 
@@ -59,13 +77,16 @@ def train(
     ----------
     model : Network, Model or str
         A network, a name of :mod:`pyconvnet.models` (built for the data's classes), or a loaded model to go
-        on from.
+        on from: where it knows all the classes of the data, or the data have no class names, its outputs keep
+        their names and the labels follow them; else its outputs get the data's names.
     data : Dataset, str, path or (x, y)
         Training images: a :class:`pyconvnet.data.Dataset`, ``"digits"``, a folder of class folders or of
-        CIFAR-10, or arrays (n, H, W, C) and (n,).
+        CIFAR-10, arrays (n, H, W, C) and (n,), or a list of (image file, label); see
+        :func:`pyconvnet.data.open_dataset`.
     validation : same as data, or float, optional
-        Validation images, or the share of the training images to hold out. Default: what the data bring
-        along, if any.
+        Validation images, or the share of the training images to hold out; False: none. Files are read as the
+        training images are. Default: what the data bring along, if any; else, where the network's own recipe
+        has a schedule that watches the validation error, a tenth, which is said.
     epochs, batch_size : int
         Defaults 10 and 128. A batch is that of one step, over all devices and processes.
     lr, momentum, weight_decay : float
@@ -73,7 +94,8 @@ def train(
         0.01, 0.9, 0.0005.
     schedule : optional
         "constant" (the default), pairs ``[(epoch, factor), ...]``, "plateau" (divide by ten when validation
-        error stops falling), a function of the epoch; see :func:`pyconvnet.optim.schedule`.
+        error stops falling), "warmup:5" (begin with a small rate; "warmup:5,then=plateau"), a function of the
+        epoch; see :func:`pyconvnet.optim.schedule`.
     precision : "fp32", "tf32", "fp32x3" or "bf16"
         Arithmetic of the products in convolutions and fully connected layers, on GPUs with tensor cores: see
         :mod:`pyconvnet.ops.conv`. Parameters, activations and sums are float32 in the first three; in "bf16"
@@ -95,10 +117,25 @@ def train(
         after a run that ended before its first checkpoint: for restart scripts.
     augment : pyconvnet.data.Augmentation or dict, optional
         Default: the recipe's, else subtract the mean image.
+    init : str or Initialiser, optional
+        Initial values of all weights, with biases at zero: "he", "he_uniform", "glorot", "orthogonal", ...;
+        see :class:`pyconvnet.Network` and :func:`pyconvnet.layers.initialiser`. Default: the network's own.
+    stop_after : int, optional
+        End the run after so many epochs in a row without a lower validation error (or an equal one with a
+        lower loss: what makes ``best.safetensors`` anew); 0, the default, never does.
+    class_weights : sequence, dict or "balanced", optional
+        Factors on the training loss of each class's examples, and on its gradient: one a class, or by class
+        name (1 for the others), or such that all classes weigh the same; see
+        :func:`pyconvnet.learning.class_weights`. The loss is still divided by the number of examples.
+    balance : bool, optional
+        Draw every class equally often, whatever its share of the images: an epoch is as long as without, but
+        shows the images of small classes several times and leaves out some of the large ones, others each
+        time. Default False.
     progress : bool
         Show a progress bar (plain lines where there is no terminal).
     workers : int, optional
-        Processes that decode images. Default: enough for this machine where images must be decoded, else 0.
+        Processes that decode images. Default: enough for this machine where images must be decoded, else 0;
+        0, with a warning, for a dataset whose class is defined in the script itself or a notebook.
     checkpoint_minutes, checkpoint_batches : optional
         Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
         measure.
@@ -107,6 +144,10 @@ def train(
     hybrid : bool
         With replicas: replicate the convolutional layers only, and split the fully connected ones over all
         devices.
+    image_size, channels, on_error, max_pixels : optional
+        Of images read from files, see :class:`pyconvnet.data.ImageFiles`; defaults 256, 3, "skip", 100
+        million. Of other images, whose size is their own, nothing else can be asked. A resumed run keeps
+        them.
 
     Returns
     -------
@@ -136,6 +177,10 @@ def train(
         "weight_decay": weight_decay,
         "schedule": schedule,
         "seed": seed,
+        "init": init,
+        "stop_after": stop_after,
+        "class_weights": class_weights,
+        "balance": balance,
     }
     with ranks.guard(), contextlib.ExitStack() as stack:
         with ranks.together():
@@ -152,14 +197,25 @@ def train(
             held = stack.enter_context(opened(out, resume, name)) if ranks.main else None
         folder, saved = ranks.broadcast(held)  # the other hosts may not see rank 0's files
         with ranks.together():
-            train_set, validation_set = _data(data, validation, seed, saved)
+            asked = given_options(
+                size=image_size, channels=channels, on_error=on_error, max_pixels=max_pixels
+            )
+            train_set, validation_set, share = _data(data, validation, seed, saved, asked)
             network, start = _network(model, train_set, saved)
+            train_set, validation_set = _outputs_of(model, saved, train_set, validation_set)
+            network = _with_init(network, init, model, saved)
             settings = make_settings(network, given, augment, saved, train_set)
+            settings.validation, settings.images = share, train_set.reading
+            if validation is None and validation_set is None and given["schedule"] is None and saved is None:
+                train_set, validation_set = _hold_out(train_set, settings)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress = progress
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
+            settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
+            if settings.note and ranks.main and not progress:
+                warnings.warn(f"train: {settings.note}", UserWarning, stacklevel=2)
         if saved is None:
             start = ranks.broadcast(start)
         from .trainer import Trainer
@@ -189,20 +245,66 @@ def _own_device(ranks: Ranks) -> Device:
     return get_device(f"cuda:{ranks.local_rank}") if first.kind == "cuda" else first
 
 
-def _data(data: Any, validation: Any, seed: int | None, saved: Any) -> tuple[Any, Any]:
-    from .data import open_dataset
+def _data(
+    data: Any, validation: Any, seed: int | None, saved: Any, asked: Mapping[str, Any]
+) -> tuple[Dataset, Dataset | None, float | None]:
+    """Training and validation images, and the share that was held out; `asked`: options of `ImageFolder`."""
+    reading = dict(asked)
+    if saved is not None:
+        old = saved[1]["options"]
+        known = reading_of(saved[0].preprocessing.image_shape)
+        reading = {**known, **(old.get("images") or {}), **asked}
+        validation = old.get("validation") if validation is None else validation
+        seed = old["seed"] if seed is None else seed
+    train_set, validation_set = open_pair(data, validation, seed or 0, reading)
+    check_reading(train_set.reading, asked, train_set.name)
+    share = isinstance(validation, (int, float, np.number)) and not isinstance(validation, bool)
+    return train_set, validation_set, float(validation) if share else None
 
-    if seed is None:
-        seed = 0 if saved is None else saved[1]["options"]["seed"]
-    return open_dataset(data, validation=validation, seed=seed)
+
+def _outputs_of(
+    model: Any, saved: Any, train_set: Dataset, validation_set: Dataset | None
+) -> tuple[Dataset, Dataset | None]:
+    """The images, their labels the numbers of the outputs of the model to go on from."""
+    start = model if saved is None else saved[0]
+    if not isinstance(start, Model):
+        return train_set, validation_set
+    names, outputs = start.classes, start.network.classes
+    known = names if names and start.class_names_given else [str(i) for i in range(outputs)]
+    if train_set.class_names_given and not set(train_set.classes) <= set(known):
+        return train_set, validation_set  # other classes
+    numbers = output_numbers(train_set, names, start.class_names_given, outputs, "the model's outputs")
+    names = [*names, *(str(i) for i in range(len(names), int(numbers.max()) + 1))]
+    pair = (train_set, validation_set)
+    return tuple(s and renumbered(s, numbers, names, start.class_names_given) for s in pair)
+
+
+def _hold_out(train_set: Dataset, settings: Settings) -> tuple[Dataset, Dataset | None]:
+    """A tenth of the images to validate on, where the network's own schedule cannot do without."""
+    if not settings.schedule.needs_validation:
+        return train_set, None
+    try:
+        train_set, held_out = split(train_set, _HELD_OUT, settings.seed)
+    except ValueError as error:
+        raise ValueError(
+            f"train: the network's own schedule watches the validation error; give validation=, or another "
+            f"schedule: no tenth of the images can be held out ({error})"
+        ) from None
+    settings.validation = _HELD_OUT
+    settings.note = (
+        "the network's own schedule watches the validation error and no validation images were given: "
+        f"{len(held_out)} of {len(train_set) + len(held_out)} training images are held out "
+        f"(validation={_HELD_OUT}); validation= or schedule= chooses otherwise"
+    )
+    return train_set, held_out
 
 
 def _workers(workers: int | None, dataset: Any, ranks: Ranks) -> int:
     if workers is not None:
         return workers
-    if dataset.in_memory:
-        return 0
-    return min(8, ranks.cores)
+    from .data.workers import default_workers
+
+    return default_workers(dataset, min(8, ranks.cores))
 
 
 # ---- network, data, folder ---------------------------------------------------------------------------------
@@ -234,10 +336,30 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
     return network, None
 
 
+def _with_init(network: Network, init: Any, model: Any, saved: Any) -> Network:
+    """The network with the initial values asked for, which a network with parameters no longer has."""
+    rule = network.init if init is None else initialiser(init, "train: init")
+    if saved is not None:
+        before = saved[0].network.init
+        if rule is None:
+            rule = before
+        elif rule != before:
+            own = "that of the network's own layers"
+            raise ValueError(f"train: init must stay {before or own} in a resumed run, got {rule}")
+    elif init is not None and isinstance(model, Model):
+        raise ValueError(
+            f"train: init must be None for a loaded model, which starts from its own parameters, got {init!r}"
+        )
+    return network if rule == network.init else network.with_init(rule)
+
+
 def _graph(network: Network) -> dict[str, Any]:
-    """What must not change when a run goes on: all but the recipe, the layers' rates and devices."""
+    """What must not change when a run goes on: all but the recipe, the layers' rates and devices (and initial
+    values, of which :func:`_with_init` speaks).
+    """
     graph = network.to_dict()
     del graph["recipe"]
+    graph.pop("init", None)
     for layer in graph["layers"]:
         for option in ("lr_mult", "bias_lr_mult", "decay_mult", "bias_decay_mult", "frozen", "device"):
             layer.pop(option, None)
@@ -262,6 +384,7 @@ def _check_fit(
             f"train: network {network.name!r} takes images of shape {network.input_shape}, "
             f"the data give {tuple(shape)} "
             f"(images {tuple(train_set.image_shape)}, crop {settings.augmentation.crop})"
+            f"{channels_first_hint((len(train_set), *train_set.image_shape))}"
         )
     for cost in network.costs:
         outputs = cost.input_shapes[0][0]
@@ -271,4 +394,9 @@ def _check_fit(
         raise ValueError(
             "train: the schedule watches the validation error, but there are no validation images; "
             "give validation=0.1 (a share of the data), a dataset, or another schedule"
+        )
+    if settings.stop_after and validation_set is None:
+        raise ValueError(
+            f"train: stop_after={settings.stop_after} watches the validation error, but there are no "
+            "validation images; give validation=0.1 (a share of the data) or a dataset"
         )

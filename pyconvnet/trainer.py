@@ -12,17 +12,18 @@ import json
 import math
 import os
 import time
+import warnings
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import checkpoint, files, resuming
+from . import checkpoint, files, learning, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
-from .model import Model
+from .model import Model, read_only
 from .network import Network
 from .parallel.ranks import Ranks
 from .plan import Plan
@@ -95,6 +96,11 @@ class Trainer:
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
+        judged = train_set if validation_set is None else validation_set
+        even = settings.balance or settings.class_weights is not None
+        self.chance = learning.chance(judged.labels, even)
+        if validation_set is not None:
+            settings.schedule.expect(self.chance)
         if saved is not None:
             with self.ranks.together():
                 self._restore(saved)
@@ -120,6 +126,8 @@ class Trainer:
         if start is not None:
             plan.set_parameters(start)
         plan.set_weight_decay(settings.weight_decay)
+        if settings.class_weights is not None:
+            plan.set_class_weights(np.array(settings.class_weights))
         return plan
 
     def _choose_kernels(self) -> None:
@@ -191,9 +199,9 @@ class Trainer:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
         if self.history:
             info["last_epoch"] = self.history[-1]
-        return Model(
-            self.network, self.plan.get_parameters(), self.preprocessing, list(self.train_set.classes), info
-        )
+        parameters, data = read_only(self.plan.get_parameters()), self.train_set
+        names, given = list(data.classes), data.class_names_given
+        return Model(self.network, parameters, self.preprocessing, names, info, given)
 
     def _save(self, reason: str) -> None:
         """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
@@ -247,14 +255,15 @@ class Trainer:
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
             self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
-            self.loader = stack.enter_context(Loader(self.train_set, size, seed=seed, **how))
+            loader = Loader(self.train_set, size, seed=seed, balance=self.settings.balance, **how)
+            self.loader = stack.enter_context(loader)
             if self.validation_set is not None:
                 loader = Loader(self.validation_set, size, shuffle=False, **how)
                 self.validation_loader = stack.enter_context(loader)
             try:
                 if self.saved is None:
                     self._save("start")  # a run killed in its first epoch can be resumed too
-                while self.epoch < self.settings.epochs:
+                while self.epoch < self.settings.epochs and not self._stalled():
                     if not self._epoch():
                         interrupted = True
                         break
@@ -266,8 +275,12 @@ class Trainer:
                     f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
                     f"saved {self.out / LAST}; go on with resume=True"
                 )
-        self._write_end(interrupted)
-        return Run(self._model(), self.history, self.out, interrupted)
+        early = not interrupted and self._stalled()
+        self._write_end("interrupted" if interrupted else "stopped early" if early else "done")
+        return Run(self._model(), self.history, self.out, interrupted, early)
+
+    def _stalled(self) -> bool:
+        return learning.stalled(self.history, self.settings.stop_after)
 
     def _epoch(self) -> bool:
         """One epoch and what follows it; False where a signal stopped it."""
@@ -373,11 +386,23 @@ class Trainer:
         self.history.append(record)
         self.epoch, self.examples = self.epoch + 1, 0
         self.progress.end_epoch(record)
+        if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
+            self._compare_with_chance()
         if best:
             model = self._model()
             if self.ranks.main and all(np.isfinite(v).all() for v in model.parameters.values()):
                 checkpoint.write(self.out / BEST, model)
         self._save("epoch")
+
+    def _compare_with_chance(self) -> None:
+        """Warn where the net has not begun to learn. A resumed run is past this epoch, or it warns then."""
+        if learning.beats_chance(self.history, self.chance, len(self.train_set)):
+            return
+        pixels = self.train_set.dtype == np.uint8
+        text = learning.advice(self.network, self.settings, self.history, self.chance, pixels)
+        self.log.write("warning", step=self.step, epoch=self.epoch, message=text)
+        self.progress.note(f"warning: {text}")
+        warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=6)
 
     def _save_now_and_then(self, late: bool) -> None:
         batches = self.settings.checkpoint_batches
@@ -486,6 +511,9 @@ class Trainer:
             classes=len(self.train_set.classes),
             options=self.settings.describe(),
         )
+        if self.settings.note:
+            self.log.write("note", step=self.step, epoch=self.epoch, text=self.settings.note)
+            self.progress.note(self.settings.note)
         if self.plan.kernels:
             self.log.write("kernels", step=self.step, epoch=self.epoch, **self._kernels())
         where = ", ".join(names) + (f" in each of {self.ranks.size} ranks" if self.ranks.size > 1 else "")
@@ -504,16 +532,19 @@ class Trainer:
             chosen.append({"problem": problem, "kernel": kernel, "source": source, **how})
         return resuming.described({}, self.devices[0]) | {"kernels": chosen}
 
-    def _write_end(self, interrupted: bool) -> None:
-        reason = "interrupted" if interrupted else "done"
+    def _write_end(self, reason: str) -> None:
         with afterwards("the log does not tell of the end"):
             self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
-        if interrupted:
+        if reason == "interrupted":
             return
         if self.history and self.ranks.main:
             with afterwards("no curves are drawn"):
                 self._draw()
         with afterwards("the end cannot be told"):
+            if reason == "stopped early":
+                self.progress.note(
+                    f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}"
+                )
             self.progress.note(f"done: {self.out / LAST}")
 
     def _draw(self) -> None:

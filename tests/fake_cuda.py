@@ -31,7 +31,7 @@ from fake_order import (
 )
 
 from pyconvnet import devices
-from pyconvnet.ops import _core
+from pyconvnet.ops import _arrays
 
 __all__ = ["CUDARuntimeError", "FakeArray", "Machine", "Race", "on_device"]
 
@@ -75,7 +75,7 @@ class Machine(Order):
             devices, "_extension", lambda name, path: self.ext if name == "_cuda" else find(name, path)
         )
         monkeypatch.setattr(devices, "cuda", self.device)
-        monkeypatch.setattr(_core, "cuda", self.device)
+        monkeypatch.setattr(_arrays, "cuda", self.device)
         linear = importlib.import_module("pyconvnet.ops.linear")  # the name is also a function's
         monkeypatch.setattr(linear, "_cublas_works", lambda dev: False)
         return self
@@ -221,6 +221,9 @@ class FakeArray:
         stream = m.xp.cuda.get_current_stream().ptr
         m.enqueue(stream, name, lambda: np.copyto(into, function(host)), touches)
         return out
+
+    def astype(self, dtype: Any) -> FakeArray:
+        return self._computed(f"as {dtype}", lambda x: x.astype(dtype), self.shape)
 
     def all(self) -> FakeArray:
         return self._computed("all", np.all)
@@ -459,6 +462,8 @@ class FakeCupy:
     def asarray(self, value: Any, dtype: Any = None) -> FakeArray:
         if isinstance(value, FakeArray):
             return value
+        if hasattr(value, "__cuda_array_interface__"):
+            return self._described(value.__cuda_array_interface__)
         value = np.asarray(value, dtype)
         array = self.empty(value.shape, value.dtype)
         array.set(value)
@@ -467,8 +472,25 @@ class FakeCupy:
     def asnumpy(self, array: FakeArray) -> np.ndarray:
         return array.get()
 
-    def may_share_memory(self, a: FakeArray, b: FakeArray) -> bool:
-        return np.may_share_memory(a._host, b._host)
+    def from_dlpack(self, value: Any) -> FakeArray:
+        """A capsule is simply the array."""
+        array = value.__dlpack__(stream=self.cuda.get_current_stream().ptr)
+        assert array.device.id == self._machine.current, "exported from another device than the current one"
+        return array
+
+    def _described(self, interface: dict[str, Any]) -> FakeArray:
+        if interface["typestr"] == "<V2":
+            raise ValueError("Unsupported dtype |V2")
+        dtype, shape = np.dtype(interface["typestr"]), interface["shape"]
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        memory, first, last, *_ = self._machine.touch(interface["data"][0], nbytes, False)
+        return FakeArray(self._machine, memory, memory.bytes[first:last].view(dtype).reshape(shape))
+
+    def clip(self, array: FakeArray, low: int, high: int) -> FakeArray:
+        return array._computed("clip", lambda x: np.clip(x, low, high), array.shape)
+
+    def not_equal(self, array: FakeArray, value: int) -> FakeArray:
+        return array._computed("not equal", lambda x: np.not_equal(x, value), array.shape)
 
     def isfinite(self, array: FakeArray) -> FakeArray:
         return array._computed("isfinite", np.isfinite, array.shape)

@@ -1,7 +1,10 @@
-"""One small correct call of every public operation, which the tests of bad input spoil."""
+"""The table of all operations: a small correct call of each with every array it can take, what it writes,
+and which output may be which input. Tests spoil the calls, or lay their arrays over each other.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -21,6 +24,10 @@ def i32(*values: int) -> np.ndarray:
 
 def u8(*shape: int) -> np.ndarray:
     return np.ones(shape, np.uint8)
+
+
+def i64(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
 
 
 def calls() -> dict[str, dict[str, Any]]:
@@ -61,14 +68,16 @@ def calls() -> dict[str, dict[str, Any]]:
         "bias_backward": {"dy": f32(3, 4)},
         "concat": {"xs": [f32(3, 4), f32(3, 2)]},
         "split": {"x": f32(3, 6), "sizes": [2, 4]},
-        "dropout": {"x": f32(3, 4)},
-        "bias_relu_dropout": {"x": f32(3, 4), "b": f32(4)},
+        "dropout": {"x": f32(3, 4), "step": i64(3)},
+        "bias_relu_dropout": {"x": f32(3, 4), "b": f32(4), "step": i64(3)},
         "dropout_backward": {"dy": f32(3, 4), "mask": u8(3, 4)},
         "softmax": {"logits": f32(3, 4)},
-        "softmax_cross_entropy": {"logits": f32(3, 4), "labels": i32(0, 3, 1)},
+        "softmax_cross_entropy": {
+            "logits": f32(3, 4), "labels": i32(0, 3, 1), "class_weights": f32(4) ** 2, "metrics": np.zeros(4),
+        },
         "sgd_momentum": {
-            "w": f32(6), "v": f32(6), "g": f32(6), "hyper": f32(2), "ends": np.array([2, 6]),
-            "lr_mult": f32(2), "weight_decay": f32(2), "step": np.array([7]),
+            "w": f32(6), "v": f32(6), "g": f32(6), "hyper": f32(2), "ends": i64(2, 6),
+            "lr_mult": f32(2), "weight_decay": f32(2), "step": i64(7),
             "w_bf16": f32(6).astype(ml_dtypes.bfloat16),
         },
         "filters_to_depth": {"w": f32(2, 3, 3, 1), "stride": 2},
@@ -76,6 +85,14 @@ def calls() -> dict[str, dict[str, Any]]:
         "augment": {
             "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
             "colour": f32(2, 3), "mean": f32(6, 6, 3), "size": (4, 5),
+        },
+        "images_to_depth": {"x": f32(2, 5, 5, 1), "depth": ops.depth.Depth(3, 2)},
+        "conv2d_depth": {
+            "x": f32(2, 3, 3, 4), "w": f32(2, 3, 3, 1), "b": f32(2), "stride": 2, "filters": f32(2, 2, 2, 4),
+        },
+        "conv2d_depth_wgrad": {
+            "dy": f32(2, 2, 2, 2), "x": f32(2, 3, 3, 4), "w_shape": (2, 3, 3, 1), "stride": 2,
+            "filters": f32(2, 2, 2, 4),
         },
     }  # fmt: skip
 
@@ -95,18 +112,114 @@ OPTIONAL = {
     ("augment", "mean"),
     ("sgd_momentum", "step"),
     ("sgd_momentum", "w_bf16"),
+    ("softmax_cross_entropy", "metrics"),
+    ("softmax_cross_entropy", "class_weights"),
+    ("conv2d_depth", "b"),
+    ("conv2d_depth", "filters"),
+    ("conv2d_depth_wgrad", "filters"),
 }
 
-#: Operations whose results go to several arrays: ``out`` is a tuple.
-SEVERAL = {"max_pool2d", "lrn", "lrn_max_pool2d", "lrn_spatial", "dropout", "softmax_cross_entropy", "split"}
+#: Operations whose results go to several arrays: ``out`` is a tuple, and these are its members.
+SEVERAL = {
+    "max_pool2d": ("y", "argmax"),
+    "lrn": ("y", "scale"),
+    "lrn_max_pool2d": ("y", "argmax"),
+    "lrn_spatial": ("y", "scale"),
+    "dropout": ("y", "mask"),
+    "softmax_cross_entropy": ("loss", "dlogits"),
+    "split": ("out[0]", "out[1]"),
+}
 
 #: Operations without ``out``: they work in place.
 IN_PLACE = {"sgd_momentum"}
+
+#: Arguments that are written to.
+UPDATED = {
+    "sgd_momentum": ("w", "v", "step", "w_bf16"),
+    "softmax_cross_entropy": ("metrics",),
+    "conv2d_depth": ("filters",),
+    "conv2d_depth_wgrad": ("filters",),
+}
+
+#: (operation, output, input) where the output may be the input itself.
+ITSELF = {
+    ("relu", "out", "x"),
+    ("tanh", "out", "x"),
+    ("logistic", "out", "x"),
+    *((f"{op}_backward", "out", name) for op in ("relu", "tanh", "logistic") for name in ("dy", "y")),
+    ("add", "out", "a"),
+    ("add", "out", "b"),
+    ("add_bias", "out", "x"),
+    ("dropout", "y", "x"),
+    ("dropout_backward", "out", "dy"),
+    ("bias_relu_dropout", "out", "x"),
+    ("softmax", "out", "logits"),
+    ("softmax_cross_entropy", "dlogits", "logits"),
+}
+
+#: Integers that people bring: of any integer dtype. All others are what another operation or a device counts.
+INTEGERS = {("softmax_cross_entropy", "labels"), ("augment", "crop"), ("augment", "mirror")}
+COUNTED = {
+    ("max_pool2d_backward", "argmax"): "as max_pool2d returned it",
+    ("lrn_max_pool2d_backward", "argmax"): "as lrn_max_pool2d returned it",
+    ("dropout_backward", "mask"): "as dropout returned it",
+    ("dropout", "step"): "the counter that sgd_momentum counts on",
+    ("bias_relu_dropout", "step"): "the counter that sgd_momentum counts on",
+    ("sgd_momentum", "step"): "counted on in place",
+    ("sgd_momentum", "ends"): "offsets, int64 as NumPy makes them",
+    ("augment", "images"): "bytes are pixels; other integers would be none",
+}
 
 #: Operations without ``kernel``: copies of columns.
 ONE_KERNEL = {"concat", "split"}
 
 
+#: Parameters that take no array (but scale in gradients of lrn); every other one is in its call.
+NO_ARRAYS = {
+    *("x_shape", "w_shape", "size", "sizes", "stride", "pad", "groups", "ceil_mode", "count_include_pad"),
+    *("lrn_size", "depth", "window", "alpha", "beta", "k", "p", "scale", "seed", "layer", "topk"),
+    *("grad_scale", "activation", "relu", "precision", "kernel", "workspace", "out"),
+}
+
+
+def function(op: str) -> Callable:
+    """The operation."""
+    return getattr(ops if hasattr(ops, op) else ops.depth, op)
+
+
 def run(op: str, arguments: dict[str, Any]) -> Any:
     """Call the operation."""
-    return getattr(ops, op)(**arguments)
+    return function(op)(**arguments)
+
+
+def outputs(op: str, result: Any) -> dict[str, np.ndarray]:
+    """The arrays that a call has returned, by name."""
+    if op in IN_PLACE:
+        return {}
+    return dict(zip(SEVERAL[op], result, strict=True)) if op in SEVERAL else {"out": result}
+
+
+def out(op: str, arrays: dict[str, np.ndarray]) -> Any:
+    """What ``out`` takes for the arrays of those names."""
+    return tuple(arrays[name] for name in SEVERAL[op]) if op in SEVERAL else arrays["out"]
+
+
+def inputs(arguments: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Every array of a call, by name; those of a list as ``xs[0]`` and so on."""
+    found = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+    for name, value in arguments.items():
+        if isinstance(value, list) and isinstance(value[0], np.ndarray):
+            found |= {f"{name}[{i}]": array for i, array in enumerate(value)}
+    return found
+
+
+def replaced(arguments: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The call with arrays of those names, named as :func:`inputs` names them."""
+    made = {k: list(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    for name, array in arrays.items():
+        stem, bracket, index = name.partition("[")
+        if bracket:
+            made[stem][int(index.rstrip("]"))] = array
+        else:
+            made[name] = array
+    return made

@@ -200,7 +200,7 @@ IMAGES = np.zeros((2, 5, 6, 3), np.float32)
         ({"images": IMAGES[:, :, ::-1]}, ValueError, "images must be C-contiguous"),
         ({"images": IMAGES[:0], "crop": np.zeros((0, 2), np.int32)}, ValueError, "images must not be empty"),
         ({"images": IMAGES.tolist()}, TypeError, "images must be a NumPy or CUDA array, got list"),
-        ({"crop": np.zeros((2, 2))}, TypeError, "crop must be int32, got float64"),
+        ({"crop": np.zeros((2, 2))}, TypeError, "crop must be integers, got float64"),
         (
             {"crop": np.zeros((3, 2), np.int32)},
             ValueError,
@@ -215,7 +215,7 @@ IMAGES = np.zeros((2, 5, 6, 3), np.float32)
         ({"size": (6, 4)}, ValueError, r"size must be at most the \(5, 6\) of the images, got \(6, 4\)"),
         ({"size": (0, 4)}, ValueError, "size must be at least 1, got 0"),
         ({"size": "44"}, TypeError, "size must be an integer, got str"),
-        ({"mirror": np.zeros(2, bool)}, TypeError, "mirror must be uint8, got bool"),
+        ({"mirror": np.zeros(2, np.float32)}, TypeError, "mirror must be integers or bool, got float32"),
         (
             {"mirror": np.zeros(3, np.uint8)},
             ValueError,

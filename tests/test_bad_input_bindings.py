@@ -69,10 +69,13 @@ NONE_ALLOWED = {
     ("max_pool2d_backward", 5),
     ("avg_pool2d_backward", 4),
     ("bias_relu_dropout", 4),
+    ("bias_relu_dropout", 9),
+    ("dropout", 9),
     ("augment", 4),
     ("augment", 5),
     ("augment", 6),
     ("softmax_cross_entropy", 4),
+    ("softmax_cross_entropy", 7),
     ("sgd_momentum", 4),
     ("sgd_momentum", 5),
 }

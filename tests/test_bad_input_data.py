@@ -96,6 +96,12 @@ ARRAYS = [
     ("NaN pixels", lambda t: data.ArrayDataset(np.full((1, 2, 2), np.nan), [0]), ValueError, "finite"),
     ("infinite", lambda t: data.ArrayDataset(np.full((1, 2, 2), np.inf), [0]), ValueError, "finite"),
     ("no images", lambda t: data.ArrayDataset(X[:0], Y[:0]), ValueError, "not be empty"),
+    (
+        "n, C, H, W",
+        lambda t: data.ArrayDataset(np.zeros((6, 3, 32, 24), np.uint8), Y),
+        ValueError,
+        r"got shape \(6, 3, 32, 24\); that looks like \(n, C, H, W\): use x\.transpose\(0, 2, 3, 1\)",
+    ),
     ("no height", lambda t: data.ArrayDataset(X[:, :0], Y), ValueError, "not be empty"),
     ("no channels", lambda t: data.ArrayDataset(X[..., :0], Y), ValueError, "not be empty"),
     (
@@ -179,6 +185,8 @@ FOLDERS = [
         r"integer or \(height, width\)",
     ),
     ("size True", lambda t: data.ImageFolder(folder(t), size=True), TypeError, "got True"),
+    ("max_pixels 0", lambda t: data.ImageFolder(folder(t), max_pixels=0), ValueError, "at least 1, got 0"),
+    ("max_pixels float", lambda t: data.ImageFolder(folder(t), max_pixels=1e8), TypeError, "integer, got"),
     ("channels 2", lambda t: data.ImageFolder(folder(t), channels=2), ValueError, "1 or 3, got 2"),
     ("on_error", lambda t: data.ImageFolder(folder(t), on_error="ignore"), ValueError, '"skip" or "raise"'),
     (

@@ -39,6 +39,28 @@ def test_array_dataset_makes_float32_and_one_channel(rng):
     assert d.classes == ["0", "1", "2"]
 
 
+def test_made_up_class_names_are_recorded(tmp_path, rng):
+    x, y = rng.integers(0, 256, (4, 4, 4, 3), dtype=np.uint8), np.arange(4) % 2
+    bare, named = data.ArrayDataset(x, y), data.ArrayDataset(x, y, ["0", "1"])
+    assert bare.classes == named.classes == ["0", "1"]
+    np.savez(tmp_path / "bare.npz", x=x, y=y, x_validation=x, y_validation=y)
+    np.savez(tmp_path / "named.npz", x=x, y=y, x_validation=x, y_validation=y, classes=["0", "1"])
+    folder = data.ImageFolder(mk.image_folder(tmp_path / "f", classes=("0", "1")), size=8)
+    for dataset, given in (
+        (bare, False),
+        (named, True),
+        (data.Subset(bare, [1]), False),
+        (data.split(named, 0.5)[1], True),
+        *((d, False) for d in data.open_dataset(tmp_path / "bare.npz")),
+        *((d, True) for d in data.open_dataset(tmp_path / "named.npz")),
+        (folder, True),
+        (data.predecode(folder, tmp_path), True),
+        (data.predecode(bare, tmp_path), False),
+        (data.Cifar10(mk.cifar_binary(tmp_path / "c")), True),
+    ):
+        assert dataset.class_names_given is given, dataset
+
+
 def test_fingerprint_tells_datasets_apart(rng):
     x, y = rng.integers(0, 256, (6, 4, 4, 1), dtype=np.uint8), np.arange(6) % 3
     base = data.ArrayDataset(x, y).fingerprint()
@@ -77,6 +99,7 @@ def test_digits_are_real_images_split_once_and_for_all():
     assert (len(train), len(held)) == (1438, 359)
     assert train.image_shape == (8, 8, 1)
     assert train.dtype == np.uint8
+    assert (train.classes, train.class_names_given) == ([str(i) for i in range(10)], True)
     assert not set(train.indices) & set(held.indices)
     assert np.bincount(held.labels).min() >= 34
     whole = sklearn.load_digits()
@@ -220,7 +243,7 @@ def test_every_mode_becomes_rgb(mode, form):
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     elif mode == "F":
-        picture = Image.fromarray(np.asarray(grey).astype(np.float32))
+        picture = Image.fromarray(np.asarray(grey).astype(np.float32) / 255)
     elif mode == "P":
         picture = grey.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     else:

@@ -328,7 +328,7 @@ DEEP = np.zeros((2, 5, 5, 12), np.float32)
         (
             lambda: depth_ops.images_to_depth(IMAGES, (3, 2)),
             TypeError,
-            "depth must be a Depth or None, got tuple",
+            "images_to_depth: depth must be a Depth, got tuple",
         ),
         (
             lambda: depth_ops.images_to_depth(IMAGES, Depth(11, 2)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from fake_cuda import CUDARuntimeError, Machine
 
-from pyconvnet import devices
+from pyconvnet import devices, ops
 from pyconvnet.cli import main
 
 
@@ -83,6 +84,28 @@ def test_the_command_with_two_devices(monkeypatch, capsys, peer):
     assert found["cuda:0"]["peer_access"] == {"cuda:1": peer}
     assert found["cuda:1"]["peer_access"] == {"cuda:0": peer}
     assert found["cpu"]["peer_access"] == {}
+
+
+def test_the_command_says_which_code_runs(monkeypatch, capsys):
+    m = machine(monkeypatch)
+    for index, capability in enumerate((90, 120)):
+        m.device(index).code = devices.code_for("80-real 90-real 90-virtual", capability)
+    lines, found = listed(capsys)
+    assert re.fullmatch(r"cuda:0 +works, by machine code for 9.0 \(default\)", lines[0])
+    assert re.fullmatch(r"cuda:1 +works, by PTX for 9.0", lines[1])
+    assert (found["cuda:0"]["code"], found["cpu"]["code"]) == ("machine code for 9.0", None)
+
+
+def test_rows_are_listed_on_their_device(monkeypatch):
+    """Which code a kernel has may differ from card to card: the table is asked with the card current."""
+    m = machine(monkeypatch)
+    current = []
+    emulated = m.ext._ext.conv2d_fprop_kernels
+    m.ext.conv2d_fprop_kernels = lambda shape: current.append(m.current) or emulated(shape)
+    ops.kernels("conv2d", (1, 8, 8, 8), (8, 3, 3, 8), device="cuda:1")
+    ops.kernels("linear", (8, 8), (8, 8), device="cuda:1")
+    assert current == [1, 1]
+    assert m.current == 0
 
 
 @pytest.mark.parametrize(("count", "word"), [(0, "none"), (1, "1")])

@@ -83,6 +83,9 @@ PLANTED = {
     "limits/3": {"plain": "static and dynamic together"},
     "limits/4": {"plain": "a grid must have 1"},
     "limits/5": {"plain": r"a grid must have .*65536\)"},
+    "limits/6": {"plain": "53248 bytes .*, 12288 static and 40960 dynamic: more than 49152 must be asked"},
+    "limits/7": {"plain": r"more than 49152 bytes of dynamic shared memory must be asked .*\(51200, "},
+    "limits/8": {"plain": "50176 bytes of static shared memory; the limit is 49152"},
     # asynchronous
     "copy/1": {"plain": f"{WRONG}|never waited"},
     "copy/2": {"plain": WRONG, "race": "race on shared"},
@@ -97,6 +100,7 @@ PLANTED = {
     "manual/2": {"race": "race on shared"},
     "manual/3": {"plain": "wgmma without a wgmma.fence"},
     "manual/4": {"plain": WRONG},
+    "manual/5": {"plain": "where the swizzle of 128 bytes begins"},
     "gemm/1": {"plain": f"{WRONG}|more arrivals|deadlock", "race": "race on shared"},
     "gemm/2": {"plain": f"{WRONG}|more arrivals|deadlock"},
     "gemm/3": {"plain": WRONG, "race": "write-after-read race on shared"},
@@ -106,10 +110,16 @@ PLANTED = {
     "store/1": {"race": "missing fence.proxy.async"},
     "store/2": {"plain": WRONG},
     "store/3": {"plain": "TMA stores it never waited for"},
+    "narrow/1": {"plain": WRONG},
+    "narrow/2": {"plain": "deadlock: .*mbarrier"},
+    "narrow/3": {"plain": "shared access of 8192 bytes .* is out of bounds"},
+    "narrow/4": {"plain": "the transaction count ends at"},
+    "taps/1": {"plain": r"offsets \(299, 0\); .* at most 255"},
 }
 # Writing where one must not: only in flavours that stop the write.
 HARMFUL = {"tile/4", "edge/5", "edge/6", "edge/7", "edge/8", "edge/13"}
 RIGHT = ["sum", "tile", "meet", "rotate", "grid", "edge", "limits", "copy", "ring", "manual", "gemm", "store"]
+RIGHT += ["narrow", "taps"]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,7 @@ MODE_CASES = [pytest.param(f, m, id=f"{f}-{m}") for f, modes in MODES.items() fo
 def test_primitives_are_right_and_clean(programs, flavour, mode):
     done = probes.start(programs[flavour] / "primitives", mode=mode)
     cases = json.loads(done.stdout)
-    assert len(cases) == 21
+    assert len(cases) == 24
     assert {name: said(case) for name, case in cases.items() if said(case)} == {}
     assert all(case["bits"] for case in cases.values())
     assert done.returncode == 0, done.stderr[-2000:]
@@ -261,6 +271,7 @@ def test_kernels_keep_to_the_vocabulary():
         ({"async_": "never"}, "async_ must be one of late, eager, rand, got 'never'"),
         ({"workers": 99}, r"workers must be 0 \(one per core\) to 16, got 99"),
         ({"workers": -1}, "workers must be"),
+        ({"image": 49}, "image must be a compute capability such as 80, or 0 for no code, got 49"),
     ],
 )
 def test_configure_refuses(wrong, message):
@@ -290,6 +301,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
         ("PYCONVNET_EMULATOR_SEED", "many"),
         ("PYCONVNET_EMULATOR_ASYNC", "soon"),
         ("PYCONVNET_EMULATOR_WORKERS", "all"),
+        ("PYCONVNET_EMULATOR_IMAGE", "new"),
     ],
 )
 def test_a_wrong_environment_variable_is_an_error(variable, value):

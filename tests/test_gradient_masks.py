@@ -40,13 +40,12 @@ def same_arithmetic(monkeypatch):
     """Without what is joined with other roundings: response normalisation and pooling in one pass, images
     rearranged for the first convolution.
     """
-    join = fusion._join
+    joined = fusion.joined
 
-    def join_only_dropout(split, first, kind, joined):
-        if kind is Dropout:
-            join(split, first, kind, joined)
+    def join_only_dropout(first, second, train):
+        return joined(first, second, train) if isinstance(second, Dropout) else None
 
-    monkeypatch.setattr(fusion, "_join", join_only_dropout)
+    monkeypatch.setattr(fusion, "joined", join_only_dropout)
     monkeypatch.setattr("pyconvnet.plan.depth_of_images", lambda split: None)
 
 

@@ -248,6 +248,7 @@ def test_kernels_mark_labels_out_of_range(classes, device, rng):
             metrics,
             device.asarray(logits),
             device.asarray(labels),
+            None,
             5,
             0.1,
             workspace,
@@ -288,7 +289,8 @@ BAD = [
     (lambda: ops.softmax(X.T), ValueError, r"softmax: logits must be C-contiguous"),
     (lambda: ops.softmax(X[:, :0]), ValueError, r"softmax: logits must not be empty"),
     (lambda: ops.softmax(X.astype(np.float16)), TypeError, r"softmax: logits must be float32.*got float16"),
-    (lambda: ops.softmax_cross_entropy(X, Y.astype(np.int64)), TypeError, r"labels must be int32, got int64"),
+    (lambda: ops.softmax_cross_entropy(X, Y.astype(F)), TypeError, r"labels must be integers, got float32"),
+    (lambda: ops.softmax_cross_entropy(X, Y > 0), TypeError, r"labels must be integers, got bool"),
     (
         lambda: ops.softmax_cross_entropy(X, Y[:3]),
         ValueError,

@@ -40,12 +40,59 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 # ---- imports -----------------------------------------------------------------------------------------------
 
 
-def test_importing_touches_no_gpu_and_no_heavy_module():
+#: What only a few callers need: never loaded before they ask for it.
+SELDOM = {
+    *("cupy", "torch", "matplotlib", "sklearn", "mpi4py", "pyconvnet._cuda", "pyconvnet._emulator"),
+    *("urllib.request", "http.client", "ssl", "email", "tarfile", "multiprocessing", "asyncio", "unittest"),
+    *("tqdm", "safetensors", "importlib.metadata", "argparse"),
+}
+#: What the library needs, but the import of its name does not.
+LATE = {
+    *("numpy", "ml_dtypes", "PIL.Image", "PIL.ExifTags", "socket", "subprocess", "tempfile", "zipfile"),
+    *("logging", "ctypes", "concurrent.futures", "importlib.resources"),
+}
+
+
+@pytest.mark.parametrize(("names", "unwanted"), [([], SELDOM | LATE), (pyconvnet.__all__, SELDOM)])
+def test_importing_touches_no_gpu_and_no_heavy_module(names, unwanted):
     done = python(
-        "import sys, pyconvnet;"
-        "heavy = {'cupy', 'torch', 'matplotlib', 'sklearn', 'pyconvnet._cuda', 'pyconvnet._emulator'};"
-        "bad = heavy & set(sys.modules);"
+        f"import sys; before = set(sys.modules); import pyconvnet; [getattr(pyconvnet, n) for n in {names}];"
+        f"bad = {unwanted} & (set(sys.modules) - before);"
         "sys.exit(str(bad) if bad else 0)"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_takes_little_more_than_numpy_does():
+    def seconds(name: str) -> float:
+        code = f"import time; start = time.perf_counter(); import {name}; print(time.perf_counter() - start)"
+        return min(float(python(code).stdout) for _ in range(4))
+
+    assert seconds("pyconvnet") <= 1.3 * seconds("numpy") + 0.1
+
+
+def test_names_are_found_where_editors_look_for_them():
+    """The imports for type checkers, the table of modules and __all__ name the same."""
+    tree = ast.parse(Path(pyconvnet.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: line.module for line in block.body for alias in line.names}
+    assert sorted(seen) == sorted(pyconvnet.__all__)
+    assert {name: home for name, home in seen.items() if home} == pyconvnet._HOME_OF
+    assert set(pyconvnet.__all__) <= set(dir(pyconvnet))
+    for name, home in seen.items():
+        module = importlib.import_module(f"pyconvnet.{home or name}")
+        assert getattr(pyconvnet, name) is (getattr(module, name) if home else module)
+    assert not hasattr(pyconvnet, "nope")
+    with pytest.raises(AttributeError, match="module 'pyconvnet' has no attribute '_nope'"):
+        pyconvnet._nope  # noqa: B018
+
+
+def test_a_function_keeps_its_name_when_its_module_is_imported():
+    done = python(
+        "import pyconvnet.train, pyconvnet.evaluate, pyconvnet.tune, pyconvnet as pcn, sys;"
+        "from pyconvnet import train;"
+        "assert pcn.train is train is sys.modules['pyconvnet.train'].train;"
+        "assert callable(pcn.evaluate) and callable(pcn.tune) and pcn.plan.Plan"
     )
     assert done.returncode == 0, done.stderr
 
@@ -188,7 +235,7 @@ def test_a_build_whose_compiler_has_gone_is_dropped(setup_script, tmp_path):
     [
         ("9.0\n9.0", [], "90-real"),
         ("8.6\n12.0", [], "86-real;120-real"),
-        ("No devices were found", [], "75-virtual;80-real;90-real"),
+        ("No devices were found", [], "75-virtual;80-real;90-real;90-virtual"),
         ("9.0", ["-DCMAKE_CUDA_ARCHITECTURES=80"], "80"),
     ],
 )

@@ -1,5 +1,6 @@
 """Ranks without MPI: who is one, errors of one and of all, shares of the data; threads that train."""
 
+import importlib
 import re
 import sys
 import threading
@@ -18,7 +19,7 @@ from pyconvnet.parallel import ranks as ranks_module
 from pyconvnet.parallel.ranks import RankError, Ranks, current, launched
 from pyconvnet.trainer import Trainer
 
-train_module = sys.modules["pyconvnet.train"]
+train_module = importlib.import_module("pyconvnet.train")
 
 
 @pytest.fixture(autouse=True)
@@ -395,8 +396,7 @@ def test_a_model_to_go_on_from_is_rank_0s(tmp_path, train):
 
     def each(ranks):
         model = pcn.load(first.out)
-        for value in model.parameters.values():
-            value += ranks.rank
+        model.parameters = {name: value + ranks.rank for name, value in model.parameters.items()}
         return {"model": model}
 
     wanted = pcn.load(first.out).parameters

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from own_layers import ChannelMean
 
 from pyconvnet import models
 from pyconvnet.layers import Conv2d, Linear, ReLU, SoftmaxCrossEntropy
@@ -443,6 +444,10 @@ def test_one_tower_is_the_published_net():
         (lambda: part("scaling_model").network("vgg"), "network must be one of alexnet, .*one_tower"),
         (lambda: part("work").work_of(Network("n", (4,)).add(Linear(2))), "has no cost to train on"),
         (lambda: predict(setting(flat()), "hybrid", 2, 4), "has no fully connected layer"),
+        (
+            lambda: part("work").work_of(Network("n", (4,)).add(ChannelMean()).add(SoftmaxCrossEntropy())),
+            r"layer 'layer1' \(ChannelMean\): what its kernels ask of a GPU is not known",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input(call, message):

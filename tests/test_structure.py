@@ -171,7 +171,8 @@ FLOORS = [
     {"network", "models", "optim"},
     {"buffers", "parallel", "precision"},
     {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
-    {"evaluate", "train", "trainer", "run", "settings", "resuming", "progress", "plots", "tune"},
+    {"evaluate", "prediction", "train", "trainer", "run", "run_folder", "learning", "settings"}
+    | {"resuming", "progress", "plots", "tune"},
     {"cli", "cli_arguments", "cli_parser", "__main__", "__init__"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
@@ -200,6 +201,13 @@ def test_each_floor_knows_only_the_floors_under_it(path):
     for name in imported(path):
         if name in FLOOR_OF:
             assert FLOOR_OF[name] <= FLOOR_OF[part], f"{part} may not import {name}"
+
+
+def test_rows_are_asked_for_at_one_place():
+    """Which rows apply may depend on the device: ``core.rows`` makes it the current one."""
+    for path in sorted((ROOT / "pyconvnet" / "ops").glob("*.py")):
+        calls = re.findall(r'\bext\.\w+_kernels\(|_kernels"\)\(', path.read_text())
+        assert len(calls) == (path.name == "_core.py"), path.name
 
 
 # ---------------------------------------------------------------- sizes and texts

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import make_files as mk
 import numpy as np
 import pytest
 from runs import events, go, python_path, small, toy
@@ -378,7 +379,7 @@ def test_residual_networks_train(tmp_path):
 
 def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
-    build, run, tune = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    build, run, tune, use = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     x, y = toy(120, size=32)
     names = {"pcn": pcn, "x": x, "y": y, "other_data": (x, y)}
@@ -387,3 +388,5 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
     exec(run.replace("epochs=20", short), names)
     exec(tune.replace("lr=0.001", f"lr=0.001, {short}"), names)
     assert {p.name for p in Path("runs").iterdir()} == {"first", "small"}
+    mk.image_folder(Path("photos"), ("ant", "bee", "cat", "dog"), count=2)
+    exec(re.sub(r"cuda:\d", "cpu", use), {**names, "image": x[0]})

@@ -27,7 +27,7 @@ nvcc {nvcc}, for compute capability 9.0 unless said otherwise. *regs* are regist
 *blocks* is how many blocks a multiprocessor of an H100 or H200 can hold at once and *warps* the share of its
 64 warps that they are; *limit* is what forbids another block. The rest are instructions in the code (not
 executions) on sm_90, in brackets on sm_80 where that differs. "-": none. A kernel that several files contain
-alike stands once. On sm_75 a tensor-core kernel is empty: it is not chosen there.
+alike stands once. On sm_75 a tensor-core kernel only traps: it is not chosen there.
 """
 
 ACCESSES = """\

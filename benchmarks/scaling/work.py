@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 
 from pyconvnet.layers import (
     LRN,
+    Add,
+    AvgPool2d,
+    Concat,
     Conv2d,
     Dropout,
     Linear,
     Logistic,
     MaxPool2d,
     ReLU,
+    SoftmaxCrossEntropy,
     SpatialLRN,
     Tanh,
     WeightLayer,
@@ -29,6 +33,11 @@ from .hardware import Gpu
 
 #: Bytes of an activation (and of a weight as the kernels read it) by precision.
 ITEM = {"fp32": 4, "tf32": 4, "bf16": 2}
+#: Layers whose kernels are known; one derived from them may do something else.
+KNOWN = {
+    *(Conv2d, Linear, LRN, SpatialLRN, MaxPool2d, AvgPool2d, Dropout, ReLU, Tanh, Logistic, Add, Concat),
+    SoftmaxCrossEntropy,
+}
 #: SGD with momentum reads w, v and g and writes w and v, in float32; bfloat16 also writes its copy of w.
 UPDATE_BYTES = {"fp32": 20, "tf32": 20, "bf16": 22}
 
@@ -186,7 +195,7 @@ def work_of(network: Network, precision: str = "fp32") -> list[Work]:
     Raises
     ------
     ValueError
-        The network has no cost, so that there is nothing to train.
+        The network has no cost, so that there is nothing to train, or a layer whose kernels are not known.
     """
     if precision not in ITEM:
         raise ValueError(f"precision must be one of {', '.join(ITEM)}, got {precision!r}")
@@ -196,6 +205,8 @@ def work_of(network: Network, precision: str = "fp32") -> list[Work]:
     learns = {INPUT: False}
     works = []
     for node in network:
+        if type(node.layer) not in KNOWN:
+            raise ValueError(f"{node}: what its kernels ask of a GPU is not known")
         trainable = isinstance(node.layer, WeightLayer) and not node.layer.frozen
         below = any(learns[source] for source in node.inputs)
         learns[node.name] = trainable or below

@@ -7,6 +7,7 @@
 //   pcn::launch("stem", kernel<...>, grid, block, dynamic_bytes, stream, args...) -> cudaError_t
 //   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB,
 //   no constructor) pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
+//   pcn::trap()                       ends the launch with an error: code that must not be reached
 //   pcn::mul_hi(a, b)                 high word of the 32 x 32-bit product
 //   pcn::rsqrt_normal(x)              rsqrtf of a number that is not denormal, in one instruction
 //   PCN_UNROLL, PCN_NO_UNROLL         before a loop
@@ -15,6 +16,7 @@
 // Kernel files put their kernels, shared structs and helpers in an anonymous namespace: two files may then
 // use one name.
 #pragma once
+#include "common/image.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -64,10 +66,14 @@ template <class... P, class... A>
 cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
                    cudaStream_t stream, A&&... args) {
   cudaError_t error = cudaSuccess;
-  if (dynamic_bytes > 48 * 1024) {
-    error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_bytes));
+  if (dynamic_bytes > 0) {  // static shared memory alone needs no asking
+    const KernelImage image = image_of(reinterpret_cast<const void*>(kernel));
+    error = image.status;
+    if (error == cudaSuccess && asks_for_shared(image.static_bytes, dynamic_bytes)) {
+      error =
+          cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_bytes));
+    }
   }
   if (error == cudaSuccess) {
     cudaLaunchConfig_t config = {};
@@ -84,6 +90,7 @@ cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 b
   return detail::synchronise_launches() ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
+PCN_FN void trap() { __trap(); }
 PCN_FN uint32_t mul_hi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
 PCN_FN float rsqrt_normal(float x) {  // rsqrtf takes 4, three of them for denormal numbers

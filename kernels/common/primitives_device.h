@@ -9,10 +9,10 @@ namespace pcn {
 PCN_FN uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // Whether the device this is compiled for multiplies TF32 and bfloat16 matrices and copies asynchronously.
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-constexpr bool kTensorCores = true;
+#ifdef __CUDA_ARCH__
+constexpr bool kTensorCores = __CUDA_ARCH__ >= 10 * kTensorCoresSince;
 #else
-constexpr bool kTensorCores = false;
+constexpr bool kTensorCores = true;
 #endif
 
 // ---- cp.async -----------------------------------------------------------------------------------

@@ -16,7 +16,9 @@
 namespace pcn {
 
 enum class TensorElement : int { kBf16, kFloat32 };
-// Swizzle of the box in shared memory; the inner box is at most that many bytes.
+// Swizzle of the box in shared memory. The inner box is at most that many bytes, and its rows lie that many
+// bytes apart even where it is less: shared memory must have room for them. An mbarrier expects the bytes of
+// the box alone ("amount of data copied in bytes", PTX ISA, cp.async.bulk.tensor).
 enum class TensorSwizzle : int { kNone = 0, k32 = 1, k64 = 2, k128 = 3 };
 
 #ifdef __CUDACC__
@@ -57,6 +59,7 @@ typedef CUresult EncodeIm2col(CUtensorMap*, CUtensorMapDataType, cuuint32_t, voi
 inline cudaError_t encode_tiled(TensorMap* map, const void* base, TensorElement element, int rank,
                                 const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
                                 TensorSwizzle swizzle) {
+  if (rank < 1 || rank > 5) return cudaErrorInvalidValue;
   detail::EncodeTiled* encode = nullptr;
   if (cudaError_t error = detail::driver_function("cuTensorMapEncodeTiled", &encode)) return error;
   cuuint64_t d[5], s[5];
@@ -92,10 +95,15 @@ inline cudaError_t encode_im2col(TensorMap* map, const void* base, TensorElement
 typedef emulation::TensorMap TensorMap;
 
 namespace detail {
-// What the driver refuses too: CUDA driver API, cuTensorMapEncodeTiled.
-inline bool encodable(const void* base, int rank, int bytes, const uint64_t* dim, const uint64_t* stride,
-                      uint64_t inner_bytes, TensorSwizzle swizzle) {
-  if (rank < 1 || rank > 5 || reinterpret_cast<uintptr_t>(base) % 16) return false;
+inline int bytes_of(TensorElement e) { return e == TensorElement::kBf16 ? 2 : 4; }
+// What the driver refuses is refused here: CUDA driver API, cuTensorMapEncodeTiled and
+// cuTensorMapEncodeIm2col. (The strides' order, which their documents show as a formula, is not among it:
+// views may overlap.)
+inline bool encodable(const TensorMap* map, const void* base, int rank, const uint64_t* dim,
+                      const uint64_t* stride, uint64_t inner_bytes, TensorSwizzle swizzle) {
+  if (reinterpret_cast<uintptr_t>(map) % alignof(TensorMap) || reinterpret_cast<uintptr_t>(base) % 16) {
+    return false;
+  }
   for (int i = 0; i < rank; ++i) {
     if (dim[i] == 0 || dim[i] > (uint64_t{1} << 32)) return false;
   }
@@ -104,18 +112,17 @@ inline bool encodable(const void* base, int rank, int bytes, const uint64_t* dim
   }
   const uint64_t span =
       swizzle == TensorSwizzle::kNone ? ~uint64_t{0} : uint64_t{16} << static_cast<int>(swizzle);
-  (void)bytes;
-  return inner_bytes % 16 == 0 && inner_bytes <= span;
+  return inner_bytes != 0 && inner_bytes % 16 == 0 && inner_bytes <= span;
 }
-inline TensorMap blank(const void* base, int rank, int bytes, const uint64_t* dim, const uint64_t* stride,
-                       TensorSwizzle swizzle) {
+inline TensorMap blank(const void* base, int rank, TensorElement element, const uint64_t* dim,
+                       const uint64_t* stride, TensorSwizzle swizzle) {
   TensorMap m{};
   m.base = static_cast<const char*>(base);
   m.magic = TensorMap::MAGIC;
   m.rank = static_cast<uint8_t>(rank);
-  m.element_bytes = static_cast<uint8_t>(bytes);
+  m.element_bytes = static_cast<uint8_t>(bytes_of(element));
   m.swizzle = static_cast<uint8_t>(swizzle);
-  m.stride[0] = static_cast<uint64_t>(bytes);
+  m.stride[0] = m.element_bytes;
   for (int i = 0; i < rank; ++i) m.dim[i] = dim[i], m.element_stride[i] = 1;
   for (int i = 0; i + 1 < rank; ++i) m.stride[i + 1] = stride[i];
   return m;
@@ -125,15 +132,15 @@ inline TensorMap blank(const void* base, int rank, int bytes, const uint64_t* di
 inline cudaError_t encode_tiled(TensorMap* map, const void* base, TensorElement element, int rank,
                                 const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
                                 TensorSwizzle swizzle) {
-  const int bytes = element == TensorElement::kBf16 ? 2 : 4;
-  if (!detail::encodable(base, rank, bytes, dim, stride, static_cast<uint64_t>(box[0]) * bytes, swizzle)) {
-    return cudaErrorInvalidValue;
-  }
-  *map = detail::blank(base, rank, bytes, dim, stride, swizzle);
+  if (rank < 1 || rank > 5) return cudaErrorInvalidValue;
+  const uint64_t inner = static_cast<uint64_t>(box[0]) * detail::bytes_of(element);
+  if (!detail::encodable(map, base, rank, dim, stride, inner, swizzle)) return cudaErrorInvalidValue;
+  TensorMap m = detail::blank(base, rank, element, dim, stride, swizzle);
   for (int i = 0; i < rank; ++i) {
     if (box[i] == 0 || box[i] > 256) return cudaErrorInvalidValue;
-    map->box[i] = static_cast<uint16_t>(box[i]);
+    m.box[i] = static_cast<uint16_t>(box[i]);
   }
+  *map = m;
   return cudaSuccess;
 }
 
@@ -141,24 +148,27 @@ inline cudaError_t encode_im2col(TensorMap* map, const void* base, TensorElement
                                  const uint64_t (&dim)[4], const uint64_t (&stride)[3], const int (&lower)[2],
                                  const int (&upper)[2], uint32_t channels, uint32_t pixels,
                                  const uint32_t (&element_stride)[4], TensorSwizzle swizzle) {
-  const int bytes = element == TensorElement::kBf16 ? 2 : 4;
-  if (!detail::encodable(base, 4, bytes, dim, stride, static_cast<uint64_t>(channels) * bytes, swizzle) ||
-      channels > 256 || pixels == 0 || pixels > 1024) {
+  const uint64_t inner = static_cast<uint64_t>(channels) * detail::bytes_of(element);
+  if (!detail::encodable(map, base, 4, dim, stride, inner, swizzle) || channels > 256 || pixels == 0 ||
+      pixels > 1024) {
     return cudaErrorInvalidValue;
   }
-  *map = detail::blank(base, 4, bytes, dim, stride, swizzle);
-  map->im2col = 1;
-  map->box[0] = static_cast<uint16_t>(channels);
-  map->box[1] = static_cast<uint16_t>(pixels);
+  TensorMap m = detail::blank(base, 4, element, dim, stride, swizzle);
+  m.im2col = 1;
+  m.box[0] = static_cast<uint16_t>(channels);
+  m.box[1] = static_cast<uint16_t>(pixels);
   for (int i = 0; i < 4; ++i) {
     if (element_stride[i] == 0 || element_stride[i] > 8) return cudaErrorInvalidValue;
-    map->element_stride[i] = static_cast<uint8_t>(element_stride[i]);
+    m.element_stride[i] = static_cast<uint8_t>(element_stride[i]);
   }
+  if (element_stride[3] != 1) return cudaErrorNotSupported;  // steps over images are not emulated
   for (int i = 0; i < 2; ++i) {
     if (lower[i] < -128 || lower[i] > 127 || upper[i] < -128 || upper[i] > 127) return cudaErrorInvalidValue;
-    map->lower[i] = static_cast<int8_t>(lower[i]);
-    map->upper[i] = static_cast<int8_t>(upper[i]);
+    if (lower[i] > static_cast<int64_t>(dim[i + 1]) - 1 + upper[i]) return cudaErrorInvalidValue;  // empty
+    m.lower[i] = static_cast<int8_t>(lower[i]);
+    m.upper[i] = static_cast<int8_t>(upper[i]);
   }
+  *map = m;
   return cudaSuccess;
 }
 #endif

@@ -8,11 +8,6 @@
 
 namespace pcn::conv {
 
-template <class T>
-bool mma_dgrad_supports(const Conv2dShape& s) {
-  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups);
-}
-
 template <class T, int PRODUCTS>
 __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
     mma_dgrad_kernel(const DgradArgs<typename T::Element> args) {
@@ -57,7 +52,15 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, pixels, filters, k_count > 0 ? (k_count + T::BK - 1) / T::BK : 0);
 
     dgrad_store(args, start, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
+  } else {
+    trap();
   }
+}
+
+template <class T>
+bool mma_dgrad_supports(const Conv2dShape& s) {
+  return whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups) &&
+         mma_supports<T>(s, mma_dgrad_kernel<T, 1>);
 }
 
 template <class T, class E>

@@ -7,11 +7,6 @@
 
 namespace pcn::conv {
 
-template <class T>
-bool mma_fprop_supports(const Conv2dShape& s) {
-  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups);
-}
-
 template <class T, int PRODUCTS>
 __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
     mma_fprop_kernel(const FpropArgs<typename T::Element> args) {
@@ -43,7 +38,14 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, pixels, filters, (k_count + T::BK - 1) / T::BK);
 
     fprop_store(args, group, m0, n0, [&](auto* out, auto... rest) { mma_store<T>(acc, out, rest...); });
+  } else {
+    trap();
   }
+}
+
+template <class T>
+bool mma_fprop_supports(const Conv2dShape& s) {
+  return whole_chunks<T>(s.c, s.groups) && mma_supports<T>(s, mma_fprop_kernel<T, 1>);
 }
 
 template <class T, class E>

@@ -378,12 +378,13 @@ TileInfo mma_info(const Conv2dShape& s, double efficiency) {
   return T::info(efficiency * tf32_rate(s.capability) / products);
 }
 
-// What every kernel on tensor cores wants beside its layout: T::Element is the type that the precision has.
-template <class T>
-bool mma_supports(const Conv2dShape& s) {
+// What every kernel on tensor cores wants beside its layout: T::Element is the type that the precision has,
+// and the kernel's code is for a device with them, as is the device.
+template <class T, class Kernel>
+bool mma_supports(const Conv2dShape& s, Kernel* kernel) {
   const bool bf16 = std::is_same<typename T::Element, Bf16>::value;
-  return s.precision != Precision::kFp32 && (s.precision == Precision::kBf16) == bf16 && s.capability >= 80 &&
-         s.aligned != 0;
+  return s.precision != Precision::kFp32 && (s.precision == Precision::kBf16) == bf16 && s.aligned != 0 &&
+         s.capability >= kTensorCoresSince && image_at_least(kernel, kTensorCoresSince);
 }
 
 // Channels or filters of a group that are copied by whole chunks.

@@ -8,11 +8,6 @@
 
 namespace pcn::conv {
 
-template <class T>
-bool mma_wgrad_supports(const Conv2dShape& s) {
-  return mma_supports<T>(s) && whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups);
-}
-
 template <class T, int PRODUCTS>
 __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
     mma_wgrad_kernel(const WgradArgs<typename T::Element> args) {
@@ -45,7 +40,15 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
         acc, out,
         [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
         args.cols - n0, args.vectors != 0, Epilogue<float>{});
+  } else {
+    trap();
   }
+}
+
+template <class T>
+bool mma_wgrad_supports(const Conv2dShape& s) {
+  return whole_chunks<T>(s.c, s.groups) && whole_chunks<T>(s.k, s.groups) &&
+         mma_supports<T>(s, mma_wgrad_kernel<T, 1>);
 }
 
 template <class T, class E>

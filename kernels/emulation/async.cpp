@@ -153,6 +153,10 @@ void mbarrier_arrive(uint64_t* barrier, int expected_bytes) {
   if (s.pending == 0)
     fail("mbarrier at %p: more arrivals than its count of %u", static_cast<void*>(barrier),
          static_cast<unsigned>(s.expected));
+  if (expected_bytes < 0 || s.bytes + expected_bytes >= 1 << 20) {
+    fail("mbarrier at %p: expects %d bytes, %lld in all; the transaction count ends at 2^20-1",
+         static_cast<void*>(barrier), expected_bytes, static_cast<long long>(s.bytes) + expected_bytes);
+  }
   s.bytes += expected_bytes;
   s.pending -= 1;
   store(barrier, s);

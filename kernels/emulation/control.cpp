@@ -30,7 +30,7 @@ E parse(const char* const (&names)[N], const std::string& text, const char* argu
   throw std::invalid_argument(std::string(argument) + " must be one of " + all + ", got '" + text + "'");
 }
 
-Config checked(const std::string& order, uint64_t seed, const std::string& async, int workers,
+Config checked(const std::string& order, uint64_t seed, const std::string& async, int workers, int image,
                const char* const* names) {
   Config c;
   c.order = parse<Order>(ORDERS, order, names[0]);
@@ -40,7 +40,13 @@ Config checked(const std::string& order, uint64_t seed, const std::string& async
     throw std::invalid_argument(std::string(names[2]) + " must be 0 (one per core) to 16, got " +
                                 std::to_string(workers));
   }
+  if (image != 0 && (image < 50 || image > 199)) {
+    throw std::invalid_argument(std::string(names[3]) +
+                                " must be a compute capability such as 80, or 0 for no code, got " +
+                                std::to_string(image));
+  }
   c.workers = workers;
+  c.image = image;
   return c;
 }
 
@@ -51,16 +57,21 @@ std::string environment(const char* name, const char* otherwise) {
 
 Config from_environment() {
   static const char* const NAMES[] = {"PYCONVNET_EMULATOR_ORDER", "PYCONVNET_EMULATOR_ASYNC",
-                                      "PYCONVNET_EMULATOR_WORKERS"};
+                                      "PYCONVNET_EMULATOR_WORKERS", "PYCONVNET_EMULATOR_IMAGE"};
   const std::string seed = environment("PYCONVNET_EMULATOR_SEED", "1");
-  const std::string workers = environment("PYCONVNET_EMULATOR_WORKERS", "0");
   char* end;
   const uint64_t seed_value = strtoull(seed.c_str(), &end, 10);
   if (*end) throw std::invalid_argument("PYCONVNET_EMULATOR_SEED must be a number, got '" + seed + "'");
-  const long workers_value = strtol(workers.c_str(), &end, 10);
-  if (*end) throw std::invalid_argument("PYCONVNET_EMULATOR_WORKERS must be a number, got '" + workers + "'");
+  const auto number = [](const char* name, const char* otherwise) {
+    const std::string text = environment(name, otherwise);
+    char* behind;
+    const long value = strtol(text.c_str(), &behind, 10);
+    if (*behind) throw std::invalid_argument(std::string(name) + " must be a number, got '" + text + "'");
+    return static_cast<int>(value);
+  };
   return checked(environment("PYCONVNET_EMULATOR_ORDER", "fwd"), seed_value,
-                 environment("PYCONVNET_EMULATOR_ASYNC", "late"), static_cast<int>(workers_value), NAMES);
+                 environment("PYCONVNET_EMULATOR_ASYNC", "late"), number(NAMES[2], "0"),
+                 number(NAMES[3], "90"), NAMES);
 }
 
 std::mutex config_mutex;
@@ -85,9 +96,9 @@ Config config() {
   return current;
 }
 
-void configure(const std::string& order, uint64_t seed, const std::string& async, int workers) {
-  static const char* const NAMES[] = {"order", "async_", "workers"};
-  const Config c = checked(order, seed, async, workers, NAMES);
+void configure(const std::string& order, uint64_t seed, const std::string& async, int workers, int image) {
+  static const char* const NAMES[] = {"order", "async_", "workers", "image"};
+  const Config c = checked(order, seed, async, workers, image, NAMES);
   std::lock_guard<std::mutex> lock(config_mutex);
   current = c;
   configured = true;

@@ -24,13 +24,16 @@ struct Config {
   uint64_t seed = 1;
   Async async = Async::late;
   int workers = 0;  // OS threads that run blocks; 0: as many as there are cores, at most 8
+  // The compute capability that the kernels' code is said to be compiled for. Rows that need newer code are
+  // refused, and nothing else changes. 0: there is no code for the device, every launch fails.
+  int image = 90;
 };
 
 // The setting every later launch of this process uses. The first call of config() or of a launch reads the
-// defaults from PYCONVNET_EMULATOR_ORDER, _SEED, _ASYNC and _WORKERS.
+// defaults from PYCONVNET_EMULATOR_ORDER, _SEED, _ASYNC, _WORKERS and _IMAGE.
 Config config();
 // Names as in the enums. Throws std::invalid_argument naming the argument, what was wanted and what came.
-void configure(const std::string& order, uint64_t seed, const std::string& async, int workers);
+void configure(const std::string& order, uint64_t seed, const std::string& async, int workers, int image);
 const char* order_name(Order);
 const char* async_name(Async);
 

@@ -50,6 +50,7 @@ static inline T* dynamic_shared() {
   return static_cast<T*>(emulation::dynamic_shared_window());
 }
 
+inline void trap() { emulation::fail("trap"); }
 inline uint32_t mul_hi(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 inline float rsqrt_normal(float x) { return rsqrtf(x); }
 

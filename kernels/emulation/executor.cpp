@@ -364,9 +364,9 @@ uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
 }  // namespace
 
 // ---- grids --------------------------------------------------------------------------------------
-cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
-                     [[maybe_unused]] size_t closure_bytes, [[maybe_unused]] const void* kernel,
-                     [[maybe_unused]] const char* stem) {
+cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, SharedRule* asks, KernelThunk thunk,
+                     void* closure, [[maybe_unused]] size_t closure_bytes,
+                     [[maybe_unused]] const void* kernel, [[maybe_unused]] const char* stem) {
   const auto refuse = [&](const char* what, unsigned long long x, unsigned long long y,
                           unsigned long long z) {
     char text[256];
@@ -389,14 +389,19 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk th
   if (dynamic_bytes > SHARED_LIMIT) {
     return refuse("dynamic shared memory must be at most 232448 bytes", dynamic_bytes, 0, 0);
   }
+  if (dynamic_bytes > kSharedUnasked && !asks(0, dynamic_bytes)) {
+    return refuse("more than 49152 bytes of dynamic shared memory must be asked for", dynamic_bytes, 0, 0);
+  }
 
   Grid g;
   g.grid = grid;
   g.block = block;
   g.dynamic_bytes = dynamic_bytes;
+  g.asks = asks;
   g.thunk = thunk;
   g.closure = closure;
   g.config = config();
+  if (g.config.image == 0) return cudaErrorNoKernelImageForDevice;
   g.blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
   g.wanted = g.blocks;
   g.block_stride = 1;

@@ -110,6 +110,7 @@ struct StaticObject {
 struct Grid {
   dim3 grid, block;
   size_t dynamic_bytes;
+  SharedRule* asks;
   KernelThunk thunk;
   void* closure;
   Config config;

@@ -8,6 +8,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "common/image.h"
+
 #ifndef PCN_TOOLKIT_STAND_IN
 #error "the emulated build needs kernels/emulation/toolkit first in its include path (see flavours.cmake)"
 #endif
@@ -38,23 +40,31 @@ extern __thread Context* context __attribute__((tls_model("initial-exec")));
 
 // ---- launch: the caller names the kernel when it reports ----------------------------------------
 typedef void (*KernelThunk)(void* closure);
-cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, KernelThunk thunk, void* closure,
-                     size_t closure_bytes, const void* kernel, const char* stem);
+// Whether the launch asks for more shared memory than every kernel may have.
+typedef bool SharedRule(size_t static_bytes, size_t dynamic_bytes);
+cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, SharedRule* asks, KernelThunk thunk,
+                     void* closure, size_t closure_bytes, const void* kernel, const char* stem);
 
 template <class... P, class... A>
-cudaError_t launch(const char* stem, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
-                   cudaStream_t, A&&... args) {
+cudaError_t launch_asking(SharedRule* asks, const char* stem, void (*kernel)(P...), dim3 grid, dim3 block,
+                          size_t dynamic_bytes, cudaStream_t, A&&... args) {
   struct Call {
     void (*kernel)(P...);
     std::tuple<std::decay_t<P>...> args;
   } call{kernel, std::tuple<std::decay_t<P>...>(static_cast<P>(args)...)};
   return run_grid(
-      grid, block, dynamic_bytes,
+      grid, block, dynamic_bytes, asks,
       [](void* c) {
         auto* it = static_cast<Call*>(c);
         std::apply(it->kernel, it->args);
       },
       &call, sizeof call, reinterpret_cast<const void*>(kernel), stem);
+}
+template <class... P, class... A>
+cudaError_t launch(const char* stem, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
+                   cudaStream_t stream, A&&... args) {
+  return launch_asking(asks_for_shared, stem, kernel, grid, block, dynamic_bytes, stream,
+                       std::forward<A>(args)...);
 }
 
 // ---- shared memory ------------------------------------------------------------------------------
@@ -93,7 +103,7 @@ void mbarrier_arrive(uint64_t* barrier, int expected_bytes);
 void mbarrier_wait(uint64_t* barrier, unsigned parity, const char* file, int line);
 
 // Stands in for CUtensorMap. All strides in bytes; swizzle 0, 1, 2, 3 = none, 32, 64, 128 bytes.
-struct TensorMap {
+struct alignas(64) TensorMap {
   static constexpr uint32_t MAGIC = 0x7E4509u;
   const char* base;
   uint64_t dim[5], stride[5];
@@ -103,7 +113,7 @@ struct TensorMap {
   uint8_t im2col;  // rank 4 (C, W, H, N): box = {channels, pixels}; corners are {w, h}
   int8_t lower[2], upper[2];
 };
-static_assert(sizeof(TensorMap) <= 128, "must not be larger than a CUtensorMap");
+static_assert(sizeof(TensorMap) == 128, "as large as a CUtensorMap");
 void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate, int rank);
 void tma_load_im2col(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate,
                      const int* offset);

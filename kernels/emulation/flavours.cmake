@@ -11,32 +11,36 @@
 # pcn_emulator_flavour(kernels executor) applies the flavour of the cache variable to the two targets.
 # pcn_emulator_includes(target) puts the toolkit stand-in first in the target's include path.
 set(PYCONVNET_EMULATOR_MARCH "" CACHE STRING
-  "-march of the emulated kernels; empty: x86-64-v3 where this machine runs it, else the compiler's default")
+  "Level of the emulated kernels: x86-64 (runs everywhere), x86-64-v2, -v3 or -v4; empty: v3 where this machine has it")
 
 set(PYCONVNET_EMULATOR_OPTIMISE "-O3" CACHE STRING "Optimisation of the emulated kernels in the plain flavour")
 
 set(PCN_EMULATION_DIR ${CMAKE_CURRENT_LIST_DIR})
 
-# Sets PCN_EMULATOR_MARCH_FLAG. The result is cached: the check runs once per build folder.
+# Sets PCN_EMULATOR_MARCH. A level above x86-64 is written into the module ("x86 ISA needed"), and the loader refuses the
+# module on a processor without it, before any of its code runs. v3 is therefore taken by itself only where the loader
+# looks (glibc 2.33): the program of this check is marked, too. The result is cached, once per build folder.
 function(pcn_find_emulator_march)
-  if(PYCONVNET_EMULATOR_MARCH)
-    set(flag "-march=${PYCONVNET_EMULATOR_MARCH}")
-  else()
+  set(march "${PYCONVNET_EMULATOR_MARCH}")
+  if(NOT march)
     include(CheckCXXSourceRuns)
     set(CMAKE_REQUIRED_FLAGS "-march=x86-64-v3")
+    set(CMAKE_REQUIRED_LINK_OPTIONS "-Wl,-z,x86-64-v3,--fatal-warnings")
     set(CMAKE_REQUIRED_QUIET ON)
     check_cxx_source_runs("
-      int main() {
-        return __builtin_cpu_supports(\"avx2\") && __builtin_cpu_supports(\"fma\") && __builtin_cpu_supports(\"bmi2\")
-          ? 0 : 1;
-      }" PCN_RUNS_X86_64_V3)
-    if(PCN_RUNS_X86_64_V3)
-      set(flag "-march=x86-64-v3")
-    else()
-      set(flag "")
+      #include <features.h>
+      #if !__GLIBC_PREREQ(2, 33)
+      #error the loader does not look
+      #endif
+      int main() { return 0; }" PCN_LOADS_X86_64_V3)
+    if(PCN_LOADS_X86_64_V3)
+      set(march x86-64-v3)
     endif()
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT march MATCHES "^x86-64(-v[234])?$")
+    message(FATAL_ERROR "PYCONVNET_EMULATOR_MARCH must be x86-64, x86-64-v2, x86-64-v3 or x86-64-v4, got '${march}': "
+      "only a level can be checked when the module is loaded")
   endif()
-  set(PCN_EMULATOR_MARCH_FLAG "${flag}" PARENT_SCOPE)
+  set(PCN_EMULATOR_MARCH "${march}" PARENT_SCOPE)
 endfunction()
 
 function(pcn_emulator_includes)
@@ -46,15 +50,24 @@ function(pcn_emulator_includes)
 endfunction()
 
 function(pcn_emulator_flavour kernels executor)
-  pcn_find_emulator_march()
+  set(PCN_EMULATOR_MARCH "")
+  if(PYCONVNET_EMULATOR_FLAVOUR STREQUAL "plain")
+    pcn_find_emulator_march()
+  endif()
   pcn_emulator_includes(${kernels} ${executor})
   set(flavour "${PYCONVNET_EMULATOR_FLAVOUR}")
   # CUDA's sqrt sets no errno and its comparisons do not trap; without these two g++ vectorises little.
-  target_compile_options(${kernels} PRIVATE -fno-math-errno -fno-trapping-math)
+  # (-Wno-psabi: a note on the 64-byte alignment of tensor maps passed by value.)
+  target_compile_options(${kernels} PRIVATE -fno-math-errno -fno-trapping-math -Wno-psabi)
   target_compile_definitions(${kernels} PRIVATE PCN_EMULATOR_FLAVOUR="${flavour}")
   target_compile_definitions(${executor} PRIVATE PCN_EMULATOR_FLAVOUR="${flavour}")
+  target_compile_definitions(${kernels} INTERFACE PCN_EMULATOR_MARCH="${PCN_EMULATOR_MARCH}")
   if(flavour STREQUAL "plain")
-    target_compile_options(${kernels} PRIVATE ${PYCONVNET_EMULATOR_OPTIMISE} ${PCN_EMULATOR_MARCH_FLAG})
+    target_compile_options(${kernels} PRIVATE ${PYCONVNET_EMULATOR_OPTIMISE}
+      $<$<BOOL:${PCN_EMULATOR_MARCH}>:-march=${PCN_EMULATOR_MARCH}>)
+    if(PCN_EMULATOR_MARCH MATCHES "^x86-64-v")
+      target_link_options(${kernels} PUBLIC -Wl,-z,${PCN_EMULATOR_MARCH})
+    endif()
     target_compile_options(${executor} PRIVATE -O2)
   elseif(flavour STREQUAL "asan")
     set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g)

@@ -254,7 +254,7 @@ struct WgmmaArg {
 
 // A K-major operand in shared memory, decoded from its descriptor.
 struct WgmmaOperand {
-  uint32_t start, group_bytes;
+  uint32_t start, group_bytes, span;  // span: bytes from row to row
   int mode;
   explicit WgmmaOperand(uint64_t d)
       : start(static_cast<uint32_t>(d & 0x3fff) << 4),
@@ -262,13 +262,19 @@ struct WgmmaOperand {
         mode(static_cast<int>(d >> 62)) {
     if (d >> 49 & 7) emulation::fail("wgmma descriptor: base offset is not emulated");
     if (mode == 0) emulation::fail("wgmma descriptor: operands without swizzle are not emulated");
+    span = mode == 1 ? 128 : mode == 2 ? 64 : 32;
+    if (start % (8 * span) >= span) {  // beyond what the steps along K add
+      emulation::fail(
+          "wgmma descriptor: shared address %u must be in the first of 8 rows, where the swizzle of %u "
+          "bytes begins",
+          start, span);
+    }
   }
   // Shared address of a row's byte column. The XOR acts on the absolute address.
   uint32_t at(int row, int byte) const {
-    const int span = mode == 1 ? 128 : mode == 2 ? 64 : 32;
-    return emulation::swizzle(
-        start + static_cast<uint32_t>(row / 8) * group_bytes + static_cast<uint32_t>(row % 8 * span + byte),
-        mode);
+    const uint32_t group = static_cast<uint32_t>(row / 8), in_group = static_cast<uint32_t>(row % 8);
+    return emulation::swizzle(start + group * group_bytes + in_group * span + static_cast<uint32_t>(byte),
+                              mode);
   }
 };
 

@@ -91,13 +91,20 @@ void* dynamic_shared_window() {
 
 void* static_shared(const void* tag, size_t bytes, size_t align) {
   Worker& w = *worker;
-  size_t total = w.grid->dynamic_bytes + bytes;
+  size_t fixed = bytes;
   for (const StaticObject& s : w.statics) {
     if (s.tag == tag) return s.p;
-    total += s.bytes;
+    fixed += s.bytes;
   }
+  const size_t dynamic = w.grid->dynamic_bytes, total = fixed + dynamic;
+  if (fixed > kSharedUnasked)
+    fail("%zu bytes of static shared memory; the limit is %zu", fixed, kSharedUnasked);
   if (total > SHARED_LIMIT)
     fail("%zu bytes of shared memory, static and dynamic together; the limit is %u", total, SHARED_LIMIT);
+  if (total > kSharedUnasked && !w.grid->asks(fixed, dynamic)) {
+    fail("%zu bytes of shared memory, %zu static and %zu dynamic: more than %zu must be asked for", total,
+         fixed, dynamic, kSharedUnasked);
+  }
   // Alignment is that of the address, as the window itself is page-aligned.
   size_t offset = w.used + 2 * REDZONE;
   offset = (offset + align - 1) / align * align;

@@ -15,62 +15,78 @@ namespace {
 
 constexpr uint32_t CHUNK = 16;  // the swizzle permutes 16-byte chunks
 
-uint32_t box_bytes(const TensorMap& m) {
-  uint32_t n = m.element_bytes;
-  for (int r = 0; r < (m.im2col ? 2 : m.rank); ++r) n *= m.box[r];
+uint32_t row_bytes(const TensorMap& m) { return m.box[0] * m.element_bytes; }
+// From row to row of the box in shared memory: a swizzled row takes the whole span, however little it holds.
+uint32_t pitch(const TensorMap& m) { return m.swizzle ? CHUNK << m.swizzle : row_bytes(m); }
+uint32_t rows(const TensorMap& m) {
+  uint32_t n = 1;
+  for (int r = 1; r < (m.im2col ? 2 : m.rank); ++r) n *= m.box[r];
   return n;
 }
+uint32_t footprint(const TensorMap& m) { return rows(m) * pitch(m); }      // bytes of shared memory
+uint32_t box_bytes(const TensorMap& m) { return rows(m) * row_bytes(m); }  // that travel
 
 int swizzle_mode(const TensorMap& m) { return m.swizzle == 0 ? 0 : 4 - m.swizzle; }
 
 const TensorMap& checked_map(const TensorMap* map, const void* shared, int rank, bool im2col) {
   const TensorMap& m = *map;
+  if (reinterpret_cast<uintptr_t>(map) % alignof(TensorMap)) fail("misaligned tensor map at %p", map);
   if (m.magic != TensorMap::MAGIC) fail("not a tensor map");
   if (m.rank != rank) fail("a tensor map of rank %d used as one of rank %d", m.rank, rank);
   if ((m.im2col != 0) != im2col) fail("a tensor map of the other mode (tiled, im2col)");
-  if (m.box[0] * m.element_bytes % CHUNK) fail("TMA: inner box of %d bytes", m.box[0] * m.element_bytes);
   const uint32_t address = shared_address(shared);
-  const uint32_t align = m.swizzle == 3 ? 1024 : m.swizzle == 2 ? 512 : m.swizzle == 1 ? 256 : 128;
+  const uint32_t align = 128 << m.swizzle;  // where the pattern starts anew; without one, what the copy wants
   if (address % align) fail("TMA: shared address %u must be aligned to %u bytes", address, align);
-  shared_pointer(address, box_bytes(m));
+  shared_pointer(address, footprint(m));
   return m;
 }
 
+// One row of a box, at `address` in shared memory: the elements from `first` on of the row of the tensor at
+// `global`; null: outside the tensor, zeros. What a load leaves in the rest of the span is undefined: NaN.
+void copy_row(const TensorMap& m, uint32_t address, char* global, int64_t first, bool load) {
+  const uint32_t row = row_bytes(m), size = m.element_bytes;
+  for (uint32_t chunk = 0; chunk < (load ? pitch(m) : row); chunk += CHUNK) {
+    char* s = worker->window + swizzle(address + chunk, swizzle_mode(m));
+    if (load) {
+      note_write(s, CHUNK);
+    } else {
+      note_read_async(s, CHUNK);
+    }
+    if (chunk >= row) {
+      memset(s, 0xFF, CHUNK);
+      continue;
+    }
+    for (uint32_t e = 0; e < CHUNK; e += size) {
+      const int64_t x = first + static_cast<int64_t>((chunk + e) / size);
+      if (global && x >= 0 && x < static_cast<int64_t>(m.dim[0])) {
+        char* g = global + x * static_cast<int64_t>(size);
+        if (load) {
+          note_read(g, size);
+          memcpy(s + e, g, size);
+        } else {
+          note_write(g, size);
+          memcpy(g, s + e, size);
+        }
+      } else if (load) {
+        memset(s + e, 0, size);
+      }
+    }
+  }
+}
+
 void copy_tile(const TensorMap& m, char* shared, const int* coordinate, bool load) {
-  const uint32_t base = shared_address(shared), bytes = box_bytes(m), row = m.box[0] * m.element_bytes;
-  const int mode = swizzle_mode(m);
+  const uint32_t base = shared_address(shared);
   uint32_t index[5] = {0, 0, 0, 0, 0};
-  for (uint32_t offset = 0; offset < bytes; offset += row) {
+  for (uint32_t i = 0; i < rows(m); ++i) {
     bool inside = true;
     int64_t position = 0;
     for (int r = 1; r < m.rank; ++r) {
-      const int64_t x = coordinate[r] + static_cast<int64_t>(index[r]) * m.element_stride[r];
+      const int64_t x = coordinate[r] + static_cast<int64_t>(index[r]);
       if (x < 0 || x >= static_cast<int64_t>(m.dim[r])) inside = false;
       position += x * static_cast<int64_t>(m.stride[r]);
     }
-    for (uint32_t chunk = 0; chunk < row; chunk += CHUNK) {
-      char* s = worker->window + swizzle(base + offset + chunk, mode);
-      if (load) {
-        note_write(s, CHUNK);
-      } else {
-        note_read_async(s, CHUNK);
-      }
-      for (uint32_t e = 0; e < CHUNK; e += m.element_bytes) {
-        const int64_t x = coordinate[0] + static_cast<int64_t>((chunk + e) / m.element_bytes);
-        if (inside && x >= 0 && x < static_cast<int64_t>(m.dim[0])) {
-          char* g = const_cast<char*>(m.base) + position + x * m.element_bytes;
-          if (load) {
-            note_read(g, m.element_bytes);
-            memcpy(s + e, g, m.element_bytes);
-          } else {
-            note_write(g, m.element_bytes);
-            memcpy(g, s + e, m.element_bytes);
-          }
-        } else if (load) {
-          memset(s + e, 0, m.element_bytes);
-        }
-      }
-    }
+    char* row = inside ? const_cast<char*>(m.base) + position : nullptr;
+    copy_row(m, base + i * pitch(m), row, coordinate[0], load);
     for (int r = 1; r < m.rank; ++r) {
       if (++index[r] < m.box[r]) break;
       index[r] = 0;
@@ -81,8 +97,7 @@ void copy_tile(const TensorMap& m, char* shared, const int* coordinate, bool loa
 // box[1] consecutive positions of the bounding box [lower, dim - 1 + upper], in W, then H, then N order, each
 // shifted by the filter offset, box[0] channels each; zero outside the tensor.
 void copy_im2col(const TensorMap& m, char* shared, const int* c, const int* offset) {
-  const uint32_t base = shared_address(shared), row = m.box[0] * m.element_bytes;
-  const int mode = swizzle_mode(m);
+  const uint32_t base = shared_address(shared);
   int w = c[1], h = c[2], n = c[3];
   const int w_end = static_cast<int>(m.dim[1]) - 1 + m.upper[0],
             h_end = static_cast<int>(m.dim[2]) - 1 + m.upper[1];
@@ -93,22 +108,10 @@ void copy_im2col(const TensorMap& m, char* shared, const int* c, const int* offs
     const int x = w + offset[0], y = h + offset[1];
     const bool inside = x >= 0 && x < static_cast<int>(m.dim[1]) && y >= 0 &&
                         y < static_cast<int>(m.dim[2]) && n >= 0 && n < static_cast<int>(m.dim[3]);
-    for (uint32_t chunk = 0; chunk < row; chunk += CHUNK) {
-      char* s = worker->window + swizzle(base + pixel * row + chunk, mode);
-      note_write(s, CHUNK);
-      for (uint32_t e = 0; e < CHUNK; e += m.element_bytes) {
-        const int64_t k = c[0] + static_cast<int64_t>((chunk + e) / m.element_bytes);
-        if (inside && k >= 0 && k < static_cast<int64_t>(m.dim[0])) {
-          const char* g = m.base + x * static_cast<int64_t>(m.stride[1]) +
-                          y * static_cast<int64_t>(m.stride[2]) + n * static_cast<int64_t>(m.stride[3]) +
-                          k * m.element_bytes;
-          note_read(g, m.element_bytes);
-          memcpy(s + e, g, m.element_bytes);
-        } else {
-          memset(s + e, 0, m.element_bytes);
-        }
-      }
-    }
+    const int64_t position = x * static_cast<int64_t>(m.stride[1]) + y * static_cast<int64_t>(m.stride[2]) +
+                             n * static_cast<int64_t>(m.stride[3]);
+    char* row = inside ? const_cast<char*>(m.base) + position : nullptr;
+    copy_row(m, base + pixel * pitch(m), row, c[0], true);
     if ((w += m.element_stride[1]) > w_end) {
       w = m.lower[0];
       if ((h += m.element_stride[2]) > h_end) {
@@ -141,8 +144,8 @@ void issue(void* shared, const TensorMap* map, uint64_t* barrier, const int* coo
   mbarrier_complete_bytes(barrier, 0);  // checks that it is one
   const Async async = worker->grid->config.async;
   if (async == Async::late) {
-    note_write(shared, box_bytes(op.map));
-    memset(shared, 0xFF, box_bytes(op.map));
+    note_write(shared, footprint(op.map));
+    memset(shared, 0xFF, footprint(op.map));
   }
   PCN_RACE(release_to_agent(context->index));
   if (async == Async::eager) return land(op);
@@ -166,6 +169,10 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, const int* 
 
 void tma_load_im2col(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate,
                      const int* offset) {
+  if (offset[0] > 255 || offset[1] > 255) {
+    fail("TMA im2col: offsets (%d, %d); of a tensor of four dimensions they are at most 255", offset[0],
+         offset[1]);
+  }
   issue(shared, map, barrier, coordinate, 4, offset);
 }
 

@@ -13,13 +13,15 @@ struct LossShape {
 template <class T>
 using SoftmaxFn = cudaError_t(T* y, const T* x, const LossShape& shape, cudaStream_t stream);
 
-// loss (1): mean over the batch. dlogits (examples, classes): gradient of the sum of the losses, times
-// grad_scale. metrics (4) or null: += [examples, sum of losses, top-1 errors, top-k errors]. A label outside
-// 0 … classes-1 makes its loss and its gradient NaN and counts as an error.
+// weights (classes) or null: an example's loss is multiplied by its label's. loss (1): mean over the batch
+// (the sum divided by the examples, not by their weights). dlogits (examples, classes): gradient of the sum
+// of the losses, times grad_scale. metrics (4) or null: += [examples, sum of losses, top-1 errors, top-k
+// errors]. A label outside 0 … classes-1 makes its loss and its gradient NaN and counts as an error.
 template <class T>
 using SoftmaxCrossEntropyFn = cudaError_t(float* loss, T* dlogits, double* metrics, const T* logits,
-                                          const std::int32_t* labels, int topk, float grad_scale,
-                                          const LossShape& shape, void* workspace, cudaStream_t stream);
+                                          const std::int32_t* labels, const float* weights, int topk,
+                                          float grad_scale, const LossShape& shape, void* workspace,
+                                          cudaStream_t stream);
 
 template <class T>
 using SoftmaxRow = KernelRow<LossShape, SoftmaxFn<T>>;
@@ -34,12 +36,14 @@ bool softmax_warp_supports(const LossShape& shape);
 
 template <class T>
 cudaError_t softmax_cross_entropy_warp(float* loss, T* dlogits, double* metrics, const T* logits,
-                                       const std::int32_t* labels, int topk, float grad_scale,
-                                       const LossShape& shape, void* workspace, cudaStream_t stream);
+                                       const std::int32_t* labels, const float* weights, int topk,
+                                       float grad_scale, const LossShape& shape, void* workspace,
+                                       cudaStream_t stream);
 template <class T>
 cudaError_t softmax_cross_entropy_block(float* loss, T* dlogits, double* metrics, const T* logits,
-                                        const std::int32_t* labels, int topk, float grad_scale,
-                                        const LossShape& shape, void* workspace, cudaStream_t stream);
+                                        const std::int32_t* labels, const float* weights, int topk,
+                                        float grad_scale, const LossShape& shape, void* workspace,
+                                        cudaStream_t stream);
 bool softmax_cross_entropy_warp_supports(const LossShape& shape);
 std::size_t softmax_cross_entropy_workspace(const LossShape& shape);
 

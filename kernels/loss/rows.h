@@ -59,10 +59,15 @@ __device__ __forceinline__ int before(float x, int c, float x_label, int label) 
   return x > x_label || (x == x_label && c < label);
 }
 
+__device__ __forceinline__ float weight_of(const float* weights, int label, bool valid) {
+  return weights && valid ? weights[label] : 1.f;
+}
+
 // exp(x - max) sums to `sum`. -log softmax[label] = log(sum) - (x_label - max).
-__device__ __forceinline__ Outcome outcome(float x_label, float max, float sum, int rank, bool valid) {
+__device__ __forceinline__ Outcome outcome(float x_label, float max, float sum, float weight, int rank,
+                                           bool valid) {
   Outcome result;
-  result.loss = valid ? logf(sum) - (x_label - max) : NAN;
+  result.loss = valid ? (logf(sum) - (x_label - max)) * weight : NAN;
   // A NaN anywhere in the row has reached the sum; comparisons with NaN are false and would call the label
   // the best.
   result.rank = valid && sum == sum ? rank : RANK_WRONG;

@@ -1,10 +1,10 @@
 // softmax_cross_entropy_block: loss, gradient and error counts, any number of classes
-//   loss_n = log sum_c exp(x[n, c]) - x[n, label_n]     loss = mean_n loss_n
-//   dlogits[n, c] = (softmax(x[n])[c] - [c == label_n]) * grad_scale
-// x, dlogits (examples, classes) float or Bf16, labels (examples); dlogits may be x. A block of 256 threads
-// per example reads its row three times (maximum and rank, sum, gradient), the last two from the cache; a
-// second launch of one block adds the examples in order. 8 bytes of memory traffic an element: bound by
-// memory; for 128 × 1000, half a megabyte, by latency.
+//   loss_n = (log sum_c exp(x[n, c]) - x[n, label_n]) * weights[label_n]     loss = mean_n loss_n
+//   dlogits[n, c] = (softmax(x[n])[c] - [c == label_n]) * grad_scale * weights[label_n]
+// x, dlogits (examples, classes) float or Bf16, labels (examples), weights (classes) or none; dlogits may be
+// x. A block of 256 threads per example reads its row three times (maximum and rank, sum, gradient), the last
+// two from the cache; a second launch of one block adds the examples in order. 8 bytes of memory traffic an
+// element: bound by memory; for 128 × 1000, half a megabyte, by latency.
 #include "loss/rows.h"
 
 namespace pcn {
@@ -24,7 +24,7 @@ struct ReduceSmem {
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_block_kernel(Outcome* outcomes, T* dlogits, const T* x, const std::int32_t* labels,
-                               float grad_scale, LossShape shape) {
+                               const float* weights, float grad_scale, LossShape shape) {
   auto& smem = shared<CrossEntropySmem>();
   const int n = blockIdx.x;
   const long long row = static_cast<long long>(n) * shape.classes;
@@ -47,10 +47,10 @@ __global__ void __launch_bounds__(THREADS)
   // array.
   sum = over_block(sum, smem.slots, Sum{});
   const float scale = valid ? 1.f / sum : NAN;
+  const float weight = weight_of(weights, label, valid), factor = grad_scale * weight;
   for (int c = threadIdx.x; c < shape.classes; c += THREADS)
-    dlogits[row + c] =
-        narrow<T>((expf(widen(x[row + c]) - max) * scale - (c == label ? 1.f : 0.f)) * grad_scale);
-  if (threadIdx.x == 0) outcomes[n] = outcome(x_label, max, sum, rank, valid);
+    dlogits[row + c] = narrow<T>((expf(widen(x[row + c]) - max) * scale - (c == label ? 1.f : 0.f)) * factor);
+  if (threadIdx.x == 0) outcomes[n] = outcome(x_label, max, sum, weight, rank, valid);
 }
 
 __global__ void __launch_bounds__(THREADS)
@@ -93,19 +93,22 @@ cudaError_t loss::reduce_outcomes(const char* stem, float* loss, double* metrics
 
 template <class T>
 cudaError_t softmax_cross_entropy_block(float* loss, T* dlogits, double* metrics, const T* logits,
-                                        const std::int32_t* labels, int topk, float grad_scale,
-                                        const LossShape& shape, void* workspace, cudaStream_t stream) {
+                                        const std::int32_t* labels, const float* weights, int topk,
+                                        float grad_scale, const LossShape& shape, void* workspace,
+                                        cudaStream_t stream) {
   auto* outcomes = static_cast<Outcome*>(workspace);
   const cudaError_t status =
       launch("softmax_cross_entropy_block", cross_entropy_block_kernel<T>, dim3(shape.examples),
-             dim3(THREADS), 0, stream, outcomes, dlogits, logits, labels, grad_scale, shape);
+             dim3(THREADS), 0, stream, outcomes, dlogits, logits, labels, weights, grad_scale, shape);
   if (status != cudaSuccess) return status;
   return reduce_outcomes("softmax_cross_entropy_block", loss, metrics, outcomes, topk, shape, stream);
 }
 
 template cudaError_t softmax_cross_entropy_block(float*, float*, double*, const float*, const std::int32_t*,
-                                                 int, float, const LossShape&, void*, cudaStream_t);
+                                                 const float*, int, float, const LossShape&, void*,
+                                                 cudaStream_t);
 template cudaError_t softmax_cross_entropy_block(float*, Bf16*, double*, const Bf16*, const std::int32_t*,
-                                                 int, float, const LossShape&, void*, cudaStream_t);
+                                                 const float*, int, float, const LossShape&, void*,
+                                                 cudaStream_t);
 
 }  // namespace pcn

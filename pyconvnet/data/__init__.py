@@ -4,6 +4,7 @@ from .augmentation import PAPER, VIEWS, Augmentation
 from .cifar import Cifar10
 from .dataset import ArrayDataset, Dataset, Subset, split
 from .digits import Digits
+from .files import ImageFiles
 from .folder import ImageFolder
 from .images import load_image
 from .loader import Batch, Loader
@@ -20,6 +21,7 @@ __all__ = [
     "Cifar10",
     "Dataset",
     "Digits",
+    "ImageFiles",
     "ImageFolder",
     "Loader",
     "Predecoded",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .statistics import Statistics
 
 VIEWS = 10
+#: Brings pixels of photographs, whose standard deviation is some 60 to 70 of 255 levels, to a variance of
+#: about one.
+UNIT_SCALE = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,27 @@ class Augmentation:
     mean : "image", "pixel" or None
         Subtract the mean image (the paper), the mean pixel, or nothing.
     scale : float
-        What the result is multiplied by (the 2012 code: 1/1.1 while colours are shifted).
+        What the result is multiplied by (the 2012 code: 1/1.1 while colours are shifted). Default: 1; or in
+        training on uint8 pixels `UNIT_SCALE`, where the network's initial values presume inputs of variance
+        about one (``init="he"``, say).
+
+    Attributes
+    ----------
+    scale_given : bool
+        False where `scale` is the default.
     """
 
     crop: int | tuple[int, int] | None = None
     mirror: bool = False
     pca: float = 0.0
     mean: str | None = "image"
-    scale: float = 1.0
+    scale: float | None = None
     pca_scale: str = "deviation"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scale_given", self.scale is not None)
+        if self.scale is None:
+            object.__setattr__(self, "scale", 1.0)
         if self.crop is not None:
             pair = self.crop if isinstance(self.crop, (tuple, list)) else (self.crop, self.crop)
             if len(pair) != 2 or any(

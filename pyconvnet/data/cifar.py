@@ -16,7 +16,6 @@ import io
 import os
 import pickle
 import shutil
-import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -119,6 +118,8 @@ def find(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]] | N
 
 def _archive(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]]:
     """The files of a tar archive, read into memory (nothing is unpacked to disk)."""
+    import tarfile
+
     wanted = {*TRAIN, *TEST, "batches.meta"}
     files: dict[str, bytes] = {}
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._arrays import unmasked
 from ..reference import philox
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
@@ -21,6 +22,8 @@ PURPOSE_SPLIT = 0x44415400
 PURPOSE_ORDER = 0x44415401
 PURPOSE_CROP = 0x44415402
 PURPOSE_COLOUR = 0x44415403
+PURPOSE_CLASSES = 0x44415404
+PURPOSE_MIX = 0x44415405
 
 
 class Dataset:
@@ -35,6 +38,9 @@ class Dataset:
     name : str
     classes : list of str
         Class names; a label is an index into it.
+    class_names_given : bool
+        False where `classes` are numbers made up for want of names: labels are then no more than indexes of
+        a model's outputs.
     labels : ndarray, (n,) int32
     image_shape : tuple
         (H, W, C) of every image.
@@ -46,6 +52,7 @@ class Dataset:
 
     name: str = "dataset"
     classes: list[str]
+    class_names_given: bool = True
     labels: np.ndarray
     image_shape: tuple[int, int, int]
     dtype: np.dtype = np.dtype(np.uint8)
@@ -105,6 +112,11 @@ class Dataset:
         return value
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `ImageFolder` under which the images of other files are prepared as these are."""
+        return reading_of(self.image_shape)
+
+    @property
     def skipped(self) -> dict[str, str]:
         """Files found unreadable so far: path -> reason. Empty for datasets without files."""
         return {}
@@ -137,7 +149,8 @@ class ArrayDataset(Dataset):
     TypeError
         `x` is neither uint8 nor float, or `y` is not integer.
     ValueError
-        Empty or mismatched arrays, a label out of range, NaN or infinity in `x`.
+        Empty or mismatched arrays, a label out of range, NaN or infinity in `x`; three rows of pixels, as
+        (n, 3, H, W) would have them.
     """
 
     in_memory = True
@@ -161,8 +174,13 @@ class ArrayDataset(Dataset):
             )
         if 0 in x.shape:
             raise ValueError(f"ArrayDataset: x must not be empty, got shape {x.shape}")
+        if x.shape[1] == 3 and min(x.shape[2:]) >= 8:  # no images are 3 high and have that many channels
+            raise ValueError(
+                f"ArrayDataset: x must be (n, H, W, C), got shape {x.shape}{channels_first_hint(x.shape)}"
+            )
         self.labels = check_labels("ArrayDataset", y, len(x), None if classes is None else len(classes))
         self.classes = class_names("ArrayDataset", classes, self.labels)
+        self.class_names_given = classes is not None
         self.x = np.ascontiguousarray(x)
         self.image_shape = tuple(x.shape[1:])
         self.dtype = x.dtype
@@ -195,10 +213,15 @@ class Subset(Dataset):
         self.indices = idx.astype(np.int64)
         self.labels = dataset.labels[self.indices]
         self.classes = dataset.classes
+        self.class_names_given = dataset.class_names_given
         self.image_shape = dataset.image_shape
         self.dtype = dataset.dtype
         self.in_memory = dataset.in_memory
         self.name = dataset.name if name is None else name
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return self.dataset.reading
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -252,12 +275,36 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subse
     )
 
 
+def reading_of(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Options of `ImageFolder` under which files come out as images of `image_shape`."""
+    height, width, channels = image_shape
+    return {"size": (height, width), **({"channels": channels} if channels in (1, 3) else {})}
+
+
 def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
     """A permutation of range(count) that depends on (seed, step, purpose) only, not on NumPy's version.
 
     The indexes are sorted by a 32-bit Philox word each; equal words (rare) keep their order.
     """
     return np.argsort(philox.random_words(seed, step, purpose, 0, count), kind="stable")
+
+
+def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
+    """(n,) indices in random order among which every class that has images is as frequent as any other, or by
+    one more where n is no multiple of their number; and so is every image of a class.
+
+    A pure function of (labels, seed, step). Which images of a class come once more than others, or not at
+    all, differs from step to step.
+    """
+    order = shuffled(len(labels), seed, step, PURPOSE_ORDER)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    members = np.split(by_class, np.cumsum(sizes)[:-1])
+    present = np.flatnonzero(sizes)
+    share, rest = divmod(len(labels), len(present))
+    turn = present[shuffled(len(present), seed, step, PURPOSE_CLASSES)]
+    chosen = [np.resize(members[label], share + (i < rest)) for i, label in enumerate(turn)]
+    return np.concatenate(chosen)[shuffled(len(labels), seed, step, PURPOSE_MIX)]
 
 
 def check_seed(where: str, seed: Any) -> int:
@@ -271,7 +318,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:
     """Labels as (count,) int32 in [0, classes); `classes` None allows any non-negative label."""
-    labels = np.asarray(labels)
+    labels = np.asarray(unmasked(where, "labels", labels))
     if labels.size and labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
     if labels.shape != (count,):
@@ -302,7 +349,16 @@ def class_names(where: str, classes: Sequence[str] | None, labels: np.ndarray) -
     return names
 
 
+def channels_first_hint(shape: Sequence[int]) -> str:
+    """What to add to the message on a wrong shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] < 5:
+        return ""
+    named, axes = [("C, H, W", "1, 2, 0"), ("n, C, H, W", "0, 2, 3, 1")][len(shape) - 3]
+    return f"; that looks like ({named}): use x.transpose({axes})"
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
+    unmasked("ArrayDataset", name, value)
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, arrays that live on a device

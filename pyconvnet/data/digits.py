@@ -36,6 +36,7 @@ class Digits(Subset):
             ) from error
         bunch = load_digits()
         pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-        whole = ArrayDataset(pixels, bunch.target.astype(np.int32), name="digits")
+        names = [str(name) for name in bunch.target_names]
+        whole = ArrayDataset(pixels, bunch.target.astype(np.int32), names, name="digits")
         part = split(whole, HELD_OUT, seed=0)[0 if train else 1]
         super().__init__(whole, part.indices, name="digits (train)" if train else "digits (held out)")

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .dataset import Dataset
-from .images import EXTENSIONS, image_size, load_image
-
-_UNCOMPRESSED = (".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+from .files import ImageFiles, file_stats
+from .pillow import suffixes
 
 
-class ImageFolder(Dataset):
+class ImageFolder(ImageFiles):
     """Images under ``folder/CLASS/…``; classes are the sorted names of the subfolders.
 
-    Every image is decoded by Pillow on reading, its shorter side rescaled to `size`, and the central
-    ``size`` x ``size`` patch kept (paper, section 2). Files are told by their extension and sorted by path;
-    subfolders of a class are searched too; names that start with a dot are ignored.
-
-    A file that turns out to be unreadable (truncated, damaged, no image) is, with ``on_error="skip"``,
-    replaced by the next readable file of its class in sorted order, wrapping round: the batch keeps its size
-    and its labels, and is the same whatever the number of workers. The file is named once in a warning and
-    listed in `skipped`. `check` finds such files beforehand.
+    Files are told by their suffix, which must be one that Pillow reads pictures from, and sorted by path;
+    subfolders of a class are searched too; names that start with a dot are left out. What is left out is
+    counted in `left_out` and said once, in a warning. Images are decoded, and unreadable files treated, as in
+    `ImageFiles`; a subfolder that cannot be read is an unreadable file, too.
 
     Parameters
     ----------
     folder : path
-    size : int or (height, width)
-    channels : 3 (RGB) or 1 (grey)
-    on_error : "skip" or "raise"
-        What to do with an unreadable file: replace it as above, or raise ValueError naming it.
+    size, channels, on_error, max_pixels
+        See `ImageFiles`.
     classes : sequence of str, optional
         Class names in the order of the labels, e.g. those of the training set for a validation folder
         which lacks some; a subfolder that is not among them is refused. Default: the subfolders.
+
+    Attributes
+    ----------
+    left_out : dict of str to int
+        What is not read: suffix, "hidden" or "beside the class folders" -> how many.
 
     Raises
     ------
@@ -46,7 +44,8 @@ class ImageFolder(Dataset):
     NotADirectoryError
         `folder` is a file.
     ValueError
-        No class folders, a class without images, an unknown class.
+        No class folders, a class without images, an unknown class; with ``on_error="raise"``: a subfolder
+        that cannot be read.
     """
 
     def __init__(
@@ -57,17 +56,13 @@ class ImageFolder(Dataset):
         channels: int = 3,
         on_error: str = "skip",
         classes: Iterable[str] | None = None,
+        max_pixels: int | None = None,
     ):
-        height, width = image_size("ImageFolder", size)
-        if channels not in (1, 3):
-            raise ValueError(f"ImageFolder: channels must be 1 or 3, got {channels!r}")
-        if on_error not in ("skip", "raise"):
-            raise ValueError(f'ImageFolder: on_error must be "skip" or "raise", got {on_error!r}')
+        self._set_options(size, channels, on_error, max_pixels)
         self.folder = existing_folder("ImageFolder", folder)
-        self.on_error = on_error
-        self.image_shape = (height, width, int(channels))
         self.name = str(folder)
-        found = class_folders(self.folder)
+        left_out: Counter[str] = Counter()
+        found = class_folders(self.folder, left_out)
         if not found:
             raise ValueError(
                 f"ImageFolder: {folder} has no class folders (images go to {folder}/CLASS/NAME.jpg)"
@@ -82,81 +77,38 @@ class ImageFolder(Dataset):
         files: list[str] = []
         labels: list[int] = []
         stats: list[tuple[int, int]] = []
+        unreadable: dict[str, str] = {}
         for label, name in enumerate(self.classes):
             if name not in found:
                 continue
-            members = sorted(image_files(self.folder / name))
+            mine: Counter[str] = Counter()
+            failed: dict[str, str] = {}
+            members = sorted(image_files(self.folder / name, mine, None if on_error == "raise" else failed))
             if not members:
+                reasons = [*failed.values()][:1] + ([f"left out: {listed(mine)}"] if mine else [])
                 raise ValueError(
-                    f"ImageFolder: class {name!r} in {folder} has no images ({', '.join(EXTENSIONS)}); "
+                    f"ImageFolder: class {name!r} in {folder} has no images (files with a suffix that Pillow "
+                    f"reads, .jpg or .png say{''.join(f'; {reason}' for reason in reasons)}); "
                     "add some or remove the folder"
                 )
-            for path, size_, mtime in members:
+            left_out += mine
+            unreadable |= failed
+            for path, size_, time in members:
                 files.append(os.path.relpath(path, self.folder))
-                stats.append((size_, mtime))
+                stats.append((size_, time))
             labels += [label] * len(members)
         self.files = files
         self.labels = np.array(labels, np.int32)
         self._stats = np.array(stats, np.int64)
-        self._skipped: dict[str, str] = {}
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        return self._skipped
-
-    def note_skipped(self, skipped: dict[str, str]) -> None:
-        for path, reason in skipped.items():
-            if path not in self._skipped:
-                self._skipped[path] = reason
-                warnings.warn(f"skipped unreadable image {reason}", RuntimeWarning, stacklevel=2)
-
-    def path(self, index: int) -> Path:
-        """The file that holds image `index`."""
-        return self.folder / self.files[index]
-
-    def check(self) -> dict[str, str]:
-        """Decode every file; return the unreadable ones (path -> reason), then also in `skipped`."""
-        bad = {}
-        for index in range(len(self)):
-            try:
-                load_image(self.path(index), self.image_shape[:2], self.image_shape[2])
-            except (ValueError, OSError) as error:
-                bad[self.files[index]] = str(error)
-        self._skipped.update(bad)
-        return bad
-
-    def _read(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), *self.image_shape), np.uint8)
-        for row, index in zip(out, indices, strict=True):
-            row[...] = self._decode(int(index))
-        return out
-
-    def _decode(self, index: int) -> np.ndarray:
-        height, width, channels = self.image_shape
-        if self.on_error == "raise":
-            return load_image(self.path(index), (height, width), channels)
-        # Files of a class are neighbours: [first, last) is this class.
-        label = self.labels[index]
-        first, last = np.searchsorted(self.labels, [label, label + 1])
-        for offset in range(last - first):
-            candidate = int(first + (index - first + offset) % (last - first))
-            if self.files[candidate] in self._skipped:
-                continue
-            try:
-                return load_image(self.path(candidate), (height, width), channels)
-            except (ValueError, OSError) as error:
-                self.note_skipped({self.files[candidate]: str(error)})
-        raise ValueError(
-            f"ImageFolder: no image of class {self.classes[label]!r} in {self.folder} is readable"
-        )
-
-    def _identity(self) -> Iterable[bytes]:
-        # Sizes stand for the contents: reading 140 GB to name a cache file would not do. Where every picture
-        # of a format has the same size the date counts too; elsewhere it does not, so that a copied folder is
-        # the same.
-        yield "\0".join(self.files).encode("utf-8", "surrogateescape")
-        fixed = np.array([name.lower().endswith(_UNCOMPRESSED) for name in self.files])
-        yield np.where(fixed[:, None] | [True, False], self._stats, 0).tobytes()
+        self.left_out = dict(left_out)
+        if left_out:
+            warnings.warn(
+                f"ImageFolder: {folder}: left out {left_out.total()} files ({listed(left_out)}); images lie "
+                "in class folders and have a suffix that Pillow reads",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.note_skipped({os.path.relpath(path, self.folder): why for path, why in unreadable.items()})
 
 
 def existing_folder(where: str, folder: Any) -> Path:
@@ -171,20 +123,76 @@ def existing_folder(where: str, folder: Any) -> Path:
     return path
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the subfolders, without hidden ones."""
-    return sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
-def image_files(folder: Path) -> Iterable[tuple[str, int, int]]:
-    """(path, size in bytes, modification time in ns) of the image files under `folder`."""
+def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
+    """Sorted names of the subfolders, without hidden ones; counts what else there is in `left_out`."""
+    found = []
     for entry in os.scandir(folder):
+        if is_folder(entry) and not entry.name.startswith("."):
+            found.append(entry.name)
+        elif left_out is not None:
+            left_out["hidden" if entry.name.startswith(".") else "beside the class folders"] += 1
+    return sorted(found)
+
+
+def image_files(
+    folder: Path, left_out: Counter[str] | None = None, unreadable: dict[str, str] | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """(path, size, time) of the image files under `folder`; see `file_stats` for the latter two.
+
+    Parameters
+    ----------
+    folder : Path
+    left_out : Counter, optional
+        Counts the other files by suffix.
+    unreadable : dict, optional
+        Takes the subfolders that cannot be read, and why: path -> reason. Without it they raise ValueError.
+    """
+    counts = Counter() if left_out is None else left_out
+    above = os.stat(os.path.join(folder, os.pardir))
+    yield from _walk(str(folder), ((above.st_dev, above.st_ino),), suffixes(), counts, unreadable)
+
+
+def _walk(
+    folder: str,
+    above: tuple[tuple[int, int], ...],
+    kinds: dict[str, str],
+    left_out: Counter[str],
+    unreadable: dict[str, str] | None,
+) -> Iterator[tuple[str, int, int]]:
+    try:
+        info = os.stat(folder)
+        place = (info.st_dev, info.st_ino)
+        reason = "a symbolic link that leads back to a folder above it" if place in above else None
+        entries = [] if reason else list(os.scandir(folder))
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        if unreadable is None:
+            raise ValueError(f"{folder}: {reason}")
+        unreadable[folder] = f"{folder}: {reason}"
+        return
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
         if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from image_files(Path(entry.path))
-        elif entry.name.lower().endswith(EXTENSIONS):
-            info = entry.stat()
-            yield entry.path, info.st_size, info.st_mtime_ns
+            left_out["hidden"] += 1
+        elif is_folder(entry):
+            yield from _walk(entry.path, (*above, place), kinds, left_out, unreadable)
+        elif suffix in kinds:  # links to nothing, too: an unreadable file
+            yield (entry.path, *file_stats(entry.path, kinds))
+        else:
+            left_out[suffix or "without a suffix"] += 1
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """True for a folder, or a link to one; False, too, where a link goes in circles."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def listed(counts: Counter[str], most: int = 8) -> str:
+    """ "3 .txt, 1 hidden", the most frequent first."""
+    shown = [f"{count} {what:.30}" for what, count in counts.most_common(most)]
+    rest = counts.total() - sum(count for _, count in counts.most_common(most))
+    return ", ".join(shown + ([f"{rest} others"] if rest else []))

@@ -7,27 +7,41 @@ cropped out the central 256x256 patch from the resulting image."
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from .pillow import bombs_are_errors, refused_format
+
+MAX_PIXELS = 100_000_000  # of an image as it is decoded: 0.4 GB, some copies of it not counted
+ENCODED = (bytes, bytearray, memoryview)  # a file's contents
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+_STRETCH = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of these grey levels, but not of the transparent one
 
 
-def load_image(source: Any, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+def load_image(
+    source: Any, size: int | tuple[int, int], channels: int = 3, *, max_pixels: int | None = None
+) -> np.ndarray:
     """Decode one image file and bring it to `size`.
 
-    The orientation that EXIF asks for is applied; greyscale, palette, CMYK, YCbCr and 16-bit images become
-    RGB (or grey, with ``channels=1``); transparency is laid over white.
+    The orientation that EXIF asks for is applied; images of every mode of Pillow's become RGB (or grey, with
+    ``channels=1``); transparency is laid over white. Grey of 16 bits is divided by 257 and rounded to the
+    nearest (Pillow itself keeps the upper byte of 16-bit colours); floats must lie in 0 (black) to 1 (white);
+    integers of 32 bits, which have no white, are refused.
 
     Parameters
     ----------
-    source : path, bytes or an open PIL.Image.Image
-    size : (H, W)
+    source : path, bytes, file object or an open PIL.Image.Image
+    size : int or (H, W)
     channels : 1 or 3
+    max_pixels : int, optional
+        A file with more pixels to decode is refused before it is decoded; default 100 million. A JPEG counts
+        with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's own
+        limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
 
     Returns
     -------
@@ -38,41 +52,77 @@ def load_image(source: Any, size: tuple[int, int], channels: int = 3) -> np.ndar
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is no image, or is truncated or damaged; the message names it.
+        The file is no image, is truncated or damaged, too large, or no regular file; the message names it.
+    TypeError
+        `source` is nothing of the above.
     """
     if channels not in (1, 3):
         raise ValueError(f"load_image: channels must be 1 or 3, got {channels!r}")
-    name = source if isinstance(source, (str, Path)) else "image"
+    height, width = image_size("load_image", size)
+    max_pixels = check_max_pixels("load_image", max_pixels)
+    is_path = isinstance(source, (str, os.PathLike))
+    name = os.fspath(source) if is_path else "image"
+    if isinstance(source, ENCODED):
+        source = io.BytesIO(source)
+    elif not is_path and not isinstance(source, Image.Image) and not hasattr(source, "read"):
+        raise TypeError(
+            f"load_image: source must be a path, bytes or a PIL image, got {type(source).__name__}"
+        )
     try:
+        if is_path and not stat.S_ISREG(mode := os.stat(source).st_mode) and not stat.S_ISDIR(mode):
+            raise ValueError("not a regular file but a pipe, socket or device")  # reading could wait for ever
+        bombs = "error" if bombs_are_errors() else "ignore"
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of damaged EXIF and of large images; both are handled
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, say
+            warnings.simplefilter(bombs, Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
-                return fit(source, size, channels)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return fit(source, (height, width), channels)
+            with Image.open(source) as image:
+                if reason := refused_format(image.format):
+                    raise ValueError(f"{image.format} files are not read: {reason}")
                 # JPEG only: decode at 1/2, 1/4 or 1/8 where that still leaves twice the wanted detail.
-                image.draft(None, (2 * max(size), 2 * max(size)))
-                return fit(image, size, channels)
+                image.draft(None, (2 * max(height, width), 2 * max(height, width)))
+                if (pixels := image.width * image.height) > max_pixels:
+                    raise ValueError(
+                        f"{image.width}x{image.height} = {pixels} pixels are more than "
+                        f"max_pixels={max_pixels}; raise max_pixels to read it"
+                    )
+                return fit(image, (height, width), channels)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such image file") from None
+        link = os.path.islink(source)
+        what = f"a symbolic link to nothing ({os.readlink(source)})" if link else "no such image file"
+        raise FileNotFoundError(f"{name}: {what}") from None
     except MemoryError:
         raise
     # Decoders answer damaged files with many exception types (OSError, SyntaxError, struct.error, KeyError,
     # …).
     except Exception as error:
-        reason = (
-            "not an image file that Pillow can read"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else error
-        )
-        raise ValueError(f"{name}: {reason}") from error
+        raise ValueError(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image file that Pillow can read"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"{error} (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which is named already
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """Rescale so that `size` is just covered, crop the centre, make RGB or grey: (H, W, channels) uint8."""
+    """Rescale so that `size` is just covered, crop the centre, make RGB or grey: (H, W, channels) uint8.
+
+    Raises
+    ------
+    ValueError
+        The image has no pixels, or such as have no grey level (see `to_mode`).
+    """
+    if 0 in image.size:
+        raise ValueError(f"an image must have pixels, got {image.width}x{image.height}")
+    raw, form = raw_mode(image), image.format  # both are lost on loading and copying
     image.load()
-    image = to_mode(upright(image), "RGB" if channels == 3 else "L")
+    image = to_mode(upright(image), "RGB" if channels == 3 else "L", raw, form)
     height, width = size
     if image.size != (width, height):
         # The centred part that becomes the result, in source pixels. Resampling it alone gives what rescaling
@@ -97,19 +147,68 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any Pillow mode to "RGB" or "L"."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow clips these at 255; 16-bit grey is scaled down instead, and what already fits is kept.
-        values = np.asarray(image.convert("F") if image.mode != "F" else image)
-        if not np.isfinite(values).all():
-            raise ValueError("pixels are not finite")
-        values = values / 257.0 if values.max(initial=0) > 255 else values
-        image = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+def raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file, "L;4" say; "" where that is not known, or the image is loaded."""
+    tile = getattr(image, "tile", None)
+    arguments = tile[0][3] if tile else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def to_mode(image: Image.Image, mode: str, raw: str = "", form: str | None = None) -> Image.Image:
+    """Convert any Pillow mode to "RGB" or "L".
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    mode : "RGB" or "L"
+    raw : str
+        `raw_mode` before loading.
+    form : str, optional
+        The file's format, "PNG" say.
+
+    Raises
+    ------
+    ValueError
+        Floats outside of [0, 1] (or NaN), 32-bit integers.
+    """
+    key = image.info.get("transparency")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image, key, raw, form)
+    elif key is not None and image.mode == "L" and raw in _STRETCH:
+        image.info = {**image.info, "transparency": key * _STRETCH[raw]}
+    elif key is not None and raw == "RGB;16B":
+        image.info = {**image.info, "transparency": tuple(v >> 8 for v in key)}
+    if image.mode == "La":  # Pillow knows no other way out of it
+        image = image.convert("LA")
+    if image.mode in _TRANSPARENT or image.info.get("transparency") is not None or _palette_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode == "LAB":
+        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
+
+
+def _palette_alpha(image: Image.Image) -> bool:
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+
+
+def _eight_bits(image: Image.Image, key: Any, raw: str, form: str | None) -> Image.Image:
+    """Floats, or grey of more than 8 bits, as "L", or "LA" where one level is transparent."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # or NaN
+            raise ValueError(f"float pixels must lie in 0 (black) to 1 (white), got {low:g} to {high:g}")
+        grey = np.rint(values * np.float32(255))
+    elif image.mode == "I" and form not in ("PPM", "PNG"):  # these hold 16 bits in it
+        raise ValueError("32-bit integer pixels have no white; make them 16 bits (mode I;16) or 8 (mode L)")
+    else:
+        grey = np.rint(values / (4095 / 255 if raw == "I;12" else 257))
+    grey = Image.fromarray(grey.astype(np.uint8))
+    if isinstance(key, int):
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def image_size(where: str, size: Any) -> tuple[int, int]:
@@ -124,3 +223,14 @@ def image_size(where: str, size: Any) -> tuple[int, int]:
     if min(pair) < 1 or max(pair) > 16384:
         raise ValueError(f"{where}: size must lie in [1, 16384], got {size!r}")
     return int(pair[0]), int(pair[1])
+
+
+def check_max_pixels(where: str, value: Any) -> int:
+    """`value` as a positive integer; the default for None."""
+    if value is None:
+        return MAX_PIXELS
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{where}: max_pixels must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{where}: max_pixels must be at least 1, got {value}")
+    return int(value)

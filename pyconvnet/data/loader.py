@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .dataset import PURPOSE_ORDER, Dataset, check_seed, shuffled
+from .dataset import PURPOSE_ORDER, Dataset, balanced, check_seed, shuffled
 from .workers import EpochEnded, WorkerPool
 
 
@@ -67,6 +67,8 @@ class Loader:
         Of the order.
     shuffle : bool
         A new order each epoch; False: the dataset's own order.
+    balance : bool
+        Every class equally often, see `balanced`; needs `shuffle`. An epoch has as many images as without.
     workers : int
         Processes that decode. They start with the first batch and live until `close`. A dataset already in
         memory needs none and starts none.
@@ -92,6 +94,7 @@ class Loader:
         drop_last: bool = False,
         prefetch: int = 2,
         share: tuple[int, int] = (0, 1),
+        balance: bool = False,
     ):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Loader: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
@@ -113,6 +116,9 @@ class Loader:
         self.batch_size = int(batch_size)
         self.seed = check_seed("Loader", seed)
         self.shuffle = bool(shuffle)
+        if balance and not shuffle:
+            raise ValueError("Loader: balance needs shuffle=True, got shuffle=False")
+        self.balance = bool(balance)
         self.workers = int(workers)
         self.drop_last = bool(drop_last)
         self.prefetch = int(prefetch)
@@ -144,6 +150,8 @@ class Loader:
         epoch = _whole("epoch", epoch)
         if not self.shuffle:
             return np.arange(len(self.dataset))
+        if self.balance:
+            return balanced(self.dataset.labels, self.seed, epoch)
         return shuffled(len(self.dataset), self.seed, epoch, PURPOSE_ORDER)
 
     def epoch(self, epoch: int, start: int = 0, *, skip: int = 0) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,18 @@ class Predecoded(Dataset):
         self.path = path
         self.name = source.name
         self.classes = source.classes
+        self.class_names_given = source.class_names_given
         self.labels = source.labels
         self.image_shape = source.image_shape
         self.dtype = source.dtype
         self._fingerprint = source.fingerprint()
+        self._reading = source.reading
         self._skipped = skipped
         self._pixels: np.ndarray | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return self._reading
 
     @property
     def skipped(self) -> dict[str, str]:

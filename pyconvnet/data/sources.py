@@ -12,9 +12,12 @@ import numpy as np
 from . import cifar
 from .dataset import ArrayDataset, Dataset, split
 from .digits import Digits
+from .files import ImageFiles, file_list, read_csv
 from .folder import ImageFolder, class_folders
+from .matching import check_pair, check_reading
 
 NAMES = ("digits", "cifar10")
+LISTS = (".csv", ".tsv")
 VALIDATION_NAMES = ("val", "validation", "valid", "test")
 
 
@@ -23,9 +26,10 @@ def open_dataset(
     *,
     validation: Any = None,
     seed: int = 0,
-    size: int | tuple[int, int] = 256,
-    channels: int = 3,
-    on_error: str = "skip",
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    on_error: str | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Dataset, Dataset | None]:
     """Open training images, and validation images where there are any.
 
@@ -39,14 +43,19 @@ def open_dataset(
           classes, or a folder of classes;
         - an ``.npz`` file with arrays ``x``, ``y``, and perhaps ``x_validation``, ``y_validation``,
           ``classes``;
-        - a pair of arrays.
+        - a pair of arrays;
+        - a list of pairs (image file, label), or a pair (image files, labels), or a ``.csv`` or ``.tsv`` file
+          with an image file and a label a line, see `ImageFiles` and `read_csv`.
     validation : None, False, float, or as `spec`
         None: what comes with the data (the held-out digits, CIFAR-10's test images, the ``val`` folder), else
         none. False: none. A number in (0, 1): that share of the training images, split by class with `seed`.
+        Files are read as the training images are: their size, channels and whatever else `Dataset.reading`
+        says. Labels become those of the training images' classes.
     seed : int
         Of the split.
-    size, channels, on_error
-        For image folders: see `ImageFolder`.
+    size, channels, on_error, max_pixels
+        Of images read from files, see `ImageFiles`; default 256, 3, "skip", 100 million. Of other images,
+        whose size is their own, nothing else can be asked.
 
     Returns
     -------
@@ -57,32 +66,46 @@ def open_dataset(
     FileNotFoundError, ValueError, TypeError
         What is missing or wrong, by name; validation images of another shape or other classes.
     """
-    folder_options = {"size": size, "channels": channels, "on_error": on_error}
-    train, own = _open(spec, folder_options)
-    if validation is None:
-        return train, own
+    reading = given_options(size=size, channels=channels, on_error=on_error, max_pixels=max_pixels)
+    train, chosen = open_pair(spec, validation, seed, reading)
+    check_reading(train.reading, reading, train.name)
+    return train, chosen
+
+
+def given_options(**options: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def open_pair(
+    spec: Any, validation: Any, seed: int, reading: dict[str, Any]
+) -> tuple[Dataset, Dataset | None]:
+    """Training images, and validation images that go with them; `reading`: options of `ImageFiles`."""
+    train, chosen = _open(spec, reading)
     if validation is False:
         return train, None
     if isinstance(validation, (int, float, np.number)):
         return split(train, validation, seed)
-    if isinstance(validation, (str, os.PathLike)) and isinstance(train, ImageFolder):
-        path = Path(validation).expanduser()
-        if path.is_dir() and not _has_train(path):
-            chosen: Dataset = ImageFolder(path, classes=train.classes, **folder_options)
-            return train, chosen
-    first, second = _open(validation, folder_options)
-    chosen = first if second is None else second  # of data with a split of its own, the held-out part
-    _check_pair(train, chosen)
-    return train, chosen
+    if validation is not None:
+        names = {"classes": train.classes} if train.class_names_given else {}
+        first, second = _open(validation, {**train.reading, **names})
+        chosen = first if second is None else second  # of data with a split of its own, the held-out part
+    return train, None if chosen is None else check_pair(train, chosen)
 
 
-def _open(spec: Any, folder_options: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
+def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
+    """The images of `spec`, and what it holds out."""
     if isinstance(spec, Dataset):
         return spec, None
+    if (listed := file_list(spec)) is not None:
+        return ImageFiles(*listed, **reading), None
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         return ArrayDataset(*spec), None
     if not isinstance(spec, (str, os.PathLike)):
-        raise TypeError(f"data must be a Dataset, a name, a path or a pair (x, y), got {type(spec).__name__}")
+        raise TypeError(
+            "data must be a Dataset, a name, a path or a pair (x, y) of arrays, or a list of pairs "
+            f"(image file, label), got {type(spec).__name__}"
+        )
     if spec == "digits":
         return Digits(train=True), Digits(train=False)
     if spec == "cifar10" and not Path(spec).exists():
@@ -94,16 +117,21 @@ def _open(spec: Any, folder_options: dict[str, Any]) -> tuple[Dataset, Dataset |
         )
     if path.is_file() and path.suffix == ".npz":
         return _npz(path)
+    if path.is_file() and path.suffix.lower() in LISTS:
+        return ImageFiles(*read_csv(path), folder=path.parent, name=str(path), **reading), None
     if cifar.find(path) is not None:
         return cifar.Cifar10(path), cifar.Cifar10(path, train=False)
     if path.is_file():
-        raise ValueError(f"data {str(spec)!r} is a file, but neither .npz nor a CIFAR-10 archive (.tar.gz)")
+        raise ValueError(
+            f"data {str(spec)!r} is a file, but neither .npz nor a CIFAR-10 archive (.tar.gz), nor a list of "
+            f"image files with labels ({', '.join(LISTS)})"
+        )
     if not _has_train(path):
-        return ImageFolder(path, **folder_options), None
-    train = ImageFolder(path / "train", **folder_options)
+        return ImageFolder(path, **reading), None
+    train = ImageFolder(path / "train", **reading)
     for name in VALIDATION_NAMES:
         if (path / name).is_dir():
-            return train, ImageFolder(path / name, classes=train.classes, **folder_options)
+            return train, ImageFolder(path / name, **{**reading, "classes": train.classes})
     return train, None
 
 
@@ -129,27 +157,7 @@ def _npz(path: Path) -> tuple[Dataset, Dataset | None]:
         held_out = ArrayDataset(
             arrays["x_validation"], arrays["y_validation"], train.classes, name=f"{path.name} (validation)"
         )
+        held_out.class_names_given = train.class_names_given
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None
-    _check_pair(train, held_out)
     return train, held_out
-
-
-def _check_pair(train: Dataset, validation: Dataset) -> None:
-    if validation.image_shape != train.image_shape:
-        raise ValueError(
-            f"validation images must have the training images' shape {train.image_shape}, "
-            f"got {validation.image_shape}"
-        )
-    if validation.dtype != train.dtype:
-        raise ValueError(
-            f"validation images must be {train.dtype} as the training images, got {validation.dtype}"
-        )
-    if (
-        len(validation.classes) > len(train.classes)
-        or validation.classes != train.classes[: len(validation.classes)]
-    ):
-        raise ValueError(
-            f"validation images must have the training images' classes {train.classes[:5]}…, "
-            f"got {validation.classes[:5]}…"
-        )

@@ -6,11 +6,15 @@ worker talk in pickles over the worker's standard input and output; images go th
 file. A batch is cut into one share per worker, in order, and each worker answers in the order it is asked:
 the parent knows whose answer comes next, so there is no queue, no lock and no polling. A worker that dies
 closes its pipe, which the parent sees at once; a parent that dies closes the worker's, which ends it.
+
+What Pillow is told in the parent (plugins, settings) goes to the workers before the first request, and again
+before the next one when it has changed: they decode as the parent would.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 import os
 import pickle
@@ -23,10 +27,12 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from . import pillow
 from .dataset import Dataset
 
 
@@ -51,17 +57,13 @@ class WorkerPool:
     def __init__(self, dataset: Dataset, workers: int, batch_size: int, slots: int):
         if os.name != "posix":
             raise ValueError("Loader: worker processes need a POSIX system; use workers=0")
-        try:
-            payload = pickle.dumps(dataset, protocol=pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
-            raise TypeError(
-                f"Loader: the dataset must be picklable for workers={workers}: {error}"
-            ) from error
+        payload = packed(dataset)
         self.dataset = dataset
         self.batch_size = batch_size
         self.slots = slots
         self._generation = 0
         self._asked = [0] * workers  # answers outstanding, per worker
+        self._pillow: list[Any] = [None] * workers  # what each was told
         shape = (slots, batch_size, *dataset.image_shape)
         descriptor = shared_file(int(np.prod(shape)) * dataset.dtype.itemsize)
         self._workers: list[subprocess.Popen] = []
@@ -125,14 +127,18 @@ class WorkerPool:
                 yield number, first, last
 
     def _ask(self, slot: int, indices: np.ndarray) -> None:
+        state = pillow.state()
         for number, first, last in self._shares(len(indices)):
-            self._send(number, (slot, first, indices[first:last]))
+            changed = None if state == self._pillow[number] else packed(state)
+            self._send(number, (slot, first, indices[first:last], changed))
+            self._pillow[number] = state
             self._asked[number] += 1
 
     def _send(self, number: int, message: Any) -> None:
+        content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
         pipe = self._workers[number].stdin
         try:
-            pickle.dump(message, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+            pipe.write(content)
             pipe.flush()
         except (BrokenPipeError, ValueError):
             raise self._dead(number) from None
@@ -156,6 +162,63 @@ class WorkerPool:
             how += "; often the system is out of memory: use fewer workers or a smaller batch"
         self.close()
         return RuntimeError(f"Loader: worker process {number} died ({how})")
+
+
+class _Packer(pickle.Pickler):
+    """Refuses what another process could not rebuild: what lives in the script itself."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, FunctionType)) and not importable(value.__module__):
+            raise pickle.PicklingError(
+                f"{value.__qualname__} is defined in {value.__module__}, which other processes cannot import"
+            )
+        return NotImplemented
+
+
+def packed(value: Any) -> bytes:
+    """A dataset, or the state of Pillow, pickled for a worker process.
+
+    Raises
+    ------
+    TypeError
+        A worker could not rebuild it; the message says why, and names ``workers=0``.
+    """
+    buffer = io.BytesIO()
+    try:
+        _Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    except Exception as error:
+        what = f"the dataset {value.name}" if isinstance(value, Dataset) else "a plugin of Pillow's"
+        raise TypeError(
+            f"Loader: {what} cannot be sent to worker processes: {error}; "
+            "use workers=0, or put its class into a module"
+        ) from error
+    return buffer.getvalue()
+
+
+def default_workers(dataset: Dataset, most: int) -> int:
+    """How many worker processes where the caller does not say: `most`, or 0 where they are no use or no way.
+
+    That is for a dataset in memory, on systems other than POSIX, and, with a warning, where the dataset (or a
+    plugin of Pillow's) lives in a script or notebook, which other processes cannot import.
+    """
+    if dataset.in_memory or os.name != "posix":
+        return 0
+    try:
+        packed(dataset)
+        packed(pillow.state())
+    except TypeError as error:
+        reason = str(error).removeprefix("Loader: ")
+        warnings.warn(f"images are decoded without worker processes: {reason}", RuntimeWarning, stacklevel=3)
+        return 0
+    return most
+
+
+def importable(module: str | None) -> bool:
+    """Whether another interpreter with this one's path would find `module`: not a script or notebook."""
+    top = (module or "").partition(".")[0]
+    if top == "__main__" or not top:
+        return False
+    return any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def shared_file(size: int) -> int:
@@ -228,14 +291,18 @@ def serve(descriptor: int, requests: BinaryIO, answers: BinaryIO) -> None:
     failure: BaseException | None = None
     try:
         dataset: Dataset = pickle.loads(payload)
-    except Exception as error:  # a class defined in the user's script, say: answer with it
-        failure = TypeError(f"Loader: the dataset cannot be rebuilt in a worker process: {error}")
+    except Exception as error:  # its module raises here, say: answer with it
+        failure = TypeError(
+            f"Loader: the dataset cannot be rebuilt in a worker process: {error}; use workers=0"
+        )
     reported: set[str] = set()
     while True:
-        slot, first, indices = pickle.load(requests)
+        slot, first, indices, told = pickle.load(requests)
         answer: Any = failure
         if failure is None:
             try:
+                if told is not None:
+                    pillow.take_over(pickle.loads(told))
                 images[slot, first : first + len(indices)] = dataset.read(indices)
                 answer = {k: v for k, v in dataset.skipped.items() if k not in reported}
                 reported |= set(answer)

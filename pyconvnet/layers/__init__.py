@@ -1,8 +1,8 @@
 """Layers: hyper-parameters, shapes, and forward and backward in terms of :mod:`pyconvnet.ops`."""
 
-from .base import Context, Layer, Parameter, WeightLayer, from_dict, register
+from .base import Context, Layer, Parameter, Slice, WeightLayer, from_dict, register
 from .conv import Conv2d
-from .initialisers import Constant, Initialiser, Normal, Uniform
+from .initialisers import Constant, Initialiser, Normal, Orthogonal, Uniform, VarianceScaling, initialiser
 from .linear import Linear
 from .loss import SoftmaxCrossEntropy
 from .norm import LRN, SpatialLRN
@@ -24,13 +24,17 @@ __all__ = [
     "Logistic",
     "MaxPool2d",
     "Normal",
+    "Orthogonal",
     "Parameter",
     "ReLU",
+    "Slice",
     "SoftmaxCrossEntropy",
     "SpatialLRN",
     "Tanh",
     "Uniform",
+    "VarianceScaling",
     "WeightLayer",
     "from_dict",
+    "initialiser",
     "register",
 ]

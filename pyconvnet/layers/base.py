@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import initialisers
-from .initialisers import Constant, Initialiser, Normal
+from .initialisers import Constant, Initialiser, Normal, initialiser
 
 Shape = tuple[int, ...]
 
@@ -25,19 +25,62 @@ Shape = tuple[int, ...]
 class Parameter:
     """One parameter array of a layer: its name inside the layer, shape, initial values and multipliers.
 
-    ``operand`` says that it is a factor of the layer's products, which then read it in their own dtype.
+    ``init`` may be a name, see :func:`pyconvnet.layers.initialiser`. ``operand`` says that it is a factor of
+    the layer's products, which then read it in their own dtype; ``groups``, that each of so many slices of
+    the first axis sees its own inputs alone, which counts for the fans that initial values go by;
+    ``per_channel``, that its first axis is the output's channels, so that a slice of these computes with that
+    slice of it. A layer with any other parameter is never split.
     """
 
     name: str
     shape: Shape
-    init: Initialiser
+    init: Initialiser | str
     lr_mult: float = 1.0
     decay_mult: float = 1.0
     operand: bool = False
+    groups: int = 1
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        rule = initialiser(self.init, f"the initial values of parameter {self.name!r}")
+        object.__setattr__(self, "init", rule)
+        if rule.needs_fans and len(self.shape) < 2:
+            raise ValueError(
+                f"the initial values of parameter {self.name!r}: {rule} needs a weight of shape "
+                f"(outputs, ..., inputs), got {self.shape}"
+            )
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> tuple[int, int]:
+        """First and last-plus-one of its first axis that channels [start, stop) compute with."""
+        return (start, stop) if self.per_channel else (0, self.shape[0])
+
+    def part(self, start: int, stop: int) -> Parameter:
+        """What of it channels [start, stop) of the output compute with."""
+        first, last = self.rows(start, stop)
+        return dataclasses.replace(self, shape=(last - first, *self.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What it takes to make some channels of a layer's output without the others.
+
+    Attributes
+    ----------
+    layer : Layer
+        Makes them: the layer with the hyper-parameters of the slice.
+    reads : tuple of (first, last + 1)
+        The channels it reads of each input; none where the two are equal.
+    makes : (first, last + 1) or None
+        The channels it makes, where those are more than it was asked for; the others are dropped.
+    """
+
+    layer: Layer
+    reads: tuple[tuple[int, int], ...]
+    makes: tuple[int, int] | None = None
 
 
 @dataclass
@@ -54,11 +97,11 @@ class Context:
         Examples in the whole batch, over which costs average (more than this pass holds where a batch is
         split).
     window : (first example, first channel, channels) or None
-        Which part of the whole batch's output this pass holds, and how many channels the whole has; None: all
-        of it.
+        Which part of the whole batch's output this pass makes, and how many channels the whole has; None: all
+        of it. Random numbers are to depend on an element's place in the whole.
     masked : bool
         Backward is called a second time with the same ``dy``, which has already gone back through the fused
-        activation.
+        activation. For layers that have ``splits_backward``.
     rectified : bool
         ``dy`` comes from layers that have sent it back through this layer's ReLU.
     mask_input : bool
@@ -66,6 +109,8 @@ class Context:
         have ``masks_input``.
     labels : array (n,) int32 or None
         Class numbers, for costs.
+    class_weights : array (outputs,) or None
+        By which costs weigh examples in training, by their class.
     metrics : array (4,) float64 or None
         Running sums of a cost: examples, loss, top-1 errors, top-k errors.
     precision : str
@@ -91,6 +136,7 @@ class Context:
     rectified: bool = False
     mask_input: bool = False
     labels: Any = None
+    class_weights: Any = None
     metrics: Any = None
     precision: str = "fp32"
     depth: bool = False
@@ -100,9 +146,19 @@ class Context:
 
 _KINDS: dict[str, type[Layer]] = {}
 
+#: What a layer says of its own arithmetic.
+_PROMISES = ("reads", "slice", "masks_input", "rectifies", "splits_backward", "depth_layout")
+
 
 def register(kind: type[Layer]) -> type[Layer]:
-    """Class decorator: make a layer known to :func:`from_dict` under its class name."""
+    """Class decorator: make a layer known to :func:`from_dict` under its class name; raises ValueError where
+    another class has that.
+    """
+    known = _KINDS.get(kind.__name__, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(
+            f"register: the name {kind.__name__!r} is taken by {known.__module__}.{known.__qualname__}"
+        )
     _KINDS[kind.__name__] = kind
     return kind
 
@@ -110,6 +166,11 @@ def register(kind: type[Layer]) -> type[Layer]:
 @dataclass(frozen=True)
 class Layer:
     """Base of all layers. Subclasses are frozen dataclasses whose fields are the hyper-parameters.
+
+    An example's output depends on that example alone. A class that derives from a layer that computes, and
+    overrides any of its methods, has to state again what that one says of its arithmetic (``reads``,
+    ``slice``, ``masks_input``, ``rectifies``, ``splits_backward``): the defaults below hold for it until it
+    does.
 
     Parameters
     ----------
@@ -123,14 +184,35 @@ class Layer:
 
     #: How many inputs the layer takes: (least, most); most None means any number.
     arity: ClassVar[tuple[int, int | None]] = (1, 1)
-    #: A cost: ends a branch of the graph in a scalar and produces the first gradient during its forward pass.
+    #: What a channel of the output reads of every input's channels: "all" of them; "same", the one of its own
+    #: number; or (before, after), that many before and after that one, too. See :meth:`slice`.
+    reads: ClassVar[str | tuple[int, int]] = "all"
+    #: A hybrid split begins with the first of these.
+    fully_connected: ClassVar[bool] = False
+    #: A cost: ends a branch of the graph in a scalar and produces the first gradient during its forward pass,
+    #: in the array it calls "gradient" in :meth:`saved`: that of its loss, times ``weight`` if it has that.
     is_cost: ClassVar[bool] = False
+    #: A cost that heeds ``ctx.class_weights``.
+    weighs_classes: ClassVar[bool] = False
     #: Backward fills all of ``dxs`` at once, so the plan gives scratch where a gradient is not wanted.
     wants_every_dx: ClassVar[bool] = False
     #: Backward can send the gradient of the only input back through the ReLU that the input came out of.
     masks_input: ClassVar[bool] = False
+    #: Backward can be called twice for one ``dy``: for ``dxs``, then, with ``ctx.masked``, for ``grads``.
+    splits_backward: ClassVar[bool] = False
     #: Short word that automatic names start with.
     stem: ClassVar[str] = "layer"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__bases__:
+            if not issubclass(base, Layer) or base.forward is Layer.forward:
+                continue
+            methods = [n for n, v in vars(cls).items() if callable(v) or isinstance(v, property)]
+            if any(n not in _PROMISES and n[:2] != "__" and hasattr(base, n) for n in methods):
+                for name in _PROMISES:
+                    if name not in vars(cls):
+                        setattr(cls, name, vars(Layer)[name])
 
     # ---- shapes --------------------------------------------------------------------------------------------
     def output_shape(self, *inputs: Shape) -> Shape:
@@ -155,6 +237,38 @@ class Layer:
     def rectifies(self) -> bool:
         """Whether the output is that of a ReLU."""
         return False
+
+    # ---- a part of the layer -------------------------------------------------------------------------------
+    def slice(self, start: int, stop: int, *inputs: Shape) -> Slice | None:
+        """What it takes to make channels [start, stop) of the output from inputs of these shapes; None: the
+        layer cannot be split and lies whole on one device.
+
+        By default that follows from :attr:`reads`. A layer whose channels read many others, but can be made
+        apart (as a convolution's filters can), overrides it. Where such a layer has ``groups``, towers that
+        do not see each other, a slice holds whole groups or lies inside one.
+
+        Raises
+        ------
+        ValueError
+            ``reads`` cannot be true: an input has other channels than the output.
+        """
+        if self.is_cost or self.reads == "all":
+            return None
+        before, after = (0, 0) if self.reads == "same" else self.reads
+        channels = self.output_shape(*inputs)[-1]
+        if any(shape[-1] != channels for shape in inputs):
+            what = f"reads={self.reads!r} needs inputs of as many channels as the output, {channels}"
+            raise ValueError(f"{what}, got {', '.join(map(str, inputs))}")
+        if before + after and self.parameters(*inputs):
+            return None  # those of borrowed channels lie elsewhere
+        span = max(0, start - before), min(channels, stop + after)
+        return Slice(self, (span,) * len(inputs), span)
+
+    def depth_layout(self, images: Shape) -> Any:
+        """The layout of :mod:`pyconvnet.ops.depth` in which the layer can read images of this shape; None:
+        only as they are.
+        """
+        return None
 
     # ---- computation ---------------------------------------------------------------------------------------
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
@@ -277,6 +391,29 @@ def extent(size: int, window: int, stride: int, before: int, after: int, ceil_mo
     return count - 1 if (count - 1) * stride >= size + before else count
 
 
+def check_declarations(
+    layer: Layer, inputs: Sequence[Shape], output: Shape, own: Sequence[Parameter]
+) -> None:
+    """Raise TypeError or ValueError where a layer says of itself what cannot be with these shapes."""
+    if (layer.is_cost or layer.masks_input) and len(inputs) != 1:
+        what = "a cost" if layer.is_cost else "a layer with masks_input"
+        raise ValueError(f"{what} reads one input, got {len(inputs)}")
+    if not layer.is_cost and not output:
+        raise ValueError("output_shape must have at least one axis, the channels, got ()")
+    for p in own:
+        if not p.shape:
+            raise ValueError(f"parameter {p.name!r} must have at least one axis, got shape ()")
+        if p.per_channel and p.shape[0] != output[-1]:
+            first = f"first axis must be the output's channels, {output[-1]}, got shape {p.shape}"
+            raise ValueError(f"parameter {p.name!r} is per_channel, so its {first}")
+    if isinstance(layer.reads, str) and layer.reads in ("all", "same"):
+        return
+    if not isinstance(layer.reads, tuple) or len(layer.reads) != 2:
+        raise ValueError(f"reads must be 'all', 'same' or (before, after), got {layer.reads!r}")
+    for count in layer.reads:
+        check_number("reads, channels before and after,", count, "int >= 0")
+
+
 def maps(shape: Shape) -> Shape:
     """Require a map (H, W, C)."""
     if len(shape) != 3:
@@ -299,8 +436,9 @@ class WeightLayer(Layer):
         Applied to the output, fused into the product where the device can.
     bias : bool
         Add one bias a filter.
-    init, bias_init : Initialiser
-        Initial values (the paper, section 5: weights N(0, 0.01), biases 1 or 0).
+    init, bias_init : Initialiser or str
+        Initial values (the paper, section 5: weights N(0, 0.01), biases 1 or 0); by name as in
+        :func:`pyconvnet.layers.initialiser`, "he" say.
     lr_mult, bias_lr_mult : float
         Factors on the run's learning rate (cuda-convnet's epsW, epsB; Caffe's lr_mult). 0 leaves the array
         untouched.
@@ -316,8 +454,8 @@ class WeightLayer(Layer):
 
     activation: str | None = field(default=None, kw_only=True)
     bias: bool = field(default=True, kw_only=True)
-    init: Initialiser = field(default=Normal(0.01), kw_only=True)
-    bias_init: Initialiser = field(default=Constant(0.0), kw_only=True)
+    init: Initialiser | str = field(default=Normal(0.01), kw_only=True)
+    bias_init: Initialiser | str = field(default=Constant(0.0), kw_only=True)
     lr_mult: float = field(default=1.0, kw_only=True)
     bias_lr_mult: float = field(default=1.0, kw_only=True)
     decay_mult: float = field(default=1.0, kw_only=True)
@@ -333,10 +471,7 @@ class WeightLayer(Layer):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{kind}: {name} must be True or False, got {getattr(self, name)!r}")
         for name in ("init", "bias_init"):
-            if not isinstance(getattr(self, name), Initialiser):
-                raise TypeError(
-                    f"{kind}: {name} must be an initialiser such as Normal(0.01), got {getattr(self, name)!r}"
-                )
+            object.__setattr__(self, name, initialiser(getattr(self, name), f"{kind}: {name}"))
         if self.share is not None and not isinstance(self.share, str):
             raise TypeError(f"{kind}: share must be the name of a layer or None, got {self.share!r}")
         if self.share is not None:
@@ -356,11 +491,12 @@ class WeightLayer(Layer):
     def rectifies(self) -> bool:
         return self.activation == "relu"
 
-    def _parameters(self, weight: Shape, outputs: int) -> list[Parameter]:
+    def _parameters(self, weight: Shape, outputs: int, groups: int = 1) -> list[Parameter]:
         scale = 0.0 if self.frozen else 1.0
-        out = [Parameter("weight", weight, self.init, scale * self.lr_mult, self.decay_mult, operand=True)]
+        rate, decay = scale * self.lr_mult, self.decay_mult
+        what = {"operand": True, "groups": groups, "per_channel": True}
+        out = [Parameter("weight", weight, self.init, rate, decay, **what)]
         if self.bias:
-            out.append(
-                Parameter("bias", (outputs,), self.bias_init, scale * self.bias_lr_mult, self.bias_decay_mult)
-            )
+            rate, decay = scale * self.bias_lr_mult, self.bias_decay_mult
+            out.append(Parameter("bias", (outputs,), self.bias_init, rate, decay, per_channel=True))
         return out

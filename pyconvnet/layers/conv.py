@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import ops
-from .base import Context, Parameter, Shape, WeightLayer, extent, maps, padding, pair, register
+from .base import Context, Parameter, Shape, Slice, WeightLayer, extent, maps, padding, pair, register
+
+#: Strides and channels of images up to which the rearranged convolution is no more than a little larger.
+_DEPTH_STRIDES, _DEPTH_CHANNELS = (2, 3, 4), 4
 
 
 @register
@@ -37,6 +41,7 @@ class Conv2d(WeightLayer):
     pad: Any = 0
     groups: int = 1
     masks_input: ClassVar[bool] = True
+    splits_backward: ClassVar[bool] = True
     stem: ClassVar[str] = "conv"
 
     def __post_init__(self) -> None:
@@ -68,12 +73,26 @@ class Conv2d(WeightLayer):
         return p, q, self.filters
 
     def parameters(self, *inputs: Shape) -> list[Parameter]:
-        return self._parameters(self._weight(inputs[0]), self.filters)
+        return self._parameters(self._weight(inputs[0]), self.filters, self.groups)
 
     def multiply_adds(self, *inputs: Shape) -> int:
         p, q, k = self.output_shape(*inputs)
         _, r, s, c = self._weight(inputs[0])
         return p * q * k * r * s * c
+
+    def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
+        """Filters [start, stop), which read their groups."""
+        filters, channels = self.filters // self.groups, inputs[0][2] // self.groups
+        first, last = start // filters, -(-stop // filters)
+        layer = dataclasses.replace(self, filters=stop - start, groups=last - first)
+        return Slice(layer, ((first * channels, last * channels),))
+
+    def depth_layout(self, images: Shape) -> ops.depth.Depth | None:
+        """That of a convolution with a stride on few channels."""
+        stride, also = pair("stride", self.stride)
+        if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
+            return None
+        return ops.depth.Depth(pair("size", self.size), stride, padding("pad", self.pad))
 
     def _options(self, ctx: Context) -> dict:
         return {

@@ -73,6 +73,7 @@ class LinearReLUDropout(Layer):
     linear: Linear
     dropout: Dropout
     masks_input: ClassVar[bool] = True
+    splits_backward: ClassVar[bool] = True
 
     @property
     def rectifies(self) -> bool:
@@ -121,3 +122,16 @@ class LinearReLUDropout(Layer):
             if self.dropout.train_factor != 1:
                 ops.add(dy, dy, alpha=self.dropout.train_factor, beta=0.0, out=dy)
         self.linear.product_backward(ctx, dy, xs, params, dxs, grads)
+
+
+def joined(first: Layer, second: Layer, train: bool) -> Layer | None:
+    """The layer that does the work of two neighbours, where there is one; while training with ``train``.
+
+    Only for these very classes: one derived from them computes something of its own.
+    """
+    kinds = type(first), type(second)
+    if kinds == (LRN, MaxPool2d):
+        return LRNMaxPool2d(first, second)
+    if train and kinds == (Linear, Dropout) and first.activation == "relu":
+        return LinearReLUDropout(first, second)
+    return None

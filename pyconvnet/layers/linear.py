@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import ops
-from .base import Context, Parameter, Shape, WeightLayer, register
+from .base import Context, Parameter, Shape, Slice, WeightLayer, register
 
 
 def rows(x: Any) -> Any:
@@ -28,6 +29,8 @@ class Linear(WeightLayer):
 
     outputs: int
     masks_input: ClassVar[bool] = True
+    splits_backward: ClassVar[bool] = True
+    fully_connected: ClassVar[bool] = True
     stem: ClassVar[str] = "fc"
 
     def __post_init__(self) -> None:
@@ -42,6 +45,10 @@ class Linear(WeightLayer):
 
     def multiply_adds(self, *inputs: Shape) -> int:
         return self.outputs * math.prod(inputs[0])
+
+    def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
+        """Outputs [start, stop), which read everything."""
+        return Slice(dataclasses.replace(self, outputs=stop - start), ((0, inputs[0][-1]),))
 
     def _options(self, ctx: Context) -> dict:
         return {"precision": ctx.precision, "workspace": ctx.workspace}

@@ -16,7 +16,7 @@ from .base import Context, Layer, Shape, register
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Layer):
     """Multinomial logistic regression: mean over the batch of -log softmax(x)[label] (the paper, section
-    3.5).
+    3.5), in training times the label's class weight where the run has such.
 
     Parameters
     ----------
@@ -29,6 +29,7 @@ class SoftmaxCrossEntropy(Layer):
     weight: float = 1.0
     topk: int = 5
     is_cost: ClassVar[bool] = True
+    weighs_classes: ClassVar[bool] = True
     stem: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
@@ -49,6 +50,7 @@ class SoftmaxCrossEntropy(Layer):
         ops.softmax_cross_entropy(
             xs[0],
             ctx.labels,
+            class_weights=ctx.class_weights if ctx.train else None,
             topk=min(self.topk, xs[0].shape[1]),
             metrics=ctx.metrics,
             grad_scale=self.weight / ctx.total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from .. import ops
 from ..ops._core import wide
-from .base import Context, Layer, Shape, maps, register
+from .base import Context, Layer, Shape, Slice, maps, register
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,21 @@ class LRN(_Norm):
             raise ValueError(f"input channels must be a multiple of groups={self.groups}, got {shape[2]}")
         return shape
 
+    @property
+    def reads(self) -> tuple[int, int]:
+        """The window's channels before and after."""
+        return self.size // 2, self.size - 1 - self.size // 2
+
+    def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
+        """Whole groups, or of one group the slice and the neighbours that the window reaches."""
+        group = inputs[0][2] // self.groups
+        first, last = start // group, -(-stop // group)
+        span = first * group, last * group
+        if last - first == 1:
+            before, after = self.reads
+            span = max(span[0], start - before), min(span[1], stop + after)
+        return Slice(dataclasses.replace(self, groups=last - first), (span,), span)
+
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         ops.lrn(xs[0], self.size, self.alpha, self.beta, self.k, self.groups, out=(y, saved["scale"]))
 
@@ -94,6 +110,7 @@ class SpatialLRN(_Norm):
     """
 
     k: float = 1.0
+    reads: ClassVar[str] = "same"
 
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         ops.lrn_spatial(xs[0], self.size, self.alpha, self.beta, self.k, out=(y, saved["scale"]))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Shape, register
+from .base import Context, Layer, Shape, Slice, register
 from .linear import rows
 
 
@@ -44,6 +44,7 @@ class _Activation(Layer):
 class ReLU(_Activation):
     """y = max(0, x) (the paper, section 3.1). Conv2d and Linear take it fused: ``activation="relu"``."""
 
+    reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "relu"
 
     @property
@@ -75,6 +76,7 @@ class ReLU(_Activation):
 class Tanh(_Activation):
     """y = tanh(x)."""
 
+    reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "tanh"
 
     def _ops(self):
@@ -86,6 +88,7 @@ class Tanh(_Activation):
 class Logistic(_Activation):
     """y = 1 / (1 + exp(-x))."""
 
+    reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "logistic"
 
     def _ops(self):
@@ -110,6 +113,7 @@ class Dropout(Layer):
 
     p: float = 0.5
     mode: str = "paper"
+    reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "dropout"
 
     def __post_init__(self) -> None:
@@ -178,6 +182,7 @@ class Add(Layer):
     """Sum of two or more inputs of one shape."""
 
     arity: ClassVar[tuple[int, int | None]] = (2, None)
+    reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "add"
 
     def output_shape(self, *inputs: Shape) -> Shape:
@@ -223,6 +228,14 @@ class Concat(Layer):
                     f"inputs must agree in all but the channels, got {', '.join(map(str, inputs))}"
                 )
         return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
+
+    def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
+        """What lies there of each input."""
+        spans, at = [], 0
+        for shape in inputs:
+            spans.append((min(max(start - at, 0), shape[-1]), min(max(stop - at, 0), shape[-1])))
+            at += shape[-1]
+        return Slice(self, tuple(spans))
 
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         ops.concat(xs, out=y)

@@ -18,6 +18,7 @@ class _Pool2d(Layer):
     stride: int | tuple[int, int] = 2
     pad: Any = 0
     ceil_mode: bool = False
+    reads: ClassVar[str] = "same"
     masks_input: ClassVar[bool] = True
     stem: ClassVar[str] = "pool"
 

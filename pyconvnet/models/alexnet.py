@@ -9,6 +9,7 @@ from ..layers import (
     Constant,
     Conv2d,
     Dropout,
+    Initialiser,
     Linear,
     MaxPool2d,
     Normal,
@@ -66,6 +67,7 @@ def alexnet(
     width: float = 1.0,
     dropout: float = 0.5,
     lrn_alpha: float = 1e-4,
+    init: Initialiser | str | None = None,
 ) -> Network:
     """The network the paper prints: 60,965,224 parameters at 1000 classes, two towers as ``groups=2``.
 
@@ -91,6 +93,8 @@ def alexnet(
         Probability of zero in fc6 and fc7.
     lrn_alpha : float
         Response normalisation's alpha (tests use values near 1, where the layer matters).
+    init : Initialiser or str, optional
+        Initial values in place of the paper's, "he" say; see :class:`pyconvnet.Network`.
     """
     check_number("alexnet: classes", classes, "positive int")
     size, pad = _input("alexnet", route, input_size)
@@ -98,7 +102,7 @@ def alexnet(
     norm = LRN(5, lrn_alpha, 0.75, 2.0, groups)
     one = Constant(1.0)
     augment = {"crop": size, "mirror": True, "pca": 0.1, "mean": "image"}
-    net = Network("alexnet", (size, size, 3), {**_TRAINING, "augment": augment})
+    net = Network("alexnet", (size, size, 3), {**_TRAINING, "augment": augment}, init)
     net.add(Conv2d(k1, 11, stride=4, pad=pad, activation="relu"), "conv1").add(norm, "norm1").add(
         MaxPool2d(), "pool1"
     )
@@ -123,6 +127,7 @@ def alexnet_2012(
     dropout: float = 0.5,
     lrn_alpha: float = 1e-4 / 5,
     spatial_alpha: float = 1e-3 / 25,
+    init: Initialiser | str | None = None,
 ) -> Network:
     """AlexNet as the original code ran it (its released definition files, network 145), where it differs from
     the paper.
@@ -141,6 +146,8 @@ def alexnet_2012(
         As for :func:`alexnet`.
     spatial_alpha : float
         Alpha of the normalisation over pixels.
+    init : Initialiser or str, optional
+        As for :func:`alexnet`.
     """
     check_number("alexnet_2012: classes", classes, "positive int")
     size, pad = _input("alexnet_2012", "overhang", input_size)
@@ -151,7 +158,10 @@ def alexnet_2012(
     augment = {"crop": size, "mirror": True, "pca": 0.1, "mean": "image", "scale": 1 / 1.1}
     schedule = [(25, 0.1), (51, 0.1), (79, 0.1)]  # by hand, from the run's notes
     net = Network(
-        "alexnet_2012", (size, size, 3), {**_TRAINING, "epochs": 91, "schedule": schedule, "augment": augment}
+        "alexnet_2012",
+        (size, size, 3),
+        {**_TRAINING, "epochs": 91, "schedule": schedule, "augment": augment},
+        init,
     )
     net.add(Conv2d(k1, 11, stride=4, pad=pad, **bias), "conv1").add(norm, "norm1").add(pool, "pool1").add(
         ReLU(), "relu1"

@@ -7,7 +7,17 @@ factors on them.
 
 from __future__ import annotations
 
-from ..layers import AvgPool2d, Conv2d, Linear, MaxPool2d, Normal, ReLU, SoftmaxCrossEntropy, SpatialLRN
+from ..layers import (
+    AvgPool2d,
+    Conv2d,
+    Initialiser,
+    Linear,
+    MaxPool2d,
+    Normal,
+    ReLU,
+    SoftmaxCrossEntropy,
+    SpatialLRN,
+)
 from ..layers.base import check_number
 from ..network import Network
 
@@ -31,7 +41,12 @@ def _fc(outputs: int, std: float, decay: float, activation: str | None = None) -
     )
 
 
-def cifar10_80sec(classes: int = 10, *, input_shape: tuple[int, int, int] = (32, 32, 3)) -> Network:
+def cifar10_80sec(
+    classes: int = 10,
+    *,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    init: Initialiser | str | None = None,
+) -> Network:
     """``layers-80sec.cfg``: 26% test error, in 80 seconds of 2011. Rates divided by ten after the 8th epoch.
 
     conv 32 - max pool - ReLU - conv 32 ReLU - mean pool - conv 64 ReLU - mean pool - fc 64 ReLU - fc
@@ -41,9 +56,11 @@ def cifar10_80sec(classes: int = 10, *, input_shape: tuple[int, int, int] = (32,
     ----------
     classes : int
     input_shape : (H, W, C)
+    init : Initialiser or str, optional
+        Initial values in place of those above, "he" say; see :class:`pyconvnet.Network`.
     """
     check_number("cifar10_80sec: classes", classes, "positive int")
-    net = Network("cifar10_80sec", input_shape, {**_RECIPE, "epochs": 10, "schedule": [(8, 0.1)]})
+    net = Network("cifar10_80sec", input_shape, {**_RECIPE, "epochs": 10, "schedule": [(8, 0.1)]}, init)
     net.add(_conv(32, 1e-4, None), "conv1").add(MaxPool2d(ceil_mode=True), "pool1").add(ReLU(), "relu1")
     net.add(_conv(32, 0.01), "conv2").add(AvgPool2d(ceil_mode=True), "pool2")
     net.add(_conv(64, 0.01), "conv3").add(AvgPool2d(ceil_mode=True), "pool3")
@@ -51,7 +68,12 @@ def cifar10_80sec(classes: int = 10, *, input_shape: tuple[int, int, int] = (32,
     return net.add(SoftmaxCrossEntropy(), "loss")
 
 
-def cifar10_18pct(classes: int = 10, *, input_shape: tuple[int, int, int] = (32, 32, 3)) -> Network:
+def cifar10_18pct(
+    classes: int = 10,
+    *,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    init: Initialiser | str | None = None,
+) -> Network:
     """``layers-18pct.cfg``: 18% test error, in 20 minutes of 2011. Rates divided by ten after epochs 120 and
     130.
 
@@ -62,11 +84,13 @@ def cifar10_18pct(classes: int = 10, *, input_shape: tuple[int, int, int] = (32,
     ----------
     classes : int
     input_shape : (H, W, C)
+    init : Initialiser or str, optional
+        Initial values in place of those above, "he" say; see :class:`pyconvnet.Network`.
     """
     check_number("cifar10_18pct: classes", classes, "positive int")
     recipe = {**_RECIPE, "epochs": 140, "schedule": [(120, 0.1), (130, 0.1)]}
     norm = SpatialLRN(3, 5e-5 / 9, 0.75, 1.0)
-    net = Network("cifar10_18pct", input_shape, recipe)
+    net = Network("cifar10_18pct", input_shape, recipe, init)
     net.add(_conv(32, 1e-4, None), "conv1").add(MaxPool2d(ceil_mode=True), "pool1").add(ReLU(), "relu1").add(
         norm, "norm1"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from ..layers import Constant, Conv2d, Dropout, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
+from ..layers import Constant, Conv2d, Dropout, Initialiser, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
 from ..layers.base import check_number
 from ..network import Network
 
 
-def digits(classes: int = 10, *, input_shape: tuple[int, int, int] = (8, 8, 1)) -> Network:
+def digits(
+    classes: int = 10, *, input_shape: tuple[int, int, int] = (8, 8, 1), init: Initialiser | str | None = None
+) -> Network:
     """conv 32 - conv 64 - max pool - fc 128 - dropout - fc ``classes``; under 2% error on held-out digits.
 
     Parameters
@@ -15,6 +17,8 @@ def digits(classes: int = 10, *, input_shape: tuple[int, int, int] = (8, 8, 1)) 
     classes : int
     input_shape : (H, W, C)
         (8, 8, 1) for scikit-learn's digits; any small image will do.
+    init : Initialiser or str, optional
+        Initial values in place of its own; see :class:`pyconvnet.Network`.
     """
     check_number("digits: classes", classes, "positive int")
     recipe = {
@@ -26,7 +30,7 @@ def digits(classes: int = 10, *, input_shape: tuple[int, int, int] = (8, 8, 1)) 
         "schedule": [(20, 0.1), (27, 0.1)],
         "augment": {"mean": "image", "scale": 1 / 64},
     }
-    net = Network("digits", input_shape, recipe)
+    net = Network("digits", input_shape, recipe, init)
     channels = net.input_shape[-1]
 
     def he(fan_in: int) -> Normal:

@@ -4,11 +4,14 @@ Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`
 ``ops.on("emulator")`` on the emulated kernels), CuPy arrays and everything with
 ``__cuda_array_interface__`` or DLPack on their GPU, on the caller's current stream. Layouts: activations
 N, H, W, C; filters K, R, S, C / groups; channels last. Every function takes ``out=`` and allocates only
-without it. :mod:`pyconvnet.ops.depth` has what first layers with a stride can do with their images.
+without it. An output shares no memory with an input or another output, but may be an input itself where
+its function says so. Masked arrays are refused, other subclasses of ``numpy.ndarray`` seen as plain arrays.
+:mod:`pyconvnet.ops.depth` has what first layers with a stride can do with their images.
 """
 
 from . import depth as depth
-from ._core import kernels, on
+from ._arrays import on
+from ._core import kernels
 from ._launch import choice
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout

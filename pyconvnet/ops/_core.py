@@ -1,129 +1,21 @@
-"""What every operation shares: finding the device, checking arguments, making outputs, choosing a kernel."""
+"""What every operation shares: checking arguments, making outputs, choosing a kernel."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import numbers
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from .. import tuning
-from ..devices import Device, cpu, cuda, emulator, get_device
+from ..devices import Device, emulator, get_device
+from ._arrays import arrays, refuse_overlap
 
 MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-_forced = threading.local()
-
-
-@contextlib.contextmanager
-def on(device: str | Device) -> Iterator[Device]:
-    """Run the operations inside the ``with`` block on a device that shares its arrays with another.
-
-    NumPy arrays belong to ``cpu``; inside ``on("emulator")`` the same arrays go to the CUDA kernels on the
-    emulator. The device of CUDA arrays is always their own.
-
-    Raises
-    ------
-    ValueError
-        Not a device name, or a CUDA device.
-    """
-    dev = get_device(device)
-    if dev.kind == "cuda":
-        raise ValueError("ops.on: only 'cpu' and 'emulator' can be chosen, CUDA arrays have a device")
-    previous = getattr(_forced, "device", None)
-    _forced.device = dev
-    try:
-        yield dev
-    finally:
-        _forced.device = previous
-
-
-def host_device() -> Device:
-    """The device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
-    return getattr(_forced, "device", None) or cpu()
-
-
-def arrays(op: str, /, optional: tuple[str, ...] = (), **named: Any) -> tuple[Device, dict[str, Any]]:
-    """Resolve the device of the arguments and turn each into an array of it, without copying.
-
-    NumPy arrays are the host's; everything with ``__cuda_array_interface__`` or a DLPack capsule on a CUDA
-    device becomes a CuPy view of the same memory, on the caller's current stream; a DLPack array on the host
-    a NumPy view. None stays None where the argument's name is in `optional`.
-
-    Raises
-    ------
-    TypeError
-        An argument is no array.
-    ValueError
-        The arguments are not all on one device.
-    """
-    result: dict[str, Any] = {}
-    where: dict[str, tuple[str, int]] = {}
-    for name, value in named.items():
-        if value is None and name in optional:
-            result[name] = None
-            continue
-        array, place = _adopt(op, name, value)
-        result[name] = array
-        where[name] = place
-    places = set(where.values())
-    if not places:
-        return host_device(), result
-    if len(places) > 1:
-        text = ", ".join(f"{name} on {_place_name(place)}" for name, place in where.items())
-        raise ValueError(f"{op}: all arrays must be on one device, got {text}")
-    kind, index = places.pop()
-    return tuning.device_for(cuda(index) if kind == "cuda" else host_device()), result
-
-
-def _place_name(place: tuple[str, int]) -> str:
-    return f"cuda:{place[1]}" if place[0] == "cuda" else "the host"
-
-
-def _adopt(op: str, name: str, value: Any) -> tuple[Any, tuple[str, int]]:
-    if isinstance(value, np.ndarray):
-        return value, ("host", 0)
-    if type(value).__module__.partition(".")[0] == "cupy":
-        return value, ("cuda", value.device.id)
-    # DLPack names its device; asked first, since __cuda_array_interface__ does not.
-    if hasattr(value, "__dlpack_device__"):
-        device_type, index = value.__dlpack_device__()
-        device_type = int(device_type)
-        if device_type == 1:
-            try:
-                return np.from_dlpack(value), ("host", 0)
-            except (RuntimeError, BufferError, TypeError, ValueError) as error:
-                raise TypeError(f"{op}: {name} cannot be read through DLPack: {error}") from None
-        if device_type in (2, 13):  # kDLCUDA, kDLCUDAManaged
-            return _adopt_cuda(op, name, value, int(index))
-        raise TypeError(
-            f"{op}: {name} must be on the host or a CUDA device, got DLPack device type {device_type}"
-        )
-    if hasattr(value, "__cuda_array_interface__"):
-        return _adopt_cuda(op, name, value, None)
-    raise TypeError(f"{op}: {name} must be a NumPy or CUDA array, got {type(value).__name__}")
-
-
-def _adopt_cuda(op: str, name: str, value: Any, index: int | None) -> tuple[Any, tuple[str, int]]:
-    cupy = cuda(index or 0).xp
-    try:
-        if hasattr(value, "__cuda_array_interface__"):
-            view = cupy.asarray(value)
-            if view.dtype.kind == "V" and view.dtype != BFLOAT16 and hasattr(value, "__dlpack__"):
-                view = cupy.from_dlpack(value)  # bfloat16, which that interface cannot name
-        else:
-            with cupy.cuda.Device(index):
-                view = cupy.from_dlpack(value)
-    except (RuntimeError, BufferError, TypeError, ValueError) as error:
-        raise TypeError(f"{op}: {name} cannot be used as a CUDA array: {error}") from None
-    return view, ("cuda", view.device.id)
-
 
 # ---------------------------------------------------------------- checks
 
@@ -156,6 +48,33 @@ def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
     if array.dtype not in [np.dtype(d) for d in dtypes]:
         wanted = " or ".join(np.dtype(d).name for d in dtypes)
         raise TypeError(f"{op}: {name} must be {wanted}, got {array.dtype}")
+
+
+def as_int32(op: str, dev: Device, name: str, array: Any) -> Any:
+    """Integers of any dtype as int32, on their device and without waiting for it.
+
+    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
+    """
+    if array.dtype == np.int32:
+        return array
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} must be integers, got {array.dtype}")
+    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
+    low, high = max(has.min, wants.min), min(has.max, wants.max)
+    with dev.activate():
+        if (low, high) != (has.min, has.max):
+            array = dev.xp.clip(array, low, high)
+        return array.astype(np.int32)
+
+
+def as_flags(op: str, dev: Device, name: str, array: Any) -> Any:
+    """Integers of any dtype, or truth values, as uint8 that is 0 where they are; likewise without waiting."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"{op}: {name} must be integers or bool, got {array.dtype}")
+    with dev.activate():
+        return (array if array.dtype.kind == "b" else dev.xp.not_equal(array, 0)).view(np.uint8)
 
 
 def check_contiguous(op: str, **named: Any) -> None:
@@ -198,24 +117,6 @@ def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
     if mask is not None:
         check_shape(op, "mask", mask, shape, "like the gradient it masks")
         check_contiguous(op, mask=mask)
-
-
-def refuse_overlap(
-    op: str, dev: Device, name: str, out: Any, *, or_itself: bool = True, **inputs: Any
-) -> None:
-    """The output `out` shares no memory with the inputs, or (`or_itself`) is one of them."""
-    for other, array in inputs.items():
-        if array is None or not dev.xp.may_share_memory(out, array):
-            continue
-        if or_itself and _pointer(dev, out) == _pointer(dev, array) and out.nbytes == array.nbytes:
-            continue
-        raise ValueError(
-            f"{op}: {name} must {f'be {other} itself or ' if or_itself else ''}not overlap {other}"
-        )
-
-
-def _pointer(dev: Device, array: Any) -> int:
-    return array.data.ptr if dev.kind == "cuda" else array.__array_interface__["data"][0]
 
 
 def shape_tuple(op: str, name: str, value: Any, axes: str) -> tuple[int, ...]:
@@ -302,35 +203,74 @@ def padding(op: str, name: str, value: Any) -> Padding:
 # ---------------------------------------------------------------- outputs, scratch memory, kernels
 
 
-def output(op: str, name: str, dev: Device, out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """`out` after checking it, or a new array."""
-    if math.prod(shape) > MAX_ELEMENTS:
-        raise ValueError(f"{op}: the result {name} of shape {shape} would have 2^31 elements or more")
-    if out is None:
-        return dev.empty(shape, dtype)
-    place, named = arrays(op, **{name: out})
+def writable(op: str, name: str, dev: Device, array: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array that the operation writes into, after checking it."""
+    place, named = arrays(op, **{name: array})
     array = named[name]
     if place != dev:
         raise ValueError(f"{op}: {name} must be on {dev.name} like the inputs, got {place.name}")
     check_shape(op, name, array, shape)
     check_dtype(op, name, array, dtype)
-    check_contiguous(op, **{name: array})
+    check_contiguous(op, **named)
     if dev.kind != "cuda" and not array.flags.writeable:
         raise ValueError(f"{op}: {name} must be writable, got a read-only array")
     return array
 
 
-def outputs(op: str, dev: Device, out: Any, *specs: tuple[str, tuple[int, ...], Any]) -> tuple[Any, ...]:
-    """Several outputs: `out` is None or a tuple with one array or None for each (name, shape, dtype)."""
+def output(
+    op: str,
+    dev: Device,
+    inputs: Mapping[str, Any],
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    name: str = "out",
+    itself: tuple[str, ...] = (),
+) -> Any:
+    """The only output; ``itself`` names the inputs it may be. See :func:`outputs`."""
+    return outputs(op, dev, inputs, (out,), (name, shape, dtype), itself={name: itself})[0]
+
+
+def outputs(
+    op: str,
+    dev: Device,
+    inputs: Mapping[str, Any],
+    out: Any,
+    *specs: tuple[str, tuple[int, ...], Any],
+    itself: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    updated: tuple[str, ...] = (),
+) -> tuple[Any, ...]:
+    """The arrays an operation writes: those of `out` after checking them, or new ones.
+
+    Parameters
+    ----------
+    inputs : dict
+        All arrays that the operation takes, by name.
+    out : None, or a tuple with one array or None for each of `specs`
+    specs : (name, shape, dtype)
+    itself : dict
+        Output -> inputs that it may be; any other overlap, with inputs and with outputs, is refused.
+    updated : names of `inputs` that are written to as well
+    """
     if out is None:
         out = (None,) * len(specs)
     if not isinstance(out, tuple) or len(out) != len(specs):
         names = ", ".join(name for name, _, _ in specs)
         raise TypeError(f"{op}: out must be a tuple ({names})")
-    return tuple(
-        output(op, name, dev, array, shape, dtype)
-        for array, (name, shape, dtype) in zip(out, specs, strict=True)
-    )
+    result, given = [], {name: inputs[name] for name in updated if inputs[name] is not None}
+    for array, (name, shape, dtype) in zip(out, specs, strict=True):
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ValueError(f"{op}: the result {name} of shape {shape} would have 2^31 elements or more")
+        if array is None:
+            result.append(dev.empty(shape, dtype))
+        else:
+            given[name] = writable(op, name, dev, array, shape, dtype)
+            result.append(given[name])
+    if given:
+        read = {name: array for name, array in inputs.items() if name not in updated} if updated else inputs
+        refuse_overlap(op, dev, given, read, itself)
+    return tuple(result)
 
 
 def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
@@ -338,6 +278,15 @@ def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
     if nbytes == 0:
         return None
     return dev.empty((nbytes,), np.uint8) if workspace is None else workspace.get(nbytes)
+
+
+def rows(dev: Device, table: str, shape: Any) -> list[tuple[str, int]]:
+    """The (name, workspace bytes) of the kernels of a table that apply to a shape, in order of preference.
+
+    Asked with the device current: which code is loaded, and so which rows have any, may differ among devices.
+    """
+    with dev.activate():
+        return getattr(dev.ext, f"{table}_kernels")(shape)
 
 
 def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from .. import tuning
 from ..devices import Device, emulator, get_device
 from . import _core as core
+from ._arrays import pointer
 
 _PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")  # by the number the kernels know them by
 _PATTERN = 1 << 20  # elements of the random numbers that fill scratch arrays, over and over
@@ -24,7 +25,7 @@ class Launch:
     Parameters
     ----------
     op : str
-        Public name, for errors and choices.
+        Public name, for choices.
     dev : Device
     table : str
         The compiled module's function; ``TABLE_kernels(shape)`` lists its rows.
@@ -39,6 +40,8 @@ class Launch:
         Rows that are no kernels of ours.
     precision : str, optional
         Of a shape that does not say; default: bf16 where an array is of it.
+    caller : str, optional
+        The operation that was called, for errors; default: `op`.
     """
 
     def __init__(
@@ -52,13 +55,15 @@ class Launch:
         rows: Rows | None = None,
         libraries: Mapping[str, Library] | None = None,
         precision: str | None = None,
+        caller: str | None = None,
     ):
         self.op, self.dev, self.table, self.shape, self.args = op, dev, table, shape, args
+        self.caller = caller or op
         self.scratched, self.libraries, self._precision = scratched, libraries or {}, precision
         self.rows = self._listed(shape) if rows is None else rows
 
     def _listed(self, shape: Any) -> Rows:
-        return getattr(self.dev.ext, f"{self.table}_kernels")(shape)
+        return core.rows(self.dev, self.table, shape)
 
     # ---- running it ----------------------------------------------------------------------------------------
     def run(self, kernel: str | None, workspace: Any = None) -> None:
@@ -73,7 +78,10 @@ class Launch:
             return
         with self.dev.activate():
             scratch = (core.scratch(self.dev, nbytes, workspace),) if self.scratched else ()
-            getattr(self.dev.ext, self.table)(name, shape, *self.args, *scratch, self.dev.stream())
+            try:
+                getattr(self.dev.ext, self.table)(name, shape, *self.args, *scratch, self.dev.stream())
+            except (TypeError, ValueError) as error:  # of the workspace: nobody else has looked at it
+                raise type(error)(str(error).replace(self.table, self.caller, 1)) from None
 
     def row(self, kernel: str | None) -> tuple[str, Any, int]:
         """(name, shape with the pieces asked for, workspace bytes) of a kernel.
@@ -83,16 +91,16 @@ class Launch:
         ValueError
             It does not apply.
         """
-        name, pieces = core.cut(self.op, kernel)
-        name, nbytes = core.select(self.op, self.rows, name)
+        name, pieces = core.cut(self.caller, kernel)
+        name, nbytes = core.select(self.caller, self.rows, name)
         if not pieces:
             return name, self.shape, nbytes
         shape = self.shape.cut(pieces) if hasattr(self.shape, "cut") and name not in self.libraries else None
         able = {} if shape is None else dict(self._listed(shape))
         if name not in able:
             raise ValueError(
-                f"{self.op}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their sums "
-                f"into {pieces} pieces"
+                f"{self.caller}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their "
+                f"sums into {pieces} pieces"
             )
         return name, shape, able[name]
 
@@ -125,7 +133,8 @@ class Launch:
     def costs(self, pieces: int) -> dict[str, float]:
         """Estimated time of each row that can be cut so (0: as it finds good); empty without a model."""
         costs = getattr(self.dev.ext, f"{self.table}_costs", None)
-        return {} if costs is None else dict(costs(self.shape.cut(pieces)))
+        with self.dev.activate():
+            return {} if costs is None else dict(costs(self.shape.cut(pieces)))
 
     def workspace(self, name: str, pieces: int) -> int | None:
         """Bytes of scratch memory for so many pieces; None where it cannot be cut so."""
@@ -160,10 +169,10 @@ class Launch:
         twins: dict[int, Any] = {}
 
         def twin(array: Any) -> Any:
-            pointer = core._pointer(self.dev, array)
-            if pointer not in twins or twins[pointer].nbytes != array.nbytes:
-                twins[pointer] = _random_like(self.dev, array)
-            return twins[pointer]
+            address = pointer(self.dev, array)
+            if address not in twins or twins[address].nbytes != array.nbytes:
+                twins[address] = _random_like(self.dev, array)
+            return twins[address]
 
         args = tuple(twin(arg) if _is_array(arg) else arg for arg in self.args)
         rows = {kernel: self.row(kernel) for kernel in kernels}
@@ -283,7 +292,7 @@ def choice(
     watch = _Watch(dev.ext)
     names = core.kernels(op, *args, device=Device(dev.kind, dev.index, dev.xp, watch), **kwargs)
     table, shape = watch.listed[-1]
-    nbytes = dict(getattr(dev.ext, f"{table}_kernels")(shape))
+    nbytes = dict(core.rows(dev, table, shape))
     rows = [(name, nbytes.get(name, 0)) for name in names]
     precision = "bf16" if np.dtype(dtype) == core.BFLOAT16 else "fp32"
     call = Launch(op, dev, table, shape, (), rows=rows, precision=precision)

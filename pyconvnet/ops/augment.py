@@ -34,8 +34,9 @@ def augment(
     Parameters
     ----------
     images : uint8 or float32 array (N, H, W, C); on the cpu also float64
-    crop : int32 array (N, 2), top and left edge of each crop; None: 0
-    mirror : uint8 array (N,), optional; not 0: mirrored left to right
+    crop : array (N, 2) of integers, top and left edge of each crop; None: 0
+    mirror : array (N,) of integers or truth values, optional; not 0: mirrored left to right
+        int32 crops and uint8 or bool mirrors are read as they are, others converted on their device.
     colour : array (N, C), optional; added to all pixels of an image
     mean : array (C,) or (H, W, C), optional
     size : (h, w) of the crops
@@ -58,22 +59,35 @@ def augment(
         host, a crop that leaves its image. On a CUDA device crops are not read back: pixels outside the image
         come out as NaN.
     """
-    op = "augment"
-    optional = ("crop", "mirror", "colour", "mean")
-    dev, inputs = core.arrays(op, optional, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
-    images, crop, mirror, colour, mean = inputs.values()
+    named = {"crop": crop, "mirror": mirror, "colour": colour, "mean": mean}
+    dev, inputs = core.arrays("augment", tuple(named), images=images, **named)
+    return prepare("augment", dev, inputs, "images", size, scale, depth, out, kernel)
+
+
+def prepare(
+    op: str,
+    dev: Device,
+    inputs: dict[str, Any],
+    name: str,
+    size: Any,
+    scale: float = 1.0,
+    depth: Depth | None = None,
+    out: Any = None,
+    kernel: str | None = None,
+) -> Any:
+    """:func:`augment` for the operation `op`, whose arrays are `inputs` and which calls the images `name`."""
+    images = inputs[name]
+    crop, mirror, colour, mean = map(inputs.get, ("crop", "mirror", "colour", "mean"))
     core.refuse_kernel_on_cpu(op, dev, kernel)
     floats = (np.float32,) if dev.ext is not None else (np.float32, np.float64)
-    core.check_dtype(op, "images", images, np.uint8, *floats)
-    n, height, width, channels = core.check_rank(op, "images", images, "N, H, W, C")
+    core.check_dtype(op, name, images, np.uint8, *floats)
+    n, height, width, channels = core.check_rank(op, name, images, "N, H, W, C")
     h, w = core.pair(op, "size", size, 1)
     if h > height or w > width:
         raise ValueError(f"{op}: size must be at most the {(height, width)} of the images, got {(h, w)}")
     if crop is not None:
-        core.check_dtype(op, "crop", crop, np.int32)
         core.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
     if mirror is not None:
-        core.check_dtype(op, "mirror", mirror, np.uint8)
         core.check_shape(op, "mirror", mirror, (n,), "for the images")
     if colour is not None:
         core.check_dtype(op, "colour", colour, *floats)
@@ -85,18 +99,22 @@ def augment(
                 f"{op}: mean must have shape {(channels,)} or {(height, width, channels)}, "
                 f"got {tuple(mean.shape)}"
             )
-    core.check_contiguous(op, images=images, crop=crop, mirror=mirror, colour=colour, mean=mean)
+    core.check_contiguous(op, **inputs)
     scale = core.real(op, "scale", scale)
     if depth is not None and not isinstance(depth, Depth):
         raise TypeError(f"{op}: depth must be a Depth or None, got {type(depth).__name__}")
-    if dev.kind != "cuda" and crop is not None:
-        outside = ((crop < 0) | (crop > np.array([height - h, width - w], np.int32))).any(axis=1)
-        if outside.any():
-            i = int(outside.argmax())
-            raise ValueError(
-                f"{op}: crop must keep {(h, w)} pixels inside images of {(height, width)}, "
-                f"got top left {tuple(crop[i].tolist())} at index {i}"
-            )
+    if crop is not None:
+        crop = core.as_int32(op, dev, "crop", crop)
+        if dev.kind != "cuda":
+            outside = ((crop < 0) | (crop > np.array([height - h, width - w], np.int32))).any(axis=1)
+            if outside.any():
+                i = int(outside.argmax())
+                raise ValueError(
+                    f"{op}: crop must keep {(h, w)} pixels inside images of {(height, width)}, "
+                    f"got top left {tuple(inputs['crop'][i].tolist())} at index {i}"
+                )
+    if mirror is not None:
+        mirror = core.as_flags(op, dev, "mirror", mirror)
     if out is not None:
         dtype = getattr(out, "dtype", np.float32)
         allowed = (core.BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (core.BFLOAT16,)
@@ -105,8 +123,7 @@ def augment(
         wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
         dtype = np.dtype(np.float64 if wide else np.float32)
     shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
-    y = core.output(op, "out", dev, out, (n, *shape), dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, images=images, colour=colour, mean=mean)
+    y = core.output(op, dev, inputs, out, (n, *shape), dtype)
     if dev.ext is None:
         crop = np.zeros((n, 2), np.int32) if crop is None else crop
         if depth is None:
@@ -115,9 +132,9 @@ def augment(
         reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
         return images_to_depth(crops, depth.stride, depth.corner, out=y)
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
-    name, _ = core.select(op, dev.ext.augment_kernels(extent), kernel)
+    row, _ = core.select(op, core.rows(dev, "augment", extent), kernel)
     with dev.activate():
-        dev.ext.augment(name, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
+        dev.ext.augment(row, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
     return y
 
 
@@ -162,4 +179,4 @@ def _list_augment(
     out = (*size, shape[3])
     out = out if depth is None else depth.shape("augment", out, np.float32)
     extent = _extent(dev, shape, size, None, depth, out)
-    return [name for name, _ in dev.ext.augment_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "augment", extent)]

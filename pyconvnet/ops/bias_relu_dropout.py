@@ -17,7 +17,7 @@ _OP = "bias_relu_dropout"
 def _list(dev: Device, shape: tuple[int, ...]) -> list[str]:
     *rows, cols = core.shape_tuple(_OP, "shape", shape, ", ".join("." * max(1, len(shape))))
     extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in dev.ext.bias_relu_dropout_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "bias_relu_dropout", extent)]
 
 
 def bias_relu_dropout(
@@ -73,16 +73,14 @@ def bias_relu_dropout(
         core.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
     core.check_contiguous(_OP, x=x, b=b)
     row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
-    y = core.output(_OP, "out", dev, out, shape, dtype)
-    core.refuse_overlap(_OP, dev, "out", y, x=x)
-    core.refuse_overlap(_OP, dev, "out", y, or_itself=False, b=b)
+    y = core.output(_OP, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
         if step_array is not None:
             step = int(step_array.reshape(-1)[0])
         drawn = (p, seed, step, layer, scale, (row0, col0, total_cols))
         return reference.bias_relu_dropout(x, b, *drawn, out=y)
     extent = dev.ext.DropoutShape(rows=x.size // cols, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(_OP, dev.ext.bias_relu_dropout_kernels(extent), kernel)
+    name, _ = core.select(_OP, core.rows(dev, "bias_relu_dropout", extent), kernel)
     threshold = reference.dropout_threshold(p)
     with dev.activate():
         dev.ext.bias_relu_dropout(

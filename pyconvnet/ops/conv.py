@@ -47,6 +47,7 @@ from ..devices import Device
 from ..reference import conv as reference
 from . import _core as core
 from . import _launch
+from ._arrays import pointer
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.
@@ -164,7 +165,7 @@ def _cuda_capability(dev: Device) -> int:
 
 def aligned(dev: Device, *arrays: Any) -> bool:
     """Whether every array (None: no array) starts at a multiple of 16 bytes, which the fast kernels want."""
-    return all(array is None or core._pointer(dev, array) % 16 == 0 for array in arrays)
+    return all(array is None or pointer(dev, array) % 16 == 0 for array in arrays)
 
 
 def launch(
@@ -205,7 +206,7 @@ def _list_kernels(op: str, direction: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return [name for name, _ in getattr(dev.ext, f"conv2d_{direction}_kernels")(shape)]
+        return [name for name, _ in core.rows(dev, f"conv2d_{direction}", shape)]
 
 
 _list_kernels("conv2d", "fprop")
@@ -253,9 +254,28 @@ def conv2d(
     TypeError
         Wrong dtypes or types.
     """
-    op = "conv2d"
-    dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
-    x, w, b = named["x"], named["w"], named["b"]
+    dev, inputs = core.arrays("conv2d", ("b",), x=x, w=w, b=b)
+    how = {"out": out, "kernel": kernel, "workspace": workspace}
+    return fprop("conv2d", dev, inputs, inputs["w"], stride, pad, groups, activation, precision, **how)
+
+
+def fprop(
+    op: str,
+    dev: Device,
+    inputs: dict[str, Any],
+    w: Any,
+    stride: Any = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    activation: str | None = None,
+    precision: str | None = None,
+    *,
+    out: Any = None,
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """:func:`conv2d` with filters w for an operation `op` with arrays `inputs`, x and b among them."""
+    x, b = inputs["x"], inputs["b"]
     dtype = core.check_float(op, dev, x=x, w=w)
     check_bias(op, b, dtype)
     x_shape = core.check_rank(op, "x", x, _AXES_X)
@@ -266,13 +286,12 @@ def conv2d(
     core.check_contiguous(op, x=x, w=w, b=b)
     code, exactness = activation_code(op, activation), check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
+    y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
         reference.conv2d(x, w, b, activation=activation, out=y, **geometry.options)
     else:
         shape = geometry.shape_of(dev, exactness, aligned(dev, x, w, y))
-        launch(op, "fprop", dev, shape, kernel, workspace, y, x, w, b, code)
+        launch("conv2d", "fprop", dev, shape, kernel, workspace, y, x, w, b, code, caller=op)
     return y
 
 
@@ -328,8 +347,7 @@ def conv2d_dgrad(
     core.check_mask(op, mask, x_shape)
     exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
+    dx = core.output(op, dev, named, out, x_shape, dtype)
     if dev.ext is None:
         reference.conv2d_dgrad(dy, w, x_shape, mask=mask, out=dx, **geometry.options)
     else:
@@ -374,9 +392,28 @@ def conv2d_wgrad(
     ValueError, TypeError
         As :func:`conv2d`.
     """
-    op = "conv2d_wgrad"
-    dev, named = core.arrays(op, dy=dy, x=x)
-    dy, x = named["dy"], named["x"]
+    dev, inputs = core.arrays("conv2d_wgrad", dy=dy, x=x)
+    how = {"out": out, "kernel": kernel, "workspace": workspace}
+    return wgrad("conv2d_wgrad", dev, inputs, w_shape, stride, pad, groups, precision, **how)
+
+
+def wgrad(
+    op: str,
+    dev: Device,
+    inputs: dict[str, Any],
+    w_shape: Any,
+    stride: Any = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    precision: str | None = None,
+    *,
+    out: Any = None,
+    name: str = "out",
+    kernel: str | None = None,
+    workspace: Any = None,
+) -> Any:
+    """:func:`conv2d_wgrad` for an operation `op` with arrays dy and x that calls the output `name`."""
+    dy, x = inputs["dy"], inputs["x"]
     dtype = core.check_float(op, dev, dy=dy, x=x)
     x_shape = core.check_rank(op, "x", x, _AXES_X)
     w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
@@ -385,11 +422,10 @@ def conv2d_wgrad(
     core.check_contiguous(op, dy=dy, x=x)
     exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dw = core.output(op, "out", dev, out, w_shape, accumulated(dtype))
-    core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
+    dw = core.output(op, dev, inputs, out, w_shape, accumulated(dtype), name=name)
     if dev.ext is None:
         reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)
     else:
         shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
-        launch(op, "wgrad", dev, shape, kernel, workspace, dw, dy, x)
+        launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, dw, dy, x, caller=op)
     return dw

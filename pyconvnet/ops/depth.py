@@ -24,7 +24,7 @@ import numpy as np
 from ..devices import Device
 from ..reference import depth as reference
 from . import _core as core
-from .conv import conv2d, conv2d_wgrad
+from . import conv
 
 MOST = 64  # pixels a block may be high and wide
 
@@ -102,10 +102,14 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
     TypeError, ValueError
         As :func:`pyconvnet.ops.augment`.
     """
-    from .augment import augment
+    from .augment import prepare
 
-    core.check_rank("images_to_depth", "x", x, "N, H, W, C")
-    return augment(x, None, size=tuple(x.shape[1:3]), depth=depth, out=out, kernel=kernel)
+    op = "images_to_depth"
+    dev, inputs = core.arrays(op, x=x)
+    if not isinstance(depth, Depth):
+        raise TypeError(f"{op}: depth must be a Depth, got {type(depth).__name__}")
+    _, h, w, _ = core.check_rank(op, "x", inputs["x"], "N, H, W, C")
+    return prepare(op, dev, inputs, "x", size=(h, w), depth=depth, out=out, kernel=kernel)
 
 
 def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None = None) -> Any:
@@ -132,12 +136,16 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
     w_shape = core.check_rank(op, "w", w, "K, R, S, C")
     side = _side(op, stride)
     core.check_contiguous(op, w=w)
-    to = core.output(op, "out", dev, out, filters_shape(w_shape, side, dtype), dtype)
-    core.refuse_overlap(op, dev, "out", to, or_itself=False, w=w)
+    to = core.output(op, dev, inputs, out, filters_shape(w_shape, side, dtype), dtype)
+    return _filters_to_depth(dev, w, side, to, kernel)
+
+
+def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Any:
+    """:func:`filters_to_depth` of arrays that have been checked."""
     if dev.ext is None:
         return reference.filters_to_depth(w, side, out=to)
-    extent = _extent(dev, w_shape, to.shape, side)
-    name, _ = core.select(op, dev.ext.filters_to_depth_kernels(extent), kernel)
+    extent = _extent(dev, w.shape, to.shape, side)
+    name, _ = core.select("filters_to_depth", core.rows(dev, "filters_to_depth", extent), kernel)
     with dev.activate():
         dev.ext.filters_to_depth(name, extent, to, w, dev.stream())
     return to
@@ -183,12 +191,16 @@ def filters_from_depth(
             f"for w_shape {w_shape} and stride {side}, got {shape}"
         )
     core.check_contiguous(op, filters=filters)
-    dw = core.output(op, "out", dev, out, w_shape, filters.dtype)
-    core.refuse_overlap(op, dev, "out", dw, or_itself=False, filters=filters)
+    dw = core.output(op, dev, inputs, out, w_shape, filters.dtype)
+    return _filters_from_depth(dev, filters, side, dw, kernel)
+
+
+def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Any:
+    """:func:`filters_from_depth` of arrays that have been checked."""
     if dev.ext is None:
         return reference.filters_from_depth(filters, side, out=dw)
-    extent = _extent(dev, w_shape, shape, side)
-    name, _ = core.select(op, dev.ext.filters_from_depth_kernels(extent), kernel)
+    extent = _extent(dev, dw.shape, filters.shape, side)
+    name, _ = core.select("filters_from_depth", core.rows(dev, "filters_from_depth", extent), kernel)
     with dev.activate():
         dev.ext.filters_from_depth(name, extent, dw, filters, dev.stream())
     return dw
@@ -233,13 +245,17 @@ def conv2d_depth(
         As ``conv2d``; x whose channels are not those of the layout.
     """
     op = "conv2d_depth"
-    dev, named = core.arrays(op, ("b",), x=x, w=w, b=b)
-    x, w = named["x"], named["w"]
-    dtype = core.check_float(op, dev, x=x, w=w)
-    _check_channels(op, x, core.check_rank(op, "w", w, "K, R, S, C"), _side(op, stride), dtype)
-    rearranged = filters_to_depth(w, stride, out=filters)
-    options = {"precision": precision, "kernel": kernel, "workspace": workspace}
-    return conv2d(x, rearranged, named["b"], activation=activation, out=out, **options)
+    dev, inputs = core.arrays(op, ("b",), x=x, w=w, b=b)
+    x, w = inputs["x"], inputs["w"]
+    dtype, side = core.check_float(op, dev, x=x, w=w), _side(op, stride)
+    w_shape = core.check_rank(op, "w", w, "K, R, S, C")
+    _check_channels(op, x, w_shape, side, dtype)
+    core.check_contiguous(op, w=w)
+    shape = filters_shape(w_shape, side, dtype)
+    filters = core.output(op, dev, inputs, filters, shape, dtype, name="filters")
+    _filters_to_depth(dev, w, side, filters)
+    options = {"activation": activation, "precision": precision, "kernel": kernel, "workspace": workspace}
+    return conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
 
 
 def conv2d_depth_wgrad(
@@ -281,14 +297,15 @@ def conv2d_depth_wgrad(
         As ``conv2d_wgrad``; x whose channels are not those of the layout.
     """
     op = "conv2d_depth_wgrad"
-    dev, named = core.arrays(op, dy=dy, x=x)
-    dy, x = named["dy"], named["x"]
-    dtype = core.check_float(op, dev, dy=dy, x=x)
+    dev, inputs = core.arrays(op, dy=dy, x=x)
+    dtype = core.check_float(op, dev, **inputs)
     w_shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), _side(op, stride)
-    _check_channels(op, x, w_shape, side, dtype)
-    shape, options = filters_shape(w_shape, side, dtype), {"kernel": kernel, "workspace": workspace}
-    gradient = conv2d_wgrad(dy, x, shape, precision=precision, out=filters, **options)
-    return filters_from_depth(gradient, w_shape, side, out=out)
+    _check_channels(op, inputs["x"], w_shape, side, dtype)
+    shape = filters_shape(w_shape, side, dtype)
+    options = {"precision": precision, "kernel": kernel, "workspace": workspace}
+    filters = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
+    dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
+    return _filters_from_depth(dev, filters, side, dw)
 
 
 def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype: np.dtype) -> None:
@@ -305,7 +322,7 @@ def _list(op: str) -> None:
     def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> list[str]:
         shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), _side(op, stride)
         extent = _extent(dev, shape, filters_shape(shape, side, np.float32), side)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list("filters_to_depth")

@@ -57,7 +57,7 @@ def _shape_of(
 
 
 def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
-    ours = getattr(dev.ext, f"conv2d_{_DIRECTIONS[op]}_kernels")(shape)
+    ours = core.rows(dev, f"conv2d_{_DIRECTIONS[op]}", shape)
     if shape.precision == conv.BF16 or not _cublas_works(dev):
         return ours
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
@@ -152,8 +152,7 @@ def linear(
     core.check_contiguous(op, x=x, w=w, b=b)
     code, exactness = conv.activation_code(op, activation), conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    y = core.output(op, "out", dev, out, (x_shape[0], w_shape[0]), dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x, w=w, b=b)
+    y = core.output(op, dev, named, out, (x_shape[0], w_shape[0]), dtype)
     if dev.ext is None:
         reference.linear(x, w, b, activation=activation, out=y)
         return y
@@ -208,8 +207,7 @@ def linear_dgrad(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
     core.check_mask(op, mask, x_shape)
-    dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, w=w, mask=mask)
+    dx = core.output(op, dev, named, out, x_shape, dtype)
     if dev.ext is None:
         reference.linear_dgrad(dy, w, mask=mask, out=dx)
         return dx
@@ -257,8 +255,7 @@ def linear_wgrad(
     exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
-    dw = core.output(op, "out", dev, out, w_shape, conv.accumulated(dtype))
-    core.refuse_overlap(op, dev, "out", dw, or_itself=False, dy=dy, x=x)
+    dw = core.output(op, dev, named, out, w_shape, conv.accumulated(dtype))
     if dev.ext is None:
         reference.linear_wgrad(dy, x, out=dw)
         return dw

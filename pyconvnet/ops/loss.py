@@ -36,8 +36,7 @@ def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     dtype = core.check_float(op, dev, logits=logits)
     shape = core.check_rank(op, "logits", logits, "N, C")
     core.check_contiguous(op, logits=logits)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, logits=logits)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=("logits",))
     if dev.ext is None:
         return reference.softmax(logits, out=y)
     extent = dev.ext.LossShape(examples=shape[0], classes=shape[1])
@@ -49,6 +48,7 @@ def softmax_cross_entropy(
     logits: Any,
     labels: Any,
     *,
+    class_weights: Any = None,
     topk: int = 5,
     metrics: Any = None,
     grad_scale: float | None = None,
@@ -58,17 +58,23 @@ def softmax_cross_entropy(
 ) -> tuple[Any, Any]:
     """Multinomial logistic regression: mean of ``-log softmax(logits[n])[labels[n]]``, and its gradient.
 
-    ``dlogits = (softmax(logits) - onehot(labels)) grad_scale``. An example is a top-k error where at least k
-    classes come before its own: those with a greater logit, and those with an equal one and a smaller index.
-    A NaN among its logits makes it an error.
+    ``dlogits = (softmax(logits) - onehot(labels)) grad_scale``. With ``class_weights`` w, example n's loss
+    and its row of dlogits are multiplied by ``w[labels[n]]``; the mean still divides by N, not by the sum of
+    the weights, so that an example counts the same in whatever batch it comes.
+
+    An example is a top-k error where at least k classes come before its own: those with a greater logit, and
+    those with an equal one and a smaller index. A NaN among its logits makes it an error.
 
     Parameters
     ----------
     logits : array (N, C); in bfloat16 only logits and dlogits are, all between is float32
-    labels : int32 array (N,), each in 0 … C-1
+    labels : array (N,) of integers, each in 0 … C-1
+        int32 is read as it is, other dtypes are converted to it on the device they are on.
+    class_weights : array (C,) of the logits' dtype, float32 beside bfloat16; optional
+        Factors of the classes, none negative.
     topk : k of the top-k errors, at least 1
     metrics : float64 array (4,), optional
-        ``[N, sum of the losses, top-1 errors, top-k errors]`` is added to it.
+        ``[N, sum of the (weighted) losses, top-1 errors, top-k errors]`` is added to it.
     grad_scale : number, optional; None: 1 / N, the gradient of the mean.
     out : (loss, dlogits), optional; arrays () and (N, C). dlogits may be logits.
     kernel : str, optional
@@ -84,36 +90,43 @@ def softmax_cross_entropy(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtypes or shapes; not contiguous; `out` that does not fit; on the host, a label outside 0 … C-1.
-        On a CUDA device labels are not read back: there such a label makes the loss and its row of dlogits
-        NaN and counts as an error.
+        Wrong dtypes or shapes; not contiguous; `out` that does not fit; on the host, a label outside 0 … C-1
+        and a class weight that is negative or not finite. On a CUDA device neither is read back: there such a
+        label, be it beyond int32, makes the loss and its row of dlogits NaN and counts as an error, and such
+        a weight is multiplied with.
     """
     op = "softmax_cross_entropy"
     topk = core.integer(op, "topk", topk, minimum=1, maximum=2**31 - 1)
-    dev, inputs = core.arrays(op, ("metrics",), logits=logits, labels=labels, metrics=metrics)
-    logits, labels, metrics = inputs.values()
+    named = {"logits": logits, "labels": labels, "class_weights": class_weights, "metrics": metrics}
+    dev, inputs = core.arrays(op, ("class_weights", "metrics"), **named)
+    logits, labels, class_weights, metrics = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, logits=logits)
     n, classes = core.check_rank(op, "logits", logits, "N, C")
-    core.check_dtype(op, "labels", labels, np.int32)
     core.check_shape(op, "labels", labels, (n,), "for the rows of logits")
-    core.check_contiguous(op, logits=logits, labels=labels)
+    if class_weights is not None:
+        core.check_dtype(op, "class_weights", class_weights, core.wide(dtype))
+        core.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
+    core.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
+    classified = core.as_int32(op, dev, "labels", labels)
     if dev.kind != "cuda":
-        wrong = (labels < 0) | (labels >= classes)
+        wrong = (classified < 0) | (classified >= classes)
         if wrong.any():
             i = int(wrong.argmax())
             raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
+        if class_weights is not None and not (class_weights >= 0).all() & np.isfinite(class_weights).all():
+            raise ValueError(f"{op}: class_weights must be finite and not negative, got {class_weights}")
     if metrics is not None:
-        metrics = core.output(op, "metrics", dev, metrics, (4,), np.float64)
+        core.writable(op, "metrics", dev, metrics, (4,), np.float64)
     grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
-    exact = np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
-    loss, dlogits = core.outputs(op, dev, out, ("loss", (), exact), ("dlogits", (n, classes), dtype))
-    core.refuse_overlap(op, dev, "dlogits", dlogits, logits=logits)
-    core.refuse_overlap(op, dev, "loss", loss, or_itself=False, logits=logits, dlogits=dlogits)
+    specs = ("loss", (), core.wide(dtype)), ("dlogits", (n, classes), dtype)
+    itself = {"dlogits": ("logits",)}
+    loss, dlogits = core.outputs(op, dev, inputs, out, *specs, itself=itself, updated=("metrics",))
     if dev.ext is None:
-        return reference.softmax_cross_entropy(logits, labels, topk, metrics, grad_scale, out=(loss, dlogits))
+        args = (logits, classified, class_weights, topk, metrics, grad_scale)
+        return reference.softmax_cross_entropy(*args, out=(loss, dlogits))
     extent = dev.ext.LossShape(examples=n, classes=classes)
-    args = (loss, dlogits, metrics, logits, labels, topk, grad_scale)
+    args = (loss, dlogits, metrics, logits, classified, class_weights, topk, grad_scale)
     _launch.run(op, dev, op, extent, kernel, args, workspace=workspace, scratched=True)
     return loss, dlogits
 
@@ -123,7 +136,7 @@ def _list(op: str) -> None:
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         examples, classes = core.shape_tuple(op, "shape", shape, "N, C")
         extent = dev.ext.LossShape(examples=examples, classes=classes)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list("softmax")

@@ -65,7 +65,7 @@ class _Call:
 
     def launch(self, op: str, dev: Device, kernel: str | None, *arrays: Any, options: tuple = ()) -> None:
         shape = self.shape_of(dev)
-        name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
+        name, _ = core.select(op, core.rows(dev, op, shape), kernel)
         with dev.activate():
             getattr(dev.ext, op)(name, shape, *arrays, self.alpha, self.beta, self.k, *options, dev.stream())
 
@@ -79,7 +79,7 @@ def _list_kernels(op: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
         windows = (size, stride, pad, ceil_mode)
         call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(call.shape_of(dev))]
+        return [name for name, _ in core.rows(dev, op, call.shape_of(dev))]
 
 
 _list_kernels("lrn_max_pool2d")
@@ -145,9 +145,8 @@ def lrn_max_pool2d(
     call = _Call.of(op, x_shape, dtype, lrn_size, alpha, beta, k, groups, *windows)
     core.check_contiguous(op, x=x)
     y_shape, argmax_dtype = call.geometry.y_shape, call.geometry.argmax_dtype
-    y, argmax = core.outputs(op, dev, out, ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype))
-    core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
-    core.refuse_overlap(op, dev, "argmax", argmax, or_itself=False, x=x, y=y)
+    specs = ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype)
+    y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
         reference.lrn_max_pool2d(x, *call.for_reference, out=(y, argmax))
     else:
@@ -221,8 +220,7 @@ def lrn_max_pool2d_backward(
         positions = math.prod(call.geometry.size)
         if argmax.max() >= positions or argmax.min() < 0:
             raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
-    dx = core.output(op, "out", dev, out, x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, **inputs)
+    dx = core.output(op, dev, inputs, out, x_shape, dtype)
     if dev.ext is None:
         return reference.lrn_max_pool2d_backward(dy, argmax, x, *call.for_reference, relu, out=dx)
     call.launch(op, dev, kernel, dx, dy, argmax, x, options=(relu,))

@@ -93,7 +93,7 @@ def _list_kernels(op: str, spatial: bool) -> None:
         else:
             x_shape = tuple(core.shape_tuple(op, "x_shape", x_shape, ",".join("." * max(1, len(x_shape)))))
             shape = _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(shape)]
+        return [name for name, _ in core.rows(dev, op, shape)]
 
 
 _list_kernels("lrn", False)
@@ -102,11 +102,9 @@ _list_kernels("lrn_spatial", True)
 _list_kernels("lrn_spatial_backward", True)
 
 
-def _outputs(op: str, dev: Device, out: Any, x: Any, dtype: np.dtype) -> tuple[Any, Any]:
-    y, scale = core.outputs(op, dev, out, ("y", x.shape, dtype), ("scale", x.shape, core.wide(dtype)))
-    core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
-    core.refuse_overlap(op, dev, "scale", scale, or_itself=False, x=x, y=y)
-    return y, scale
+def _outputs(op: str, dev: Device, out: Any, inputs: dict[str, Any], dtype: np.dtype) -> tuple[Any, Any]:
+    shape = inputs["x"].shape
+    return core.outputs(op, dev, inputs, out, ("y", shape, dtype), ("scale", shape, core.wide(dtype)))
 
 
 def _backward_inputs(
@@ -122,8 +120,7 @@ def _backward_inputs(
     for name in ("dy", "y", "scale"):
         core.check_shape(op, name, inputs[name], shape, "like x")
     core.check_contiguous(op, **inputs)
-    dx = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, **inputs)
+    dx = core.output(op, dev, inputs, out, shape, dtype)
     return dev, dtype, inputs, dx
 
 
@@ -181,7 +178,7 @@ def lrn(
     k = _number(op, "k", k, dtype, positive=True)
     groups = _groups(op, groups, shape[-1])
     core.check_contiguous(op, x=x)
-    y, scale = _outputs(op, dev, out, x, dtype)
+    y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
         reference.lrn(x, size, alpha, beta, k, groups, out=(y, scale))
     else:
@@ -292,7 +289,7 @@ def lrn_spatial(
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     k = _number(op, "k", k, dtype, positive=True)
     core.check_contiguous(op, x=x)
-    y, scale = _outputs(op, dev, out, x, dtype)
+    y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
         reference.lrn_spatial(x, size, alpha, beta, k, out=(y, scale))
     else:

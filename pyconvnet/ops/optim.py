@@ -79,16 +79,13 @@ def sgd_momentum(
     core.check_shape(op, "lr_mult", lr_mult, (segments,), "like ends")
     core.check_shape(op, "weight_decay", weight_decay, (segments,), "like ends")
     core.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
-    core.output(op, "w", dev, w, (count,), dtype)
-    core.output(op, "v", dev, v, (count,), dtype)
+    core.writable(op, "w", dev, w, (count,), dtype)
+    core.writable(op, "v", dev, v, (count,), dtype)
     if step is not None:
-        core.output(op, "step", dev, step, (1,), np.int64)
-        core.refuse_overlap(op, dev, "step", step, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
+        core.writable(op, "step", dev, step, (1,), np.int64)
     if w_bf16 is not None:
-        core.output(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
-        core.refuse_overlap(op, dev, "w_bf16", w_bf16, or_itself=False, w=w, v=v, g=g, ends=ends, hyper=hyper)
-    core.refuse_overlap(op, dev, "v", v, or_itself=False, w=w, g=g)
-    core.refuse_overlap(op, dev, "w", w, or_itself=False, g=g)
+        core.writable(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
+    core.outputs(op, dev, inputs, None, updated=("w", "v", "step", "w_bf16"))
     if dev.kind != "cuda":
         if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
             raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
@@ -98,7 +95,7 @@ def sgd_momentum(
         reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
         return
     extent = dev.ext.SgdShape(count=count, segments=segments)
-    name, _ = core.select(op, dev.ext.sgd_momentum_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "sgd_momentum", extent), kernel)
     with dev.activate():
         rest = (hyper, ends, lr_mult, weight_decay, dev.stream())
         dev.ext.sgd_momentum(name, extent, w, v, w_bf16, step, g, *rest)
@@ -109,5 +106,5 @@ def _list_sgd_momentum(dev: Device, count: int, segments: int) -> list[str]:
     count = core.integer("sgd_momentum", "count", count, minimum=1, maximum=core.MAX_ELEMENTS)
     segments = core.integer("sgd_momentum", "segments", segments, minimum=1, maximum=core.MAX_ELEMENTS)
     return [
-        name for name, _ in dev.ext.sgd_momentum_kernels(dev.ext.SgdShape(count=count, segments=segments))
+        name for name, _ in core.rows(dev, "sgd_momentum", dev.ext.SgdShape(count=count, segments=segments))
     ]

@@ -32,12 +32,11 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     for name in names[1:]:
         core.check_shape(op, name, inputs[name], shape, f"like {names[0]}")
     core.check_contiguous(op, **inputs)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, **inputs)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=tuple(inputs))
     if dev.ext is None:
         return getattr(reference, op)(*inputs.values(), *scalars, out=y)
     extent = dev.ext.ElementwiseShape(count=first.size)
-    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, op, extent), kernel)
     with dev.activate():
         getattr(dev.ext, op)(name, extent, y, *inputs.values(), *scalars, dev.stream())
     return y
@@ -47,7 +46,7 @@ def _list_elementwise(op: str) -> None:
     @core.lists_kernels(op)
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         count = math.prod(core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(dev.ext.ElementwiseShape(count=count))]
+        return [name for name, _ in core.rows(dev, op, dev.ext.ElementwiseShape(count=count))]
 
 
 for _op in (
@@ -176,13 +175,11 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     shape = _check_channels(op, "x", x)
     core.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
     core.check_contiguous(op, x=x, b=b)
-    y = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, x=x)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, b=b)
+    y = core.output(op, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
         return reference.add_bias(x, b, out=y)
     extent = dev.ext.RowsShape(rows=x.size // shape[-1], cols=shape[-1])
-    name, _ = core.select(op, dev.ext.add_bias_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "add_bias", extent), kernel)
     with dev.activate():
         dev.ext.add_bias(name, extent, y, x, b, dev.stream())
     return y
@@ -212,12 +209,11 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     dtype = core.check_float(op, dev, dy=dy)
     shape = _check_channels(op, "dy", dy)
     core.check_contiguous(op, dy=dy)
-    db = core.output(op, "out", dev, out, shape[-1:], core.wide(dtype))
-    core.refuse_overlap(op, dev, "out", db, or_itself=False, dy=dy)
+    db = core.output(op, dev, inputs, out, shape[-1:], core.wide(dtype))
     if dev.ext is None:
         return reference.bias_backward(dy, out=db)
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
-    name, nbytes = core.select(op, dev.ext.bias_backward_kernels(extent), kernel)
+    name, nbytes = core.select(op, core.rows(dev, "bias_backward", extent), kernel)
     with dev.activate():
         dev.ext.bias_backward(name, extent, db, dy, core.scratch(dev, nbytes, workspace), dev.stream())
     return db
@@ -234,7 +230,7 @@ def _list_rows(op: str) -> None:
     def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
         *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
         extent = dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(extent)]
+        return [name for name, _ in core.rows(dev, op, extent)]
 
 
 _list_rows("add_bias")
@@ -272,8 +268,7 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
     core.check_contiguous(op, **inputs)
     arrays = list(inputs.values())
     total = sum(x.shape[-1] for x in arrays)
-    y = core.output(op, "out", dev, out, (*outer, total), dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, **inputs)
+    y = core.output(op, dev, inputs, out, (*outer, total), dtype)
     if dev.ext is None:
         return reference.concat(arrays, out=y)
     first = 0
@@ -310,9 +305,8 @@ def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
             f"{op}: sizes must add up to the {x.shape[-1]} channels of x, got {sizes}, sum {sum(sizes)}"
         )
     core.check_contiguous(op, x=x)
-    ys = core.outputs(op, dev, out, *((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes)))
-    for i, y in enumerate(ys):
-        core.refuse_overlap(op, dev, f"out[{i}]", y, or_itself=False, x=x)
+    specs = ((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes))
+    ys = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
         return reference.split(x, sizes, out=ys)
     first = 0
@@ -331,7 +325,7 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
         src_cols=src.shape[-1],
         src_first=src_first,
     )
-    name, _ = core.select("copy_columns", dev.ext.copy_columns_kernels(extent), None)
+    name, _ = core.select("copy_columns", core.rows(dev, "copy_columns", extent), None)
     with dev.activate():
         dev.ext.copy_columns(name, extent, dst, src, dev.stream())
 
@@ -399,15 +393,14 @@ def dropout(
     core.check_contiguous(op, x=x)
     rows, cols = x.size // shape[-1], shape[-1]
     row0, col0, total_cols = _check_window(op, window, cols)
-    y, mask = core.outputs(op, dev, out, ("y", shape, dtype), ("mask", shape, np.uint8))
-    core.refuse_overlap(op, dev, "y", y, x=x)
-    core.refuse_overlap(op, dev, "mask", mask, or_itself=False, x=x, y=y)
+    specs = ("y", shape, dtype), ("mask", shape, np.uint8)
+    y, mask = core.outputs(op, dev, inputs, out, *specs, itself={"y": ("x",)})
     if dev.ext is None:
         if step_array is not None:
             step = int(step_array.reshape(-1)[0])
         return reference.dropout(x, p, seed, step, layer, scale, (row0, col0, total_cols), out=(y, mask))
     extent = dev.ext.DropoutShape(rows=rows, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(op, dev.ext.dropout_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "dropout", extent), kernel)
     threshold = reference.dropout_threshold(p)
     with dev.activate():
         dev.ext.dropout(
@@ -452,13 +445,11 @@ def dropout_backward(
     core.check_dtype(op, "mask", mask, np.uint8)
     core.check_shape(op, "mask", mask, shape, "like dy")
     core.check_contiguous(op, dy=dy, mask=mask)
-    dx = core.output(op, "out", dev, out, shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, dy=dy)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, mask=mask)
+    dx = core.output(op, dev, inputs, out, shape, dtype, itself=("dy",))
     if dev.ext is None:
         return reference.dropout_backward(dy, mask, scale, out=dx)
     extent = dev.ext.ElementwiseShape(count=dy.size)
-    name, _ = core.select(op, dev.ext.dropout_backward_kernels(extent), kernel)
+    name, _ = core.select(op, core.rows(dev, "dropout_backward", extent), kernel)
     with dev.activate():
         dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
     return dx
@@ -505,4 +496,4 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
 def _list_dropout(dev: Device, shape: tuple[int, ...]) -> list[str]:
     *rows, cols = core.shape_tuple("dropout", "shape", shape, ", ".join("." * max(1, len(shape))))
     extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in dev.ext.dropout_kernels(extent)]
+    return [name for name, _ in core.rows(dev, "dropout", extent)]

@@ -103,7 +103,7 @@ def _backward_geometry(
 
 def _launch(op: str, dev: Device, geometry: _Geometry, kernel: str | None, *args: Any) -> None:
     shape = geometry.shape_of(dev)
-    name, _ = core.select(op, getattr(dev.ext, f"{op}_kernels")(shape), kernel)
+    name, _ = core.select(op, core.rows(dev, op, shape), kernel)
     with dev.activate():
         getattr(dev.ext, op)(name, shape, *args, dev.stream())
 
@@ -116,7 +116,7 @@ def _list_kernels(op: str) -> None:
         geometry = _Geometry(
             op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
         )
-        return [name for name, _ in getattr(dev.ext, f"{op}_kernels")(geometry.shape_of(dev))]
+        return [name for name, _ in core.rows(dev, op, geometry.shape_of(dev))]
 
 
 for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):
@@ -170,9 +170,8 @@ def max_pool2d(
     geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
     core.check_contiguous(op, x=x)
     y_shape = geometry.y_shape
-    y, argmax = core.outputs(op, dev, out, ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype))
-    core.refuse_overlap(op, dev, "y", y, or_itself=False, x=x)
-    core.refuse_overlap(op, dev, "argmax", argmax, or_itself=False, x=x, y=y)
+    specs = ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype)
+    y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
         reference.max_pool2d(x, geometry.size, geometry.stride, geometry.pad, out=(y, argmax))
     else:
@@ -235,8 +234,7 @@ def max_pool2d_backward(
         positions = math.prod(geometry.size)
         if argmax.max() >= positions or argmax.min() < 0:
             raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
-    dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, argmax=argmax, mask=mask)
+    dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         return reference.max_pool2d_backward(
             dy, argmax, geometry.x_shape, geometry.size, geometry.stride, geometry.pad, mask=mask, out=dx
@@ -298,8 +296,7 @@ def avg_pool2d(
     geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
     core.check_contiguous(op, x=x)
-    y = core.output(op, "out", dev, out, geometry.y_shape, dtype)
-    core.refuse_overlap(op, dev, "out", y, or_itself=False, x=x)
+    y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
         return reference.avg_pool2d(
             x, geometry.size, geometry.stride, geometry.pad, bool(count_include_pad), out=y
@@ -352,8 +349,7 @@ def avg_pool2d_backward(
     counted = _counted(op, geometry, count_include_pad)
     core.check_contiguous(op, dy=dy)
     core.check_mask(op, mask, geometry.x_shape)
-    dx = core.output(op, "out", dev, out, geometry.x_shape, dtype)
-    core.refuse_overlap(op, dev, "out", dx, or_itself=False, dy=dy, mask=mask)
+    dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         return reference.avg_pool2d_backward(
             dy,

@@ -63,10 +63,10 @@ def _shared(partition: Partition, itemsize: int) -> Iterator[Crossing]:
     for owner in partition.filters:
         if not trainable(partition.network, partition.network[owner]):
             continue
-        sizes = [math.prod(p.shape[1:]) for p in partition.network[owner].parameters()]
+        parameters = partition.network[owner].parameters()
         for group in partition.sharing(owner):
-            first, last = partition.filters[owner][group[0]]
-            values = sum(padded((last - first) * size) for size in sizes)  # gaps travel along
+            channels = partition.filters[owner][group[0]]
+            values = sum(padded(p.part(*channels).size) for p in parameters)  # gaps travel along
             for i, d in enumerate(group):
                 share = values * (i + 1) // len(group) - values * i // len(group)
                 for other in group:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..devices import Device
+from ..ops._arrays import unmasked
 from .streams import StreamLanes, copy_async
 
 SMALL = 64 * 1024  # bytes that cross a PCIe 3 bus in about 5 us, no longer than the calls of the other way
@@ -78,7 +79,7 @@ class Feeder:
         ValueError
             More rows than the capacity.
         """
-        value = np.asarray(value)
+        value = np.asarray(unmasked("Feeder.stage", name, value))
         if value.ndim == 0 or not 1 <= len(value) <= capacity:
             raise ValueError(
                 f"Feeder.stage: {name} must have 1 to {capacity} rows, got an array of shape {value.shape}"

@@ -14,11 +14,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..layers import LRN, Dropout, Layer, Linear, MaxPool2d, ReLU
-from ..layers.fused import LinearReLUDropout, LRNMaxPool2d
+from ..layers import ReLU
+from ..layers.fused import joined
 from ..network import INPUT, Node
 
 if TYPE_CHECKING:
@@ -28,16 +27,13 @@ if TYPE_CHECKING:
 def fuse(partition: Partition, train: bool) -> None:
     """Change a partition's layers as the module says; the ones for training only with ``train``."""
     for node in partition.network:
-        if isinstance(node.layer, LRN):
-            _join(partition, node, MaxPool2d, LRNMaxPool2d)
-        elif train and isinstance(node.layer, Linear) and node.layer.activation == "relu":
-            _join(partition, node, Dropout, LinearReLUDropout)
+        _join(partition, node, train)
     if train:
         partition.rectified = frozenset(
             node.name for node in partition.network if _readers_rectify(partition, node)
         )
         for node in partition.network:
-            if isinstance(node.layer, ReLU) and node.name in partition.rectified:
+            if type(node.layer) is ReLU and node.name in partition.rectified:
                 _pass_gradient(partition, node)
 
 
@@ -46,15 +42,13 @@ def _readers(partition: Partition, name: str) -> list[Node]:
     return [node for node in partition.network for source in node.inputs if source == name]
 
 
-def _join(
-    partition: Partition, first: Node, kind: type[Layer], joined: Callable[[Layer, Layer], Layer]
-) -> None:
-    """Let the only reader of ``first``, if it is of that kind, do the work of both as the layer ``joined``.
+def _join(partition: Partition, first: Node, train: bool) -> None:
+    """Let the only reader of ``first`` do the work of both, where there is a layer that does.
 
     The reader keeps its name and place; the output of ``first`` is never written.
     """
     readers = _readers(partition, first.name)
-    if len(readers) != 1 or not isinstance(readers[0].layer, kind):
+    if len(readers) != 1 or joined(first.layer, readers[0].layer, train) is None:
         return
     second, found = readers[0], []
     for d, locals_ in enumerate(partition.locals):
@@ -70,10 +64,9 @@ def _join(
     for d, a, b in found:
         both = dataclasses.replace(
             b,
-            layer=joined(a.layer, b.layer),
+            layer=joined(a.layer, b.layer, train),
             sources=a.sources,
             reads=a.reads,
-            filters=a.filters,
             learner=first,
         )
         partition.locals[d] = [both if x is b else x for x in partition.locals[d] if x is not a]

@@ -6,31 +6,32 @@ reads on its own device runs there alone; one that needs more first gathers it, 
 gathered goes back to its owners, who add up the parts (a reduce-scatter). For AlexNet's two towers over two
 devices that is the paper's scheme (section 3.5, figure 2): conv3 and the fully connected layers see both.
 
-Rules, in the order of the graph:
+What a slice of a layer reads, and whether it can be made at all, the layer says
+(:meth:`pyconvnet.layers.Layer.slice`). Rules, in the order of the graph:
 
-* Convolutions and fully connected layers: T slices of filters. ``groups`` divisible by T, or T by ``groups``,
-  so that a slice reads whole groups or one group; otherwise the layer cannot be split.
+* Layers whose slices read many channels, as convolutions and fully connected layers do: T slices of filters.
+  ``groups`` divisible by T, or T by ``groups``, so that a slice reads whole groups or one group; otherwise
+  the layer cannot be split. (Without parameters, as concatenation: whole where all its inputs are.)
+* A layer that makes all channels at once, as a cost, lies whole where its first input does, else on tower 0.
 * The layer whose output only costs read (the class scores) lies whole where the cost is, on tower 0, as in
   the 2012 code: one crossing, where a split would have two. (Not in a hybrid of at most as many
   devices as classes: there tower 0 would compute the scores of all replicas' examples alone.)
 * A layer with ``device=d`` lies whole on tower d (cuda-convnet's ``gpu=``); ``device="all"`` asks for slices
-  where the rule above would not make any.
-* Everything else lies where its first input lies. Response normalisation whose window reaches into a
-  neighbouring slice gathers just the channels it lacks.
+  where the rules above would not make any.
+* Everything else lies where its first input lies. Where its window of channels reaches into a neighbouring
+  slice, as response normalisation's does, it gathers just the channels it lacks.
 * ``hybrid``: from the first fully connected layer on, all R * T devices are towers of one replica (A.
   Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, scheme a).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..layers import LRN, Concat, Conv2d, Layer, Linear, WeightLayer
+from ..layers import Layer, Slice
 from ..layers.base import check_number
 from ..network import INPUT, Network, Node
 from .fusion import fuse as fuse_layers
@@ -87,10 +88,8 @@ class Local:
     sources : tuple of str
         The inputs' names, one for each of ``reads``.
     makes, keeps : Region
-        What it computes, and what of that it holds: more than it keeps only where response normalisation
-        borrows channels from its neighbours.
-    filters : (first, last + 1) or None
-        Slice of the layer's parameters along their first axis.
+        What it computes, and what of that it holds: more than it keeps only where a window of channels
+        borrows some from its neighbours.
     learner : Node
         Whose parameters it uses: ``node``, or a layer whose work it does too.
     """
@@ -102,7 +101,6 @@ class Local:
     reads: tuple[Region, ...]
     makes: Region
     keeps: Region
-    filters: tuple[int, int] | None
     learner: Node
 
 
@@ -146,7 +144,7 @@ class Partition:
     locals : list of list of Local
         Each device's layers, in the order of the graph.
     filters : dict of str to tuple
-        By layer with parameters, each device's slice of them or None.
+        By layer with parameters, the slice of channels whose parameters each device holds, or None.
     fused : dict of str to str
         By layer whose output is never written, the layer that does its work too.
     rectified : set of str
@@ -187,7 +185,7 @@ class Partition:
     def _after_linear(self) -> set[str]:
         names: set[str] = set()
         for node in self.network:
-            if isinstance(node.layer, Linear) or names.intersection(node.inputs):
+            if node.layer.fully_connected or names.intersection(node.inputs):
                 names.add(node.name)
         return names
 
@@ -229,24 +227,21 @@ class Partition:
             return self._whole(node, 0)
         if isinstance(layer.device, int):
             return self._whole(node, layer.device)
-        if layer.is_cost:
+        homes = [self._tower_of(node, source) for source in node.inputs]
+        if not _separable(node):
             if layer.device == "all":
-                raise PartitionError(
-                    f"partition: {node} cannot be split: a cost looks at all the scores at once"
-                )
-            return self._whole(node, self._tower_of(node, node.inputs[0]) or 0)
-        if layer.device == "all" and not isinstance(layer, WeightLayer):
-            return self._even(node, 1)
-        if isinstance(layer, WeightLayer):
+                what = "a cost looks at all the scores" if layer.is_cost else "it makes all channels"
+                raise PartitionError(f"partition: {node} cannot be split: {what} at once")
+            return self._whole(node, homes[0] or 0)
+        if layer.reads == "all":
             few = not self.hybrid or node.output_shape[-1] < towers
-            if node.name in self._scores and layer.device is None and few:
+            if node.parameters() and node.name in self._scores and layer.device is None and few:
                 return self._whole(node, 0)
-            return self._even(node, layer.groups if isinstance(layer, Conv2d) else 1)
-        towers_of_inputs = [self._tower_of(node, source) for source in node.inputs]
-        if isinstance(layer, Concat):
-            if None in towers_of_inputs or len(set(towers_of_inputs)) > 1:
-                return self._even(node, 1)
-            return self._whole(node, towers_of_inputs[0])
+            if not node.parameters() and layer.device is None and None not in homes and len(set(homes)) == 1:
+                return self._whole(node, homes[0])
+            return self._even(node, getattr(layer, "groups", 1))
+        if layer.device == "all":
+            return self._even(node, 1)
         first = node.inputs[0]
         if first == INPUT or self._layout(first) != self._grid(node):
             # Not worth slicing before the first layer with filters.
@@ -298,31 +293,11 @@ class Partition:
                 self.locals[d].append(self._local(node, d, kept))
 
     def _local(self, node: Node, device: int, keeps: Region) -> Local:
-        layer, sources = node.layer, node.inputs
-        filters = (keeps.start, keeps.stop) if node.parameters() else None
-        makes, spans = keeps, [(keeps.start, keeps.stop)] * len(sources)
-        if isinstance(layer, Conv2d):
-            per_group, inputs = layer.filters // layer.groups, node.input_shapes[0][2] // layer.groups
-            first, last = keeps.start // per_group, -(-keeps.stop // per_group)
-            spans = [(first * inputs, last * inputs)]
-            layer = dataclasses.replace(layer, filters=keeps.channels, groups=last - first)
-        elif isinstance(layer, Linear):
-            spans = [(0, node.input_shapes[0][-1])]
-            layer = dataclasses.replace(layer, outputs=keeps.channels)
-        elif layer.is_cost:
-            spans = [(0, node.input_shapes[0][-1])]
-        elif isinstance(layer, LRN):
-            start, stop, groups = _normalised(layer, keeps, node.output_shape[2])
-            makes, spans = dataclasses.replace(keeps, start=start, stop=stop), [(start, stop)]
-            layer = dataclasses.replace(layer, groups=groups)
-        elif isinstance(layer, Concat):
-            spans, at = [], 0
-            for shape in node.input_shapes:
-                spans.append((max(keeps.start - at, 0), min(keeps.stop - at, shape[-1])))
-                at += shape[-1]
-        taken = [(s, span) for s, span in zip(sources, spans, strict=True) if span[0] < span[1]]
+        found = _slice(node, keeps.start, keeps.stop)
+        makes = keeps if found.makes is None else Region(keeps.part, keeps.parts, *found.makes)
+        taken = [(s, span) for s, span in zip(node.inputs, found.reads, strict=True) if span[0] < span[1]]
         reads = tuple(Region(keeps.part, keeps.parts, *span) for _, span in taken)
-        return Local(node, device, layer, tuple(s for s, _ in taken), reads, makes, keeps, filters, node)
+        return Local(node, device, found.layer, tuple(s for s, _ in taken), reads, makes, keeps, node)
 
     def pieces(self, name: str, device: int, region: Region) -> list[Piece]:
         """What each device contributes to ``region`` of a value on ``device``: by rows, then channels.
@@ -377,10 +352,7 @@ class Partition:
         total = 0
         for owner, slices in self.filters.items():
             if slices[device] is not None:
-                first, last = slices[device]
-                total += (last - first) * sum(
-                    math.prod(p.shape[1:]) for p in self.network[owner].parameters()
-                )
+                total += sum(p.part(*slices[device]).size for p in self.network[owner].parameters())
         return total
 
     def __str__(self) -> str:
@@ -389,15 +361,39 @@ class Partition:
     __repr__ = __str__
 
 
-def _normalised(layer: LRN, keeps: Region, channels: int) -> tuple[int, int, int]:
-    """(start, stop, groups) of what response normalisation must read to make ``keeps``."""
-    group = channels // layer.groups
-    first, last = keeps.start // group, -(-keeps.stop // group)
-    if last - first > 1 or (first * group, last * group) == (keeps.start, keeps.stop):
-        return first * group, last * group, last - first
-    before = layer.size // 2  # inside one group: the neighbours that the window reaches
-    start = max(first * group, keeps.start - before)
-    return start, min(last * group, keeps.stop + layer.size - 1 - before), 1
+def _separable(node: Node) -> bool:
+    """Whether channels of the layer's output can be made without the others."""
+    if not all(p.per_channel for p in node.parameters()):
+        return False
+    channels = node.output_shape[-1] if node.output_shape else 1
+    try:
+        return node.layer.slice(0, channels, *node.input_shapes) is not None
+    except ValueError as error:
+        raise PartitionError(f"partition: {node}: {error}") from None
+
+
+def _slice(node: Node, start: int, stop: int) -> Slice:
+    """What the layer says of a slice of its output, if that can be; the whole is the layer itself."""
+    whole = tuple((0, shape[-1]) for shape in node.input_shapes)
+    if not node.output_shape or (start, stop) == (0, node.output_shape[-1]):
+        return Slice(node.layer, whole)
+    found = node.layer.slice(start, stop, *node.input_shapes)
+    what = f"partition: {node} cannot make channels {start}:{stop}: "
+    if not isinstance(found, Slice) or not isinstance(found.layer, Layer):
+        raise PartitionError(f"{what}slice must return a Slice of a layer, got {found!r}")
+    if len(found.reads) != len(whole) or any(
+        not 0 <= first <= last <= channels
+        for (first, last), (_, channels) in zip(found.reads, whole, strict=True)
+    ):
+        raise PartitionError(f"{what}its slice reads {found.reads} of inputs that have {whole}")
+    if not any(first < last for first, last in found.reads):
+        raise PartitionError(f"{what}its slice reads nothing")
+    makes = found.makes or (start, stop)
+    if not 0 <= makes[0] <= start < stop <= makes[1] <= node.output_shape[-1]:
+        raise PartitionError(f"{what}its slice makes {makes}")
+    if makes != (start, stop) and node.parameters():
+        raise PartitionError(f"{what}its slice makes {makes}, and their parameters lie on other devices")
+    return found
 
 
 def partition(

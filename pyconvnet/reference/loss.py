@@ -39,13 +39,15 @@ def softmax(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
 def softmax_cross_entropy(
     logits: np.ndarray,
     labels: np.ndarray,
+    class_weights: np.ndarray | None,
     topk: int,
     metrics: np.ndarray | None,
     grad_scale: float,
     *,
     out: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """loss = mean of -log softmax(logits)[label]; dlogits = (softmax - onehot) grad_scale.
+    """loss = mean of -log softmax(logits)[label] weight[label]; dlogits = (softmax - onehot) grad_scale
+    weight[label].
 
     `dlogits` may be logits.
 
@@ -53,6 +55,7 @@ def softmax_cross_entropy(
     ----------
     logits : (N, C)
     labels : (N,) int32, all in 0 … C-1
+    class_weights : (C,), or None for 1 each
     topk : an example is a top-k error where k or more classes come before its own (greater logit, or equal
         and of
         smaller index), or where a logit is NaN
@@ -64,6 +67,8 @@ def softmax_cross_entropy(
     losses = np.empty(n, np.float64)
     ranks = np.empty(n, np.int64)
     index = np.arange(classes, dtype=np.int32)
+    weights = None if class_weights is None else class_weights[labels].astype(np.float64)
+    factors = None if weights is None else (grad_scale * weights).astype(logits.dtype)
     pieces = ranges(n, max(1, _PIECE // classes))
 
     def task(i: int) -> None:
@@ -85,9 +90,12 @@ def softmax_cross_entropy(
             np.multiply(gradient, 1 / total, out=gradient)
         ranks[start:stop][np.isnan(total[:, 0])] = np.iinfo(np.int64).max
         gradient[np.arange(stop - start), label[:, 0]] -= 1
-        gradient *= gradient.dtype.type(grad_scale)
+        gradient *= gradient.dtype.type(grad_scale) if weights is None else factors[start:stop, None]
 
     parallel(task, len(pieces))
+    if weights is not None:
+        with np.errstate(invalid="ignore"):
+            losses *= weights
     total = losses.sum()
     loss[...] = total / n
     if metrics is not None:

@@ -236,10 +236,43 @@ void edge(Result& r) {
   r.expect<float>(y, small);
 }
 
-// BUG: 1 too many threads; 2 too much dynamic and 3 too much total shared memory; 4 no blocks; 5 z too long
+// Two static objects, of which each alone would be small enough.
+template <int KILOBYTES>
+struct Large {
+  float s[KILOBYTES * 256];
+};
+template <int A, int B>
+__global__ void two_objects_kernel(const float* x, float* y, int n) {
+  float *a = pcn::shared<Large<A>>().s, *b = pcn::shared<Large<B>>().s;
+  const int t = static_cast<int>(threadIdx.x);
+  a[t] = x[n - 1 - t];
+  __syncthreads();
+  b[t] = a[n - 1 - t];
+  y[t] = b[t];
+}
+
+// BUG: 1 too many threads; 2 too much dynamic and 3 too much total shared memory; 4 no blocks; 5 z too long;
+// 6 more than 48 KiB of shared memory and 7 of dynamic memory alone that the launch does not ask for, as it
+// leaves out the static part, the dynamic one; 8 too much static shared memory
 template <int BUG>
 void limits(Result& r) {
   Array<float> x(64, small), y(64);
+#ifndef __CUDACC__
+  if (BUG == 6 || BUG == 7) {
+    const auto asks = BUG == 6 ? [](size_t, size_t dynamic) { return dynamic > 48 * 1024; }
+                               : [](size_t fixed, size_t) { return fixed > 48 * 1024; };
+    r.run(pcn::emulation::launch_asking(asks, "limits", two_objects_kernel<1, 11>, dim3(1), dim3(64),
+                                        (BUG == 6 ? 40 : 50) * 1024, nullptr, x.data(), y.data(), 64));
+    return;
+  }
+#endif
+  if (BUG == 0 || BUG == 8) {  // 52 KiB in all, which launch() asks for
+    Array<float> z(64);
+    r.run(pcn::launch("limits", two_objects_kernel < BUG == 8 ? 38 : 1, 11 >, dim3(1), dim3(64), 40 * 1024,
+                      nullptr, x.data(), z.data(), 64));
+    z.read();
+    r.expect<float>(z, small);
+  }
   const dim3 grid(1, 1, BUG == 4 ? 0 : BUG == 5 ? 65536 : 1), block(BUG == 1 ? 1025 : 64);
   const size_t bytes = BUG == 2 ? 232449 : BUG == 3 ? 232448 : 256;
   r.run(pcn::launch("limits", edge_kernel<0>, grid, block, bytes, nullptr,
@@ -267,11 +300,13 @@ const Case CASES[] = {
     BUG(edge, 3),   BUG(edge, 4),   HARMFUL(edge, 5), HARMFUL(edge, 6), HARMFUL(edge, 7),  HARMFUL(edge, 8),
     BUG(edge, 9),   BUG(edge, 10),  BUG(edge, 11),    BUG(edge, 12),    HARMFUL(edge, 13), BUG(edge, 14),
     RIGHT(limits),  BUG(limits, 1), BUG(limits, 2),   BUG(limits, 3),   BUG(limits, 4),    BUG(limits, 5),
-    RIGHT(copy),    BUG(copy, 1),   BUG(copy, 2),     BUG(copy, 3),     BUG(copy, 4),      RIGHT(ring),
-    BUG(ring, 1),   BUG(ring, 2),   BUG(ring, 3),     BUG(ring, 4),     BUG(ring, 5),      RIGHT(manual),
-    BUG(manual, 1), BUG(manual, 2), BUG(manual, 3),   BUG(manual, 4),   RIGHT(gemm),       BUG(gemm, 1),
-    BUG(gemm, 2),   BUG(gemm, 3),   BUG(gemm, 4),     BUG(gemm, 5),     BUG(gemm, 6),      RIGHT(store),
-    BUG(store, 1),  BUG(store, 2),  BUG(store, 3),
+    BUG(limits, 6), BUG(limits, 7), BUG(limits, 8),   RIGHT(copy),      BUG(copy, 1),      BUG(copy, 2),
+    BUG(copy, 3),   BUG(copy, 4),   RIGHT(ring),      BUG(ring, 1),     BUG(ring, 2),      BUG(ring, 3),
+    BUG(ring, 4),   BUG(ring, 5),   RIGHT(manual),    BUG(manual, 1),   BUG(manual, 2),    BUG(manual, 3),
+    BUG(manual, 4), BUG(manual, 5), RIGHT(gemm),      BUG(gemm, 1),     BUG(gemm, 2),      BUG(gemm, 3),
+    BUG(gemm, 4),   BUG(gemm, 5),   BUG(gemm, 6),     RIGHT(store),     BUG(store, 1),     BUG(store, 2),
+    BUG(store, 3),  RIGHT(narrow),  BUG(narrow, 1),   BUG(narrow, 2),   BUG(narrow, 3),    BUG(narrow, 4),
+    RIGHT(taps),    BUG(taps, 1),
 };
 
 }  // namespace

@@ -83,14 +83,14 @@ PCN_FN unsigned char* aligned_window(bool align) {
 
 // ---- wgmma --------------------------------------------------------------------------------------
 // c[64][64] = a[64][32] b[64][32]^T from ordinary stores. BUG: 1 no fence.proxy.async; 2 no barrier; 3 no
-// wgmma.fence; 4 the accumulators read before the wait
+// wgmma.fence; 4 the accumulators read before the wait; 5 the operands start in the middle of their swizzle
 template <int BUG>
 __global__ void __launch_bounds__(128) manual_kernel(const float* a, const float* b, float* c) {
-  unsigned char* as = aligned_window(true);
+  unsigned char* as = aligned_window(true) + (BUG == 5 ? 128 : 0);
   unsigned char* bs = as + 8192;
   const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32;
   for (int i = t; i < 64 * 32; i += 128) {
-    const int row = i / 32, offset = row * 128 + ((i % 32 * 4) ^ (row % 8 * 16));
+    const int row = i / 32, offset = row * 128 + ((i % 32 * 4) ^ ((row + (BUG == 5)) % 8 * 16));
     *reinterpret_cast<float*>(as + offset) = a[i];
     *reinterpret_cast<float*>(bs + offset) = b[i];
   }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(128) manual_kernel(const float* a, const float
 template <int BUG>
 void manual(Result& r) {
   Array<float> a(2048, small), b(2048, [](int i) { return small(i + 5); }), c(4096);
-  r.run(pcn::launch("manual", manual_kernel<BUG>, dim3(1), dim3(128), 16384 + 1024, nullptr, a.data(),
+  r.run(pcn::launch("manual", manual_kernel<BUG>, dim3(1), dim3(128), 16384 + 1152, nullptr, a.data(),
                     b.data(), c.data()));
   c.read();
   r.expect<float>(c, [](int i) {
@@ -231,4 +231,68 @@ void store(Result& r) {
   r.run(pcn::launch("store", store_kernel<BUG>, dim3(1), dim3(32), 512 + 1024, nullptr, map));
   y.read();
   r.expect<float>(y, [](int i) { return static_cast<float>(i); });
+}
+
+// A box of 64 rows of 96 bytes, which lie 128 bytes apart. BUG: 1 read as if they lay 96 apart; 2 the bytes
+// between them expected, too; 3 no room for these; 4 more bytes expected than a barrier can count
+template <int BUG>
+__global__ void narrow_kernel(const __grid_constant__ pcn::TensorMap map, float* y) {
+  uint64_t* barrier = &pcn::shared<RingSmem>().full[0];
+  const float* box = reinterpret_cast<const float*>(aligned_window(true));
+  if (threadIdx.x == 0) {
+    pcn::mbarrier_init(barrier, 1);
+    pcn::fence_mbarrier_init();
+    pcn::mbarrier_arrive_expect_tx(barrier, BUG == 2 ? 64 * 128 : BUG == 4 ? 1 << 20 : 64 * 96);
+    pcn::tma_load_2d(const_cast<float*>(box), &map, barrier, 0, 0);
+  }
+  __syncthreads();
+  pcn::mbarrier_wait(barrier, 0);
+  for (int i = static_cast<int>(threadIdx.x); i < 64 * 24; i += 32) {
+    const int row = i / 24, chunk = i % 24 / 4 ^ row % 8;
+    y[i] = BUG == 1 ? box[row * 24 + chunk % 6 * 4 + i % 4] : box[row * 32 + chunk * 4 + i % 4];
+  }
+}
+template <int BUG>
+void narrow(Result& r) {
+  Array<float> x(64 * 24, small), y(64 * 24);
+  const uint64_t dim[2] = {24, 64}, stride[1] = {96};
+  const uint32_t box[2] = {24, 64};
+  pcn::TensorMap map;
+  r.run(pcn::encode_tiled(&map, x.data(), pcn::TensorElement::kFloat32, 2, dim, stride, box,
+                          pcn::TensorSwizzle::k128));
+  r.run(pcn::launch("narrow", narrow_kernel<BUG>, dim3(1), dim3(32), 64 * (BUG == 3 ? 96 : 128) + 1024,
+                    nullptr, map, y.data()));
+  y.read();
+  r.expect<float>(y, small);
+}
+
+// A filter row of 300 taps over one row of pixels, of which only the last is inside. BUG: 1 in one go, which
+// its offset is too large for
+template <int BUG>
+__global__ void taps_kernel(const __grid_constant__ pcn::TensorMap map, float* y) {
+  uint64_t* barrier = &pcn::shared<RingSmem>().full[0];
+  const float* box = reinterpret_cast<const float*>(aligned_window(true));
+  if (threadIdx.x == 0) {
+    pcn::mbarrier_init(barrier, 1);
+    pcn::fence_mbarrier_init();
+    pcn::mbarrier_arrive_expect_tx(barrier, 128);
+    pcn::tma_load_im2col_4d(const_cast<float*>(box), &map, barrier, 0, BUG ? -1 : 44, 0, 0, BUG ? 299 : 254,
+                            0);
+  }
+  __syncthreads();
+  pcn::mbarrier_wait(barrier, 0);
+  y[threadIdx.x] = box[threadIdx.x];
+}
+template <int BUG>
+void taps(Result& r) {
+  Array<float> x(32 * 299, small), y(32);
+  const uint64_t dim[4] = {32, 299, 1, 1}, stride[3] = {128, 299 * 128, 299 * 128};
+  const int lower[2] = {-1, 0}, upper[2] = {0, 0};
+  const uint32_t steps[4] = {1, 1, 1, 1};
+  pcn::TensorMap map;
+  r.run(pcn::encode_im2col(&map, x.data(), pcn::TensorElement::kFloat32, dim, stride, lower, upper, 32, 1,
+                           steps, pcn::TensorSwizzle::k128));
+  r.run(pcn::launch("taps", taps_kernel<BUG>, dim3(1), dim3(32), 128 + 1024, nullptr, map, y.data()));
+  y.read();
+  r.expect<float>(y, [](int i) { return small(298 * 32 + i); });
 }

@@ -382,8 +382,11 @@ const Case CASES[] = {{"indices", indices},
                       {"tma_load_4d", tma_load_4d_case},
                       {"tma_im2col", tma_im2col_case},
                       {"tma_store", tma_store_case},
+                      {"tma_96_bytes", tma_96_bytes_case},
+                      {"tensor_maps", tensor_maps_case},
                       {"wgmma_tf32", wgmma_tf32_case},
                       {"wgmma_bf16", wgmma_bf16_case},
+                      {"wgmma_96_bytes", wgmma_96_bytes_case},
                       {"pipeline", pipeline_case}};
 
 }  // namespace

@@ -199,9 +199,28 @@ PCN_FN unsigned char* aligned_window() {  // to 1024 bytes, what the 128-byte sw
 struct TmaSmem {
   uint64_t barrier;
 };
-// The floats of a box as they lie in shared memory. `mode`: rank, or -1 for im2col.
+// A box of `rows` x `columns` floats. `mode`: rank, or -1 for im2col.
 struct TmaArgs {
-  int mode, floats, c[4], offset[2];
+  int mode, rows, columns;
+  pcn::TensorSwizzle swizzle;
+  int c[4], offset[2];
+  PCN_HOST_FN int elements() const { return rows * columns; }
+  // From row to row in shared memory: a swizzled row takes its 32, 64 or 128 bytes, however little it holds.
+  PCN_HOST_FN int pitch() const {
+    return swizzle == pcn::TensorSwizzle::kNone ? columns : 4 << static_cast<int>(swizzle);
+  }
+  // Where the box's element i lies: 16-byte chunks are permuted by the row.
+  PCN_HOST_FN int place(int i) const {
+    const int row = i / columns, column = i % columns;
+    int chunk = column / 4;
+    if (swizzle == pcn::TensorSwizzle::k128) chunk ^= row % 8;
+    if (swizzle == pcn::TensorSwizzle::k64) chunk ^= row / 2 % 4;
+    if (swizzle == pcn::TensorSwizzle::k32) chunk ^= row / 4 % 2;
+    return row * pitch() + chunk * 4 + column % 4;
+  }
+  size_t window() const {
+    return static_cast<size_t>(rows * pitch()) * 4 + 1024;
+  }  // bytes, alignment included
 };
 __global__ void tma_load_kernel(const __grid_constant__ pcn::TensorMap map, TmaArgs args, float* out) {
   uint64_t* barrier = &pcn::shared<TmaSmem>().barrier;
@@ -212,7 +231,7 @@ __global__ void tma_load_kernel(const __grid_constant__ pcn::TensorMap map, TmaA
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    pcn::mbarrier_arrive_expect_tx(barrier, static_cast<uint32_t>(args.floats * 4));
+    pcn::mbarrier_arrive_expect_tx(barrier, static_cast<uint32_t>(args.elements() * 4));
     const int* c = args.c;
     if (args.mode == 2) {
       pcn::tma_load_2d(box, &map, barrier, c[0], c[1]);
@@ -224,48 +243,38 @@ __global__ void tma_load_kernel(const __grid_constant__ pcn::TensorMap map, TmaA
     }
   }
   pcn::mbarrier_wait(barrier, 0);
-  for (int i = static_cast<int>(threadIdx.x); i < args.floats; i += 32) out[i] = box[i];
+  for (int i = static_cast<int>(threadIdx.x); i < args.elements(); i += 32) out[i] = box[args.place(i)];
 }
-// Where float `column` of row `row` lies in a box with rows of `floats` floats: 16-byte chunks are permuted
-// by the row.
-int swizzled(int row, int column, int floats, pcn::TensorSwizzle swizzle) {
-  int chunk = column / 4;
-  if (swizzle == pcn::TensorSwizzle::k128) chunk ^= row % 8;
-  if (swizzle == pcn::TensorSwizzle::k64) chunk ^= row / 2 % 4;
-  if (swizzle == pcn::TensorSwizzle::k32) chunk ^= row / 4 % 2;
-  return row * floats + chunk * 4 + column % 4;
+// want(row, column) of the box.
+void load_box(Result& r, const pcn::TensorMap& map, const TmaArgs& args,
+              const std::function<float(int, int)>& want) {
+  Array<float> out(static_cast<size_t>(args.elements()));
+  r.run(pcn::launch("tma_load", tma_load_kernel, dim3(1), dim3(32), args.window(), nullptr, map, args,
+                    out.data()));
+  r.expect_each<float>(out.read(), [&](int i) { return want(i / args.columns, i % args.columns); });
 }
-void load_box(Result& r, const pcn::TensorMap& map, const TmaArgs& args, const std::vector<float>& want) {
-  Array<float> out(static_cast<size_t>(args.floats));
-  r.run(pcn::launch("tma_load", tma_load_kernel, dim3(1), dim3(32),
-                    static_cast<size_t>(args.floats) * 4 + 1024, nullptr, map, args, out.data()));
-  r.expect(out.read(), want);
-}
-void tma_load_2d_case(Result& r) {
+// `narrow`: rows that do not fill the swizzle's span.
+void load_2d(Result& r, bool narrow) {
   const int inner = 36, outer = 13;
   Array<float> x(static_cast<size_t>(inner * outer), [](int i) { return static_cast<float>(i); });
   const uint64_t dim[2] = {inner, outer}, stride[1] = {inner * 4};
-  for (int mode = 0; mode < 4; ++mode) {
+  for (int mode = narrow ? 1 : 0; mode < 4; ++mode) {
     const auto swizzle = static_cast<pcn::TensorSwizzle>(mode);
-    const int columns = mode == 0 ? 12 : 4 << mode, rows = 16;
+    const int columns = mode == 0 ? 12 : (narrow ? mode == 1 ? 2 : 3 : 4) << mode, rows = 16;
     const uint32_t box[2] = {static_cast<uint32_t>(columns), static_cast<uint32_t>(rows)};
     pcn::TensorMap map;
     r.run(pcn::encode_tiled(&map, x.data(), pcn::TensorElement::kFloat32, 2, dim, stride, box, swizzle));
     const int at[3][2] = {{0, 0}, {8, -2}, {inner - 5, 3}};
     for (const auto& c : at) {
-      std::vector<float> want(static_cast<size_t>(columns * rows));
-      for (int i = 0; i < rows; ++i) {
-        for (int j = 0; j < columns; ++j) {
-          const int u = c[0] + j, v = c[1] + i;
-          const bool inside = u >= 0 && u < inner && v >= 0 && v < outer;
-          want[static_cast<size_t>(swizzled(i, j, columns, swizzle))] =
-              inside ? static_cast<float>(v * inner + u) : 0.0f;
-        }
-      }
-      load_box(r, map, {2, columns * rows, {c[0], c[1], 0, 0}, {0, 0}}, want);
+      load_box(r, map, {2, rows, columns, swizzle, {c[0], c[1], 0, 0}, {0, 0}}, [&](int i, int j) {
+        const int u = c[0] + j, v = c[1] + i;
+        const bool inside = u >= 0 && u < inner && v >= 0 && v < outer;
+        return inside ? static_cast<float>(v * inner + u) : 0.0f;
+      });
     }
   }
 }
+void tma_load_2d_case(Result& r) { load_2d(r, false); }
 
 constexpr int TC = 40, TW = 6, TH = 5, TN = 2;  // an NHWC tensor; its elements are their own index
 float element(int c, int w, int h, int n) {
@@ -273,26 +282,23 @@ float element(int c, int w, int h, int n) {
   return inside ? static_cast<float>(((n * TH + h) * TW + w) * TC + c) : 0.0f;
 }
 const uint64_t TENSOR_DIM[4] = {TC, TW, TH, TN}, TENSOR_STRIDE[3] = {TC * 4, TW * TC * 4, TH * TW * TC * 4};
-void tma_load_4d_case(Result& r) {
+void load_4d(Result& r, int channels) {
   Array<float> x(TC * TW * TH * TN, [](int i) { return static_cast<float>(i); });
-  const uint32_t box[4] = {32, 4, 3, 2};
+  const uint32_t box[4] = {static_cast<uint32_t>(channels), 4, 3, 2};
   pcn::TensorMap map;
   r.run(pcn::encode_tiled(&map, x.data(), pcn::TensorElement::kFloat32, 4, TENSOR_DIM, TENSOR_STRIDE, box,
                           pcn::TensorSwizzle::k128));
   const int at[3][4] = {{0, 0, 0, 0}, {8, -1, 3, 1}, {24, 4, -2, 0}};
   for (const auto& c : at) {
-    std::vector<float> want(32 * 24);
-    for (int row = 0; row < 24; ++row) {
-      for (int j = 0; j < 32; ++j) {
-        want[static_cast<size_t>(swizzled(row, j, 32, pcn::TensorSwizzle::k128))] =
-            element(c[0] + j, c[1] + row % 4, c[2] + row / 4 % 3, c[3] + row / 12);
-      }
-    }
-    load_box(r, map, {4, 32 * 24, {c[0], c[1], c[2], c[3]}, {0, 0}}, want);
+    load_box(r, map, {4, 24, channels, pcn::TensorSwizzle::k128, {c[0], c[1], c[2], c[3]}, {0, 0}},
+             [&](int row, int j) {
+               return element(c[0] + j, c[1] + row % 4, c[2] + row / 4 % 3, c[3] + row / 12);
+             });
   }
 }
+void tma_load_4d_case(Result& r) { load_4d(r, 32); }
 // The A operand of a 3x3 convolution with padding 1: one load per filter position.
-void tma_im2col_case(Result& r) {
+void load_im2col(Result& r, int channels) {
   Array<float> x(TC * TW * TH * TN, [](int i) { return static_cast<float>(i); });
   for (int stride = 1; stride <= 2; ++stride) {
     const int p_extent = (TH - 1) / stride + 1, q_extent = (TW - 1) / stride + 1,
@@ -301,33 +307,33 @@ void tma_im2col_case(Result& r) {
     const uint32_t steps[4] = {1, static_cast<uint32_t>(stride), static_cast<uint32_t>(stride), 1};
     pcn::TensorMap map;
     r.run(pcn::encode_im2col(&map, x.data(), pcn::TensorElement::kFloat32, TENSOR_DIM, TENSOR_STRIDE, lower,
-                             upper, 32, static_cast<uint32_t>(pixels), steps, pcn::TensorSwizzle::k128));
+                             upper, static_cast<uint32_t>(channels), static_cast<uint32_t>(pixels), steps,
+                             pcn::TensorSwizzle::k128));
     for (int filter = 0; filter < 9; filter += 2) {
       const int first = stride == 1 ? 0 : 4, c0 = filter % 4 ? 8 : 0;
-      std::vector<float> want(static_cast<size_t>(32 * pixels));
       const auto place = [&](int m, int* w, int* h) {
         *w = m % q_extent * stride - 1;
         *h = m / q_extent % p_extent * stride - 1;
         return m / (p_extent * q_extent);
       };
-      for (int i = 0; i < pixels; ++i) {
-        int w, h;
-        const int n = place(first + i, &w, &h);
-        for (int j = 0; j < 32; ++j) {
-          want[static_cast<size_t>(swizzled(i, j, 32, pcn::TensorSwizzle::k128))] =
-              element(c0 + j, w + filter % 3, h + filter / 3, n);
-        }
-      }
       int w, h;
       const int n = place(first, &w, &h);
-      load_box(r, map, {-1, 32 * pixels, {c0, w, h, n}, {filter % 3, filter / 3}}, want);
+      const TmaArgs args{
+          -1, pixels, channels, pcn::TensorSwizzle::k128, {c0, w, h, n}, {filter % 3, filter / 3}};
+      load_box(r, map, args, [&](int i, int j) {
+        int x0, y0;
+        const int image = place(first + i, &x0, &y0);
+        return element(c0 + j, x0 + filter % 3, y0 + filter / 3, image);
+      });
     }
   }
 }
+void tma_im2col_case(Result& r) { load_im2col(r, 32); }
 
 __global__ void tma_store_kernel(const __grid_constant__ pcn::TensorMap map, TmaArgs args) {
   float* box = reinterpret_cast<float*>(aligned_window());
-  for (int i = static_cast<int>(threadIdx.x); i < args.floats; i += 32) box[i] = static_cast<float>(i + 1);
+  for (int i = static_cast<int>(threadIdx.x); i < args.elements(); i += 32)
+    box[args.place(i)] = static_cast<float>(i + 1);
   pcn::fence_proxy_async();
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -339,40 +345,103 @@ __global__ void tma_store_kernel(const __grid_constant__ pcn::TensorMap map, Tma
     }
     pcn::tma_store_commit();
     pcn::tma_store_wait_read<0>();
-    for (int i = 0; i < args.floats; ++i) box[i] = -1.0f;  // the source may be overwritten now
+    for (int i = 0; i < args.elements(); ++i)
+      box[args.place(i)] = -1.0f;  // the source may be overwritten now
     pcn::tma_store_wait<0>();
   }
 }
+void store_box(Result& r, const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
+               const TmaArgs& args, size_t elements, const std::function<float(int)>& want) {
+  Array<float> y(elements, [](int) { return -7.0f; });
+  pcn::TensorMap map;
+  r.run(pcn::encode_tiled(&map, y.data(), pcn::TensorElement::kFloat32, args.mode, dim, stride, box,
+                          args.swizzle));
+  r.run(pcn::launch("tma_store", tma_store_kernel, dim3(1), dim3(32), args.window(), nullptr, map, args));
+  r.expect_each<float>(y.read(), want);
+}
+void store_2d(Result& r, int columns, pcn::TensorSwizzle swizzle) {
+  const uint64_t dim[2] = {20, 7}, stride[1] = {80};
+  const uint32_t box[2] = {static_cast<uint32_t>(columns), 8};
+  store_box(r, dim, stride, box, {2, 8, columns, swizzle, {8, -3, 0, 0}, {0, 0}}, 140, [=](int i) {
+    const int column = i % 20 - 8, row = i / 20 + 3;
+    return column < 0 || column >= columns || row >= 8 ? -7.0f
+                                                       : static_cast<float>(1 + row * columns + column);
+  });
+}
+void store_4d(Result& r, int channels) {
+  const uint32_t box[4] = {static_cast<uint32_t>(channels), 4, 3, 1};
+  const TmaArgs args{4, 12, channels, pcn::TensorSwizzle::k128, {16, 4, -1, 1}, {0, 0}};
+  store_box(r, TENSOR_DIM, TENSOR_STRIDE, box, args, TC * TW * TH * TN, [=](int i) {
+    const int c = i % TC - 16, w = i / TC % TW - 4, h = i / (TC * TW) % TH + 1, n = i / (TC * TW * TH) - 1;
+    const bool inside = c >= 0 && c < channels && w >= 0 && w < 4 && h < 3 && n == 0;
+    return inside ? static_cast<float>(1 + (h * 4 + w) * channels + c) : -7.0f;
+  });
+}
 void tma_store_case(Result& r) {
-  const auto store = [&](int rank, const uint64_t* dim, const uint64_t* stride, const uint32_t* box,
-                         TmaArgs args, size_t elements, pcn::TensorSwizzle swizzle,
-                         const std::function<float(int)>& want) {
-    Array<float> y(elements, [](int) { return -7.0f; });
-    pcn::TensorMap map;
-    r.run(pcn::encode_tiled(&map, y.data(), pcn::TensorElement::kFloat32, rank, dim, stride, box, swizzle));
-    r.run(pcn::launch("tma_store", tma_store_kernel, dim3(1), dim3(32),
-                      static_cast<size_t>(args.floats) * 4 + 1024, nullptr, map, args));
-    r.expect_each<float>(y.read(), want);
+  store_2d(r, 16, pcn::TensorSwizzle::kNone);
+  store_2d(r, 16, pcn::TensorSwizzle::k64);
+  store_4d(r, 32);
+}
+// Rows of 96 bytes in spans of 128 (and of 48 in 64, 16 in 32): a row's place is the span's, not the box's.
+void tma_96_bytes_case(Result& r) {
+  load_2d(r, true);
+  load_4d(r, 24);
+  load_im2col(r, 24);
+  store_2d(r, 12, pcn::TensorSwizzle::k64);
+  store_4d(r, 24);
+}
+
+// What the driver refuses of a tensor map, by its documents.
+void tensor_maps_case(Result& r) {
+  struct Tiled {
+    int rank, misplaced_map, misplaced_base;
+    uint64_t dim[2], stride;
+    uint32_t box[2];
+    pcn::TensorSwizzle swizzle;
+    bool good;
   };
-  const uint64_t dim2[2] = {20, 7}, stride2[1] = {80};
-  const uint32_t box2[2] = {16, 8};
-  for (const bool swizzle : {false, true}) {
-    store(2, dim2, stride2, box2, {2, 128, {8, -3, 0, 0}, {0, 0}}, 140,
-          swizzle ? pcn::TensorSwizzle::k64 : pcn::TensorSwizzle::kNone, [=](int i) {
-            const int column = i % 20 - 8, row = i / 20 + 3;
-            if (column < 0 || row >= 8) return -7.0f;
-            return static_cast<float>(
-                1 + swizzled(row, column, 16, swizzle ? pcn::TensorSwizzle::k64 : pcn::TensorSwizzle::kNone));
-          });
+  const uint64_t large = uint64_t{1} << 32;
+  const auto none = pcn::TensorSwizzle::kNone, k32 = pcn::TensorSwizzle::k32, k128 = pcn::TensorSwizzle::k128;
+  const Tiled tiled[] = {
+      {2, 0, 0, {64, 64}, 256, {32, 8}, k128, true},   {2, 0, 0, {64, 64}, 256, {24, 8}, k128, true},
+      {2, 0, 0, {64, 64}, 256, {36, 8}, k128, false},  {2, 0, 0, {64, 64}, 256, {12, 8}, k32, false},
+      {2, 0, 0, {64, 64}, 256, {4, 256}, k32, true},   {2, 0, 0, {64, 64}, 256, {4, 257}, k32, false},
+      {2, 0, 0, {64, 64}, 256, {4, 0}, k32, false},    {2, 0, 0, {64, 64}, 256, {256, 1}, none, true},
+      {2, 0, 0, {64, 64}, 256, {260, 1}, none, false}, {2, 0, 0, {64, 64}, 256, {6, 8}, none, false},
+      {2, 0, 0, {64, 64}, 264, {4, 8}, none, false},   {2, 0, 0, {64, 64}, 1ull << 40, {4, 8}, none, false},
+      {2, 0, 0, {64, 0}, 256, {4, 8}, none, false},    {2, 0, 0, {64, large + 1}, 256, {4, 8}, none, false},
+      {2, 0, 0, {64, large}, 256, {4, 8}, none, true}, {0, 0, 0, {64, 64}, 256, {4, 8}, none, false},
+      {6, 0, 0, {64, 64}, 256, {4, 8}, none, false},   {2, 16, 0, {64, 64}, 256, {4, 8}, none, false},
+      {2, 0, 4, {64, 64}, 256, {4, 8}, none, false},   {2, 0, 16, {64, 64}, 256, {4, 8}, none, true},
+  };
+  Array<float> x(64 * 64 + 16, small);
+  alignas(64) char room[sizeof(pcn::TensorMap) + 64];
+  for (const Tiled& t : tiled) {
+    auto* map = reinterpret_cast<pcn::TensorMap*>(room + t.misplaced_map);
+    r.got.push_back(pcn::encode_tiled(map, reinterpret_cast<const char*>(x.data()) + t.misplaced_base,
+                                      pcn::TensorElement::kFloat32, t.rank, t.dim, &t.stride, t.box,
+                                      t.swizzle) == cudaSuccess);
+    r.want.push_back(t.good);
   }
-  const uint32_t box4[4] = {32, 4, 3, 1};
-  store(4, TENSOR_DIM, TENSOR_STRIDE, box4, {4, 384, {16, 4, -1, 1}, {0, 0}}, TC * TW * TH * TN,
-        pcn::TensorSwizzle::k128, [](int i) {
-          const int c = i % TC - 16, w = i / TC % TW - 4, h = i / (TC * TW) % TH + 1,
-                    n = i / (TC * TW * TH) - 1;
-          if (c < 0 || w < 0 || w >= 4 || h >= 3 || n != 0) return -7.0f;
-          return static_cast<float>(1 + swizzled(h * 4 + w, c, 32, pcn::TensorSwizzle::k128));
-        });
+  struct Im2col {
+    int lower, upper;
+    uint32_t channels, pixels, step;
+    bool good;
+  };
+  const Im2col im2col[] = {
+      {-1, -1, 24, 64, 1, true},      {-1, -1, 36, 64, 1, false},   {-1, -1, 24, 1024, 8, true},
+      {-1, -1, 24, 1025, 1, false},   {-1, -1, 24, 64, 0, false},   {-1, -1, 24, 64, 9, false},
+      {-128, 127, 24, 64, 1, true},   {-129, -1, 24, 64, 1, false}, {-1, 128, 24, 64, 1, false},
+      {0, -TW - 1, 24, 64, 1, false},
+  };
+  for (const Im2col& t : im2col) {
+    const int lower[2] = {t.lower, -1}, upper[2] = {t.upper, -1};
+    const uint32_t steps[4] = {1, t.step, 1, 1};
+    r.got.push_back(pcn::encode_im2col(reinterpret_cast<pcn::TensorMap*>(room), x.data(),
+                                       pcn::TensorElement::kFloat32, TENSOR_DIM, TENSOR_STRIDE, lower, upper,
+                                       t.channels, t.pixels, steps, k128) == cudaSuccess);
+    r.want.push_back(t.good);
+  }
 }
 
 #include "primitives_wgmma.h"

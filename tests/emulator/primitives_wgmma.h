@@ -75,6 +75,62 @@ void wgmma_bf16_case(Result& r) {
   wgmma_one<256, true>(r);
 }
 
+// c[64][64] = a[64][48] b[64][48]^T of bfloat16: rows of 96 bytes that TMA lays 128 bytes apart, as the
+// descriptors want them.
+__global__ void __launch_bounds__(128)
+    wgmma_96_bytes_kernel(const __grid_constant__ pcn::TensorMap map_a,
+                          const __grid_constant__ pcn::TensorMap map_b, float* c) {
+  uint64_t* barrier = &pcn::shared<TmaSmem>().barrier;
+  unsigned char* as = aligned_window();
+  unsigned char* bs = as + 64 * 128;
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  if (threadIdx.x == 0) {
+    pcn::mbarrier_init(barrier, 1);
+    pcn::fence_mbarrier_init();
+    pcn::mbarrier_arrive_expect_tx(barrier, 2 * 64 * 96);
+    pcn::tma_load_2d(as, &map_a, barrier, 0, 0);
+    pcn::tma_load_2d(bs, &map_b, barrier, 0, 0);
+  }
+  __syncthreads();
+  pcn::mbarrier_wait(barrier, 0);
+  float d[32];
+  const uint64_t da = pcn::wgmma_descriptor(pcn::shared_address(as));
+  const uint64_t db = pcn::wgmma_descriptor(pcn::shared_address(bs));
+  pcn::wgmma_fence();
+  PCN_UNROLL for (int k = 0; k < 3; ++k) pcn::wgmma_m64k16_bf16<64>(d, da + 2 * k, db + 2 * k, k > 0);
+  pcn::wgmma_commit();
+  pcn::wgmma_wait<0>();
+  PCN_UNROLL for (int j = 0; j < 8; ++j) {
+    PCN_UNROLL for (int e = 0; e < 4; ++e) {
+      c[(warp * 16 + lane / 4 + e / 2 * 8) * 64 + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
+    }
+  }
+}
+void wgmma_96_bytes_case(Result& r) {
+  const auto bf16 = [](float f) {  // exact: small integers
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return static_cast<uint16_t>(bits >> 16);
+  };
+  Array<uint16_t> a(64 * 48, [&](int i) { return bf16(small(i)); });
+  Array<uint16_t> b(64 * 48, [&](int i) { return bf16(small(i + 5)); });
+  Array<float> c(64 * 64);
+  const uint64_t dim[2] = {48, 64}, stride[1] = {96};
+  const uint32_t box[2] = {48, 64};
+  pcn::TensorMap map_a, map_b;
+  r.run(pcn::encode_tiled(&map_a, a.data(), pcn::TensorElement::kBf16, 2, dim, stride, box,
+                          pcn::TensorSwizzle::k128));
+  r.run(pcn::encode_tiled(&map_b, b.data(), pcn::TensorElement::kBf16, 2, dim, stride, box,
+                          pcn::TensorSwizzle::k128));
+  r.run(pcn::launch("wgmma_96_bytes", wgmma_96_bytes_kernel, dim3(1), dim3(128), 2 * 64 * 128 + 1024, nullptr,
+                    map_a, map_b, c.data()));
+  r.expect_each<float>(c.read(), [](int i) {
+    float sum = 0;
+    for (int k = 0; k < 48; ++k) sum += small(i / 64 * 48 + k) * small(i % 64 * 48 + k + 5);
+    return sum;
+  });
+}
+
 // ---- all together -------------------------------------------------------------------------------
 // c[M][N] = a[M][K] b[N][K]^T: a producer warpgroup feeds a ring of stages by TMA, two consumer warpgroups of
 // 64 rows each multiply by wgmma.
