@@ -11,7 +11,7 @@ import pytest
 from mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
 from runs import events, go, small, toy
 
-from pyconvnet import checkpoint
+from pyconvnet import checkpoint, files
 from pyconvnet.plan import Plan
 from pyconvnet.trainer import Trainer
 
@@ -183,6 +183,11 @@ def test_the_command_line(tmp_path):
     status, output, errors = finish(start(2, typed, tmp_path))
     assert status != 0
     assert errors.count("already holds a run") == 1
+    assert "Traceback" not in errors
+    with files.locked(tmp_path / "run" / "run.lock"):
+        status, output, errors = finish(start(2, [*typed, "--resume", "auto"], tmp_path))
+    assert status != 0
+    assert errors.count(f"is in use by process {os.getpid()} on") == 1
     assert "Traceback" not in errors
 
 
