@@ -1,6 +1,9 @@
 """Chance, the warning where it is not beaten, and early stopping."""
 
+import importlib
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +95,36 @@ def test_the_warning_names_what_has_not_been_tried(tmp_path):
     assert "scale=1/64" in text
     assert "init=" not in text
     assert "warm-up" not in text
+
+
+# ---- photographs -----------------------------------------------------------------------------------------
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT.parent / "shared" / "data" / "photos"
+
+
+def test_the_committed_rows_of_the_photographs():
+    """A reduced AlexNet on 600 photographs of ten classes: recomputed from every epoch's row."""
+    document = json.loads((ROOT / "benchmarks" / "results" / "photos-alexnet-cpu.json").read_text())
+    *learnt, stuck = document["runs"]
+    assert [(r["init"], r["seed"], len(r["rows"])) for r in learnt] == [("he", seed, 30) for seed in range(3)]
+    assert np.mean([r["rows"][-1]["validation_error"] for r in learnt]) <= 0.76
+    assert not any(r["warnings"] for r in learnt)
+    assert min(row["validation_error"] for row in stuck["rows"]) >= 0.9
+    assert len(stuck["warnings"]) == 1
+    assert 'init="he"' in stuck["warnings"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photographs of ../shared")
+def test_a_reduced_alexnet_learns_photographs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    photos = importlib.import_module("photos_alexnet")
+    monkeypatch.setattr("sys.argv", ["photos_alexnet.py", "--data", str(PHOTOS)])
+    options, data = photos.arguments(), photos.photographs(PHOTOS)
+    learnt, stuck = photos.run(options, data, "he", 0), photos.run(options, data, None, 0)
+    assert learnt["rows"][-1]["validation_error"] < 0.82  # one seed's, to four standard deviations
+    assert not learnt["warnings"]
+    assert len(stuck["warnings"]) == 1
 
 
 # ---- the plateau rule --------------------------------------------------------------------------------------

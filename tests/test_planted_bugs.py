@@ -65,6 +65,7 @@ LOSS = (
     "test_loss.py",
     "(test_softmax_cross_entropy_kernels and mix) or test_ties or test_logits_that_are_not_finite",
 )
+WEIGHTS = ("test_class_weights.py", "test_class_weights_in_every_kernel and emulator")
 OPTIM = (
     "test_optim.py",
     "(test_kernels_follow_the_paper and mix) or test_kernel_leaves or test_one_step_by_hand",
@@ -410,6 +411,14 @@ MUTATIONS = [
         "metrics[3] = top_k;",
         "a metric not added to",
         LOSS,
+        slow=True,
+    ),
+    Mutation(
+        "loss/softmax_cross_entropy_warp.cu",
+        "* factor);",
+        "* grad_scale);",
+        "a class weight left out of the gradient",
+        WEIGHTS,
         slow=True,
     ),
     # ---- optim
