@@ -39,7 +39,7 @@ def check(out, whole, epochs):
 
 
 # ---- at every write ----------------------------------------------------------------------------------------
-OPTIONS = {"epochs": 2, "checkpoint_batches": 2, "schedule": "plateau:patience=1", "resume": "auto"}
+OPTIONS = {"epochs": 2, "checkpoint_batches": 1, "schedule": "plateau:patience=1", "resume": "auto"}
 TOUCH = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "fcntl.flock"}
 
 
@@ -64,7 +64,7 @@ def life(out, until):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
-        go(out, **OPTIONS)
+        go(out, data=toy(60), **OPTIONS)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -74,7 +74,7 @@ def life(out, until):
 def test_killed_at_every_write(tmp_path, monkeypatch):
     """A life for each thing a run does to its folder, ended before it; then one that may end."""
     monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-    go(tmp_path / "whole", **OPTIONS)
+    go(tmp_path / "whole", data=toy(60), **OPTIONS)
     until, status = 0, signal.SIGKILL
     while status == signal.SIGKILL:
         until += 1
@@ -90,7 +90,7 @@ def test_killed_at_every_write(tmp_path, monkeypatch):
 def test_killed_at_every_write_one_after_the_other(tmp_path, monkeypatch):
     """One run, killed again and again, each time one write later than it came the last time."""
     monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-    go(tmp_path / "whole", **OPTIONS)
+    go(tmp_path / "whole", data=toy(60), **OPTIONS)
     lives = 0
     while life(tmp_path / "run", 1 + lives) == signal.SIGKILL:
         lives += 1
