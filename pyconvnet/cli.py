@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import DeviceUnavailableError, NonFiniteLossError
     from .parallel.ranks import RankError
 
+    if getattr(sys.stdout, "errors", None) == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files and folders need not be UTF-8
     try:
         args = parser(_COMMANDS).parse_args(argv)
         args.argv = sys.argv[1:] if argv is None else argv

@@ -189,7 +189,7 @@ def confusion(evaluation: Evaluation, path: str | Path) -> Path:
     axis = figure.subplots()
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if size <= 40:
-        names = [cut(name, 18) for name in evaluation.classes]
+        names = [_label(name, 18) for name in evaluation.classes]
         axis.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axis.set_yticks(range(size), names)
     if size <= 20:
@@ -293,13 +293,13 @@ def _prediction_figure(model: Model, shown: Sequence[tuple[np.ndarray, int, list
         true = model.class_name(label)
         top.imshow(_displayable(image), interpolation="nearest" if image.shape[0] < 64 else "antialiased")
         colour = "darkgreen" if guess[0][0] == true else "crimson"
-        top.set_title(cut(true, 24), y=-0.17, fontsize=9, color=colour, fontweight="bold")
+        top.set_title(_label(true, 24), y=-0.17, fontsize=9, color=colour, fontweight="bold")
         bottom.set_axis_on()
         names, shares = [g[0] for g in guess], [g[1] for g in guess]
         colours = ["seagreen" if name == true else "lightcoral" for name in names]
         bottom.barh(range(len(guess)), shares, color=colours, height=0.85)
         for row, name in enumerate(names):
-            bottom.text(0.02, row, cut(name, 28), va="center", fontsize=7.5)
+            bottom.text(0.02, row, _label(name, 28), va="center", fontsize=7.5)
         bottom.set_xlim(0, 1)
         bottom.set_ylim(len(guess) - 0.4, -0.6)
         bottom.set_xticks([])
@@ -315,6 +315,11 @@ def _displayable(image: np.ndarray) -> np.ndarray:
     low, high = float(picture.min()), float(picture.max())
     picture = (picture - low) / (high - low if high > low else 1.0)
     return picture if image.shape[2] == 3 else np.repeat(picture[..., None], 3, axis=-1)
+
+
+def _label(name: str, length: int) -> str:
+    """``name`` as text to draw: names of folders need not be UTF-8."""
+    return cut(name.encode("utf-8", "replace").decode(), length)
 
 
 def _figure(width: float, height: float) -> Any:

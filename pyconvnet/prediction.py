@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from .data import load_image
 from .data.dataset import channels_first_hint, reading_of
-from .data.folder import image_files
+from .data.folder import image_files, listed, say_left_out
 from .data.images import ENCODED, check_max_pixels
 from .data.matching import check_reading
 from .data.sources import given_options
@@ -187,10 +188,13 @@ def _files(path: Any) -> list[str] | None:
     folder = Path(path)
     if not folder.is_dir():
         return None
+    left_out: Counter[str] = Counter()
     closed: dict[str, str] = {}  # subfolders that cannot be read: unreadable like files
-    files = sorted([name for name, _, _ in image_files(folder, unreadable=closed)] + list(closed))
+    files = sorted([name for name, _, _ in image_files(folder, left_out, closed)] + list(closed))
     if not files:
-        raise ValueError(f"predict: {path} holds no images")
+        others = f" (but {listed(left_out)})" if left_out else ""
+        raise ValueError(f"predict: {path} holds no images{others}")
+    say_left_out("predict", path, left_out)
     return files
 
 

@@ -8,10 +8,14 @@ import make_files as mk
 import numpy as np
 import pytest
 from PIL import Image
+from runs import events
 
-from pyconvnet import data
+import pyconvnet as pcn
+from pyconvnet import data, plots
+from pyconvnet.cli import main
 from pyconvnet.data import ImageFiles, ImageFolder, Loader, load_image, pillow
 from pyconvnet.data.files import file_list, read_csv
+from pyconvnet.layers import Linear, SoftmaxCrossEntropy
 
 PICTURES = {  # suffix -> how Pillow writes such a file
     ".jpg": "JPEG", ".JPEG": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".mpo": "MPO", ".png": "PNG",
@@ -75,8 +79,8 @@ def test_what_is_left_out_is_counted_and_said_once(folder):
         "beside the class folders": 2,
     }
     assert len(said) == 1
-    assert "left out 18 files (3 hidden, 2 beside the class folders, 2 .txt, 1 " in said[0]
-    assert "others)" in said[0]
+    assert "f: left out: 3 hidden, 2 .txt, 2 beside the class folders, 1 .emf, 1 .eps, 1 " in said[0]
+    assert ", 6 others (images are told by a suffix" in said[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset.read(range(6))
@@ -175,7 +179,7 @@ def test_a_folder_link_that_leads_back_is_an_unreadable_file(folder):
     dataset, said = opened(folder)
     assert dataset.files == [f"{c}/{i}.jpg" for c in ("ant", "bee", "cat") for i in (0, 1)]
     assert sorted(dataset.skipped) == ["ant/again", "bee/top"]
-    assert sum("left out 1 files (1 without a suffix)" in text for text in said) == 1
+    assert sum("left out: 1 without a suffix (" in text for text in said) == 1
     assert all("leads back to a folder above it" in r for r in dataset.skipped.values())
     assert max(len(text) for text in said) < len(str(folder)) + 160
     assert dataset.left_out == {"without a suffix": 1}
@@ -201,18 +205,22 @@ def test_a_subfolder_that_cannot_be_listed_is_an_unreadable_file(folder, monkeyp
         ImageFolder(folder, on_error="raise")
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_names_that_are_not_utf8(tmp_path, monkeypatch, capsysbinary):
     root = mk.image_folder(tmp_path / "f", classes=("ant", os.fsdecode(b"b\xe9e")), count=1)
     mk.photo(5).save(root / "ant" / os.fsdecode(b"caf\xe9.png"))
     dataset = ImageFolder(root, size=16)
     assert len(dataset) == 3
     assert len(dataset.fingerprint()) == 32
-    with Loader(dataset, 3, shuffle=False, workers=1) as loader:
-        np.testing.assert_array_equal(next(iter(loader.epoch(0))).images, dataset.read(range(3)))
     (root / "ant" / os.fsdecode(b"bad\xe9.png")).write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="unreadable"):
         fast = data.predecode(ImageFolder(root, size=16), tmp_path / "cache")
     assert list(fast.skipped) == ["ant/" + os.fsdecode(b"bad\xe9.png")]
+    monkeypatch.setattr("pyconvnet.trainer.Trainer._draw", lambda self: None)
+    net = pcn.Network("n", (16, 16, 3)).add(Linear(2)).add(SoftmaxCrossEntropy())
+    run = pcn.train(net, dataset, out=tmp_path / "r", epochs=1, batch_size=3, devices="cpu", progress=False)
+    assert main(["predict", str(run.out), str(root / dataset.classes[1])]) == 0
+    assert capsysbinary.readouterr().out.startswith(os.fsencode(root) + b"/b\xe9e/0.jpg: ")
+    assert plots.confusion(pcn.evaluate(run, dataset, 1), tmp_path / "c.png").exists()
 
 
 # ---- lists of files --------------------------------------------------------------------------------------
@@ -340,3 +348,94 @@ def test_csv(tmp_path, text, meant):
             read_csv(path)
     else:
         assert read_csv(path) == meant
+
+
+# ---- at the doors: open_dataset, train, evaluate, predict, the command line ------------------------------
+def csv_of(dataset, path, names=True):
+    """A list of a folder's files, relative to itself."""
+    lines = [
+        f"{os.path.relpath(dataset.path(i), path.parent)},{dataset.classes[label] if names else label}"
+        for i, label in enumerate(dataset.labels)
+    ]
+    path.write_text("\n".join(["path,label", *lines]))
+    return path
+
+
+def test_lists_of_files_are_data(folder, tmp_path):
+    whole = ImageFolder(folder, size=16, on_error="raise", max_pixels=10_000)
+    pairs = [(whole.path(i), whole.classes[label]) for i, label in enumerate(whole.labels)]
+    paths, names = zip(*pairs, strict=True)
+    options = {"size": 16, "on_error": "raise", "max_pixels": 10_000}
+    path = csv_of(whole, tmp_path / "a.csv")
+    for spec in (pairs, (list(paths), list(names)), path, str(path)):
+        train, none = data.open_dataset(spec, **options)
+        assert none is None
+        assert train.reading == whole.reading == {**options, "size": (16, 16), "channels": 3}
+        assert train.classes == whole.classes
+        np.testing.assert_array_equal(train.labels, whole.labels)
+        np.testing.assert_array_equal(train.read(range(6)), whole.read(range(6)))
+    (tmp_path / "sub").mkdir()
+    numbered, _ = data.open_dataset(csv_of(whole, tmp_path / "sub" / "b.csv", names=False), size=16)
+    assert (numbered.classes, numbered.class_names_given) == (["0", "1", "2"], False)
+    np.testing.assert_array_equal(numbered.labels, whole.labels)
+    # Validation images take the training images' classes, and how they are read.
+    (tmp_path / "val.csv").write_text("f/cat/0.jpg,cat\nf/bee/1.jpg,bee\n")
+    for spec in (pairs, folder):
+        train, held = data.open_dataset(spec, validation=tmp_path / "val.csv", size=16, max_pixels=9_000)
+        assert held.labels.tolist() == [2, 1]
+        assert held.reading == train.reading
+        assert held.max_pixels == 9_000
+    _, held = data.open_dataset(pairs, validation=folder, size=16)
+    assert held.labels.tolist() == whole.labels.tolist()
+    assert len(data.open_dataset(pairs, validation=0.5, size=16)[1]) == 3
+    (tmp_path / "val.csv").write_text("f/cat/0.jpg,dog\n")
+    with pytest.raises(ValueError, match="label 'dog' is not one of the 3 classes"):
+        data.open_dataset(folder, validation=tmp_path / "val.csv", size=16)
+
+
+def test_lists_of_files_train_and_evaluate(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyconvnet.trainer.Trainer._draw", lambda self: None)
+    net = pcn.Network("n", (8, 8, 3)).add(Linear(3)).add(SoftmaxCrossEntropy())
+    how = {"epochs": 1, "batch_size": 6, "devices": "cpu", "progress": False, "workers": 0, "image_size": 8}
+    of_folder = pcn.train(net, folder, out=tmp_path / "a", **how)
+    whole = ImageFolder(folder, size=8)
+    files = [(whole.path(i), whole.classes[label]) for i, label in enumerate(whole.labels)]
+    of_files = pcn.train(net, files, out=tmp_path / "b", max_pixels=20_000, **how)
+    for name, value in of_folder.model.parameters.items():
+        np.testing.assert_array_equal(of_files.model.parameters[name], value)
+    start = events(tmp_path / "b", "start")[0]["options"]["images"]
+    assert start == {"size": [8, 8], "channels": 3, "on_error": "skip", "max_pixels": 20_000}
+    path = csv_of(whole, tmp_path / "a.csv")
+    want = pcn.evaluate(of_folder, folder, views=1)
+    got = pcn.evaluate(of_folder, path, views=1)
+    assert (got.loss, got.labels.tolist()) == (want.loss, want.labels.tolist())
+    assert main(["evaluate", str(tmp_path / "a"), str(path), "--views", "1"]) == 0
+    with pytest.raises(ValueError, match="more than max_pixels=100"):
+        pcn.evaluate(of_folder, path, views=1, max_pixels=100, on_error="raise")
+    with pytest.raises(ValueError, match="more than max_pixels=100"):
+        pcn.predict(of_folder, [whole.path(0)], max_pixels=100)
+    again = pcn.train(net, files, out=tmp_path / "b", resume=True, **{**how, "epochs": 2})
+    assert again.history[-1]["epoch"] == 2
+
+
+def test_max_pixels_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
+    """It lifts Pillow's own limit, too, which a shell cannot reach."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses above 1000, the photos have 2080
+    monkeypatch.setattr("pyconvnet.cli._pictures", lambda *_: [])
+    monkeypatch.setattr("pyconvnet.trainer.Trainer._draw", lambda self: None)
+    for label in (0, 1):
+        mk.photo(label).save(folder / f"{label}.png")
+    (folder / "all.csv").write_text("0.png,0\n1.png,1\n")
+    how = ["--epochs", "1", "--batch-size", "2", "--image-size", "8", "--channels", "1", "--workers", "0"]
+    words = ["train", "digits", str(folder / "all.csv"), *how, "--quiet", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 2
+    assert "is readable" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "b"), "--max-pixels", "3000"]) == 0
+    assert Image.MAX_IMAGE_PIXELS == 3000
+    predict = ["predict", str(tmp_path / "b"), str(folder / "0.png")]
+    assert main([*predict, "--max-pixels", "2079"]) == 2
+    assert "52x40 = 2080 pixels are more than max_pixels=2079" in capsys.readouterr().err
+    assert main([*predict, "--max-pixels", "2080"]) == 0
+    evaluate = ["evaluate", str(tmp_path / "b"), str(folder / "all.csv"), "--on-error", "raise"]
+    assert main([*evaluate, "--max-pixels", "2079"]) == 2
+    assert main([*evaluate, "--max-pixels", "2080"]) == 0

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pyconvnet as pcn
 from pyconvnet import data
 from pyconvnet.data import load_image
+from pyconvnet.layers import Linear, SoftmaxCrossEntropy
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 TWO = [(10, 20, 30), (200, 100, 0)]
@@ -234,3 +236,56 @@ def test_encoded_images_in_memory():
     for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
         with pytest.raises(error, match="max_pixels must be"):
             load_image(buffer.getvalue(), 16, max_pixels=wrong)
+
+
+# ---- predict ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def model():
+    net = pcn.Network("n", (8, 8, 3)).add(Linear(2)).add(SoftmaxCrossEntropy())
+    weights = {name: np.full(p.shape, 0.01, np.float32) for name, p in net.parameters().items()}
+    return pcn.Model(net, weights, pcn.Preprocessing((8, 8, 3), None, None, 1.0))
+
+
+def test_predict_takes_encoded_images_or_says_what_is_wrong(model):
+    buffer = io.BytesIO()
+    mk.photo(1).save(buffer, "PNG")
+    want = pcn.predict(model, mk.photo(1))
+    for form in (bytes, bytearray, memoryview):
+        content = form(buffer.getvalue())
+        assert pcn.predict(model, content) == want
+        assert pcn.predict(model, [content, content]) == [want, want]
+        with pytest.raises(ValueError, match="image: not an image file that Pillow can read"):
+            pcn.predict(model, form(b"abc"))
+    for wrong, kind in (([1, 2], "int"), ([None], "NoneType"), (3, "int"), ({}, "dict"), ([[1.0]], "list")):
+        with pytest.raises(TypeError, match=f"images must be paths, PIL images or arrays, got {kind}"):
+            pcn.predict(model, wrong)
+    for size in ((0, 0), (8, 0)):
+        with pytest.raises(ValueError, match="an image must have pixels, got"):
+            pcn.predict(model, Image.new("RGB", size))
+
+
+N_C_H_W = r"\(5, 3, 8, 8\).*that looks like \(n, C, H, W\): use x\.transpose\(0, 2, 3, 1\)"
+
+
+def test_channels_first_is_told(model, tmp_path):
+    x, y = np.zeros((5, 3, 8, 8), np.float32), np.arange(5) % 2
+    for call in (
+        lambda: pcn.ArrayDataset(x, y),
+        lambda: pcn.predict(model, x),
+        lambda: pcn.predict(model, x.astype(np.uint8)),
+        lambda: pcn.evaluate(model, (x, y)),
+        lambda: pcn.train(model.network, (x, y), out=tmp_path / "a"),
+    ):
+        with pytest.raises(ValueError, match=N_C_H_W):
+            call()
+    for image in (x[0], x[0].astype(np.uint8), np.zeros((3, 20, 30), np.uint8)):
+        with pytest.raises(ValueError, match=r"looks like \(C, H, W\): use x\.transpose\(1, 2, 0\)"):
+            pcn.predict(model, image)
+    grey = np.zeros((5, 1, 8, 8), np.uint8)  # could be signals: one row, 8 channels
+    assert pcn.ArrayDataset(grey, y).image_shape == (1, 8, 8)
+    with pytest.raises(ValueError, match=r"the data give \(1, 8, 8\).*looks like \(n, C, H, W\)"):
+        pcn.train(model.network, (grey, y), out=tmp_path / "b", devices="cpu")
+    with pytest.raises(ValueError, match=r"must have the model's shape.*got \(1, 8, 8\); that looks like"):
+        pcn.evaluate(model, (grey, y))
+    for fine in ((5, 3, 8, 3), (5, 3, 4, 8), (5, 8, 8, 16)):
+        assert pcn.ArrayDataset(np.zeros(fine, np.uint8), y).image_shape == fine[1:]

@@ -75,6 +75,7 @@ def test_unreadable_images_are_skipped_where_asked(folder):
         guesses = pcn.predict(model, images, on_error="skip", batch_size=2)
     alike(guesses, [good[0], None, None, *good[3:], None, None])
     messages = [str(w.message) for w in caught]
+    assert re.search(r"images: left out: 1 \.txt ", messages.pop(0))
     assert [re.search(r"[\w.]+(?=: )", message).group() for message in messages] == [
         "1.jpg",
         "0.jpg",

@@ -76,14 +76,17 @@ def test_each_rank_of_a_host_takes_its_own_gpu(monkeypatch):
     assert asked == [None, "cuda:2"]
 
 
+class Files:
+    """A dataset for worker processes: not in memory, and of a module that they can import."""
+
+    in_memory = False
+
+
 def test_ranks_of_a_host_share_its_processors():
     free, bound = [set(range(12))] * 4, [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}, {9, 10, 11}]
     assert [ranks_module._own_cores(free, rank) for rank in range(4)] == [3] * 4
     assert [ranks_module._own_cores(bound, rank) for rank in range(4)] == [3] * 4
     assert ranks_module._own_cores([{0, 1}] * 5, 0) == 1
-
-    class Files:
-        in_memory = False
 
     me = Ranks()
     assert me.cores == ranks_module._own_cores([ranks_module._allowed()], 0)

@@ -101,13 +101,7 @@ class ImageFolder(ImageFiles):
         self.labels = np.array(labels, np.int32)
         self._stats = np.array(stats, np.int64)
         self.left_out = dict(left_out)
-        if left_out:
-            warnings.warn(
-                f"ImageFolder: {folder}: left out {left_out.total()} files ({listed(left_out)}); images lie "
-                "in class folders and have a suffix that Pillow reads",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        say_left_out("ImageFolder", folder, left_out, stacklevel=3)
         self.note_skipped({os.path.relpath(path, self.folder): why for path, why in unreadable.items()})
 
 
@@ -191,8 +185,16 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def say_left_out(where: str, folder: str | Path, counts: Counter[str], stacklevel: int = 2) -> None:
+    """Warn of the files in `folder` that are not read, if there are any."""
+    if counts:
+        why = "images are told by a suffix that Pillow reads"
+        text = f"{where}: {folder}: left out: {listed(counts)} ({why})"
+        warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+
+
 def listed(counts: Counter[str], most: int = 8) -> str:
     """ "3 .txt, 1 hidden", the most frequent first."""
-    shown = [f"{count} {what:.30}" for what, count in counts.most_common(most)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(most))
-    return ", ".join(shown + ([f"{rest} others"] if rest else []))
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in order[most:])
+    return ", ".join([f"{n} {what:.30}" for what, n in order[:most]] + ([f"{rest} others"] if rest else []))
