@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]+\.tmp")
+_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
 _held: set[int] = set()  # descriptors of locked files
 
 
@@ -72,10 +72,11 @@ def write_atomically(path: str | Path, data: bytes | Iterable[Any]) -> Path:
     return path
 
 
-def remove_partial(folder: str | Path) -> None:
-    """Delete what writers that were killed left half written in a folder."""
+def remove_partial(folder: str | Path, name: str | None = None) -> None:
+    """Delete what writers that were killed left half written in a folder: of the file ``name``, or of all."""
     for path in Path(folder).glob(".*.tmp"):
-        if _PARTIAL.fullmatch(path.name):
+        found = _PARTIAL.fullmatch(path.name)
+        if found and name in (None, found[1]):
             path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -32,12 +33,20 @@ class Log:
         self.path = path
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; flushed, so that a killed run loses nothing it wrote."""
+        """Append one event, or nothing where the disk is full; a killed run loses nothing it wrote."""
         if self.path is None:
             return
         record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        line = json.dumps(record).encode() + b"\n"
+        with naming(self.path), open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
 
     def rewind(self, step: int, epoch: int) -> None:
         """Drop what was logged after ``step`` and after the end of ``epoch`` epochs, and what a kill or a

@@ -393,6 +393,19 @@ def test_folder_fingerprint_notices_a_changed_file(tmp_path):
     assert before != data.ImageFolder(root).fingerprint()
 
 
+def test_predecoding_after_a_process_that_was_killed_at_it(tmp_path):
+    """Half a file, or half the notes beside it: decoded afresh, and what was left half written is gone."""
+    d = data.ArrayDataset(*(a[:20] for a in mk.images_of([1])))
+    whole = data.predecode(d, tmp_path).path
+    (tmp_path / f".{whole.name}.1f2e.tmp").write_bytes(b"half")
+    (tmp_path / ".another.npy.1f2e.tmp").write_bytes(b"somebody is writing this")
+    whole.with_suffix(".json").write_text('{"skip')
+    again = data.predecode(d, tmp_path)
+    np.testing.assert_array_equal(again.read(np.arange(20)), d.read(np.arange(20)))
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {whole.name, whole.with_suffix(".json").name, ".another.npy.1f2e.tmp"}
+
+
 def test_predecoded_images_are_the_same(tmp_path):
     root = mk.image_folder(tmp_path / "f")
     mk.truncate(root / "ant" / "1.jpg")

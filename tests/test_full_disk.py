@@ -16,6 +16,7 @@ import pyconvnet as pcn
 from pyconvnet import checkpoint, files, plots
 from pyconvnet.cli import main
 from pyconvnet.data import predecode, statistics
+from pyconvnet.progress import Log
 from pyconvnet.trainer import Trainer
 from pyconvnet.tuning import cache as caches
 
@@ -111,6 +112,26 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(tmp_path, monkeypatch, file)
     run = go(tmp_path / "run", resume="auto")
     same_model(run.model, go(tmp_path / "whole").model)
     assert [e["epoch"] for e in events(tmp_path / "run", "train")] == [1, 2, 3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_no_half_line_stays_in_the_log(tmp_path):
+    """Room for ten more bytes: none is used, and the next line, when there is room, is whole."""
+    import resource
+
+    log = Log(tmp_path / "log.jsonl")
+    log.write("start", step=0, epoch=0)
+    whole = log.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
+    try:
+        with pytest.raises(OSError, match=r"too large.*log.jsonl"):
+            log.write("train", step=1, epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.path.read_bytes() == whole
+    log.write("train", step=1, epoch=1)
+    assert [e["event"] for e in events(tmp_path)] == ["start", "train"]
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..files import locked, naming, remove_partial, write_atomically
 from .dataset import Dataset
 from .loader import Loader
 
@@ -83,15 +83,28 @@ def predecode(dataset: Dataset, cache: str | Path, *, workers: int = 0, progress
         raise TypeError(f"predecode: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
     path = Path(cache) / f"images-{dataset.fingerprint()}.npy"
     notes = path.with_suffix(".json")  # written last: its presence says that the images are complete
-    if not (path.exists() and notes.exists()):
-        _write(dataset, path, notes, workers, progress)
-    return Predecoded(path, dataset, json.loads(notes.read_text())["skipped"])
+    skipped = _skipped(path, notes)
+    if skipped is None:
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock")):  # of several processes one decodes
+            skipped = _skipped(path, notes)
+            if skipped is None:
+                remove_partial(path.parent, path.name)
+                with contextlib.closing(_pieces(dataset, workers, progress)) as pieces:
+                    write_atomically(path, pieces)
+                skipped = dataset.skipped
+                write_atomically(notes, json.dumps({"skipped": skipped}).encode())
+    return Predecoded(path, dataset, skipped)
 
 
-def _write(dataset: Dataset, path: Path, notes: Path, workers: int, progress: bool) -> None:
-    with contextlib.closing(_pieces(dataset, workers, progress)) as pieces:
-        write_atomically(path, pieces)
-    write_atomically(notes, json.dumps({"skipped": dataset.skipped}).encode())
+def _skipped(path: Path, notes: Path) -> dict[str, str] | None:
+    """What the notes say of a file of images; None where there is none, or the notes are damaged."""
+    try:
+        skipped = json.loads(notes.read_text(encoding="utf-8"))["skipped"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return skipped if isinstance(skipped, dict) and path.exists() else None
 
 
 def _pieces(dataset: Dataset, workers: int, progress: bool) -> Iterator[bytes]:
