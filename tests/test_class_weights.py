@@ -231,7 +231,7 @@ def test_resumed_runs_go_on_weighing_and_drawing(tmp_path, options):
         patch.setattr(Trainer, "_save", save_and_stop)
         with pytest.raises(Stop):
             go(tmp_path / "run", data=data, epochs=2, checkpoint_batches=2, **options)
-    assert checkpoint.read(tmp_path / "run" / "last.safetensors")[1]["batch"] > 0
+    assert checkpoint.read(tmp_path / "run" / "last.safetensors")[1]["examples"] > 0
     go(tmp_path / "run", data=data, epochs=2, resume=True)
     assert bits(tmp_path / "whole") == bits(tmp_path / "run")
     wrong = {"class_weights": [1, 1, 1, 2]} if "class_weights" in options else {"balance": False}
