@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the 
     from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFiles, ImageFolder
     from .devices import DeviceUnavailableError, available_devices, get_device
     from .evaluate import Evaluation, evaluate
+    from .files import LockedError
     from .gradients import check_gradients
     from .model import Model, Preprocessing
     from .network import Network
@@ -39,6 +40,7 @@ __all__ = [
     "Evaluation",
     "ImageFiles",
     "ImageFolder",
+    "LockedError",
     "Model",
     "Network",
     "NonFiniteLossError",
@@ -65,6 +67,7 @@ _HOMES = {
     "data": ("ArrayDataset", "Augmentation", "Cifar10", "Digits", "ImageFiles", "ImageFolder"),
     "devices": ("DeviceUnavailableError", "available_devices", "get_device"),
     "evaluate": ("Evaluation", "evaluate"),
+    "files": ("LockedError",),
     "gradients": ("check_gradients",),
     "model": ("Model", "Preprocessing"),
     "network": ("Network",),

@@ -5,30 +5,28 @@ Layout: tensors ``parameter/conv1.weight``; ``preprocessing/mean`` where there i
 number, network, preprocessing, classes, info, and for a training state everything else needed to go on; and a
 checksum over it all. Parameters are whole and unsplit, so a state written on one set of devices resumes on
 another.
-
-A file is written beside its target, synced to disk, and renamed over it: whoever reads the target sees the
-old file or the new one, never half of either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import write_atomically
 from .model import Model, Preprocessing, read_only
 from .network import Network
+from .text import cut, reason
 
 _FORMAT = 1
 _KEY = "pyconvnet"
 _CHECKSUM = "pyconvnet_crc32"
-_PARTIAL = re.compile(r"\..+\.\d+\.tmp")
 
 
 class CheckpointError(ValueError):
@@ -123,74 +121,57 @@ def read(path: str | Path) -> tuple[Model, dict[str, Any] | None, dict[str, np.n
     except FileNotFoundError:
         raise FileNotFoundError(f"load: no such file: {path}") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"load: {path} is damaged or no safetensors file: {error}") from None
+        raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
     if _KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
-    try:
+    with damage(path, "has damaged metadata"):
         header = json.loads(metadata[_KEY])
         version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"load: {path} has damaged metadata: {error!r}") from None
     if version != _FORMAT:
         raise CheckpointError(
-            f"load: {path} has format {version!r}, this version of pyconvnet reads format {_FORMAT}"
+            f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
     if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
         raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
-    try:
-        state = header["state"]
+    with damage(path):
+        state, classes, info = header["state"], header["classes"], header["info"]
+        for name, value, kind in (("state", state, (dict, type(None))), ("info", info, dict)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} must be an object, got {value!r}")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise TypeError(f"classes must be a list of texts, got {classes!r}")
         network = Network.from_dict(header["network"])
         parameters = {
             n.partition("/")[2]: tensors.pop(n) for n in list(tensors) if n.startswith("parameter/")
         }
+        check_floats("parameter", parameters)
         preprocessing = Preprocessing.from_dict(
             header["preprocessing"], tensors.pop("preprocessing/mean", None)
         )
-        classes = header["classes"]
         # Files of before this was recorded: names that are the outputs' own numbers were made up.
         given = header.get("class_names_given", classes != [str(i) for i in range(len(classes))])
-        model = Model(network, read_only(parameters), preprocessing, classes, header["info"], given)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"load: {path} is damaged: {error}") from None
+        if not isinstance(given, bool):
+            raise TypeError(f"class_names_given must be true or false, got {given!r}")
+        model = Model(network, read_only(parameters), preprocessing, classes, info, given)
     return model, state, tensors
 
 
-def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Write bytes to a temporary file in the same folder, sync, rename, sync the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def damage(path: Path, how: str = "is damaged") -> Iterator[None]:
+    """Make any error over a file's contents inside a CheckpointError that names the file and is short."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except CheckpointError:
         raise
-    _sync_folder(path.parent)
-    return path
+    except Exception as error:
+        raise CheckpointError(f"load: {path} {how}: {reason(error)}") from error
 
 
-def remove_partial(folder: str | Path) -> None:
-    """Delete what writers that were killed left half written in a folder."""
-    for path in Path(folder).glob(".*.tmp"):
-        if _PARTIAL.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # a file system that cannot open folders: the rename itself is still atomic
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise TypeError unless all arrays hold real floating-point numbers."""
+    for name, value in arrays.items():
+        if value.dtype.kind != "f":
+            raise TypeError(f"{what} {name} must be of floating-point numbers, got {value.dtype}")
 
 
 def _crc(text: str, tensors: Mapping[str, np.ndarray]) -> int:

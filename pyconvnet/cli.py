@@ -86,6 +86,8 @@ def _train(args: argparse.Namespace) -> int:
             "balance",
             "out",
             "workers",
+            "checkpoint_minutes",
+            "checkpoint_batches",
         )
         run = train(
             model,
@@ -127,17 +129,18 @@ def _train(args: argparse.Namespace) -> int:
 def _pictures(run: Any, data: Any) -> list[Path]:
     """What can be drawn of a finished run; nothing where matplotlib is missing."""
     from . import plots
+    from .run import afterwards
 
-    made = []
-    drawers: list[Callable[[], Path]] = [
-        lambda: plots.training_curves(run),
-        lambda: plots.filters(run, run.out / "filters.png"),
-        lambda: plots.predictions(run, data, run.out / "predictions.png"),
-    ]
-    for draw in drawers:
+    made = [path for path in [run.out / "curves.png"] if path.is_file()]  # train() draws it
+    drawers: dict[str, Callable[[Path], Path]] = {
+        "filters.png": lambda path: plots.filters(run, path),
+        "predictions.png": lambda path: plots.predictions(run, data, path),
+    }
+    for name, draw in drawers.items():
         try:
-            made.append(draw())
-        except ImportError as error:
+            with afterwards(f"no {name}", ValueError, plots.NotInstalledError):
+                made.append(draw(run.out / name))
+        except plots.NotInstalledError as error:
             print(f"no pictures: {error}", file=sys.stderr)
             break
         except ValueError:

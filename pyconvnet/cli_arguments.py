@@ -115,6 +115,13 @@ def parse_augment(text: str) -> dict[str, Any]:
     return result
 
 
+def parse_resume(text: str) -> bool | str:
+    """``--resume`` alone (spelt "yes" by the parser) or ``--resume auto``."""
+    if text not in ("yes", "auto"):
+        raise argparse.ArgumentTypeError(f"stands alone or before auto, got {text!r}")
+    return text if text == "auto" else True
+
+
 def parse_class_weights(text: str) -> Any:
     """ "balanced", "1,2,0.5" as a list, "dog=2,cat=0.5" as a dictionary."""
     if text == "balanced":

@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import cli_arguments as arguments
 
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line, without the usage before them."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The word after ``--resume`` belongs to it where it is "auto": ``--resume digits`` names a model."""
+        words = list(sys.argv[1:] if args is None else args)
+        if "--resume" in words:
+            at = words.index("--resume")
+            auto = words[at + 1 : at + 2] == ["auto"]
+            words[at : at + 1 + auto] = ["--resume=auto" if auto else "--resume=yes"]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -159,7 +168,18 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     _add_split(sub)
     sub.add_argument("--seed", type=int)
     sub.add_argument("--out", help="folder of the run (default runs/MODEL)")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument(
+        "--resume",
+        nargs="?",
+        default=False,
+        type=arguments.parse_resume,
+        metavar="auto",
+        help="go on with the run in --out; --resume auto: begin where there is none, for restart scripts",
+    )
+    sub.add_argument(
+        "--checkpoint-minutes", type=float, default=10.0, help="between checkpoints within an epoch (10)"
+    )
+    sub.add_argument("--checkpoint-batches", type=int, help="also after so many batches")
     sub.add_argument(
         "--augment",
         type=arguments.parse_augment,

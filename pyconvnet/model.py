@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .devices import get_device
+from .layers.base import check_number
 from .network import Network
 from .ops._arrays import unmasked
 
@@ -37,13 +38,11 @@ class Preprocessing:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        self.image_shape = tuple(int(e) for e in self.image_shape)
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(f"Preprocessing: image_shape must be (H, W, C), got {self.image_shape}")
+        self.image_shape = _extents("image_shape", self.image_shape, "(H, W, C)")
         h, w, c = self.image_shape
         if self.crop is not None:
-            self.crop = (int(self.crop[0]), int(self.crop[1]))
-            if not (1 <= self.crop[0] <= h and 1 <= self.crop[1] <= w):
+            self.crop = _extents("crop", self.crop, "(h, w)")
+            if not (self.crop[0] <= h and self.crop[1] <= w):
                 raise ValueError(f"Preprocessing: crop must fit images of {h}x{w}, got {self.crop}")
         if self.mean is not None:
             self.mean = np.ascontiguousarray(unmasked("Preprocessing", "mean", self.mean), np.float32)
@@ -51,8 +50,7 @@ class Preprocessing:
                 raise ValueError(
                     f"Preprocessing: mean must have shape {(c,)} or {(h, w, c)}, got {self.mean.shape}"
                 )
-        if not np.isfinite(self.scale):
-            raise ValueError(f"Preprocessing: scale must be finite, got {self.scale!r}")
+        check_number("Preprocessing: scale", self.scale, "number")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -70,7 +68,16 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, description: Mapping[str, Any], mean: np.ndarray | None) -> Preprocessing:
         """Inverse of :meth:`to_dict`."""
-        return cls(tuple(description["image_shape"]), description["crop"], mean, description["scale"])
+        return cls(description["image_shape"], description["crop"], mean, description["scale"])
+
+
+def _extents(name: str, value: Any, form: str) -> tuple[int, ...]:
+    """``value`` as a tuple of as many positive integers as its form, "(h, w)" say, names."""
+    if not isinstance(value, (tuple, list)) or len(value) != form.count(",") + 1:
+        raise ValueError(f"Preprocessing: {name} must be {form}, got {value!r}")
+    for extent in value:
+        check_number(f"Preprocessing: every extent of {name}", extent, "positive int")
+    return tuple(int(extent) for extent in value)
 
 
 @dataclass

@@ -6,6 +6,7 @@ figures follow the paper's: filters as in its figure 3, predictions as in its fi
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,12 +18,18 @@ import numpy as np
 
 from .data import Loader
 from .evaluate import Evaluation, as_model, best_classes, log_probabilities, matching_data, view_draws
+from .files import write_atomically
+from .text import cut
 
 if TYPE_CHECKING:
     from .model import Model
 
 _TRAIN, _VALIDATION = "black", "crimson"
 _GAP = (0.72, 0.82, 0.95)  # between grey filters; coloured ones are on white
+
+
+class NotInstalledError(ImportError):
+    """There is no matplotlib."""
 
 
 def training_curves(run: Any, path: str | Path | None = None) -> Path:
@@ -182,7 +189,7 @@ def confusion(evaluation: Evaluation, path: str | Path) -> Path:
     axis = figure.subplots()
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if size <= 40:
-        names = [_short(name, 18) for name in evaluation.classes]
+        names = [_label(name, 18) for name in evaluation.classes]
         axis.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axis.set_yticks(range(size), names)
     if size <= 20:
@@ -286,13 +293,13 @@ def _prediction_figure(model: Model, shown: Sequence[tuple[np.ndarray, int, list
         true = model.class_name(label)
         top.imshow(_displayable(image), interpolation="nearest" if image.shape[0] < 64 else "antialiased")
         colour = "darkgreen" if guess[0][0] == true else "crimson"
-        top.set_title(_short(true, 24), y=-0.17, fontsize=9, color=colour, fontweight="bold")
+        top.set_title(_label(true, 24), y=-0.17, fontsize=9, color=colour, fontweight="bold")
         bottom.set_axis_on()
         names, shares = [g[0] for g in guess], [g[1] for g in guess]
         colours = ["seagreen" if name == true else "lightcoral" for name in names]
         bottom.barh(range(len(guess)), shares, color=colours, height=0.85)
         for row, name in enumerate(names):
-            bottom.text(0.02, row, _short(name, 28), va="center", fontsize=7.5)
+            bottom.text(0.02, row, _label(name, 28), va="center", fontsize=7.5)
         bottom.set_xlim(0, 1)
         bottom.set_ylim(len(guess) - 0.4, -0.6)
         bottom.set_xticks([])
@@ -310,9 +317,9 @@ def _displayable(image: np.ndarray) -> np.ndarray:
     return picture if image.shape[2] == 3 else np.repeat(picture[..., None], 3, axis=-1)
 
 
-def _short(name: str, length: int) -> str:
-    name = name.encode("utf-8", "replace").decode()  # names of folders need not be UTF-8; text must
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _label(name: str, length: int) -> str:
+    """``name`` as text to draw: names of folders need not be UTF-8."""
+    return cut(name.encode("utf-8", "replace").decode(), length)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -320,8 +327,10 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib; run: pip install "pyconvnet[plots]"') from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":  # it is there, but cannot find something
+            raise
+        raise NotInstalledError('plots need matplotlib; run: pip install "pyconvnet[plots]"') from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -331,11 +340,6 @@ def _write(figure: Any, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"plot: the picture's name must end in .png, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return write_atomically(path, picture.getvalue())

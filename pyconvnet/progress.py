@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomically
+from .files import naming, write_atomically
 
+_OF_AN_EPOCH = ("train", "validation", "warning")  # logged when it has ended, before its checkpoint
 _LINE_SECONDS = 10.0  # between plain lines where there is no terminal
 
 
@@ -35,24 +36,47 @@ class Log:
         if self.path is None:
             return
         record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop what was logged after ``step``, and a last line cut short by a kill: the resumed run logs it
-        again.
+    def rewind(self, step: int, epoch: int) -> None:
+        """Drop what was logged after ``step`` and after the end of ``epoch`` epochs, and what a kill or a
+        crash left of a line: the resumed run logs it again.
         """
         if self.path is None or not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record.get("step", 0) <= step and record.get("event") != "end":
-                kept.append(line + "\n")
-        write_atomically(self.path, "".join(kept).encode())
+        with naming(self.path):
+            lines = self.path.read_bytes().splitlines()
+        kept = [line for line in lines if _is_before(line, step, epoch)]
+        write_atomically(self.path, b"".join(line + b"\n" for line in kept))
+
+    def begin(self) -> None:
+        """Begin afresh. What a run left that died before its first checkpoint goes; a log that tells of
+        checkpoints, which somebody has removed, is kept beside it, as ``log-1.jsonl``.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        with naming(self.path):
+            if b'"event": "checkpoint"' not in self.path.read_bytes():
+                self.path.unlink()
+                return
+            number = 1
+            while (other := self.path.with_name(f"{self.path.stem}-{number}.jsonl")).exists():
+                number += 1
+            self.path.rename(other)
+
+
+def _is_before(line: bytes, step: int, epoch: int) -> bool:
+    """Whether a line of the log belongs to what a resumed run, which stands at ``step``, will not repeat.
+
+    An epoch's own figures come after its last step: a checkpoint at that step may lie before them.
+    """
+    try:
+        record = json.loads(line)
+        finished = record["epoch"] <= epoch or record["event"] not in _OF_AN_EPOCH
+        return finished and record["step"] <= step and record["event"] != "end"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _finite(value: Any) -> Any:

@@ -1,17 +1,18 @@
-"""A run's folder and what is left of the run: files, records, the best epoch."""
+"""What is left of a run: files, records, the best epoch."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
 from .model import Model
+from .text import reason
 
-LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
+LAST, BEST, LOG, LOCK = "last.safetensors", "best.safetensors", "log.jsonl", "run.lock"
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -58,40 +59,14 @@ def score(record: Mapping[str, Any]) -> tuple[float, float]:
     return record[f"{kind}_error"], record[f"{kind}_loss"]
 
 
-def open_folder(out: Any, resume: bool | str, name: str) -> tuple[Path, Any]:
-    """Find the run's folder, and (model, state, arrays) of the run to resume or None."""
-    if out is not None and not isinstance(out, (str, Path)):
-        raise TypeError(f"train: out must be a path, got {type(out).__name__}")
-    folder = _default_folder(name, bool(resume)) if out is None else Path(out).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"train: out must be a folder, {folder} is a file")
-    last = folder / LAST
-    if resume and last.is_file():
-        model, state, arrays = checkpoint.read(last)
-        if state is None:
-            raise checkpoint.CheckpointError(f"train: {last} holds a model, but no state of a run to resume")
-        return folder, (model, state, arrays)
-    if resume is True:
-        raise FileNotFoundError(f"train: nothing to resume: {last} does not exist")
-    for present in (LAST, LOG):
-        if (folder / present).exists():
-            raise ValueError(
-                f"train: out={str(folder)!r} already holds a run; "
-                "resume=True goes on with it, or name another folder"
-            )
-    return folder, None
-
-
-def _default_folder(name: str, resume: bool) -> Path:
-    base = Path("runs")
-    numbered = [base / name]
-    if resume:
-        if base.is_dir():
-            numbered += [p for p in base.iterdir() if re.fullmatch(re.escape(name) + r"-\d+", p.name)]
-        held = [p for p in numbered if (p / LAST).is_file()]
-        return max(held, key=lambda p: (p / LAST).stat().st_mtime, default=base / name)
-    number = 1
-    while numbered[0].exists():
-        number += 1
-        numbered[0] = base / f"{name}-{number}"
-    return numbered[0]
+@contextlib.contextmanager
+def afterwards(what: str, *but: type[Exception]) -> Iterator[None]:
+    """What is done inside adds to a run whose model is saved: where it fails, that is a warning, unless it is
+    one of the errors named.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        warnings.warn(f"train: {what}: {reason(error)}", RuntimeWarning, stacklevel=3)

@@ -16,6 +16,7 @@ from .layers.initialisers import Initialiser, initialiser
 from .model import Preprocessing
 from .network import Network
 from .precision import check_precision
+from .text import reason
 
 DEFAULTS = {
     "epochs": 10,
@@ -123,7 +124,7 @@ def make_settings(
 ) -> Settings:
     """Choose each value: as given, else the resumed run's, the network's recipe, the default.
 
-    ``saved``: (model, state, arrays) of the run to resume, or None.
+    ``saved``: what there is of the run to resume, or None.
     """
     from .data.augmentation import UNIT_SCALE, Augmentation
 
@@ -133,7 +134,7 @@ def make_settings(
         value = given[name]
         if value is None:
             value = old.get(name, network.recipe.get(name, default))
-        elif saved is not None and name in ("batch_size", "seed", "balance"):
+        elif saved is not None and name in ("seed", "balance"):
             before = old.get(name, default)
             if value != before:
                 raise ValueError(f"train: {name} must stay {before} in a resumed run, got {value}")
@@ -154,7 +155,7 @@ def make_settings(
         if given["schedule"] is not None or saved is None:
             raise
         raise ValueError(
-            f"train: give the schedule again, it cannot be read from the checkpoint ({error})"
+            f"train: give the schedule again, it cannot be read from {saved.path} ({reason(error)})"
         ) from None
     for name, rule in RULES.items():  # a recipe's values have not been looked at yet
         check_number(f"train: {name}", values[name], rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from .model import Model, check_parameters
 from .network import Network
 from .ops._arrays import channels_first_hint
 from .parallel.ranks import Ranks, current
-from .run import NonFiniteLossError, Run, open_folder
+from .run import NonFiniteLossError, Run
+from .run_folder import opened
 from .settings import Settings, check_options, check_rhythm, make_settings
+from .text import cut
 
 __all__ = ["NonFiniteLossError", "Run", "train"]
 
@@ -110,8 +113,9 @@ def train(
         Folder for checkpoints and log. Default: ``runs/NAME``, or the first free of ``runs/NAME-2``, ``-3``,
         ...
     resume : bool or "auto"
-        Go on from ``out/last.safetensors``, to the same bits as a run never stopped; "auto" starts afresh
-        where there is none.
+        Go on from ``out/last.safetensors``, to the same bits as a run never stopped (with another
+        ``batch_size``: from the same example, to other bits). "auto" starts afresh where there is none, as
+        after a run that ended before its first checkpoint: for restart scripts.
     augment : pyconvnet.data.Augmentation or dict, optional
         Default: the recipe's, else subtract the mean image.
     init : str or Initialiser, optional
@@ -156,6 +160,12 @@ def train(
         An option that makes no sense, data that do not fit the network, an ``out`` that holds another run.
     FileNotFoundError
         Nothing at the path, nothing to resume.
+    CheckpointError
+        (a ValueError) What is to be resumed is damaged.
+    LockedError
+        (a RuntimeError) Another process, or another call in this one, trains in ``out``.
+    OSError
+        A file cannot be written, for want of room say; it is named, and the last checkpoint is whole.
     NonFiniteLossError
         The loss became NaN or infinite; the checkpoints on disk are the last good ones.
     """
@@ -173,7 +183,7 @@ def train(
         "class_weights": class_weights,
         "balance": balance,
     }
-    with ranks.guard():
+    with ranks.guard(), contextlib.ExitStack() as stack:
         with ranks.together():
             check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
             check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
@@ -185,8 +195,8 @@ def train(
                 )
             places = _devices(devices, replicas, hybrid, ranks)
             name = model if isinstance(model, str) else _network_of(model).name
-            opened = open_folder(out, resume, name) if ranks.main else None
-        folder, saved = ranks.broadcast(opened)  # the other hosts may not see rank 0's files
+            held = stack.enter_context(opened(out, resume, name)) if ranks.main else None
+        folder, saved = ranks.broadcast(held)  # the other hosts may not see rank 0's files
         with ranks.together():
             asked = given_options(
                 size=image_size, channels=channels, on_error=on_error, max_pixels=max_pixels
@@ -314,8 +324,8 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
         if not same:
             what = repr(model) if isinstance(model, str) else repr(_network_of(model).name)
             raise ValueError(
-                f"train: the run to resume trained another network: {network.name!r}, "
-                f"got {what} (or other layers)"
+                f"train: the run to resume, {saved.path}, trained another network: "
+                f"{cut(repr(network.name))}, got {what} (or other layers)"
             )
         return network if isinstance(model, str) else _network_of(model), saved[0].parameters
     if isinstance(model, str):

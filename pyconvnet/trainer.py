@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import checkpoint, learning, resuming
+from . import checkpoint, files, learning, resuming
 from .buffers import Metrics
 from .data import Loader, Statistics, statistics
 from .devices import Device
@@ -28,7 +28,8 @@ from .network import Network
 from .parallel.ranks import Ranks
 from .plan import Plan
 from .progress import Log, Progress, Signals
-from .run import BEST, LAST, LOG, NonFiniteLossError, Run, score
+from .resuming import Saved
+from .run import BEST, LAST, LOG, NonFiniteLossError, Run, afterwards, score
 from .settings import Settings, make_preprocessing
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
@@ -57,7 +58,7 @@ class Trainer:
     out : Path
     start : dict or None
         Parameters to start from; None: the network's initial ones.
-    saved : (Model, state, arrays) or None
+    saved : Saved or None
         The run to go on with.
     ranks : Ranks
         The processes that train together; by default this one alone.
@@ -72,20 +73,21 @@ class Trainer:
         devices: list[Device],
         out: Path,
         start: dict[str, np.ndarray] | None,
-        saved: tuple[Model, dict[str, Any], dict[str, np.ndarray]] | None,
+        saved: Saved | None,
         ranks: Ranks | None = None,
     ):
         self.network, self.train_set, self.validation_set = network, train_set, validation_set
         self.settings, self.out, self.saved = settings, out, saved
         self.devices, self.ranks = devices, Ranks() if ranks is None else ranks
-        self.epoch = self.batch = self.step = 0
+        self.epoch = self.step = 0
+        self.examples = 0  # of the current epoch, done
         self.history: list[dict[str, Any]] = []
         self._n = 0  # examples of the last pass
         self.check_every = min(self.ranks.gather(min(map(_check_every, devices))))  # the same in all ranks
         self.seconds = 0.0  # of the current epoch, in earlier sessions
         with self.ranks.together():
             if saved is not None:
-                self._check_data(saved[1])
+                self._check_data(saved)
         self._check_ranks()
         self.communicator = self.ranks.communicator(devices)
         with self.ranks.together():
@@ -100,7 +102,8 @@ class Trainer:
         if validation_set is not None:
             settings.schedule.expect(self.chance)
         if saved is not None:
-            self._restore(*saved)
+            with self.ranks.together():
+                self._restore(saved)
         self.costs = {node.name: node.layer.weight for node in network.costs}
         self.main = network.costs[-1].name
         self.log = Log(out / LOG if self.ranks.main else None)
@@ -157,7 +160,7 @@ class Trainer:
         if not self.settings.augmentation.needs_statistics():
             return None
         if self.saved is not None:
-            return resuming.read_statistics(*self.saved[1:])
+            return self.saved.statistics
         return statistics(
             self.train_set,
             workers=self.settings.workers,
@@ -166,28 +169,31 @@ class Trainer:
             add_up=self.ranks.sum,
         )
 
-    def _check_data(self, state: dict[str, Any]) -> None:
+    def _check_data(self, saved: Saved) -> None:
+        told = saved.state["data"]
         for kind, now in self._fingerprints().items():
-            if state["data"].get(kind, now) != now:
+            images = len(self.train_set) if kind == "train" else None
+            if told.get(kind, now) != now or images not in (None, told["images"]):
                 word = "training" if kind == "train" else kind
-                raise ValueError(f"train: these are not the {word} images of the run in {self.out}")
+                raise ValueError(f"train: these are not the {word} images of the run in {saved.path}")
 
     def _fingerprints(self) -> dict[str, str | None]:
         sets = {"train": self.train_set, "validation": self.validation_set}
         return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
 
-    def _restore(self, model: Model, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        momenta, sums = resuming.read_arrays(arrays)
-        self.plan.set_momenta(momenta)
+    def _restore(self, saved: Saved) -> None:
+        state, sums = saved.state, saved.sums
+        self.plan.set_momenta(saved.momenta)
         self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
-        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.epoch, self.examples, self.step = state["epoch"], state["examples"], state["step"]
         self.plan.steps = self.step
         self.history, self.seconds = state["history"], state["seconds"]
-        if self.settings.schedule.describe() == state["options"]["schedule"]:
-            self.settings.schedule.restore(state["schedule"])
-        else:  # a new schedule sees what its predecessor saw
-            for record in self.history:
-                self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
+        with checkpoint.damage(saved.path):
+            if self.settings.schedule.describe() == state["options"]["schedule"]:
+                self.settings.schedule.restore(state["schedule"])
+                return
+        for record in self.history:  # a new schedule sees what its predecessor saw
+            self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
 
     def _model(self) -> Model:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
@@ -218,7 +224,7 @@ class Trainer:
         state: dict[str, Any] = {
             "options": self.settings.describe(),
             "epoch": self.epoch,
-            "batch": self.batch,
+            "examples": self.examples,
             "step": self.step,
             "seconds": self.seconds,
             "schedule": self.settings.schedule.state(),
@@ -227,18 +233,21 @@ class Trainer:
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
         resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        self.log.write(
-            "checkpoint", step=self.step, epoch=self.epoch, batch=self.batch, file=LAST, reason=reason
-        )
+        with afterwards("the log does not tell of the checkpoint"):
+            self.log.write("checkpoint", **self._position(), file=LAST, reason=reason)
+
+    def _position(self) -> dict[str, int]:
+        return {"step": self.step, "epoch": self.epoch, "examples": self.examples}
 
     # ---- the run -------------------------------------------------------------------------------------------
     def run(self) -> Run:
         """Train to the last epoch, or until a signal asks to stop."""
         if self.ranks.main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if self.saved is not None:
-                self.log.rewind(self.step)
-                checkpoint.remove_partial(self.out)
+            files.remove_partial(self.out)
+            if self.saved is None:
+                self.log.begin()
+            else:
+                self.log.rewind(self.step, self.epoch)
         self._write_start()
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
@@ -261,10 +270,11 @@ class Trainer:
             finally:
                 self.progress.close()
         if interrupted:
-            self.progress.note(
-                f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
-                f"saved {self.out / LAST}; go on with resume=True"
-            )
+            with afterwards("the end cannot be told"):
+                self.progress.note(
+                    f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
+                    f"saved {self.out / LAST}; go on with resume=True"
+                )
         early = not interrupted and self._stalled()
         self._write_end("interrupted" if interrupted else "stopped early" if early else "done")
         return Run(self._model(), self.history, self.out, interrupted, early)
@@ -276,17 +286,17 @@ class Trainer:
         """One epoch and what follows it; False where a signal stopped it."""
         lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
         self.plan.set_hyper(lr, self.settings.momentum)
-        if self.batch == 0:
+        if self.examples == 0:
             self.plan.reset_metrics()
             self.seconds = 0.0
         begun = time.perf_counter()
         earlier = self.seconds
-        self.progress.start_epoch(self.epoch, min(self.batch * self.settings.batch_size, len(self.train_set)))
+        self.progress.start_epoch(self.epoch, self.examples)
         self._logged = time.monotonic()
-        for batch in self.loader.epoch(self.epoch, self.batch):
+        for batch in self.loader.epoch(self.epoch, skip=self.examples):
             self._train_batch(batch)
             said = self.said
-            self.batch += 1
+            self.examples += batch.total
             self.progress.advance(batch.total)
             self.seconds = earlier + time.perf_counter() - begun
             if said.show:
@@ -374,7 +384,7 @@ class Trainer:
         self.settings.schedule.observe(self.epoch, validation["validation_error"])
         best = all(score(record) < score(other) for other in self.history)
         self.history.append(record)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch, self.examples = self.epoch + 1, 0
         self.progress.end_epoch(record)
         if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
             self._compare_with_chance()
@@ -449,7 +459,7 @@ class Trainer:
         }
 
     def _where(self) -> dict[str, Any]:
-        epoch = self.epoch + self.batch / len(self.loader)
+        epoch = self.epoch + self.examples / len(self.train_set)
         return {
             "epoch": round(epoch, 4),
             "step": self.step,
@@ -476,7 +486,8 @@ class Trainer:
                 "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
             )
         error = NonFiniteLossError(text)
-        self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
         return self.ranks.shared(error)
 
     # ---- log -----------------------------------------------------------------------------------------------
@@ -522,22 +533,26 @@ class Trainer:
         return resuming.described({}, self.devices[0]) | {"kernels": chosen}
 
     def _write_end(self, reason: str) -> None:
-        self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
-        if reason == "stopped early":
-            self.progress.note(f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}")
-        if reason != "interrupted":
-            if self.history and self.ranks.main:
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
+        if reason == "interrupted":
+            return
+        if self.history and self.ranks.main:
+            with afterwards("no curves are drawn"):
                 self._draw()
+        with afterwards("the end cannot be told"):
+            if reason == "stopped early":
+                self.progress.note(
+                    f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}"
+                )
             self.progress.note(f"done: {self.out / LAST}")
 
     def _draw(self) -> None:
         """Curves beside the log, where matplotlib is installed: drawing is an extra."""
-        try:
-            from . import plots
+        from . import plots
 
+        with contextlib.suppress(plots.NotInstalledError):
             plots.training_curves(self.out)
-        except ImportError:
-            pass
 
 
 def _short(figures: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def export(path: str | Path, device: str | Device | None = None) -> int:
     ValueError
         There are none.
     """
-    from .checkpoint import write_atomically
+    from .files import write_atomically
 
     cache, card = Cache(), tuning.card_of(get_device(device))
     entries = [e for e in cache.entries.values() if e.fits(card)]

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 import pyconvnet as pcn
+from pyconvnet import checkpoint
 from pyconvnet.layers import Conv2d, Dropout, Linear, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
 
@@ -46,12 +47,41 @@ def go(out, net=None, data=None, **options):
     return pcn.train(small() if net is None else net, data, out=out, **options)
 
 
+def same_model(one, two):
+    """Two models hold the same bits."""
+    assert one.parameters.keys() == two.parameters.keys()
+    for name, value in one.parameters.items():
+        np.testing.assert_array_equal(value, two.parameters[name], err_msg=name)
+
+
+def same_bits(one, two):
+    """Two folders hold the same run: position, parameters, momenta, sums, best, history but for its times."""
+    (a, state_a, arrays_a), (b, state_b, arrays_b) = (
+        checkpoint.read(p / "last.safetensors") for p in (one, two)
+    )
+    for name in ("step", "epoch", "examples"):
+        assert state_a[name] == state_b[name]
+    for name, value in a.parameters.items():
+        np.testing.assert_array_equal(value, b.parameters[name], err_msg=name)
+    assert arrays_a.keys() == arrays_b.keys()
+    for name, value in arrays_a.items():
+        np.testing.assert_array_equal(value, arrays_b[name], err_msg=name)
+    timing = ("seconds", "images_per_second")
+    plain_a, plain_b = (
+        [{k: v for k, v in r.items() if k not in timing} for r in s["history"]] for s in (state_a, state_b)
+    )
+    assert plain_a == plain_b
+    best_a, best_b = (pcn.load(p / "best.safetensors") for p in (one, two))
+    for name, value in best_a.parameters.items():
+        np.testing.assert_array_equal(value, best_b.parameters[name])
+
+
 def events(out, kind=None):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if kind in (None, line["event"])]
 
 
 def python_path():
-    """PYTHONPATH under which another process finds the modules of this folder."""
-    here = os.path.dirname(__file__)
-    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    """PYTHONPATH under which another process finds the modules of this folder, and the package under test."""
+    here, package = os.path.dirname(__file__), os.path.dirname(os.path.dirname(pcn.__file__))
+    return os.pathsep.join(filter(None, [here, package, os.environ.get("PYTHONPATH")]))

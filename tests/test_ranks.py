@@ -11,7 +11,7 @@ import pytest
 from mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
 from runs import events, go, small, toy
 
-from pyconvnet import checkpoint
+from pyconvnet import checkpoint, files
 from pyconvnet.plan import Plan
 from pyconvnet.trainer import Trainer
 
@@ -40,7 +40,7 @@ def close(one, two, rtol=2e-4, atol=2e-6):
     (a, state_a, arrays_a), (b, state_b, arrays_b) = (
         checkpoint.read(p / "last.safetensors") for p in (one, two)
     )
-    for key in ("step", "epoch", "batch", "options", "data"):
+    for key in ("step", "epoch", "examples", "options", "data"):
         assert state_a[key] == state_b[key], key
     for first, second in ((a.parameters, b.parameters), (arrays_a, arrays_b)):
         assert first.keys() == second.keys()
@@ -134,6 +134,33 @@ def test_a_run_moves_from_4_ranks_to_2_to_1(tmp_path):
     assert [e["ranks"] for e in events(tmp_path / "run", "start")] == [4, 2, 1]
 
 
+def test_ranks_go_on_at_an_example_with_another_batch_size(tmp_path):
+    """Two ranks stop within an epoch; four go on with other batches: every image is read once an epoch."""
+    body = f"""
+        place = pathlib.Path({str(tmp_path)!r}, f"read-{{ranks.size}}-{{ranks.rank}}")
+        real = Trainer._train_batch
+        def train_batch(self, batch):
+            if ranks.main and self.saved is None and self.step == 6:
+                raise SystemExit(3)
+            real(self, batch)
+            with open(place, "a") as file:
+                print(self.epoch, *batch.indices, file=file)
+        Trainer._train_batch = train_batch
+        size = 30 if ranks.size == 2 else 22
+        runs.go(pathlib.Path("run"), resume="auto", checkpoint_batches=1, batch_size=size, epochs=2)
+    """
+    for ranks in (2, 4):
+        finish(start_script(ranks, script(body), tmp_path))
+    assert [e["ranks"] for e in events(tmp_path / "run", "start")] == [2, 4]
+    assert [e["epoch"] for e in events(tmp_path / "run", "train")] == [1, 2]
+    seen = {0: [], 1: []}
+    for path in tmp_path.glob("read-*"):
+        for line in path.read_text().splitlines():
+            epoch, *indices = map(int, line.split())
+            seen[epoch] += indices
+    assert [sorted(indices) for indices in seen.values()] == [list(range(119))] * 2
+
+
 def test_two_runs_in_one_job(tmp_path):
     body = f"""
         for number in (0, 1):
@@ -156,6 +183,11 @@ def test_the_command_line(tmp_path):
     status, output, errors = finish(start(2, typed, tmp_path))
     assert status != 0
     assert errors.count("already holds a run") == 1
+    assert "Traceback" not in errors
+    with files.locked(tmp_path / "run" / "run.lock"):
+        status, output, errors = finish(start(2, [*typed, "--resume", "auto"], tmp_path))
+    assert status != 0
+    assert errors.count(f"is in use by process {os.getpid()} on") == 1
     assert "Traceback" not in errors
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from networks import plain
-from runs import events, go, python_path, small, toy
+from runs import events, go, python_path, same_bits, small, toy
 
 import pyconvnet as pcn
 from pyconvnet import checkpoint, trainer
@@ -26,30 +26,6 @@ def no_drawing(request, monkeypatch):
     """Curves take longer to draw than most of these runs to train."""
     if "curves" not in request.node.name:
         monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
-def same_bits(one, two):
-    (a, state_a, arrays_a), (b, state_b, arrays_b) = (
-        checkpoint.read(p / "last.safetensors") for p in (one, two)
-    )
-    assert (state_a["step"], state_a["epoch"], state_a["batch"]) == (
-        state_b["step"],
-        state_b["epoch"],
-        state_b["batch"],
-    )
-    for name, value in a.parameters.items():
-        np.testing.assert_array_equal(value, b.parameters[name], err_msg=name)
-    assert arrays_a.keys() == arrays_b.keys()
-    for name, value in arrays_a.items():
-        np.testing.assert_array_equal(value, arrays_b[name], err_msg=name)
-    timing = ("seconds", "images_per_second")
-    plain_a, plain_b = (
-        [{k: v for k, v in r.items() if k not in timing} for r in s["history"]] for s in (state_a, state_b)
-    )
-    assert plain_a == plain_b
-    best_a, best_b = (pcn.load(p / "best.safetensors") for p in (one, two))
-    for name, value in best_a.parameters.items():
-        np.testing.assert_array_equal(value, best_b.parameters[name])
 
 
 # ---- resuming ----------------------------------------------------------------------------------------------
@@ -83,6 +59,89 @@ def test_resuming_ends_in_the_same_bits(tmp_path, monkeypatch, at):
     steps = [e["step"] for e in events(tmp_path / "cut", "train")]
     assert steps == [4, 8, 12]  # the log tells the story once
     assert [e["resumed"] for e in events(tmp_path / "cut", "start")] == [False, True]
+
+
+def read_from(monkeypatch):
+    """What each step reads: (epoch, indices), as it goes."""
+    read, real = [], Trainer._train_batch
+
+    def train_batch(self, batch):
+        read.append((self.epoch, list(batch.indices)))
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", train_batch)
+    return read
+
+
+@pytest.mark.parametrize("at", [4, 5, 7])
+@pytest.mark.parametrize(("first", "second"), [(32, 20), (32, 200), (25, 40)])
+def test_another_batch_size_goes_on_at_the_same_example(tmp_path, monkeypatch, at, first, second):
+    """Each image once an epoch, in the epoch's order; the epoch's figures are over all of them."""
+    still = {
+        "lr": 0,
+        "net": small(dropout=False),
+        "data": toy(size=6),
+        "augment": {"mean": None, "scale": 0.02},
+    }
+    read, real = [], Trainer._train_batch
+
+    def train_batch(self, batch):
+        read.append((self.epoch, batch.indices))
+        if self.step == at and self.out.name == "run" and self.saved is None:
+            raise Stop
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", train_batch)
+    whole = go(tmp_path / "whole", batch_size=first, **still)
+    order = [np.concatenate([i for e, i in read if e == epoch]) for epoch in range(3)]
+    with pytest.raises(Stop):
+        go(tmp_path / "run", batch_size=first, checkpoint_batches=1, **still)
+    read.clear()
+    run = go(tmp_path / "run", resume=True, batch_size=second, **still)
+    epoch, batches = divmod(at, -(-len(order[0]) // first))
+    for number in range(epoch, 3):
+        parts = [i for e, i in read if e == number]
+        rest = order[number][batches * first if number == epoch else 0 :]
+        np.testing.assert_array_equal(np.concatenate(parts), rest)
+        assert {len(part) for part in parts[:-1]} <= {second}
+    assert run.history[-1]["step"] == at + len(read)
+    for one, other in zip(run.history, whole.history, strict=True):  # nothing is learnt: the same figures
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert one["train_error"] == other["train_error"]
+    assert [e["options"]["batch_size"] for e in events(tmp_path / "run", "start")] == [first, second]
+
+
+def test_a_new_batch_size_is_kept_and_momenta_are_not_touched(tmp_path):
+    go(tmp_path / "run", epochs=1)
+    before = checkpoint.read(tmp_path / "run" / "last.safetensors")[2]
+    go(tmp_path / "run", epochs=1, resume=True, batch_size=8)
+    assert [e["event"] for e in events(tmp_path / "run")][-2:] == ["start", "end"]
+    go(tmp_path / "run", epochs=2, resume=True, batch_size=8)
+    run = go(tmp_path / "run", epochs=3, resume=True, batch_size=None)
+    assert [r["step"] for r in run.history] == [4, 4 + 15, 4 + 15 + 15]
+    assert any(np.any(a) for name, a in before.items() if name.startswith("momentum/"))
+
+
+def test_a_checkpoint_of_before_counts_in_batches(tmp_path, monkeypatch):
+    """Earlier versions kept the position as a number of batches."""
+    go(tmp_path / "whole")
+    real = Trainer._write
+
+    def write(self, reason, *args):
+        real(self, reason, *args)
+        if self.step == 6:
+            raise Stop
+
+    monkeypatch.setattr(Trainer, "_write", write)
+    with pytest.raises(Stop):
+        go(tmp_path / "run", checkpoint_batches=1)
+    monkeypatch.undo()
+    path = tmp_path / "run" / "last.safetensors"
+    model, state, arrays = checkpoint.read(path)
+    assert state.pop("examples") == 64
+    checkpoint.write(path, model, {**state, "batch": 2}, arrays)
+    go(tmp_path / "run", resume=True)
+    same_bits(tmp_path / "whole", tmp_path / "run")
 
 
 def test_resume_takes_the_runs_own_options(tmp_path):
@@ -245,7 +304,6 @@ def test_signal_handlers_are_put_back(tmp_path):
         ({"net": plain()}, "trained another network: 'small', got 'plain'"),
         ({"net": small(dropout=False)}, "trained another network"),
         ({"net": "digits"}, "trained another network: 'small', got 'digits'"),
-        ({"batch_size": 16}, "batch_size must stay 32"),
         ({"seed": 5}, "seed must stay 0"),
         ({"augment": Augmentation(crop=6)}, "augment must stay"),
         ({"validation": 0.5}, "not the training images of the run"),

@@ -465,6 +465,19 @@ def test_processes_do_not_lose_each_others_entries(tmp_path):
     }
 
 
+def test_entries_of_another_process_are_not_overwritten_by_older_ones(tmp_path):
+    """Two processes measured the same; the one that did so first then adds something else."""
+    first, second = (caches.Cache(tmp_path / "t.json") for _ in range(2))
+    first.add(entry())
+    second.add(entry(us=0.5))
+    first.add(entry("other"))
+    there = caches.Cache(tmp_path / "t.json")
+    assert {(e.op, e.us) for e in there.entries.values()} == {("conv2d", 0.5), ("other", 1.0)}
+    assert there.clear() == 2
+    second.add(entry("third"))  # what has been cleared does not come back
+    assert [e.op for e in caches.Cache(tmp_path / "t.json").entries.values()] == ["third"]
+
+
 def test_entries_hold_for_a_card_a_driver_and_the_kernels_of_now(clock, tmp_path):
     timer = clock()
     x, w = arrays()

@@ -18,12 +18,14 @@ import pickle
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..files import naming
+from ..text import reason
 from .dataset import ArrayDataset
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -127,8 +129,7 @@ def _archive(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]]
                 if member.isfile() and (name.removesuffix(".bin") in wanted or name == "batches.meta.txt"):
                     files[name] = tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"Cifar10: {path} is not a readable tar archive: {reason}") from None
+        raise ValueError(f"Cifar10: {path} is not a readable tar archive: {reason(error)}") from None
     if not files:
         raise ValueError(f"Cifar10: {path} holds no CIFAR-10 batches")
     return list(files), lambda name: (f"{path}:{name}", files[name])
@@ -267,7 +268,7 @@ def load_pickle(where: str, content: bytes) -> object:
     try:
         return _text(_Unpickler(io.BytesIO(content), encoding="latin-1").load())
     except Exception as error:  # a damaged pickle fails in any way
-        raise ValueError(f"Cifar10: {where}: not a readable CIFAR-10 batch: {error}") from None
+        raise ValueError(f"Cifar10: {where}: not a readable CIFAR-10 batch: {reason(error)}") from None
 
 
 def _text(value: object) -> object:
@@ -288,26 +289,23 @@ def fetch(folder: Path, url: str = URL, md5: str = MD5) -> Path:
     ------
     ConnectionError
         The download failed.
+    OSError
+        The disk is full, say; the file is named.
     ValueError
         The sum differs.
     """
-    import urllib.request  # slow to import, and seldom needed
-
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix="cifar10-", suffix=".part", dir=folder)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix="cifar10-", suffix=".part", dir=folder)
     try:
         digest = hashlib.md5(usedforsecurity=False)
         with os.fdopen(handle, "wb") as out:
-            try:
-                with urllib.request.urlopen(url, timeout=60) as response, _bar(response) as bar:
-                    while block := response.read(1 << 20):
-                        digest.update(block)
-                        out.write(block)
-                        bar.update(len(block))
-            except OSError as error:  # URLError is one
-                raise ConnectionError(
-                    f"Cifar10: download of {url} failed ({error}); if you have the files, name their folder"
-                ) from error
+            for block in _download(url):
+                digest.update(block)
+                with naming(folder):
+                    out.write(block)
+            with naming(folder):
+                out.flush()
         if digest.hexdigest() != md5:
             raise ValueError(f"Cifar10: download of {url}: MD5 sum must be {md5}, got {digest.hexdigest()}")
         names, read = _archive(Path(partial))
@@ -315,15 +313,31 @@ def fetch(folder: Path, url: str = URL, md5: str = MD5) -> Path:
         unpacked = Path(tempfile.mkdtemp(prefix="cifar10-", dir=folder))
         try:
             for name in names:
-                (unpacked / name).write_bytes(read(name)[1])
+                with naming(target / name):
+                    (unpacked / name).write_bytes(read(name)[1])
             unpacked.chmod(0o755)  # mkdtemp makes it private
-            os.replace(unpacked, target)
+            with naming(target):
+                os.replace(unpacked, target)
         except BaseException:
             shutil.rmtree(unpacked, ignore_errors=True)
             raise
         return target
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def _download(url: str) -> Iterator[bytes]:
+    import urllib.request  # slow to load, and seldom needed
+
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, _bar(response) as bar:
+            while block := response.read(1 << 20):
+                bar.update(len(block))
+                yield block
+    except OSError as error:  # URLError is one
+        raise ConnectionError(
+            f"Cifar10: download of {url} failed ({reason(error)}); if you have the files, name their folder"
+        ) from error
 
 
 def _bar(response: Any) -> Any:

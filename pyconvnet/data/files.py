@@ -89,15 +89,8 @@ class ImageFiles(Dataset):
             )
 
     def _set_options(self, size: Any, channels: Any, on_error: Any, max_pixels: Any) -> None:
-        where = type(self).__name__
-        height, width = image_size(where, size)
-        if channels not in (1, 3):
-            raise ValueError(f"{where}: channels must be 1 or 3, got {channels!r}")
-        if on_error not in ("skip", "raise"):
-            raise ValueError(f'{where}: on_error must be "skip" or "raise", got {on_error!r}')
-        self.image_shape = (height, width, int(channels))
-        self.on_error = on_error
-        self.max_pixels = check_max_pixels(where, max_pixels)
+        checked = check_options(type(self).__name__, size, channels, on_error, max_pixels)
+        self.image_shape, self.on_error, self.max_pixels = checked
         self._skipped: dict[str, str] = {}
 
     @property
@@ -165,6 +158,18 @@ class ImageFiles(Dataset):
         yield self._stats.tobytes()
         if self.max_pixels != MAX_PIXELS:
             yield f"max_pixels {self.max_pixels}".encode()
+
+
+def check_options(
+    where: str, size: Any, channels: Any = 3, on_error: Any = "skip", max_pixels: Any = None
+) -> tuple[tuple[int, int, int], str, int]:
+    """Image shape, `on_error` and `max_pixels`, or an error that names the one that is wrong."""
+    height, width = image_size(where, size)
+    if channels not in (1, 3):
+        raise ValueError(f"{where}: channels must be 1 or 3, got {channels!r}")
+    if on_error not in ("skip", "raise"):
+        raise ValueError(f'{where}: on_error must be "skip" or "raise", got {on_error!r}')
+    return (height, width, int(channels)), on_error, check_max_pixels(where, max_pixels)
 
 
 def file_stats(path: str | os.PathLike, kinds: dict[str, str]) -> tuple[int, int]:

@@ -188,7 +188,8 @@ def is_folder(entry: os.DirEntry) -> bool:
 def say_left_out(where: str, folder: str | Path, counts: Counter[str], stacklevel: int = 2) -> None:
     """Warn of the files in `folder` that are not read, if there are any."""
     if counts:
-        text = f"{where}: {folder}: left out: {listed(counts)} (images are told by a suffix of Pillow's)"
+        why = "images are told by a suffix that Pillow reads"
+        text = f"{where}: {folder}: left out: {listed(counts)} ({why})"
         warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
 
 

@@ -1,6 +1,7 @@
 """Loader: batches in an order that is a pure function of (seed, epoch), read ahead in the background.
 
-The batches are the same whatever the number of workers, and `epoch(e, start=b)` continues an epoch exactly.
+The batches are the same whatever the number of workers, and `epoch(e, start=b)` continues an epoch
+exactly.
 Three ways of reading, chosen by the dataset and `workers`:
 
 - a dataset in memory is read when asked: a copy of some 50 microseconds for 128 CIFAR images, less than
@@ -126,7 +127,10 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
+        return self._batches(len(self.dataset))
+
+    def _batches(self, examples: int) -> int:
+        full, rest = divmod(examples, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def __enter__(self) -> Loader:
@@ -150,21 +154,26 @@ class Loader:
             return balanced(self.dataset.labels, self.seed, epoch)
         return shuffled(len(self.dataset), self.seed, epoch, PURPOSE_ORDER)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of `epoch`, from batch number `start`.
+    def epoch(self, epoch: int, start: int = 0, *, skip: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of `epoch`, from batch number `start`; without the first `skip` examples
+        of its order, read before in batches of whatever size.
 
         Raises
         ------
         ValueError
-            `epoch` or `start` is negative, or `start` is beyond the last batch; or what the dataset raises.
+            One of them is negative, or beyond the last batch or example; or what the dataset raises.
         RuntimeError
             A worker process died.
         """
         order = self.order(epoch)
-        start = _whole("start", start)
-        if start > len(self):
-            raise ValueError(f"Loader: start must lie in [0, {len(self)}], got {start}")
-        plan = [self._share(order[b * self.batch_size :][: self.batch_size]) for b in range(start, len(self))]
+        start, skip = _whole("start", start), _whole("skip", skip)
+        if skip > len(order):
+            raise ValueError(f"Loader: skip must lie in [0, {len(order)}], got {skip}")
+        order = order[skip:]
+        count = self._batches(len(order))
+        if start > count:
+            raise ValueError(f"Loader: start must lie in [0, {count}], got {start}")
+        plan = [self._share(order[b * self.batch_size :][: self.batch_size]) for b in range(start, count)]
         if self.dataset.in_memory:
             return (self._batch(share, self._images(share.indices)) for share in plan)
         if self.workers == 0:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import write_atomically
 from .dataset import Dataset
 from .loader import Loader
 
@@ -80,9 +81,7 @@ def predecode(dataset: Dataset, cache: str | Path, *, workers: int = 0, progress
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"predecode: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
-    folder = Path(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"images-{dataset.fingerprint()}.npy"
+    path = Path(cache) / f"images-{dataset.fingerprint()}.npy"
     notes = path.with_suffix(".json")  # written last: its presence says that the images are complete
     if not (path.exists() and notes.exists()):
         _write(dataset, path, notes, workers, progress)
@@ -90,25 +89,24 @@ def predecode(dataset: Dataset, cache: str | Path, *, workers: int = 0, progress
 
 
 def _write(dataset: Dataset, path: Path, notes: Path, workers: int, progress: bool) -> None:
+    with contextlib.closing(_pieces(dataset, workers, progress)) as pieces:
+        write_atomically(path, pieces)
+    write_atomically(notes, json.dumps({"skipped": dataset.skipped}).encode())
+
+
+def _pieces(dataset: Dataset, workers: int, progress: bool) -> Iterator[bytes]:
+    """The .npy file, piece by piece. Written, not mapped: on a full disk writing to a mapping is fatal."""
     from tqdm import tqdm
 
-    handle, partial = tempfile.mkstemp(prefix="images-", suffix=".part", dir=path.parent)
-    os.close(handle)
+    head = io.BytesIO()
+    shape = (len(dataset), *dataset.image_shape)
+    description = {"descr": dataset.dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, description)
+    yield head.getvalue()
     bar = tqdm(
         total=len(dataset), desc="decoding", unit=" images", disable=None if progress else True, leave=False
     )
-    try:
-        shape = (len(dataset), *dataset.image_shape)
-        pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=dataset.dtype, shape=shape)
-        with Loader(dataset, min(64, len(dataset)), shuffle=False, workers=workers) as loader, bar:
-            done = 0
-            for batch in loader.epoch(0):
-                pixels[done : done + len(batch)] = batch.images
-                done += len(batch)
-                bar.update(len(batch))
-        pixels.flush()
-        os.replace(partial, path)
-        notes.write_text(json.dumps({"skipped": dataset.skipped}))
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with Loader(dataset, min(64, len(dataset)), shuffle=False, workers=workers) as loader, bar:
+        for batch in loader.epoch(0):
+            yield batch.images.tobytes()
+            bar.update(len(batch))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_atomically
 from .dataset import Dataset
 from .loader import Loader
 
@@ -134,16 +134,9 @@ def _bar(total: int, show: bool):
 
 
 def _save(path: Path, result: Statistics) -> None:
-    """Write to a temporary file and rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            np.savez(out, **vars(result))
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    data = io.BytesIO()
+    np.savez(data, **vars(result))
+    write_atomically(path, data.getvalue())
 
 
 def _load(path: Path) -> Statistics | None:

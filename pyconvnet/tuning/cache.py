@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..devices import Device
+from ..files import locked, naming, write_atomically
 
 SCHEMA = 1
 _ABOUT = "Kernels chosen by measuring; see docs/tuning.md of pyconvnet."
@@ -259,8 +260,9 @@ class Cache:
             return
         try:
             with self._locked():
-                self._entries = self._read() | self.entries | new
-                self._replace(self._entries)
+                there = self._read() | new  # entries of ours that others have measured again are theirs now
+                self._replace(there)
+                self._entries = self.entries | there
         except OSError as error:
             self._writable = False
             warnings.warn(
@@ -271,21 +273,13 @@ class Cache:
             )
 
     def _replace(self, entries: dict[tuple[str, ...], Entry]) -> None:
-        from ..checkpoint import write_atomically
-
         if self._writable:
             write_atomically(self.path, text_of(entries.values()).encode())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Only one process at a time reads and writes. On systems without ``flock`` the last one wins."""
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f"{self.path.name}.lock"), "w") as lock:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with naming(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.with_name(f"{self.path.name}.lock")):
             yield

@@ -1,0 +1,195 @@
+"""Killed with -9 at any moment, under a restart script that only says ``--resume auto``, a run ends in the
+bits of the unbroken one.
+
+Two ways: at every single thing a run does to the disk, in forked processes; and at random moments from the
+start of the interpreter to the last picture, the whole process group.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+
+import make_files as mk
+import numpy as np
+import pytest
+from runs import events, go, python_path, same_bits, toy
+
+from pyconvnet.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+
+
+def check(out, whole, epochs):
+    """The run is the unbroken one, and its log tells every epoch once."""
+    same_bits(whole, out)
+    for kind in ("train", "validation"):
+        assert [e["epoch"] for e in events(out, kind)] == list(range(1, epochs + 1)), kind
+    ends = [e["reason"] for e in events(out, "end")]
+    assert ends == ["done"]
+    assert events(out)[-1]["event"] == "end"
+    assert {p.name for p in out.iterdir()} == {
+        p.name for p in whole.iterdir()
+    }  # nothing half written, no lock
+
+
+# ---- at every write ----------------------------------------------------------------------------------------
+OPTIONS = {"epochs": 2, "checkpoint_batches": 2, "schedule": "plateau:patience=1", "resume": "auto"}
+TOUCH = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "fcntl.flock"}
+
+
+def life(out, until):
+    """Run in a forked process that kills itself before it touches the disk for the ``until``-th time under
+    ``out``; the exit status.
+    """
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    try:
+        touched = 0
+
+        def hook(event, arguments):
+            nonlocal touched
+            if event not in TOUCH or (event != "fcntl.flock" and str(out) not in str(arguments[0])):
+                return
+            if event == "open" and not isinstance(arguments[1], str) and not arguments[2] & os.O_CREAT:
+                return  # the folder, to sync it
+            touched += 1
+            if touched == until:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        go(out, **OPTIONS)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def test_killed_at_every_write(tmp_path, monkeypatch):
+    """A life for each thing a run does to its folder, ended before it; then one that may end."""
+    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
+    go(tmp_path / "whole", **OPTIONS)
+    until, status = 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        until += 1
+        out = tmp_path / f"run{until}"
+        status = life(out, until)
+        assert status in (0, signal.SIGKILL)
+        if status:
+            assert life(out, 0) == 0
+        check(out, tmp_path / "whole", OPTIONS["epochs"])
+    assert until > 40
+
+
+def test_killed_at_every_write_one_after_the_other(tmp_path, monkeypatch):
+    """One run, killed again and again, each time one write later than it came the last time."""
+    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
+    go(tmp_path / "whole", **OPTIONS)
+    lives = 0
+    while life(tmp_path / "run", 1 + lives) == signal.SIGKILL:
+        lives += 1
+    check(tmp_path / "run", tmp_path / "whole", OPTIONS["epochs"])
+    assert lives > 10
+
+
+# ---- at random moments -------------------------------------------------------------------------------------
+EPOCHS = 5
+KINDS = {  # what is trained: files of arrays; files of images, decoded by processes of their own
+    "arrays": ["--option", "input_shape=8x8x3", "--option", "classes=4", "--batch-size", "32"],
+    "workers": ["--option", "input_shape=12x12x3", "--batch-size", "8", "--image-size", "12", "--workers",
+                "1", "--augment", "mirror,mean=pixel,scale=0.02"],
+}  # fmt: skip
+
+
+def prepare(folder, kind):
+    """The command of a run without its --out: what the restart script says each time."""
+    if kind == "arrays":
+        x, y = toy(200)
+        np.savez(folder / "data.npz", x=x, y=y)
+        data = folder / "data.npz"
+    else:
+        data = mk.image_folder(folder / "data", count=16)
+    typed = (
+        f"train digits {data} --validation 0.2 --epochs {EPOCHS} --lr 0.005 --schedule plateau:patience=1 "
+        "--seed 3 --device cpu --checkpoint-batches 1 --resume auto"
+    )
+    return [sys.executable, "-m", "pyconvnet", *typed.split(), *KINDS[kind]]
+
+
+def started(command, out):
+    """A process group of its own, so that decoding processes die with it."""
+    environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--out", str(out)],
+        cwd=out.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def where(out):
+    """What a killed process left: how far it had come."""
+    if not (out / "log.jsonl").exists():
+        return "before the log"
+    if not (out / "last.safetensors").exists():
+        return "before the first checkpoint"
+    lines = [line for line in (out / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+    if '"end"' in lines[-1]:
+        return "after the end"
+    return "within an epoch"
+
+
+def killed_again_and_again(folder, kind, kills, seed):
+    """Run after run, each restarted until it ends, until there were so many kills; what they left.
+
+    Each kill comes at a random moment of an unbroken run's life, and each third of it gets a third of them.
+    """
+    folder.mkdir(exist_ok=True)
+    command = prepare(folder, kind)
+    begun = time.monotonic()
+    output = started(command, folder / "whole").communicate(timeout=300)[0]
+    long = time.monotonic() - begun
+    assert (folder / "whole" / "predictions.png").exists(), output
+    moments, left, half, runs = random.Random(seed), Counter(), 0, 0
+    while left.total() < kills:
+        out = folder / f"run{runs}"
+        while True:
+            process = started(command, out)
+            try:
+                output = process.communicate(
+                    timeout=long * (left.total() % 3 + moments.random()) / 3 if left.total() < kills else 300
+                )[0]
+                assert process.returncode == 0, output
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                left[where(out)] += 1
+                half += any(out.glob(".*.tmp"))
+        check(out, folder / "whole", EPOCHS)
+        runs += 1
+    print(f"{kind}: {left.total()} kills of {runs} runs, {dict(left)}, {half} with a half written file")
+    return left
+
+
+def test_killed_at_random_moments(tmp_path):
+    """A few; the command line, its restart and its end are what this adds to the writes above."""
+    pytest.importorskip("matplotlib")
+    assert killed_again_and_again(tmp_path / "runs", "arrays", 3, seed=5).total() == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "kills", "seed"), [("arrays", 140, 1), ("workers", 60, 2)])
+def test_killed_200_times(tmp_path, kind, kills, seed):
+    pytest.importorskip("matplotlib")
+    left = killed_again_and_again(tmp_path / "runs", kind, kills, seed)
+    assert left.total() == kills
+    assert all(left[moment] for moment in ("before the log", "within an epoch", "after the end")), left
