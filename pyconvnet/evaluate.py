@@ -16,11 +16,12 @@ import numpy as np
 
 from . import checkpoint
 from .data import VIEWS, Augmentation, Dataset, Loader
-from .data.dataset import channels_first_hint, reading_of
+from .data.dataset import reading_of
 from .data.matching import check_reading, matched
 from .data.sources import given_options, open_pair
 from .devices import Device
 from .model import Model
+from .ops._arrays import channels_first_hint
 from .plan import Plan
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .data import load_image
-from .data.dataset import channels_first_hint, reading_of
+from .data.dataset import reading_of
 from .data.folder import image_files, listed, say_left_out
 from .data.images import ENCODED, check_max_pixels
 from .data.matching import check_reading
@@ -21,7 +21,7 @@ from .data.sources import given_options
 from .devices import Device
 from .evaluate import as_model, best_classes, log_probabilities, positive, view_draws
 from .model import Model
-from .ops._arrays import unmasked
+from .ops._arrays import channels_first_hint, unmasked
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
 Guess = list[tuple[str, float]] | None

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import models
 from .data import Dataset, split
-from .data.dataset import channels_first_hint, reading_of
+from .data.dataset import reading_of
 from .data.matching import check_reading, output_numbers, renumbered
 from .data.sources import given_options, open_pair
 from .devices import Device, get_device
@@ -20,6 +20,7 @@ from .layers.base import check_number
 from .layers.initialisers import initialiser
 from .model import Model, check_parameters
 from .network import Network
+from .ops._arrays import channels_first_hint
 from .parallel.ranks import Ranks, current
 from .run import NonFiniteLossError, Run
 from .run_folder import opened

@@ -275,6 +275,7 @@ def test_channels_first_is_told(model, tmp_path):
         lambda: pcn.predict(model, x.astype(np.uint8)),
         lambda: pcn.evaluate(model, (x, y)),
         lambda: pcn.train(model.network, (x, y), out=tmp_path / "a"),
+        lambda: pcn.ops.conv2d(x, np.zeros((4, 3, 3, 3), np.float32)),
     ):
         with pytest.raises(ValueError, match=N_C_H_W):
             call()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops._arrays import unmasked
+from ..ops._arrays import channels_first_hint, unmasked
 from ..reference import philox
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
@@ -347,14 +347,6 @@ def class_names(where: str, classes: Sequence[str] | None, labels: np.ndarray) -
         if not isinstance(name, str):
             raise TypeError(f"{where}: classes must be strings, got {name!r}")
     return names
-
-
-def channels_first_hint(shape: Sequence[int]) -> str:
-    """What to add to the message on a wrong shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
-    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] < 5:
-        return ""
-    named, axes = [("C, H, W", "1, 2, 0"), ("n, C, H, W", "0, 2, 3, 1")][len(shape) - 3]
-    return f"; that looks like ({named}): use x.transpose({axes})"
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:

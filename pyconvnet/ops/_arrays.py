@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,3 +194,11 @@ def _overlap(dev: Device, a: Any, b: Any) -> bool:
 def pointer(dev: Device, array: Any) -> int:
     """Address of the first element."""
     return array.data.ptr if dev.kind == "cuda" else array.__array_interface__["data"][0]
+
+
+def channels_first_hint(shape: Sequence[int]) -> str:
+    """What to add to the message on a wrong shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] < 5:
+        return ""
+    named, axes = [("C, H, W", "1, 2, 0"), ("n, C, H, W", "0, 2, 3, 1")][len(shape) - 3]
+    return f"; that looks like ({named}): use x.transpose({axes})"

@@ -47,7 +47,7 @@ from ..devices import Device
 from ..reference import conv as reference
 from . import _core as core
 from . import _launch
-from ._arrays import pointer
+from ._arrays import channels_first_hint, pointer
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.
@@ -80,7 +80,7 @@ class _Geometry:
         if group_channels * self.groups != c:
             raise ValueError(
                 f"{op}: w must have {c // self.groups} channels (C={c} of x over groups={self.groups}), "
-                f"got shape {w_shape}"
+                f"got shape {w_shape} for x of shape {x_shape}{channels_first_hint(x_shape)}"
             )
         padded = h + sum(self.pad[0]), w + sum(self.pad[1])
         if r > padded[0] or s > padded[1]:
