@@ -230,16 +230,15 @@ def test_two_threads_of_one_process(tmp_path, monkeypatch):
 @posix
 @pytest.mark.parametrize("how", ["fork", "subprocess"])
 def test_children_do_not_keep_the_lock_of_a_dead_parent(tmp_path, how):
-    child = {
-        "fork": "pid = os.fork()\n    if pid == 0: time.sleep(600)",
-        "subprocess": "pid = subprocess.Popen(['sleep', '600'], close_fds=False).pid",
+    child = {  # prints the child's number once it runs: until then a fork holds what its parent does
+        "fork": "if os.fork() == 0: print(os.getpid(), flush=True)",
+        "subprocess": "print(subprocess.Popen(['sleep', '600'], close_fds=False).pid, flush=True)",
     }[how]
     parent = script(
         "import os, subprocess, time\n"
         "from pyconvnet import files\n"
         f"with files.locked({str(tmp_path / 'lock')!r}, 'it'):\n"
         f"    {child}\n"
-        "    print(pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
     pid = int(parent.stdout.readline())
