@@ -19,7 +19,8 @@ from support import ROOT
 from support.kernels import fatbin
 from support.kernels.kernel_record import tables
 
-from pyconvnet import devices, ops, reference
+from pyconvnet import ops, reference
+from pyconvnet.common import devices
 
 KERNELS = ROOT / "kernels"
 PORTABLE = "75-virtual;80-real;90-real;90-virtual"

@@ -13,7 +13,7 @@ import pytest
 from support import ROOT
 
 import pyconvnet
-from pyconvnet import devices
+from pyconvnet.common import devices
 
 QEMU = shutil.which("qemu-x86_64")
 MODULE = Path(devices.emulator().ext.__file__)
