@@ -76,6 +76,51 @@ def test_kernel_file(path):
     assert re.search(rf"^cudaError_t {stem}\(", code(path), re.MULTILINE), "the launcher has the file's name"
 
 
+DECLARED = re.compile(
+    r"\b(?:struct|class|enum(?: class)?) (\w+) *(?:\{|$)"
+    r"|\busing (\w+) ="
+    r"|\b(\w+)(?:\[\w*\])? = "
+    r"|(?<![:~\w])(\w+)\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? *\{",
+    re.MULTILINE,
+)
+
+
+def declared(path: Path) -> set[str]:
+    """The names a file gives something at the level of a namespace."""
+    text = re.sub(r"^\s*#(.*\\\n)*.*$", "", code(path), flags=re.MULTILINE)
+    scopes, outside = [], ""
+    for piece in re.findall(r"[{}]|[^{}]+", text):
+        if piece == "}":
+            scopes.pop()
+        elif piece == "{":
+            scopes.append("inside" in scopes or re.search(r"namespace[\s\w:]*$", outside) is None)
+            scopes[-1] = "inside" if scopes[-1] else "namespace"
+            outside += "{\n" if scopes.count("inside") == 1 and scopes[-1] == "inside" else ""
+        elif "inside" not in scopes:
+            outside += piece
+    return {next(filter(None, found)) for found in DECLARED.findall(outside)}
+
+
+LONG = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
+UNITS = [*(f"kernels/{family}" for family in FAMILIES if family not in LONG), "bindings"]
+
+
+@pytest.mark.parametrize("folder", UNITS)
+def test_names_are_used_once_in_a_unit(folder):
+    """What one file hides, the other files of its unit see: a name twice is an error, or worse, none."""
+    owners: dict[str, list[str]] = {}
+    for path in sorted((ROOT / folder).glob("*")):
+        if path.suffix in (".cu", ".h") or (
+            path.suffix == ".cpp" and not re.search("platform_|_dispatch", path.stem)
+        ):
+            for name in declared(path):
+                owners.setdefault(name, []).append(path.name)
+    if folder == "bindings":
+        assert {"Args", "pool_shape", "register_emulator"} <= set(owners)
+    own = {name: files for name, files in owners.items() if any(not file.endswith(".h") for file in files)}
+    assert not {name: files for name, files in own.items() if len(files) > 1}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_its_room_on_every_floor(family):
     for place in (
