@@ -213,6 +213,77 @@ def test_only_an_nvcc_that_is_new_enough_is_used(setup_script, monkeypatch, tmp_
     assert any("nvcc" in need for need in needs) != good
 
 
+@pytest.fixture
+def bare_machine(monkeypatch, tmp_path):
+    """A machine without nvcc, GPU and wishes; the folder that is its PATH."""
+    for name in ("CUDACXX", "CUDAARCHS", "CMAKE_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there, hidden = os.path.exists, ("/usr/local/cuda", "/dev/nv")
+    monkeypatch.setattr(os.path, "exists", lambda path: not str(path).startswith(hidden) and there(path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("programs", "arguments", "wanted", "fetched"),
+    [
+        ({}, "", False, False),
+        ({"nvcc": "release 13.0, V13.0.88"}, "", True, False),
+        ({"nvcc": "release 12.4, V12.4.99"}, "", True, True),
+        ({"nvidia-smi": "GPU 0: a card"}, "", True, True),
+        ({}, "-DPYCONVNET_CUDA=ON", True, True),
+        ({}, "-DPYCONVNET_CUDA:BOOL=on", True, True),
+        ({}, "-DCMAKE_CUDA_ARCHITECTURES=90", True, True),
+        ({"nvcc": "release 13.0, V13.0.88"}, "-DPYCONVNET_CUDA=OFF", False, False),
+    ],
+)
+def test_where_the_cuda_module_is_built(
+    setup_script, monkeypatch, bare_machine, programs, arguments, wanted, fetched
+):
+    for name, output in programs.items():
+        path = bare_machine / name
+        path.write_text(f"#!/bin/sh\necho '{output}'\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("CMAKE_ARGS", arguments)
+    assert setup_script["wants_cuda"]() == wanted
+    assert any("nvcc" in need for need in setup_script["missing_tools"]()) == fetched
+
+
+def test_a_module_that_was_left_out_is_named(setup_script):
+    """By the device's reason and by the build's last line, both with the words that bring it back."""
+    words = "CMAKE_ARGS=-DPYCONVNET_CUDA=ON pip install ."
+    done = python(
+        "import sys; sys.modules['pyconvnet._cuda'] = None; from pyconvnet import available_devices;"
+        "print(dict(available_devices())['cuda:0'])",
+        PYCONVNET_CUDA="",
+    )
+    assert "built without its CUDA module" in done.stdout, done.stderr
+    assert words in done.stdout
+    assert words in setup_script["LEFT_OUT"]
+    assert words in " ".join(README.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["[1/4] a", "[2/4] b", "noise", "[4/4] c"], ["25%", "50%", "100%"]),
+        (["[  9%] a", "[ 10%] b", "[ 11%] c", "[100%] d"], ["10%", "100%"]),
+    ],
+)
+def test_the_build_tells_how_far_it_is(setup_script, capfd, lines, said):
+    with setup_script["Progress"]() as progress:
+        progress.terminal, terminal = os.dup(1), progress.terminal
+        progress.run(["printf", "%s\\n", *lines])
+    if terminal is not None:
+        os.close(terminal)
+    out = capfd.readouterr().out
+    assert [line for line in out.splitlines() if line in lines] == lines
+    told = re.findall(r"^\r  pyconvnet: (\d+%) compiled, \d+ s$", out.replace("\r\n", "\n"), re.MULTILINE)
+    assert told == said
+    with setup_script["Progress"]() as progress, pytest.raises(subprocess.CalledProcessError):
+        progress.run(["false"])
+
+
 def test_an_nvcc_that_does_not_run_is_not_used(setup_script, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
     assert setup_script["usable_nvcc"]() is None
