@@ -12,7 +12,7 @@ from bench_conv import applying
 from harness import OnDevice, Row, alexnet_convs, filters, images, main, normal
 
 from pyconvnet import ops
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common.precision import PRECISIONS
 
 
 class Plain:
