@@ -27,8 +27,8 @@ from pyconvnet.layers import (
     Tanh,
     WeightLayer,
 )
-from pyconvnet.network.node import INPUT, Node
 from pyconvnet.network import Network
+from pyconvnet.network.node import INPUT, Node
 
 from .hardware import Gpu
 

@@ -16,7 +16,8 @@ from support import ROOT
 from support.emulator import compare_primitives, probes
 from support.emulator.probes import Mode
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 PLAIN_MODES = [
     Mode("fwd", "late"),
