@@ -4,7 +4,7 @@
     python benchmarks/overhead.py --json benchmarks/results/overhead.json
 
 Operations run on 1 x 4 x 4 x 4 arrays, where hardly anything is computed, on the cpu and on the emulator
-(whose kernels are emulated, and so take a while of their own). All take turns, a few calls each, in one
+(whose kernels are emulated, and so take a while of their own). All take turns, some calls each, in one
 process on one thread; what counts is the median over the turns of the processor time of a call, which other
 work on the machine disturbs less than the wall's. PyTorch, where it is installed, runs eagerly, without
 gradients.
@@ -26,6 +26,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,8 +45,8 @@ Calls = dict[tuple[str, str], Callable[[int], None]]  # (operation, who) -> call
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=400, help="how often all take turns (400)")
-    parser.add_argument("--calls", type=int, default=10, help="calls in a turn (10)")
+    parser.add_argument("--rounds", type=int, default=100, help="how often all take turns (100)")
+    parser.add_argument("--calls", type=int, default=50, help="calls in a turn (50)")
     parser.add_argument("--json", type=Path, help="write the result here")
     return parser.parse_args()
 
@@ -240,6 +241,13 @@ def report(rows: list[dict[str, Any]]) -> str:
     return table(head, lines, 1)
 
 
+def commit(folder: Path) -> str | None:
+    """The commit of the tree that a folder lies in, None outside of git."""
+    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
 def main() -> None:
     options = arguments()
     os.environ["PYCONVNET_NUM_THREADS"] = "1"
@@ -258,6 +266,7 @@ def main() -> None:
             "versions": {
                 "python": platform.python_version(),
                 "pyconvnet": pyconvnet.__version__,
+                "commit": commit(Path(pyconvnet.__file__).parent),
                 "numpy": np.__version__,
                 "torch": torch and torch.__version__,
             },
