@@ -235,7 +235,7 @@ def test_a_build_whose_compiler_has_gone_is_dropped(setup_script, tmp_path):
     [
         ("9.0\n9.0", [], "90-real"),
         ("8.6\n12.0", [], "86-real;120-real"),
-        ("No devices were found", [], "75-virtual;80-real;90-real;90-virtual"),
+        ("No devices were found", [], "75-virtual;80-real;80-virtual;90-real"),
         ("9.0", ["-DCMAKE_CUDA_ARCHITECTURES=80"], "80"),
     ],
 )
@@ -245,7 +245,9 @@ def test_architectures(tmp_path, smi, options, wanted):
     fake_program(tmp_path, "nvidia-smi", smi)
     script = tmp_path / "script.cmake"
     script.write_text(
-        f'include("{ROOT}/cmake/Architectures.cmake")\nmessage(STATUS "is: ${{CMAKE_CUDA_ARCHITECTURES}}")\n'
+        f'include("{ROOT}/cmake/Architectures.cmake")\n'
+        "set(all ${CMAKE_CUDA_ARCHITECTURES} ${PYCONVNET_FROM_COMPUTE_80})\n"
+        'message(STATUS "is: ${all}")\n'
     )
     environment = {k: v for k, v in os.environ.items() if k != "CUDAARCHS"}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
