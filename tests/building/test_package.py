@@ -236,6 +236,7 @@ def test_a_build_whose_compiler_has_gone_is_dropped(setup_script, tmp_path):
         ("9.0\n9.0", [], "90-real"),
         ("8.6\n12.0", [], "86-real;120-real"),
         ("No devices were found", [], "75-virtual;80-real;80-virtual;90-real"),
+        ("9.0", ["-DPYCONVNET_PORTABLE=ON"], "75-virtual;80-real;80-virtual;90-real"),
         ("9.0", ["-DCMAKE_CUDA_ARCHITECTURES=80"], "80"),
     ],
 )
