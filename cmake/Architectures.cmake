@@ -5,14 +5,18 @@
 # Machine code for sm_90 is made from compute_80: no kernel outside hopper/ has code of its own for compute_90
 # (tests/test_architectures.py), so the PTX is the same word for word, and one of three passes of the compiler is saved.
 # CMake's list cannot say that, hence PYCONVNET_FROM_COMPUTE_80.
+# -DPYCONVNET_PORTABLE=ON, of release wheels: that list whatever GPU is here.
 # `native` is not used: without a GPU it stops old CMake and falls back silently in new.
 set(PYCONVNET_FROM_COMPUTE_80 "")
 if(DEFINED CMAKE_CUDA_ARCHITECTURES OR DEFINED ENV{CUDAARCHS})
   return()
 endif()
-execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
-  OUTPUT_VARIABLE _cc OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE _rc)
 set(_found "")
+set(_rc 1)
+if(NOT PYCONVNET_PORTABLE)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE _cc OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE _rc)
+endif()
 if(_rc EQUAL 0)
   string(REGEX MATCHALL "[0-9]+\\.[0-9]" _found "${_cc}")
   list(REMOVE_DUPLICATES _found)

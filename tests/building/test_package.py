@@ -307,6 +307,7 @@ def test_a_build_whose_compiler_has_gone_is_dropped(setup_script, tmp_path):
         ("9.0\n9.0", [], "90-real"),
         ("8.6\n12.0", [], "86-real;120-real"),
         ("No devices were found", [], "75-virtual;80-real;80-virtual;90-real"),
+        ("9.0", ["-DPYCONVNET_PORTABLE=ON"], "75-virtual;80-real;80-virtual;90-real"),
         ("9.0", ["-DCMAKE_CUDA_ARCHITECTURES=80"], "80"),
     ],
 )
@@ -336,9 +337,10 @@ def test_a_release_holds_the_sources(tmp_path):
         )
     tree = tmp_path / "tree"
     tree.mkdir()
-    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "README.md"):
+    alone = {"setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "CHANGELOG.md", "LICENSE"}
+    for name in (*alone, "MANIFEST.in"):
         shutil.copy(ROOT / name, tree)
-    for name in ("cmake", "kernels", "bindings", "pyconvnet"):
+    for name in ("cmake", "kernels", "bindings", "pyconvnet", "release"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tree, capture_output=True)
@@ -347,12 +349,13 @@ def test_a_release_holds_the_sources(tmp_path):
         held = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {
         str(path.relative_to(ROOT))
-        for folder in ("kernels", "bindings", "cmake", "pyconvnet")
+        for folder in ("kernels", "bindings", "cmake", "pyconvnet", "release")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix in (".cu", ".h", ".cpp", ".py", ".cmake", ".txt", ".inc")
     }
     assert wanted <= held
-    assert {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= held
+    assert alone <= held
+    assert archive.name == f"pyconvnet-{pyconvnet.__version__}.tar.gz"
 
 
 # ---- what the documents say --------------------------------------------------------------------------------
