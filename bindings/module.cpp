@@ -93,6 +93,8 @@ void register_platform(py::module_& m) {
 
 PYBIND11_MODULE(PCN_MODULE, m) {
   register_platform(m);
+  m.def("misaligned", &pcn::bind::misaligned,
+        "Bit i is set where the i-th array does not start at a multiple of 16 bytes.");
   py::list families;
 #define PCN_FAMILY(name)         \
   pcn::bind::register_##name(m); \

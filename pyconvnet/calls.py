@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import ops, tuning
+from . import ops
 from .layers import Context
 from .network import INPUT, Node
 from .parallel.partition import Local, Partition, Region, trainable
@@ -149,13 +149,13 @@ class Calls:
         go must have been settled.
         """
         training = self.shards[d].training
-        with tuning.rehearsal() as found:
+        with ops.recording() as prepared:
             for call in self.on[d].values():
                 call.forward(training)
             for call in self.on[d].values():
                 if call.backward:
                     call.run_backward(call.dxs, call.grads)
-        return found
+        return ops.problems(prepared)
 
     def _wide(self, shard: Shard, local: Local, count: int) -> Any:
         """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""

@@ -12,7 +12,7 @@ its function says so. Masked arrays are refused, other subclasses of ``numpy.nda
 from . import depth as depth
 from ._arrays import on
 from ._core import kernels
-from ._launch import choice
+from ._launch import Launch, Prepared, choice, problems
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
@@ -21,6 +21,7 @@ from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
 from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
+from .operation import recording
 from .optim import sgd_momentum
 from .pointwise import (
     add,
@@ -40,6 +41,8 @@ from .pointwise import (
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
 __all__ = [
+    "Launch",
+    "Prepared",
     "add",
     "add_bias",
     "augment",
@@ -71,6 +74,8 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "on",
+    "problems",
+    "recording",
     "relu",
     "relu_backward",
     "sgd_momentum",
