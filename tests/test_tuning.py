@@ -245,7 +245,7 @@ def test_in_place_stays_in_place():
     dev.ext.conv2d_fprop = lambda *args: seen.append(args)
     dev.ext.conv2d_fprop_kernels = devices.emulator().ext.conv2d_fprop_kernels
     made.dev = dev
-    for work in made.prepared([made.rows[0][0]]).values():
+    for work in made.on_scratch_arrays([made.rows[0][0]]).values():
         work()
     ((_, _, a, b, c, labels, number, nothing, *_),) = seen
     assert a is b
