@@ -2,25 +2,17 @@
 
 #include <pybind11/stl.h>
 
-#include <cstdio>
-#include <cstring>
-
-#ifdef PCN_EMULATED
 #include <pybind11/numpy.h>
 
-#include "emulation/control.h"
-#endif
+#include <cstring>
+
+#include "platform.h"
 
 namespace pcn::bind {
 namespace {
 
-#ifdef PCN_EMULATED
-constexpr const char* kInterface = "__array_interface__";
-constexpr const char* kWanted = "a NumPy array";
-#else
-constexpr const char* kInterface = "__cuda_array_interface__";
-constexpr const char* kWanted = "a CUDA array";
-#endif
+using platform::kInterface;
+using platform::kWanted;
 
 std::string typestr_text(const std::string& typestr) {
   for (const auto& [code, text] : {std::pair{"<f4", "float32"},
@@ -90,11 +82,12 @@ View view_of_interface(const char* op, py::handle array, const char* name, std::
   return view;
 }
 
-#ifdef PCN_EMULATED
 // The typestr of an array whose type is exactly NumPy's and whose elements the kernels know, in this
 // machine's byte order; nullptr for every other object. Reads the object itself: its array interface is a
 // dict made anew each time, which takes longer than a small kernel.
 const char* typestr_of_numpy(py::handle array) {
+  static const bool on_host = platform::emulator_controls() != nullptr;
+  if (!on_host) return nullptr;
   const auto& numpy = py::detail::npy_api::get();
   if (reinterpret_cast<PyObject*>(Py_TYPE(array.ptr())) != reinterpret_cast<PyObject*>(numpy.PyArray_Type_))
     return nullptr;
@@ -127,21 +120,16 @@ View view_of_numpy(const char* typestr, py::handle array) {
   const bool read_only = (numpy->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0;
   return {typestr, count, contiguous, read_only, reinterpret_cast<std::uintptr_t>(numpy->data)};
 }
-#endif
 
 View view_of(const char* op, py::handle array, const char* name, std::size_t item) {
-#ifdef PCN_EMULATED
   if (const char* typestr = typestr_of_numpy(array)) return view_of_numpy(typestr, array);
-#endif
   return view_of_interface(op, array, name, item);
 }
 
 }  // namespace
 
 bool Args::has_typestr(py::handle array, const char* typestr) {
-#ifdef PCN_EMULATED
   if (const char* known = typestr_of_numpy(array)) return std::strcmp(known, typestr) == 0;
-#endif
   py::object interface = py::getattr(array, kInterface, py::none());
   return py::isinstance<py::dict>(interface) && interface.contains("typestr") &&
          interface["typestr"].cast<std::string>() == typestr &&
@@ -162,23 +150,9 @@ void* Args::checked(py::handle array, const char* name, std::int64_t count, cons
   if (view.address % item != 0) throw py::value_error(where() + " must be aligned to its element size");
   void* pointer = reinterpret_cast<void*>(view.address);
   if (view.count == 0) return pointer;
-#ifdef PCN_EMULATED
-  emulation::register_global(pointer, static_cast<std::size_t>(view.count) * item, writable);
-  registered_.push_back(pointer);
-#else
-  cudaPointerAttributes attributes{};
-  int device = 0;
-  if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) {
-    cudaGetLastError();  // not to be blamed on the next launch
-    throw py::value_error(where() + " does not point to memory that CUDA knows");
-  }
-  check(op_, cudaGetDevice(&device));
-  if (attributes.type == cudaMemoryTypeUnregistered)
-    throw py::value_error(where() + " must be in device memory, got host memory");
-  if (attributes.type == cudaMemoryTypeDevice && attributes.device != device)
-    throw py::value_error(where() + " is on device cuda:" + std::to_string(attributes.device) +
-                          ", the current one is cuda:" + std::to_string(device));
-#endif
+  const std::string problem = platform::admit(pointer, static_cast<std::size_t>(view.count) * item, writable);
+  if (!problem.empty()) throw py::value_error(where() + " " + problem);
+  admitted_.push_back(pointer);
   return pointer;
 }
 
@@ -202,9 +176,7 @@ void* Args::workspace(py::handle array, std::size_t bytes) {
 }
 
 Args::~Args() {
-#ifdef PCN_EMULATED
-  for (void* pointer : registered_) emulation::unregister_global(pointer);
-#endif
+  for (void* pointer : admitted_) platform::release(pointer);
 }
 
 std::int64_t elements(const char* what, std::initializer_list<std::int64_t> extents) {
@@ -219,16 +191,7 @@ std::int64_t elements(const char* what, std::initializer_list<std::int64_t> exte
 
 void check(const char* stem, cudaError_t status) {
   if (status == cudaSuccess) return;
-  std::string text = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
-#ifdef PCN_EMULATED
-  const std::string detail = emulation::take_error();
-  if (!detail.empty()) text = detail;
-#else
-  cudaGetLastError();  // clears a launch error, which would else be reported by the next call too
-  if (status == cudaErrorNoKernelImageForDevice)
-    text += "; this module was built for " PCN_ARCHITECTURES ", see CMAKE_CUDA_ARCHITECTURES in README.md";
-#endif
-  throw std::runtime_error(std::string(stem) + ": " + text);
+  throw std::runtime_error(std::string(stem) + ": " + platform::error_text(status));
 }
 
 }  // namespace pcn::bind

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import reference
-from . import _core as core
-from . import pointwise
-from ._launch import HostCall, Launch, Prepared
+from . import core, pointwise
+from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
 _OP = "bias_relu_dropout"

@@ -41,11 +41,12 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.checks import channels_first_hint
+from ..common.devices import Device
 from ..reference import conv as reference
-from . import _core as core
-from ._arrays import capability, channels_first_hint, pointer
-from ._launch import HostCall, Launch, Prepared
+from . import core
+from .arrays import capability, pointer
+from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
 Pair = tuple[int, int]

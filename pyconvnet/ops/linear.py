@@ -24,11 +24,11 @@ import functools
 from typing import Any
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
-from . import _cublas, conv, pointwise
-from ._arrays import capability
-from ._launch import HostCall, Launch, Prepared
+from ..common.devices import Device
+from . import conv, core, pointwise
+from . import cublas as _cublas
+from .arrays import capability
+from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
 CUBLAS = "cublas"

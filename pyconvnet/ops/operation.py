@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import tuning
-from ..devices import Device
-from . import _arrays
-from ._arrays import capability, host_device, is_array, overlap
-from ._launch import HostCall, Launch, Prepared, arrays_in
+from ..common.devices import Device
+from . import arrays as device_arrays
+from . import tuning
+from .arrays import capability, host_device, is_array, overlap
+from .launch import HostCall, Launch, Prepared, arrays_in
 
 #: So many recipes of one operation are kept; the oldest goes first.
 MOST_RECIPES = 512
@@ -155,7 +155,7 @@ def _key(
         for place, array in enumerate(arrays):
             if array is arrays[out] and place != out:
                 parts.append((place, out))
-    dev = host_device() if type(arrays[0]) is np.ndarray else _arrays.cuda(arrays[0].device.id)
+    dev = host_device() if type(arrays[0]) is np.ndarray else device_arrays.cuda(arrays[0].device.id)
     parts.append(dev.name)
     if alignment and dev.ext is not None:
         parts.append(

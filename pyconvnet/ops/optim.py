@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
-from ._launch import HostCall, Launch, Prepared
+from ..common.devices import Device
+from . import core
+from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.devices import Device
 from ..reference import pool as reference
-from . import _core as core
-from ._launch import HostCall, Launch, Prepared
+from . import core
+from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
 Pair = tuple[int, int]
