@@ -20,7 +20,7 @@ from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
 from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
-from .operation import recording
+from .operation import Repeated, perform, recording
 from .optim import sgd_momentum
 from .pointwise import (
     add,
@@ -45,6 +45,7 @@ depth = space_to_depth  #: the name until 0.1
 __all__ = [
     "Launch",
     "Prepared",
+    "Repeated",
     "add",
     "add_bias",
     "augment",
@@ -76,6 +77,7 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "on",
+    "perform",
     "problems",
     "recording",
     "relu",

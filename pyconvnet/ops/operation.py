@@ -59,6 +59,45 @@ def recording() -> Iterator[list[Prepared]]:
         _state.recorded = before
 
 
+def perform(function: Callable[..., Any], *args: Any) -> None:
+    """Call a function that is no operation, or, inside :func:`recording`, have the call recorded."""
+    call = HostCall(function, *args)
+    if _state.recorded is None:
+        call.run()
+    else:
+        _state.recorded.append(Prepared(host_device(), None, call))
+
+
+class Repeated:
+    """Work made of calls of operations on the same arrays each time: prepared once, only run from then on.
+
+    Parameters
+    ----------
+    work : callable
+        Calls operations, and what is no operation through :func:`perform`. It is called at the first run,
+        with the device and the choice of kernels that are current then; what it makes of the arrays'
+        contents does not count.
+    """
+
+    __slots__ = ("_runs", "_work")
+
+    def __init__(self, work: Callable[[], Any]):
+        self._work, self._runs = work, None
+
+    def __call__(self) -> None:
+        """Run the launches one after the other; the device and stream are the caller's."""
+        if self._runs is None:
+            with recording() as prepared:
+                self._work()
+            steps = [step for one in prepared for step in one.steps]
+            for step in steps:
+                if isinstance(step, Launch):
+                    step.resolve()
+            self._runs = [step.run for step in steps]
+        for run in self._runs:
+            run()
+
+
 def forget() -> None:
     """Forget every recipe."""
     for cache in _caches:
