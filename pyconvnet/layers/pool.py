@@ -64,6 +64,7 @@ class MaxPool2d(_Pool2d):
     ceil_mode : bool
         Round the output extent up, as cuda-convnet and Caffe do: the last window may hang over the end.
     """
+
     only_ops: ClassVar[bool] = True
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:

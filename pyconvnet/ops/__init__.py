@@ -15,7 +15,7 @@ from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .core import kernels
-from .launch import choice
+from .launch import Launch, Prepared, choice, problems
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward

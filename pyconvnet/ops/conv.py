@@ -410,9 +410,7 @@ def wgrad(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dw = core.output(op, dev, inputs, out, w_shape, accumulated(dtype), name=name)
     if dev.ext is None:
-        return Prepared(
-            dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options)
-        )
+        return Prepared(dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options))
     shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
     args = (dw, dy, x)
     return Prepared(dev, dw, launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, *args, caller=op))

@@ -20,8 +20,8 @@ from ..common.devices import Device
 from ..reference import norm as reference
 from . import core
 from .launch import HostCall, Launch, Prepared
-from .operation import operation
 from .norm import _MAX_SIZE, _groups, _number
+from .operation import operation
 from .pool import Pair, _Geometry, check_argmax
 
 

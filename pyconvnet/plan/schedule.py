@@ -239,7 +239,9 @@ class Program:
         def run() -> None:
             ops.split(whole, [a.shape[-1] for a in outs], out=tuple(outs))
 
-        self._call(tasks, f"{layer} takes from {source}", s, ops.Repeated(run), [source], [slot, (slot, "rest")])
+        self._call(
+            tasks, f"{layer} takes from {source}", s, ops.Repeated(run), [source], [slot, (slot, "rest")]
+        )
         return sent, slot
 
     def _around(
@@ -311,7 +313,9 @@ class Program:
                 call.add_sums()
                 call.add_parameter_sums()
 
-        self._call(tasks, f"{name} backward", d, call.task(run), [("gradient", name), name, *call.keys], written)
+        self._call(
+            tasks, f"{name} backward", d, call.task(run), [("gradient", name), name, *call.keys], written
+        )
 
     def _weights_backward(self, tasks: _Recorder, d: int, call: Call) -> None:
         name = call.node.name
@@ -321,7 +325,9 @@ class Program:
             call.add_parameter_sums()
 
         reads = [("gradient", name), name, *call.keys]
-        self._call(tasks, f"{name} weights backward", d, call.task(run), reads, [("g", call.local.learner.owner)])
+        self._call(
+            tasks, f"{name} weights backward", d, call.task(run), reads, [("g", call.local.learner.owner)]
+        )
 
     def _send_back(
         self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]
