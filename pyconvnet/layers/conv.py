@@ -40,6 +40,7 @@ class Conv2d(WeightLayer):
     stride: int | tuple[int, int] = 1
     pad: Any = 0
     groups: int = 1
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
     splits_backward: ClassVar[bool] = True
     stem: ClassVar[str] = "conv"

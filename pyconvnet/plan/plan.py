@@ -256,6 +256,7 @@ class Plan(PlanValues):
             if (labels != given).any():
                 wrong = given[labels != given][0]
                 raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
+            self._check_labels(labels)
         if pre is not None and draws is None:
             draws = self._centre(n)
         for i, shard in enumerate(self.shards):
