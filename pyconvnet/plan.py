@@ -98,7 +98,7 @@ class Plan(PlanValues):
         ``g``, ``v``, ``hyper``, ``step_array``, ``metrics``, ``arena``, ``workspace``. A gradient is spent
         once its layer's backward has run: layers with a fused activation overwrite it. In "bf16", values put
         into ``parameters`` or ``w`` by hand are not seen before :meth:`refresh_operands`.
-    depth : pyconvnet.ops.depth.Depth or None
+    depth : pyconvnet.ops.space_to_depth.Depth or None
         The layout in which the images are kept; None: their own, (H, W, C).
     execute : callable of a list of tasks
         How tasks are run.
@@ -276,7 +276,7 @@ class Plan(PlanValues):
                 images = feeder.stage(
                     "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
                 )
-                ops.depth.images_to_depth(images, self.depth, out=target)
+                ops.space_to_depth.images_to_depth(images, self.depth, out=target)
             elif self._preprocessing is None:
                 feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:

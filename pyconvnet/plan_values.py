@@ -12,7 +12,7 @@ from .devices import Device
 from .model import check_parameters
 from .network import INPUT, Network
 from .ops._arrays import unmasked
-from .ops.depth import Depth
+from .ops.space_to_depth import Depth
 from .parallel.partition import Partition
 from .parallel.streams import StreamLanes
 from .shard import Shard
@@ -194,7 +194,7 @@ class PlanValues:
             )
         if name == INPUT and kind == "outputs" and self.depth is not None:
             raise ValueError(
-                "Plan: the images are kept as the first convolution reads them (see pyconvnet.ops.depth); a "
+                "Plan: the images are kept as the first convolution reads them (see pyconvnet.ops.space_to_depth); a "
                 "plan made with fuse=False has them as they are"
             )
         shape = self.network.input_shape if name == INPUT else self.network[name].output_shape

@@ -17,7 +17,7 @@ from .devices import Device
 from .layers import Parameter
 from .network import INPUT, Node
 from .ops._core import BFLOAT16
-from .ops.depth import Depth
+from .ops.space_to_depth import Depth
 from .parallel.partition import Local, Partition, Region, gradient_names
 
 #: Name of a value on one device.
@@ -46,7 +46,7 @@ class Shard:
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
-    depth : ops.depth.Depth or None
+    depth : ops.space_to_depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     class_weights : dict of str to array (outputs,)

@@ -254,7 +254,7 @@ def test_the_module_holds_what_it_says():
 SMALL = "filters_from_depth_any.cu"
 
 
-def built(folder: Path, options: list[str], source: str = f"depth/{SMALL}", root: Path = ROOT) -> set[str]:
+def built(folder: Path, options: list[str], source: str = f"space_to_depth/{SMALL}", root: Path = ROOT) -> set[str]:
     """The images in the object of a kernel file, compiled as the build compiles it where there is no GPU."""
     for tool in ("cmake", "ninja", "nvcc"):
         if shutil.which(tool) is None:
@@ -287,7 +287,7 @@ def test_images_are_read_as_nvcc_writes_them(tmp_path):
         number, _, kind = name.partition("-")
         code = "sm" if kind == "real" else "compute"
         command.append(f"-gencode=arch=compute_{number},code={code}_{number}")
-    subprocess.run([*command, KERNELS / "depth" / SMALL], check=True)
+    subprocess.run([*command, KERNELS / "space_to_depth" / SMALL], check=True)
     assert fatbin.images(made) == [{"75-virtual", "80-real", "90-real", "90-virtual"}]
 
 
@@ -320,7 +320,7 @@ def test_a_hopper_kernel_has_one_image(tmp_path):
     for name in ("cmake", "kernels", "bindings"):
         shutil.copytree(ROOT / name, tree / name)
     shutil.copy(ROOT / "CMakeLists.txt", tree)
-    family = tree / "kernels" / "depth"
+    family = tree / "kernels" / "space_to_depth"
     (family / "hopper").mkdir()
     (family / SMALL).rename(family / "hopper" / SMALL)
-    assert built(tmp_path, [], f"depth/hopper/{SMALL}", tree) == {"90a-real"}
+    assert built(tmp_path, [], f"space_to_depth/hopper/{SMALL}", tree) == {"90a-real"}

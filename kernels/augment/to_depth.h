@@ -1,7 +1,7 @@
 // The body of the kernels that write crops in the depth layout, t = side:
 //   y[n, i, j, (a t + b) C + c] = crop[n, t i + a - pad_h, t j + b - pad_w, c]
 // with the crop's element as in gather.h, and 0 outside the crop and in the channels beyond t t C. A
-// convolution of stride t over the crop is one of stride 1 over y (kernels/depth/depth.h), which so finds its
+// convolution of stride t over the crop is one of stride 1 over y (kernels/space_to_depth/space_to_depth.h), which so finds its
 // input as it wants it.
 //
 // A thread makes 16 bytes of one pixel of y: its channels run along the rows of a block of t x t pixels of

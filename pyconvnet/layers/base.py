@@ -119,7 +119,7 @@ class Context:
         bfloat16.
     depth : bool
         The layer reads the images, and they are in the depth layout of its convolution, see
-        :mod:`pyconvnet.ops.depth`.
+        :mod:`pyconvnet.ops.space_to_depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
     scratch : function of (name, shape, dtype), or None
@@ -265,7 +265,7 @@ class Layer:
         return Slice(self, (span,) * len(inputs), span)
 
     def depth_layout(self, images: Shape) -> Any:
-        """The layout of :mod:`pyconvnet.ops.depth` in which the layer can read images of this shape; None:
+        """The layout of :mod:`pyconvnet.ops.space_to_depth` in which the layer can read images of this shape; None:
         only as they are.
         """
         return None

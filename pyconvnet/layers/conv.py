@@ -87,12 +87,12 @@ class Conv2d(WeightLayer):
         layer = dataclasses.replace(self, filters=stop - start, groups=last - first)
         return Slice(layer, ((first * channels, last * channels),))
 
-    def depth_layout(self, images: Shape) -> ops.depth.Depth | None:
+    def depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
         """That of a convolution with a stride on few channels."""
         stride, also = pair("stride", self.stride)
         if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
             return None
-        return ops.depth.Depth(pair("size", self.size), stride, padding("pad", self.pad))
+        return ops.space_to_depth.Depth(pair("size", self.size), stride, padding("pad", self.pad))
 
     def _options(self, ctx: Context) -> dict:
         return {
@@ -105,7 +105,7 @@ class Conv2d(WeightLayer):
         for the rearranged filters.
         """
         stride, _ = pair("stride", self.stride)
-        shape = ops.depth.filters_shape(w_shape, stride, images)
+        shape = ops.space_to_depth.filters_shape(w_shape, stride, images)
         return {
             "stride": stride, "filters": ctx.scratch("filters in depth", shape, dtype),
             "precision": ctx.precision, "workspace": ctx.workspace,
@@ -114,7 +114,7 @@ class Conv2d(WeightLayer):
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
         w, b = params["weight"], params.get("bias")
         if ctx.depth:
-            ops.depth.conv2d_depth(
+            ops.space_to_depth.conv2d_depth(
                 xs[0],
                 w,
                 b,
@@ -150,6 +150,6 @@ class Conv2d(WeightLayer):
     def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any) -> None:
         if ctx.depth:
             options = self._depth_options(ctx, dw.shape, x.dtype, dw.dtype)
-            ops.depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
+            ops.space_to_depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
         else:
             ops.conv2d_wgrad(dy, x, dw.shape, out=dw, **self._options(ctx))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..network import INPUT
-from ..ops.depth import Depth
+from ..ops.space_to_depth import Depth
 from .partition import Partition
 
 

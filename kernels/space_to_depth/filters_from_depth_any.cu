@@ -4,7 +4,7 @@
 // A thread an element of dw: neighbours write neighbours and read runs of t C. A few hundred kilobytes: bound
 // by latency. Accepts everything.
 #include "common/device.h"
-#include "depth/depth.h"
+#include "space_to_depth/space_to_depth.h"
 
 namespace pcn {
 namespace {

@@ -13,8 +13,8 @@ from pyconvnet import ops
 from pyconvnet.layers import Conv2d, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
 from pyconvnet.model import Preprocessing
 from pyconvnet.network import Network
-from pyconvnet.ops import depth as depth_ops
-from pyconvnet.ops.depth import Depth
+from pyconvnet.ops import space_to_depth as depth_ops
+from pyconvnet.ops.space_to_depth import Depth
 from pyconvnet.plan import Plan
 
 pytestmark = pytest.mark.kernels

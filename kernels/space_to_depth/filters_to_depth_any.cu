@@ -6,7 +6,7 @@
 // bound by latency. Accepts everything.
 #include "common/device.h"
 #include "common/element.h"
-#include "depth/depth.h"
+#include "space_to_depth/space_to_depth.h"
 
 namespace pcn {
 namespace {

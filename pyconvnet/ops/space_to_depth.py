@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..devices import Device
-from ..reference import depth as reference
+from ..reference import space_to_depth as reference
 from . import _core as core
 from . import conv
 
