@@ -19,7 +19,8 @@ FAMILY_HEADERS = sorted(path for family in FAMILIES for path in (KERNELS / famil
 TABLES = tables(devices.emulator().ext)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
-DEVICE_HEADERS = {f"common/{name}.h" for name in ("device", "element", "primitives", "philox", "tensor_map")}
+_DEVICE = ("device", "element", "primitives", "philox", "space_to_depth", "tensor_map")
+DEVICE_HEADERS = {f"common/{name}.h" for name in _DEVICE}
 
 
 def family_of(path: Path) -> str:

@@ -1,13 +1,13 @@
 // The depth layout: t x t pixels, t the stride of a convolution, become the channels of one pixel, and the
 // convolution one of stride 1:
 //   y[n, i, j, (a t + b) C + c] = x[n, t i + a - pad_h, t j + b - pad_w, c], 0 outside the image
-//   to[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c], 0 beyond the filter: an image without padding
+//   to[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c], 0 beyond the filter: an image without
+//   padding
 // and 0 in the channels beyond t t C, which fill whole accesses. Every kernel that writes or reads the layout
 // takes its indices from here. Device code.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
-#include "common/types.h"
 
 namespace pcn {
 
@@ -28,8 +28,8 @@ struct DepthChannel {
       }
     }
   }
-  // A channel that stands for pixel (h, w) of an image, and not for what fills the layout up. Positions before
-  // the image are far outside as unsigned.
+  // A channel that stands for pixel (h, w) of an image, and not for what fills the layout up. Positions
+  // before the image are far outside as unsigned.
   PCN_FN bool inside(int side, int h, int w, int height, int width) const {
     return a < side && static_cast<unsigned>(h) < static_cast<unsigned>(height) &&
            static_cast<unsigned>(w) < static_cast<unsigned>(width);
@@ -82,15 +82,17 @@ __global__ void __launch_bounds__(FILTERS_THREADS)
 }
 
 template <class T>
-cudaError_t filters_to_depth(const char* stem, T* to, const T* w, const DepthFilters& filters,
-                             std::int64_t count, cudaStream_t stream) {
-  return launch(stem, filters_to_depth_kernel<T>, dim3(static_cast<unsigned>(ceil_div(count, FILTERS_THREADS))), dim3(FILTERS_THREADS), 0, stream, to, w,
-                filters, static_cast<unsigned>(count));
+cudaError_t filters_to_depth(const char* stem, T* to, const T* w, const DepthFilters& filters, unsigned count,
+                             cudaStream_t stream) {
+  const dim3 grid((count + FILTERS_THREADS - 1) / FILTERS_THREADS);
+  return launch(stem, filters_to_depth_kernel<T>, grid, dim3(FILTERS_THREADS), 0, stream, to, w, filters,
+                count);
 }
 inline cudaError_t filters_from_depth(const char* stem, float* dw, const float* from,
-                                      const DepthFilters& filters, std::int64_t count, cudaStream_t stream) {
-  return launch(stem, filters_from_depth_kernel<>, dim3(static_cast<unsigned>(ceil_div(count, FILTERS_THREADS))), dim3(FILTERS_THREADS), 0, stream, dw, from,
-                filters, static_cast<unsigned>(count));
+                                      const DepthFilters& filters, unsigned count, cudaStream_t stream) {
+  const dim3 grid((count + FILTERS_THREADS - 1) / FILTERS_THREADS);
+  return launch(stem, filters_from_depth_kernel<>, grid, dim3(FILTERS_THREADS), 0, stream, dw, from, filters,
+                count);
 }
 
 }  // namespace pcn

@@ -79,9 +79,8 @@ cudaError_t conv2d_fprop_first_layer(E* y, const E* x, const E* w, const float* 
 
   cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
   if (status != cudaSuccess) return status;
-  const int count = static_cast<int>(conv::filter_elements(to));
-  status = launch(stem, conv::filters_to_depth_kernel<E>, conv::blocks_of(count), dim3(256), 0, stream,
-                  filters, w, shape, to.r, to.s, to.c, count);
+  const unsigned count = static_cast<unsigned>(conv::filter_elements(to));
+  status = filters_to_depth(stem, filters, w, conv::depth_filters(shape), count, stream);
   if (status != cudaSuccess) return status;
   return product<E>(to).launch(y, image, filters, b, to, activation, free_bytes, stream);
 }

@@ -78,9 +78,8 @@ cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const C
   if (status != cudaSuccess) return status;
   status = product<E>(to).launch(filters, dy, image, to, free_bytes, stream);
   if (status != cudaSuccess) return status;
-  const int count = static_cast<int>(conv::filter_elements(shape));
-  return launch(stem, conv::filters_from_depth_kernel<>, conv::blocks_of(count), dim3(256), 0, stream, dw,
-                filters, shape, to.r, to.s, to.c, count);
+  const unsigned count = static_cast<unsigned>(conv::filter_elements(shape));
+  return filters_from_depth(stem, dw, filters, conv::depth_filters(shape), count, stream);
 }
 
 template cudaError_t conv2d_wgrad_first_layer(float*, const float*, const float*, const Conv2dShape&, void*,

@@ -1,34 +1,18 @@
 // filters_from_depth_any: the gradient of filters from that of their rearrangement, t = side
 //   dw[k, r, s, c] = from[k, r / t, s / t, ((r mod t) t + s mod t) C + c]
 // from (K, to_r, to_s, to_c)   dw (K, R, S, C)   float
-// A thread an element of dw: neighbours write neighbours and read runs of t C. A few hundred kilobytes: bound
-// by latency. Accepts everything.
-#include "common/device.h"
+// The kernel is in common/space_to_depth.h: the first layers of the conv family use it, too. Accepts
+// everything.
+#include "common/space_to_depth.h"
 #include "space_to_depth/space_to_depth.h"
 
 namespace pcn {
-namespace {
-
-constexpr int THREADS = 256;
-
-__global__ void __launch_bounds__(THREADS)
-    filters_from_depth_kernel(float* __restrict__ dw, const float* __restrict__ from, DepthShape shape,
-                              unsigned count) {
-  const unsigned index = blockIdx.x * THREADS + threadIdx.x;
-  if (index >= count) return;
-  const int t = shape.side, place = index / shape.c, c = index - place * shape.c;
-  const int line = place / shape.s, s = place - line * shape.s, k = line / shape.r, r = line - k * shape.r;
-  const int depth = (r % t * t + s % t) * shape.c + c;
-  dw[index] = __ldg(from + ((k * shape.to_r + r / t) * shape.to_s + s / t) * shape.to_c + depth);
-}
-
-}  // namespace
 
 cudaError_t filters_from_depth_any(float* dw, const float* from, const DepthShape& shape,
                                    cudaStream_t stream) {
   const unsigned count = static_cast<unsigned>(shape.k) * shape.r * shape.s * shape.c;
-  return launch("filters_from_depth_any", filters_from_depth_kernel, dim3((count + THREADS - 1) / THREADS),
-                dim3(THREADS), 0, stream, dw, from, shape, count);
+  const DepthFilters filters = {shape.r, shape.s, shape.c, shape.side, shape.to_r, shape.to_s, shape.to_c};
+  return filters_from_depth("filters_from_depth_any", dw, from, filters, count, stream);
 }
 
 }  // namespace pcn
