@@ -147,7 +147,7 @@ tests() {
 # Status 2 of the comparison: its program, which is for compute capability 9.0, cannot run here.
 primitives() {
   local status=0
-  "$python" tests/emulator/compare_primitives.py --build "$work/primitives" --json "$logs/primitives.json" || status=$?
+  "$python" tests/support/emulator/compare_primitives.py --build "$work/primitives" --json "$logs/primitives.json" || status=$?
   [ $status != 2 ] || { echo "skipped: the primitives need a GPU of compute capability 9.0"; exit 77; }
   return $status
 }

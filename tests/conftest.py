@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from support import ROOT
 
 # Tests say themselves which kernels they measure; a test's result must not depend on an earlier one's clock.
 os.environ["PYCONVNET_TUNE"] = "0"
@@ -21,11 +21,12 @@ def _prefer_installed():
 
 _prefer_installed()
 
-import kernel_record  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from support.kernels import kernel_record  # noqa: E402
+from support.kernels.kernel_record import pytest_sessionfinish, pytest_testnodedown  # noqa: E402, F401
 
-from pyconvnet import devices  # noqa: E402
+from pyconvnet.common import devices  # noqa: E402
 
 # (order of the threads, seed, when asynchronous copies land)
 SCHEDULES = {"fwd": ("fwd", 1, "late"), "rev": ("rev", 1, "eager"), "mix": ("mix", 7, "rand")}

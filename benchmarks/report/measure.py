@@ -227,8 +227,8 @@ def _space_to_depth_cases(ops: Any) -> Iterator[Case]:
     shape, stride = (96, 11, 11, 3), 4
     w, filters = _array(shape), _array(ops.space_to_depth.filters_shape(shape, stride, np.float32))
     calls = {
-        "filters_to_depth": lambda k: ops.space_to_depth.filters_to_depth(w, stride, kernel=k),
-        "filters_from_depth": lambda k: ops.space_to_depth.filters_from_depth(filters, shape, stride, kernel=k),
+        "filters_to_depth": lambda k: ops.filters_to_depth(w, stride, kernel=k),
+        "filters_from_depth": lambda k: ops.filters_from_depth(filters, shape, stride, kernel=k),
     }
     for op, call in calls.items():
         yield "conv1", op, ops.kernels(op, shape, stride, device="emulator"), call
@@ -248,7 +248,8 @@ FAMILIES = {
 
 def run(families: list[str] | None = None) -> list[tuple[str, str, str, Launch]]:
     """(family, case, operation, launch) of every kernel on every case."""
-    from pyconvnet import devices, ops
+    from pyconvnet import ops
+    from pyconvnet.common import devices
 
     ext = devices.emulator().ext
     built = ext.families

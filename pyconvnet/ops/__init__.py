@@ -9,16 +9,13 @@ its function says so. Masked arrays are refused, other subclasses of ``numpy.nda
 :mod:`pyconvnet.ops.space_to_depth` has what first layers with a stride can do with their images.
 """
 
-import sys
-
 from . import space_to_depth
-from . import space_to_depth as depth
-from ._arrays import on
-from ._core import kernels
-from ._launch import choice
+from .arrays import on
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
+from .core import kernels
+from .launch import choice
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
@@ -42,7 +39,7 @@ from .pointwise import (
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from .space_to_depth import filters_from_depth, filters_to_depth
 
-sys.modules[f"{__name__}.depth"] = depth  # the module's first name
+depth = space_to_depth  #: the name until 0.1
 
 __all__ = [
     "add",

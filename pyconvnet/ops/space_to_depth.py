@@ -16,69 +16,15 @@ rounded up to a multiple of 4, in bfloat16 of 8.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.devices import Device
 from ..reference import space_to_depth as reference
-from . import _core as core
-from . import conv
-
-MOST = 64  # pixels a block may be high and wide
-
-
-@dataclass(frozen=True)
-class Depth:
-    """Which depth layout: that of a convolution.
-
-    Parameters
-    ----------
-    size : int or (R, S), the filters
-    stride : int, the same in both directions
-    pad : int, (vertical, horizontal) or ((top, bottom), (left, right))
-    """
-
-    size: Any
-    stride: int
-    pad: Any = 0
-
-    def shape(self, op: str, image: tuple[int, int, int], dtype: Any) -> tuple[int, int, int]:
-        """(I, J, D) for images (H, W, C); ValueError where no filter fits."""
-        size, side = core.pair(op, "depth.size", self.size, 1), _side(op, self.stride)
-        pad = core.padding(op, "depth.pad", self.pad)
-        extents = []
-        for extent, window, (before, after) in zip(image[:2], size, pad, strict=True):
-            if extent + before + after < window:
-                raise ValueError(
-                    f"{op}: filters of {size[0]} x {size[1]} pixels do not fit images of {image[0]} x "
-                    f"{image[1]} pixels with padding {pad}"
-                )
-            extents.append((extent + before + after - window) // side - (-window // side))
-        return (*extents, channels(image[2], side, dtype))
-
-    @property
-    def corner(self) -> tuple[int, int]:
-        """Padding above and to the left."""
-        (top, _), (left, _) = core.padding("Depth", "pad", self.pad)
-        return top, left
-
-
-def channels(count: int, stride: int, dtype: Any) -> int:
-    """Channels D of the depth layout of images with ``count`` channels."""
-    per = 16 // max(2, min(4, np.dtype(dtype).itemsize))
-    return -(-stride * stride * count // per) * per
-
-
-def filters_shape(w_shape: tuple[int, ...], stride: int, dtype: Any) -> tuple[int, int, int, int]:
-    """Shape (K, R', S', D) of filters (K, R, S, C) rearranged."""
-    k, r, s, c = w_shape
-    return k, -(-r // stride), -(-s // stride), channels(c, stride, dtype)
-
-
-def _side(op: str, stride: Any) -> int:
-    return core.integer(op, "stride", stride, 1, MOST)
+from ..reference.space_to_depth import Depth, block_side, channels, filters_shape
+from . import conv, core
+from .augment import prepare
 
 
 def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side: int) -> Any:
@@ -102,8 +48,6 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
     TypeError, ValueError
         As :func:`pyconvnet.ops.augment`.
     """
-    from .augment import prepare
-
     op = "images_to_depth"
     dev, inputs = core.arrays(op, x=x)
     if not isinstance(depth, Depth):
@@ -134,7 +78,7 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, w=w)
     w_shape = core.check_rank(op, "w", w, "K, R, S, C")
-    side = _side(op, stride)
+    side = block_side(op, stride)
     core.check_contiguous(op, w=w)
     to = core.output(op, dev, inputs, out, filters_shape(w_shape, side, dtype), dtype)
     return _filters_to_depth(dev, w, side, to, kernel)
@@ -183,7 +127,7 @@ def filters_from_depth(
     core.check_dtype(op, "filters", filters, *floats)
     shape = core.check_rank(op, "filters", filters, "K, R', S', D")
     w_shape = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
-    side = _side(op, stride)
+    side = block_side(op, stride)
     wanted = [filters_shape(w_shape, side, dtype) for dtype in (np.float32, core.BFLOAT16)]
     if shape not in wanted:
         raise ValueError(
@@ -247,7 +191,7 @@ def conv2d_depth(
     op = "conv2d_depth"
     dev, inputs = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w = inputs["x"], inputs["w"]
-    dtype, side = core.check_float(op, dev, x=x, w=w), _side(op, stride)
+    dtype, side = core.check_float(op, dev, x=x, w=w), block_side(op, stride)
     w_shape = core.check_rank(op, "w", w, "K, R, S, C")
     _check_channels(op, x, w_shape, side, dtype)
     core.check_contiguous(op, w=w)
@@ -299,7 +243,7 @@ def conv2d_depth_wgrad(
     op = "conv2d_depth_wgrad"
     dev, inputs = core.arrays(op, dy=dy, x=x)
     dtype = core.check_float(op, dev, **inputs)
-    w_shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), _side(op, stride)
+    w_shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
     _check_channels(op, inputs["x"], w_shape, side, dtype)
     shape = filters_shape(w_shape, side, dtype)
     options = {"precision": precision, "kernel": kernel, "workspace": workspace}
@@ -320,7 +264,7 @@ def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype:
 def _list(op: str) -> None:
     @core.lists_kernels(op)
     def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> list[str]:
-        shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), _side(op, stride)
+        shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
         extent = _extent(dev, shape, filters_shape(shape, side, np.float32), side)
         return [name for name, _ in core.rows(dev, op, extent)]
 

@@ -1,0 +1,552 @@
+"""Choosing kernels by measuring: rules, clock, cache. With a clock that says what the test wants."""
+
+import itertools
+import json
+import multiprocessing
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT
+from support.fakes.clocks_for_tests import FakeTimer
+from support.fakes.fake_cuda import Machine, on_device
+from support.helpers import same_bits
+
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.ops import tuning
+from pyconvnet.ops.launch import Launch
+from pyconvnet.ops.tuning import cache as caches
+from pyconvnet.ops.tuning import candidates as rules
+from pyconvnet.ops.tuning.measure import MAX_ROUNDS, MIN_ROUNDS, measure
+
+X, W = (2, 12, 12, 16), (32, 3, 3, 16)
+KEY = "n=2 x=12x12 c=16 k=32 filter=3x3 y=12x12 stride=1x1 pad=1x1 groups=1"
+
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch):
+    """``clock(times)`` makes kernels be measured by it, into a cache of the test's own."""
+    monkeypatch.setenv("PYCONVNET_TUNE", "1")
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
+
+    def start(times=None):
+        timer = FakeTimer(times)
+        tuning.configure(timer)
+        return timer
+
+    yield start
+    tuning.configure()
+
+
+def arrays(seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in (X, W)]
+
+
+def call(op="conv2d", direction="fprop", precision=0, **changes) -> Launch:
+    fields = {"n": 2, "h": 12, "w": 12, "c": 16, "k": 32, "r": 3, "s": 3, "p": 12, "q": 12}
+    fields |= {"pad_h": 1, "pad_w": 1, "capability": 90, "precision": precision} | changes
+    dev = devices.emulator()
+    return Launch(op, dev, f"conv2d_{direction}", dev.ext.Conv2dShape(**fields), (), scratched=True)
+
+
+def entries(path) -> list[dict]:
+    return json.loads(Path(path).read_text())["entries"]
+
+
+# ---- which are worth timing --------------------------------------------------------------------------------
+BIG = {"n": 128, "h": 13, "w": 13, "c": 256, "k": 384, "p": 13, "q": 13}
+
+
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("precision", [0, 1, 2, 3])
+def test_rules(direction, precision):
+    made = call("x", direction, precision, **BIG)
+    names = rules.candidates(made)
+    stems = {name.partition("/")[0] for name in names}
+    assert names[0] == made.rows[0][0]
+    assert len(names) == len(set(names)) <= rules.MOST + 1
+    assert all(made.applies(name) for name in names)
+    assert not any(name.endswith("generic") for name in names)
+    costs = made.costs(0)
+    least = min(made.costs(int(p or 0))[n] for n, _, p in (name.partition("/") for name in names))
+    assert {s for s in stems if costs[s] > 2 * rules.COST_FACTOR * least} == set()
+    for name, _, pieces in (name.partition("/") for name in names):
+        if pieces:
+            assert int(pieces) != made.pieces(name)
+            assert int(pieces) == 1 or made.terms // int(pieces) >= rules.MIN_PIECE
+            assert made.workspace(name, int(pieces)) <= rules.MAX_PIECES_BYTES
+    assert len(names) >= 3
+    assert any("/" in name for name in names)
+
+
+def test_tensor_cores_leave_no_ffma_kernel_worth_timing():
+    names = rules.candidates(call(precision=1, **BIG))
+    assert all("_mma" in name for name in names)
+
+
+def test_the_general_kernel_is_timed_where_nothing_else_applies():
+    made = call(c=5)
+    assert {name.partition("/")[0] for name in rules.candidates(made)} == {"conv2d_fprop_generic"}
+
+
+def test_pieces_are_found_out():
+    made = call("x", "wgrad", **BIG)
+    for name, nbytes in made.rows:
+        assert made.workspace(name, made.pieces(name)) == nbytes
+
+
+def test_libraries_are_always_timed():
+    made = call(**BIG)
+    made.rows, made.libraries = [*made.rows, ("cublas", 0)], {"cublas": lambda *args: None}
+    assert "cublas" in rules.candidates(made)
+    made.rows = [made.rows[-1], *made.rows[:-1]]
+    assert rules.candidates(made)[0] == "cublas"
+    assert made.applies("cublas")
+    assert not made.applies("cublas/2")
+
+
+# ---- the clock ---------------------------------------------------------------------------------------------
+def works(*names, fail=()):
+    def work(name):
+        if name in fail:
+            raise RuntimeError(f"{name}: too many resources requested for launch")
+
+    return {name: (lambda name=name: work(name)) for name in names}
+
+
+def timed(times: dict, seconds=1e9, fail=(), now=None):
+    """Measure with constant (or listed) times by name."""
+    done = []
+
+    class Timer:
+        def round(self, called):
+            names = [next(n for n, w in all_works.items() if w is c) for c in called]
+            done.append(names)
+            value = [times[n] if np.isscalar(times[n]) else times[n][len(done) - 1] for n in names]
+            for c in called:
+                c()
+            return value
+
+    all_works = works(*times, fail=fail)
+    ticks = itertools.count() if now is None else now
+    return measure(all_works, Timer(), lambda: None, seconds, lambda: next(ticks)), done
+
+
+def test_slow_ones_are_dropped_early_and_the_fastest_wins():
+    found, done = timed({"a": 10.0, "b": 1.0, "c": 1.1, "d": 2.5, "e": 1.9})
+    assert found.kernel == "b"
+    assert found.seconds == {"a": 10.0, "b": 1.0, "c": 1.1, "d": 2.5, "e": 1.9}
+    assert done[0] == ["a", "b", "c", "d", "e"]
+    assert done[1] == ["a", "b", "c", "e"]  # a is the heuristic's, spared to tell the gain
+    assert done[2] == ["a", "b", "c"]
+    assert done[3] == ["b", "c"]
+    assert len(done) == MAX_ROUNDS
+
+
+def test_the_median_counts():
+    found, _ = timed({"a": [1.0, 9.0, 1.0] + [1.0] * 30, "b": [0.9, 1.15, 1.15] + [1.15] * 30})
+    assert found.kernel == "a"
+
+
+def test_equal_times_leave_the_heuristics_choice():
+    assert timed({"a": 1.005, "b": 1.0})[0].kernel == "a"
+    assert timed({"a": 1.05, "b": 1.0})[0].kernel == "b"
+
+
+def test_time_is_limited():
+    _, done = timed({"a": 1.0, "b": 1.0}, seconds=0.5)  # a tick a look
+    assert len(done) == MIN_ROUNDS
+
+
+def test_what_cannot_run_is_left_out_with_its_reason():
+    found, done = timed({"a": 1.0, "b": 0.1, "c": 2.0}, fail=("b",))
+    assert found.kernel == "a"
+    assert found.failed == {"b": "b: too many resources requested for launch"}
+    assert all("b" not in names for names in done)
+    found, _ = timed({"a": 1.0}, fail=("a",))
+    assert (found.kernel, found.seconds, list(found.failed)) == (None, {}, ["a"])
+
+
+# ---- a call ------------------------------------------------------------------------------------------------
+def test_first_use_measures_and_the_next_process_remembers(clock, tmp_path):
+    timer = clock()
+    x, w = arrays()
+    before = [a.copy() for a in (x, w)]
+    with ops.on("emulator"):
+        y = ops.conv2d(x, w, pad=1)
+        made = ops.choice("conv2d", X, W, pad=1, device="emulator")
+        assert (made.source, made.shape, made.precision) == ("measured", KEY, "fp32")
+        assert made.kernel == list(made.tried)[2]
+        assert made.gain == pytest.approx(10)
+        assert same_bits(y, ops.conv2d(x, w, pad=1, kernel=made.kernel))
+        assert not same_bits(y, ops.conv2d(x, w, pad=1, kernel=made.heuristic)) or "/" not in made.kernel
+        rounds = len(timer.rounds)
+        ops.conv2d(x, w, pad=1)
+        assert len(timer.rounds) == rounds
+    assert all(map(same_bits, before, (x, w)))
+    (entry,) = entries(tmp_path / "tuning.json")
+    assert (entry["card"], entry["op"], entry["shape"]) == ("emulator", "conv2d", KEY)
+    assert (entry["kernel"], entry["heuristic"]) == (made.kernel, made.heuristic)
+    assert entry["tried"] == made.tried
+
+    again = clock(lambda i, count: 1.0)  # another process: what it knows it has from the file
+    with ops.on("emulator"):
+        assert same_bits(y, ops.conv2d(x, w, pad=1))
+    assert again.rounds == []
+    made = ops.choice("conv2d", X, W, pad=1, device="emulator")
+    assert made.source == "cache"
+    assert str(made).startswith(f"conv2d {KEY} fp32: {made.kernel} (cache, 100.0 us, 10.00x ")
+
+
+def test_every_operation_with_a_choice(clock):
+    """Each is timed on scratch arrays: nothing of the caller's is written but the result."""
+    clock()
+    rng = np.random.default_rng(0)
+    x, w = arrays()
+    dy = rng.standard_normal((2, 12, 12, 32)).astype(np.float32)
+    flat, weights = (rng.standard_normal(s).astype(np.float32) for s in ((40, 136), (72, 136)))
+    grad = rng.standard_normal((40, 72)).astype(np.float32)
+    labels, metrics = np.zeros(40, np.int32), np.zeros(4)
+    with ops.on("emulator"):
+        for op, arguments in {
+            "conv2d": (x, w),
+            "conv2d_dgrad": (dy, w, X),
+            "conv2d_wgrad": (dy, x, W),
+            "linear": (flat, weights),
+            "linear_dgrad": (grad, weights),
+            "linear_wgrad": (grad, flat),
+            "lrn": (x,),
+            "softmax": (grad,),
+        }.items():
+            options = {"pad": 1} if op.startswith("conv") else {}
+            first, second = (getattr(ops, op)(*arguments, **options) for _ in range(2))
+            shapes = [a if isinstance(a, tuple) else a.shape for a in arguments]
+            if op in ("conv2d_dgrad", "conv2d_wgrad"):
+                shapes = [X, W]
+            elif op.startswith("linear"):
+                shapes = [flat.shape, weights.shape]
+            made = ops.choice(op, *shapes, device="emulator", **options)
+            assert made.source == "measured", op
+            assert made.kernel != made.heuristic or len(made.tried) < 3
+            for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (first, second)), strict=True):
+                assert same_bits(a, b), op
+        ops.softmax_cross_entropy(grad, labels, metrics=metrics)
+    assert metrics[0] == 40  # counted once, not by the rounds
+
+
+def test_in_place_stays_in_place():
+    made = call()
+    x = np.ones((3, 4), np.float32)
+    made.args = (x, x, x[1:], np.zeros(2, np.int32), 7, None)
+    seen = []
+    dev = devices.Device("emulator", 0, np, type("Ext", (), {})())
+    dev.ext.conv2d_fprop = lambda *args: seen.append(args)
+    dev.ext.conv2d_fprop_kernels = devices.emulator().ext.conv2d_fprop_kernels
+    made.dev = dev
+    for work in made.prepared([made.rows[0][0]]).values():
+        work()
+    ((_, _, a, b, c, labels, number, nothing, *_),) = seen
+    assert a is b
+    assert a is not x
+    assert not np.shares_memory(a, c)
+    assert np.isfinite(a).all()
+    assert len(np.unique(a)) == a.size
+    assert (labels.tolist(), number, nothing) == ([0, 0], 7, None)
+
+
+def test_a_forced_kernel_is_not_measured(clock):
+    timer = clock()
+    x, w = arrays()
+    with ops.on("emulator"):
+        ops.conv2d(x, w, pad=1, kernel="conv2d_fprop_tile32")
+    assert timer.rounds == []
+    made = ops.choice("conv2d", X, W, pad=1, kernel="conv2d_fprop_tile32/2", device="emulator")
+    assert (made.source, made.kernel) == ("forced", "conv2d_fprop_tile32/2")
+    with pytest.raises(ValueError, match="does not apply"):
+        ops.choice("conv2d", X, W, pad=1, kernel="conv2d_fprop_tile32/7", device="emulator")
+
+
+def test_without_a_clock_the_heuristic_chooses(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYCONVNET_TUNE", "1")
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
+    made = ops.choice("conv2d", X, W, pad=1, device="emulator")
+    assert (made.source, made.reason) == ("heuristic", "emulator is not measured")
+    x, w = arrays()
+    with ops.on("emulator"):
+        assert same_bits(ops.conv2d(x, w, pad=1), ops.conv2d(x, w, pad=1, kernel=made.kernel))
+    assert not (tmp_path / "tuning.json").exists()
+
+
+def test_modes(clock, monkeypatch):
+    timer = clock()
+    x, w = arrays()
+    with ops.on("emulator"):
+        for value, source in (("0", "PYCONVNET_TUNE=0"), ("read", "not in the caches")):
+            monkeypatch.setenv("PYCONVNET_TUNE", value)
+            tuning.forget()
+            ops.conv2d(x, w, pad=1)
+            made = ops.choice("conv2d", X, W, pad=1, device="emulator")
+            assert (made.source, made.reason) == ("heuristic", source)
+            assert timer.rounds == []
+        monkeypatch.setenv("PYCONVNET_TUNE", "1")
+        tuning.forget()
+        ops.conv2d(x, w, pad=1)
+        assert timer.rounds
+        monkeypatch.setenv("PYCONVNET_TUNE", "read")
+        tuning.forget()
+        assert ops.choice("conv2d", X, W, pad=1, device="emulator").source == "cache"
+        monkeypatch.setenv("PYCONVNET_TUNE", "yes")
+        with pytest.raises(ValueError, match="PYCONVNET_TUNE must be 0, 1 or read, got 'yes'"):
+            ops.conv2d(x, w, pad=1)
+        monkeypatch.setenv("PYCONVNET_TUNE", "1")
+        for bad in ("fast", "0", "-1", "inf", "nan"):
+            monkeypatch.setenv("PYCONVNET_TUNE_SECONDS", bad)
+            with pytest.raises(ValueError, match="PYCONVNET_TUNE_SECONDS must be a positive number"):
+                ops.conv2d(x, w)
+
+
+def test_when_measuring_fails_the_call_is_made(clock, caplog):
+    def broken(i, count):
+        raise MemoryError("out of memory allocating 4 bytes")
+
+    clock(broken)
+    x, w = arrays()
+    with ops.on("emulator"):
+        y = ops.conv2d(x, w, pad=1)
+        assert same_bits(
+            y, ops.conv2d(x, w, pad=1, kernel=ops.kernels("conv2d", X, W, pad=1, device="emulator")[0])
+        )
+    assert "not measured: out of memory" in caplog.text
+    assert "measuring failed" in ops.choice("conv2d", X, W, pad=1, device="emulator").reason
+
+
+def test_shapes_do_not_share_choices(clock):
+    """Everything that changes which kernel is best, or applies, is in the key."""
+    timer = clock()
+    x, w = arrays()
+    rounds = []
+    storage = np.concatenate([np.zeros(1, np.float32), x.ravel()])
+    with ops.on("emulator"):
+        for run in (
+            lambda: ops.conv2d(x, w, pad=1),
+            lambda: ops.conv2d(x, w),
+            lambda: ops.conv2d(x[:1], w, pad=1),
+            lambda: ops.conv2d(x, w, pad=1, precision="tf32"),
+            lambda: ops.conv2d(x, w, stride=2, pad=1),
+        ):
+            before = len(timer.rounds)
+            run()
+            rounds.append(len(timer.rounds) - before)
+        assert all(rounds)
+        ops.conv2d(storage[1:].reshape(X), w, pad=1)  # unaligned: its kernels are not the aligned ones
+    assert len(caches.Cache().entries) >= len(rounds)
+
+
+# ---- CUDA --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def machine(monkeypatch, clock):
+    clock()
+    return Machine(1).install(monkeypatch)
+
+
+def test_on_cuda_arrays(machine, clock, tmp_path):
+    x, w = (on_device(machine, a) for a in arrays())
+    y = ops.conv2d(x, w, pad=1)
+    (entry,) = entries(tmp_path / "tuning.json")
+    assert (entry["card"], entry["capability"]) == ("not a GPU", "9.0")
+    want, plain = arrays()
+    with ops.on("emulator"):
+        assert same_bits(y.get(), ops.conv2d(want, plain, pad=1, kernel=entry["kernel"]))
+
+
+def test_nothing_is_measured_while_a_graph_is_captured(machine, tmp_path):
+    x, w = (on_device(machine, a) for a in arrays())
+    out = machine.device().empty((2, 12, 12, 32))
+    scratch = machine.device().empty((1 << 20,), np.uint8)
+    workspace = type("W", (), {"get": lambda self, nbytes: scratch[:nbytes]})()
+    stream = machine.xp.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        ops.conv2d(x, w, pad=1, out=out, workspace=workspace)
+        stream.end_capture()
+    assert not (tmp_path / "tuning.json").exists()
+    ops.conv2d(x, w, pad=1)  # and afterwards it is
+    assert len(entries(tmp_path / "tuning.json")) == 1
+
+
+# ---- the file ----------------------------------------------------------------------------------------------
+CARD = caches.Card("H", "9.0", "1")
+
+
+def entry(op="conv2d", card=CARD, shape="s", **changes) -> caches.Entry:
+    values = {
+        "card": card.name, "capability": card.capability, "driver": card.driver, "op": op, "shape": shape,
+        "precision": "fp32", "kernel": "k", "us": 1.0, "heuristic": "h", "heuristic_us": 2.0, "rows": "0",
+        "version": "1", "date": "2026-01-01", "tried": {"k": 1.0}, "failed": {"q": "why"},
+    }  # fmt: skip
+    return caches.Entry(**values | changes)
+
+
+def test_the_file_is_readable_and_comes_back(tmp_path):
+    path = tmp_path / "deep" / "tuning.json"
+    for op in ("b", "a"):
+        caches.Cache(path).add(entry(op))
+    lines = path.read_text().splitlines()
+    assert [json.loads(line.rstrip(","))["op"] for line in lines if '"card"' in line] == ["a", "b"]
+    assert json.loads(path.read_text())["schema"] == caches.SCHEMA
+    assert list(caches.Cache(path).entries.values()) == [entry("a"), entry("b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"schema": 1, "entries": [', "no JSON"),
+        ("", "no JSON"),
+        ("[]", "no list of entries"),
+        ('{"schema": 1, "entries": {}}', "no list of entries"),
+        ('{"schema": 1, "entries": [3]}', "entry 0 is no object"),
+        ('{"schema": 1, "entries": [{"card": "H"}]}', "entry 0: capability must be str, got nothing"),
+        (caches.text_of([entry(us=1.0)]).replace('"us": 1.0', '"us": "1"'), "us must be float, got '1'"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_and_set_aside(tmp_path, text, why):
+    path = tmp_path / "tuning.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    damaged = path.read_bytes()
+    cache = caches.Cache(path)
+    with pytest.warns(RuntimeWarning, match=f"tuning: .*tuning.json.*{why}.*it is now .*damaged-1"):
+        assert cache.entries == {}
+    assert (tmp_path / "tuning.json.damaged-1").read_bytes() == damaged
+    cache.add(entry())
+    assert list(caches.Cache(path).entries.values()) == [entry()]
+
+
+def test_another_versions_file_is_left_alone(tmp_path):
+    path = tmp_path / "tuning.json"
+    path.write_text('{"schema": 2, "entries": []}')
+    cache = caches.Cache(path)
+    with pytest.warns(RuntimeWarning, match="schema 2, this version of pyconvnet reads 1; it is left alone"):
+        cache.add(entry())
+    assert path.read_text() == '{"schema": 2, "entries": []}'
+    assert list(cache.entries.values()) == [entry()]  # for this process
+
+
+def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = caches.Cache(tmp_path / "file" / "tuning.json")
+    with pytest.warns(RuntimeWarning, match="cannot be written .* forgotten with this process"):
+        cache.add(entry())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.add(entry("other"))  # said once
+    assert len(cache.entries) == 2
+
+
+def _write(path: str, name: str, count: int) -> None:
+    cache = caches.Cache(Path(path))
+    for i in range(count):
+        cache.add(entry(f"{name}{i}"))
+
+
+def test_processes_do_not_lose_each_others_entries(tmp_path):
+    path = tmp_path / "tuning.json"
+    spawn = multiprocessing.get_context("fork")
+    processes = [spawn.Process(target=_write, args=(str(path), name, 12)) for name in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert {e.op for e in caches.Cache(path).entries.values()} == {
+        f"{n}{i}" for n in "abc" for i in range(12)
+    }
+
+
+def test_entries_of_another_process_are_not_overwritten_by_older_ones(tmp_path):
+    """Two processes measured the same; the one that did so first then adds something else."""
+    first, second = (caches.Cache(tmp_path / "t.json") for _ in range(2))
+    first.add(entry())
+    second.add(entry(us=0.5))
+    first.add(entry("other"))
+    there = caches.Cache(tmp_path / "t.json")
+    assert {(e.op, e.us) for e in there.entries.values()} == {("conv2d", 0.5), ("other", 1.0)}
+    assert there.clear() == 2
+    second.add(entry("third"))  # what has been cleared does not come back
+    assert [e.op for e in caches.Cache(tmp_path / "t.json").entries.values()] == ["third"]
+
+
+def test_entries_hold_for_a_card_a_driver_and_the_kernels_of_now(clock, tmp_path):
+    timer = clock()
+    x, w = arrays()
+    path = tmp_path / "tuning.json"
+
+    def measures() -> bool:
+        timer.rounds.clear()
+        tuning.forget()
+        with ops.on("emulator"):
+            ops.conv2d(x, w, pad=1)
+        return bool(timer.rounds)
+
+    assert measures()
+    assert not measures()
+    text = path.read_text()
+    (one,) = entries(path)
+    for field, value in (
+        ("card", "other"), ("capability", "8.0"), ("driver", "other"), ("precision", "tf32"),
+        ("version", "0.0.1"), ("rows", "00000000"), ("kernel", "conv2d_fprop_gone"),
+        ("kernel", f"{one['kernel'].partition('/')[0]}/777"),
+    ):  # fmt: skip
+        path.write_text(text.replace(json.dumps({field: one[field]})[1:-1], json.dumps({field: value})[1:-1]))
+        assert path.read_text() != text, field
+        assert measures(), field
+        path.write_text(text)
+    assert not measures()
+
+
+def test_what_is_shipped_serves_any_driver(clock, monkeypatch, tmp_path):
+    timer = clock()
+    x, w = arrays()
+    with ops.on("emulator"):
+        ops.conv2d(x, w, pad=1)
+    known = caches.parse((tmp_path / "tuning.json").read_text(), "a test")
+    (tmp_path / "tuning.json").unlink()
+    other = [caches._entry({**vars(known[0]), "driver": "older"}, "a test")]
+    monkeypatch.setattr(caches, "shipped", lambda: tuple(other))
+    timer.rounds.clear()
+    tuning.forget()
+    with ops.on("emulator"):
+        ops.conv2d(x, w, pad=1)
+    made = ops.choice("conv2d", X, W, pad=1, device="emulator")
+    assert (made.source, made.kernel, timer.rounds) == ("shipped", known[0].kernel, [])
+
+
+def test_the_shipped_files_are_caches():
+    """None yet: no card has been measured. What is added must be readable."""
+    assert all(isinstance(e, caches.Entry) for e in caches.shipped())
+    for path in (ROOT / "pyconvnet" / "tuned").glob("*.json"):
+        assert caches.parse(path.read_text(), path.name)
+
+
+def test_where_the_file_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("PYCONVNET_TUNE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert tuning.default_path() == tmp_path / "pyconvnet" / "tuning.json"
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "mine.json"))
+    assert tuning.default_path() == tmp_path / "mine.json"
+
+
+def test_clearing(tmp_path):
+    cache = caches.Cache(tmp_path / "tuning.json")
+    assert cache.clear() == 0
+    cache.add(entry("a"))
+    cache.add(entry("b", card=caches.Card("other", "8.0", "1")))
+    assert cache.clear(caches.Card("other", "8.0", "2")) == 1
+    assert [e.op for e in caches.Cache(cache.path).entries.values()] == ["a"]
+    assert cache.clear() == 1
+    assert caches.Cache(cache.path).entries == {}

@@ -1,0 +1,507 @@
+"""A machine with CUDA devices that are not there: CuPy's interface, the emulator's kernels, CUDA's order.
+
+``Machine(count)`` stands in for CuPy and for the compiled module, so that the very code that drives GPUs runs
+without one. Arrays lie in NumPy's memory. Whatever CUDA would do later (kernels, copies, events, graphs) is
+only noted, and done as ``fake_order`` says.
+
+Beyond wrong bits, two accesses to the same memory, one of them writing, that nothing orders are found in any
+run and raise :class:`Race`. What CUDA forbids raises :class:`CUDARuntimeError` as it does there. Freed memory
+must not be in a graph that is launched. Not modelled: time, and what a kernel does wrong inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from support.fakes.fake_order import (
+    CAPTURED_EVENT,
+    ISOLATION,
+    Capture,
+    CUDARuntimeError,
+    Memory,
+    Order,
+    Race,
+    StreamState,
+    Work,
+)
+
+from pyconvnet.common import devices
+from pyconvnet.ops import arrays as _arrays
+
+__all__ = ["CUDARuntimeError", "FakeArray", "Machine", "Race", "on_device"]
+
+
+class Machine(Order):
+    """The devices and the ``cupy`` and ``_cuda`` made of them.
+
+    Parameters
+    ----------
+    count : int
+        Devices.
+    peer : bool
+        Whether they reach each other's memory.
+    seed : int
+        Draws the order of what is not ordered.
+
+    Attributes
+    ----------
+    xp, ext : stand-ins for the modules ``cupy`` and ``pyconvnet._cuda``
+    enabled : set of (int, int)
+        Between which devices peer access has been enabled.
+    """
+
+    def __init__(self, count: int = 1, peer: bool = True, seed: int = 0):
+        super().__init__(count, seed)
+        self.count, self.peer = count, peer
+        self.enabled: set[tuple[int, int]] = set()
+        self.xp = FakeCupy(self)
+        self.ext = FakeExtension(self)
+        self._devices = [devices.Device("cuda", i, self.xp, self.ext) for i in range(count)]
+
+    def device(self, index: int = 0) -> devices.Device:
+        if index >= self.count:
+            raise devices.DeviceUnavailableError(f"cuda:{index} is not available: there are {self.count}")
+        return self._devices[index]
+
+    def install(self, monkeypatch: Any) -> Machine:
+        """Make ``cuda:0``, ``cuda:1`` ... mean this machine's devices."""
+        find = devices._extension
+        monkeypatch.setattr(
+            devices, "_extension", lambda name, path: self.ext if name == "_cuda" else find(name, path)
+        )
+        monkeypatch.setattr(devices, "cuda", self.device)
+        monkeypatch.setattr(_arrays, "cuda", self.device)
+        linear = importlib.import_module("pyconvnet.ops.linear")  # the name is also a function's
+        monkeypatch.setattr(linear, "_cublas_works", lambda dev: False)
+        return self
+
+
+class FakeExtension:
+    """The compiled module: launches are enqueued, and done by the emulator."""
+
+    _writes: ClassVar[dict[tuple[str, int], bool]] = {}  # by function and position
+
+    def __init__(self, machine: Machine):
+        self._machine, self._ext = machine, devices.emulator().ext
+
+    def device_count(self) -> tuple[int, str]:
+        return self._machine.count, ""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._ext, name)
+        if (
+            isinstance(function, type)
+            or name.endswith(("_kernels", "_costs", "_table"))
+            or not callable(function)
+        ):
+            return function
+        return lambda *args: self._launch(name, function, args)
+
+    def _launch(self, name: str, function: Callable, args: tuple) -> None:
+        m, pointer = self._machine, args[-1]
+        if m.state(pointer).device != m.current:
+            raise CUDARuntimeError(400, f"{name}: the stream is not of the current device")
+        for array in (a for a in args if isinstance(a, FakeArray)):
+            if array.device.id != m.current:
+                raise ValueError(
+                    f"{name}: array on device cuda:{array.device.id}, the current one is cuda:{m.current}"
+                )
+        plain = [a._host if isinstance(a, FakeArray) else a for a in args[:-1]] + [0]
+        touches = [
+            m.touch(a.data.ptr, a.nbytes, self._is_written(name, function, plain, i))
+            for i, a in enumerate(args)
+            if isinstance(a, FakeArray)
+        ]
+        m.enqueue(pointer, args[0], lambda: function(*plain), tuple(touches))
+
+    def _is_written(self, name: str, function: Callable, args: list, position: int) -> bool:
+        """Whether the module insists on writing an argument: found out with copies."""
+        if (name, position) not in self._writes:
+            copies = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+            copies[position].flags.writeable = False
+            try:
+                function(*copies)
+                self._writes[name, position] = False
+            except ValueError as error:
+                if "writable" not in str(error):
+                    raise
+                self._writes[name, position] = True
+        return self._writes[name, position]
+
+
+class FakeArray:
+    """What the code under test uses of ``cupy.ndarray``."""
+
+    __module__ = "cupy"
+
+    def __init__(self, machine: Machine, memory: Memory, host: np.ndarray):
+        self._machine, self._host = machine, host
+        pointer = host.ctypes.data if host.size else memory.bytes.ctypes.data
+        self.data = SimpleNamespace(ptr=pointer, device_id=memory.device, mem=memory)
+        self.device = SimpleNamespace(id=memory.device)
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    itemsize = property(lambda self: self._host.itemsize)
+    strides = property(lambda self: self._host.strides)
+    flags = property(lambda self: self._host.flags)
+    T = property(lambda self: self._view(self._host.T))
+
+    def _view(self, host: np.ndarray) -> FakeArray:
+        assert host.size == 0 or np.shares_memory(host, self._host), "a copy, not a view"
+        return FakeArray(self._machine, self.data.mem, host)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __getitem__(self, index: Any) -> FakeArray:
+        index = index if isinstance(index, tuple) else (index,)
+        dots = () if any(i is ... for i in index) else (...,)  # an array, also where nothing is left of it
+        return self._view(self._host[index + dots])
+
+    def reshape(self, *shape: Any) -> FakeArray:
+        return self._view(self._host.reshape(*shape))
+
+    def ravel(self) -> FakeArray:
+        return self._view(self._host.reshape(-1))
+
+    def view(self, dtype: Any) -> FakeArray:
+        return self._view(self._host.view(dtype))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def _enqueue(self, name: str, run: Callable[[], None], writes: bool = True) -> None:
+        m = self._machine
+        m.enqueue(m.xp.cuda.get_current_stream().ptr, name, run, (m.touch(*self._span(), writes),))
+
+    def _span(self) -> tuple[int, int]:
+        assert self._host.flags.c_contiguous, "the fake works on contiguous arrays"
+        return self.data.ptr, self.nbytes
+
+    def fill(self, value: Any) -> None:
+        host = self._host  # work holds the bytes, but not the array
+        self._enqueue(f"fill with {value}", lambda: host.fill(value))
+
+    def __iadd__(self, value: Any) -> FakeArray:
+        host = self._host
+        self._enqueue(f"add {value}", lambda: np.add(host, value, out=host))
+        return self
+
+    def set(self, value: np.ndarray) -> None:
+        m = self._machine
+        m.refuse_during_capture("the current stream is capturing, so H2D transfers are disallowed")
+        assert isinstance(value, np.ndarray)
+        assert (value.dtype, value.shape) == (self.dtype, self.shape)
+        # From pageable memory: CUDA waits for the stream, and has read it all when it returns.
+        m.xp.cuda.get_current_stream().synchronize()
+        host, copy = self._host, np.ascontiguousarray(value).copy()
+        self._enqueue("copy from pageable memory", lambda: np.copyto(host, copy))
+
+    def get(self) -> np.ndarray:
+        m = self._machine
+        m.refuse_during_capture("the current stream is capturing, so D2H transfers are disallowed")
+        self._enqueue("copy to pageable memory", None, False)
+        m.xp.cuda.get_current_stream().synchronize()
+        return self._host.copy()
+
+    def _computed(self, name: str, function: Callable, shape: tuple = ()) -> FakeArray:
+        """A new array that the device works out from this one."""
+        m, host = self._machine, self._host
+        out = m.xp.empty(shape, np.asarray(function(host)).dtype)
+        into, touches = out._host, (m.touch(*self._span(), False), m.touch(*out._span(), True))
+        stream = m.xp.cuda.get_current_stream().ptr
+        m.enqueue(stream, name, lambda: np.copyto(into, function(host)), touches)
+        return out
+
+    def astype(self, dtype: Any) -> FakeArray:
+        return self._computed(f"as {dtype}", lambda x: x.astype(dtype), self.shape)
+
+    def all(self) -> FakeArray:
+        return self._computed("all", np.all)
+
+    def __bool__(self) -> bool:
+        return bool(self.get())
+
+    def __float__(self) -> float:
+        return float(self.get())
+
+
+class FakeStream:
+    """``cupy.cuda.Stream``."""
+
+    null: FakeStream
+
+    def __init__(self, machine: Machine, null: bool = False, non_blocking: bool = False):
+        self._machine = machine
+        self.ptr, self.device_id = 0, -1
+        if not null:
+            self.ptr, self.device_id = 1000 + len(machine.streams), machine.current
+            machine.streams[self.ptr] = state = StreamState(machine.current, not non_blocking)
+            state.priority = machine.random.random()
+
+    def __enter__(self) -> FakeStream:
+        m, stacks = self._machine, self._machine.xp.cuda.stacks
+        if self.device_id not in (-1, m.current):
+            raise RuntimeError("the stream's device is not the current device")
+        stacks[m.current].append(self)
+        m.xp.cuda.entered.append(m.current)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        cuda = self._machine.xp.cuda
+        cuda.stacks[cuda.entered.pop()].pop()
+
+    def synchronize(self) -> None:
+        m, state = self._machine, self._machine.state(self.ptr)
+        if state.capture is not None:
+            m.refuse_during_capture("synchronize")
+        work = m.enqueue(self.ptr, "host waits") if self.ptr == 0 else state.last
+        m.wait(work, f"stream of device {state.device}")
+
+    def record(self, event: FakeEvent) -> FakeEvent:
+        event.record(self)
+        return event
+
+    def wait_event(self, event: FakeEvent) -> None:
+        m, state = self._machine, self._machine.state(self.ptr)
+        work, capture = event.work, event.capture
+        if work is None:
+            return
+        if state.capture is not None and capture is not state.capture:
+            state.capture.broken = True
+            raise CUDARuntimeError(ISOLATION, "dependency created on uncaptured work in another stream")
+        if capture is not None and capture.ended:
+            raise CUDARuntimeError(CAPTURED_EVENT, "event was last recorded in a capturing stream")
+        if capture is not None:
+            assert self.ptr != 0, "the legacy stream cannot join a capture"
+            state.capture = capture
+            state.tails = [*state.tails, work]
+            return
+        m.enqueue(self.ptr, "wait for event", after=work)
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        self._machine.begin(self.ptr)
+
+    def end_capture(self) -> FakeGraph:
+        return FakeGraph(self._machine, self._machine.end(self.ptr))
+
+    def is_capturing(self) -> bool:
+        return self._machine.state(self.ptr).capture is not None
+
+
+class FakeEvent:
+    """``cupy.cuda.Event``."""
+
+    def __init__(self, machine: Machine, block: bool = False, disable_timing: bool = False):
+        self._machine, self._device = machine, machine.current
+        self.work: Work | None = None
+        self.capture: Capture | None = None
+
+    def record(self, stream: FakeStream | None = None) -> None:
+        m = self._machine
+        stream = stream or m.xp.cuda.get_current_stream()
+        if m.state(stream.ptr).device != self._device:
+            raise CUDARuntimeError(400, "invalid resource handle: the event is of another device")
+        self.work = m.enqueue(stream.ptr, "event")
+        self.capture = m.state(stream.ptr).capture
+
+    def synchronize(self) -> None:
+        if self.capture is not None:
+            self._machine.refuse_during_capture("synchronize with an event")
+        self._machine.wait(self.work, "event")
+
+
+class FakeGraph:
+    """``cupy.cuda.Graph``."""
+
+    def __init__(self, machine: Machine, nodes: list[Work]):
+        self._machine, self.nodes, self.last = machine, nodes, None
+
+    def launch(self, stream: FakeStream | None = None) -> None:
+        stream = stream or self._machine.xp.cuda.get_current_stream()
+        self._machine.launch(self, stream.ptr)
+
+
+class FakeRuntime:
+    """``cupy.cuda.runtime``."""
+
+    CUDARuntimeError = CUDARuntimeError
+    memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = 1, 2, 3, 4
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+
+    def getDeviceProperties(self, index: int) -> dict[str, Any]:
+        return {"name": b"not a GPU"}
+
+    def runtimeGetVersion(self) -> int:
+        return 0
+
+    driverGetVersion = runtimeGetVersion
+
+    def deviceCanAccessPeer(self, a: int, b: int) -> int:
+        return int(self._machine.peer and a != b)
+
+    def deviceEnablePeerAccess(self, peer: int) -> None:
+        pair = (self._machine.current, peer)
+        if not self.deviceCanAccessPeer(*pair):
+            raise CUDARuntimeError(217, "peer access is not supported between these two devices")
+        if pair in self._machine.enabled:
+            raise CUDARuntimeError(704, "peer access is already enabled")
+        self._machine.enabled.add(pair)
+
+    def memcpyAsync(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        m = self._machine
+        writes, reads = m.touch(target, nbytes, True), m.touch(source, nbytes, False)
+        a, b = reads[0].device, writes[0].device
+        if None not in (a, b) and a != b:
+            assert (a, b) in m.enabled, (
+                "a copy between devices without peer access takes its way through the host"
+            )
+        into, out = writes[0].bytes[slice(*writes[1:3])], reads[0].bytes[slice(*reads[1:3])]
+        name = f"copy {'host' if a is None else a} -> {'host' if b is None else b}"
+        m.enqueue(stream, name, lambda: np.copyto(into, out), (writes, reads))
+
+
+class FakePinned(np.ndarray):
+    """``cupy.cuda.PinnedMemoryPointer``: a buffer with an address."""
+
+    memory: Memory
+    ptr = property(lambda self: self.ctypes.data)
+
+
+class FakeDevice:
+    """``cupy.cuda.Device``: current inside a ``with`` block."""
+
+    compute_capability = "90"
+
+    def __init__(self, machine: Machine, index: int):
+        self._machine, self._index = machine, index
+        self._before: list[int] = []
+
+    def __enter__(self) -> FakeDevice:
+        self._before.append(self._machine.current)
+        self._machine.current = self._index
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._machine.current = self._before.pop()
+
+
+class FakeCuda:
+    """``cupy.cuda``."""
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+        self.runtime = FakeRuntime(machine)
+        self.null = FakeStream(machine, null=True)
+        self.stacks: list[list[FakeStream]] = [[self.null] for _ in range(machine.count)]
+        self.entered: list[int] = []
+        self.allocator: Callable[[int], Any] | None = None
+
+    def Stream(self, null: bool = False, non_blocking: bool = False) -> FakeStream:
+        return FakeStream(self._machine, null, non_blocking)
+
+    def Event(self, block: bool = False, disable_timing: bool = False) -> FakeEvent:
+        return FakeEvent(self._machine, block, disable_timing)
+
+    def Device(self, index: int) -> FakeDevice:
+        return FakeDevice(self._machine, index)
+
+    @contextlib.contextmanager
+    def using_allocator(self, allocator: Callable[[int], Any]) -> Any:
+        before, self.allocator = self.allocator, allocator
+        try:
+            yield
+        finally:
+            self.allocator = before
+
+    def get_current_stream(self, device_id: int = -1) -> FakeStream:
+        return self.stacks[self._machine.current if device_id == -1 else device_id][-1]
+
+    def alloc_pinned_memory(self, nbytes: int) -> FakePinned:
+        self._machine.refuse_during_capture("alloc_pinned_memory")
+        size = 1 << max(9, (nbytes - 1).bit_length())
+        memory = self._machine.allocate(None, size, f"{nbytes} pinned bytes")
+        pinned = memory.bytes.view(FakePinned)
+        pinned.memory = memory
+        return pinned
+
+
+class FakeCupy:
+    """``cupy``."""
+
+    def __init__(self, machine: Machine):
+        self._machine, self.cuda = machine, FakeCuda(machine)
+
+    def empty(self, shape: Any, dtype: Any = np.float32) -> FakeArray:
+        m, dtype = self._machine, np.dtype(dtype)
+        shape = (shape,) if np.isscalar(shape) else tuple(shape)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if self.cuda.allocator is not None:
+            self.cuda.allocator(nbytes)
+        m.refuse_during_capture("cudaMalloc")
+        stream = self.cuda.get_current_stream().ptr
+        memory = m.allocate(m.current, nbytes, f"{dtype} {shape} on cuda:{m.current}", stream)
+        return FakeArray(m, memory, memory.bytes[:nbytes].view(dtype).reshape(shape))
+
+    def zeros(self, shape: Any, dtype: Any = np.float32) -> FakeArray:
+        array = self.empty(shape, dtype)
+        array.fill(0)
+        return array
+
+    def asarray(self, value: Any, dtype: Any = None) -> FakeArray:
+        if isinstance(value, FakeArray):
+            return value
+        if hasattr(value, "__cuda_array_interface__"):
+            return self._described(value.__cuda_array_interface__)
+        value = np.asarray(value, dtype)
+        array = self.empty(value.shape, value.dtype)
+        array.set(value)
+        return array
+
+    def asnumpy(self, array: FakeArray) -> np.ndarray:
+        return array.get()
+
+    def from_dlpack(self, value: Any) -> FakeArray:
+        """A capsule is simply the array."""
+        array = value.__dlpack__(stream=self.cuda.get_current_stream().ptr)
+        assert array.device.id == self._machine.current, "exported from another device than the current one"
+        return array
+
+    def _described(self, interface: dict[str, Any]) -> FakeArray:
+        if interface["typestr"] == "<V2":
+            raise ValueError("Unsupported dtype |V2")
+        dtype, shape = np.dtype(interface["typestr"]), interface["shape"]
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        memory, first, last, *_ = self._machine.touch(interface["data"][0], nbytes, False)
+        return FakeArray(self._machine, memory, memory.bytes[first:last].view(dtype).reshape(shape))
+
+    def clip(self, array: FakeArray, low: int, high: int) -> FakeArray:
+        return array._computed("clip", lambda x: np.clip(x, low, high), array.shape)
+
+    def not_equal(self, array: FakeArray, value: int) -> FakeArray:
+        return array._computed("not equal", lambda x: np.not_equal(x, value), array.shape)
+
+    def isfinite(self, array: FakeArray) -> FakeArray:
+        return array._computed("isfinite", np.isfinite, array.shape)
+
+    def dot(self, a: FakeArray, b: FakeArray) -> FakeArray:
+        assert a is b, "as the code under test has it"
+        return a._computed("dot", lambda x: np.dot(x, x))
+
+
+def on_device(machine: Machine, array: np.ndarray, index: int = 0) -> FakeArray:
+    """A copy of an array on one of the machine's devices, there when this returns."""
+    copy = machine.device(index).asarray(array)
+    machine.device(index).synchronize()
+    return copy

@@ -1,0 +1,106 @@
+"""The convolutions that the tests compute: arrays, results in float64, and the kernels that apply."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+import numpy as np
+import pytest
+from support.helpers import filled_with_nan
+from support.kernels.conv_shapes import RAGGED_CONVS, Conv, reduced_convs
+
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.reference import conv as reference
+
+ALEXNET = reduced_convs(tiny=devices.emulator().ext.flavour() != "plain")
+CASES = [*ALEXNET, *RAGGED_CONVS]
+DIRECTIONS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
+# Shapes that between them reach every kernel, for the tests that look at something else than shapes.
+FEW = [
+    case
+    for case in CASES
+    if case.name in ("first_overhang", "rectangular", "many_pixels", "odd_everything", "many_channels")
+]
+
+
+def kernels(op: str, case: Conv, **options) -> list[str]:
+    """The kernels that apply to a case, preferred ones first."""
+    return ops.kernels(op, case.x, case.w, device="emulator", **case.options, **options)
+
+
+def table(op: str, dtype=np.float32) -> set[str]:
+    """The kernels of arrays of a type: the generic ones and the first layer's are of both."""
+    names = getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_table")()
+    if np.dtype(dtype) == np.float32:
+        return {name for name in names if not name.endswith("_bf16")}
+    return {name for name in names if name.endswith(("_bf16", "_generic", "_first_layer"))}
+
+
+def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[str]]:
+    """The kernels that some case reaches with scratch memory, which cut the reduction, and without."""
+    ext = devices.emulator().ext
+    code = {"fp32": 0, "tf32": 1, "fp32x3": 2, "bf16": 3}[precision]
+    with_scratch, without = set(), set()
+    for case in cases:
+        (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
+        shape = ext.Conv2dShape(
+            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
+            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=code, capability=90,
+        )  # fmt: skip
+        for name, nbytes in getattr(ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape):
+            (with_scratch if nbytes else without).add(name)
+    return with_scratch, without
+
+
+def rows(op: str, cases: list[Conv]) -> list:
+    """One test for each case and each kernel that applies to it."""
+    return [
+        pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_')}")
+        for case in cases
+        for kernel in kernels(op, case)
+    ]
+
+
+class Problem:
+    """Arrays of a case, and the three results of exactly those numbers in float64."""
+
+    def __init__(self, case: Conv, dtype=np.float32):
+        rng = np.random.default_rng(zlib.crc32(case.name.encode()))
+        self.x, self.w, self.dy = (
+            rng.standard_normal(shape).astype(dtype) for shape in (case.x, case.w, case.y)
+        )
+        self.b = rng.standard_normal(case.w[0]).astype(np.float32)
+        x, w, b, dy = (a.astype(np.float64) for a in (self.x, self.w, self.b, self.dy))
+        self.y = reference.conv2d(x, w, b, **case.options)
+        self.dx = reference.conv2d_dgrad(dy, w, case.x, **case.options)
+        self.dw = reference.conv2d_wgrad(dy, x, case.w, **case.options)
+        n, p, q, k = case.y
+        self.terms = {
+            "conv2d": case.w[1] * case.w[2] * case.w[3] + 1,
+            "conv2d_dgrad": case.w[1] * case.w[2] * k // case.groups,
+            "conv2d_wgrad": n * p * q,
+        }
+
+    def expected(self, op: str) -> np.ndarray:
+        return {"conv2d": self.y, "conv2d_dgrad": self.dx, "conv2d_wgrad": self.dw}[op]
+
+
+problem = functools.lru_cache(maxsize=4)(Problem)
+
+
+def compute(op: str, case: Conv, dev, kernel=None, dtype=np.float32, **options) -> np.ndarray:
+    """One direction on a device, into an output full of NaN."""
+    p = problem(case, dtype)
+    x, w, b, dy = (dev.asarray(a) for a in (p.x, p.w, p.b, p.dy))
+    out = filled_with_nan(dev, p.expected(op).shape, np.float32 if op == "conv2d_wgrad" else dtype)
+    options = {"kernel": kernel, "out": out, **case.options, **options}
+    if op == "conv2d":
+        result = ops.conv2d(x, w, b, **options)
+    elif op == "conv2d_dgrad":
+        result = ops.conv2d_dgrad(dy, w, case.x, **options)
+    else:
+        result = ops.conv2d_wgrad(dy, x, case.w, **options)
+    assert result is out
+    return dev.to_numpy(result)
