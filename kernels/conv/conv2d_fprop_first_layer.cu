@@ -6,6 +6,9 @@
 // and 27 GFLOP of product; half of both in bfloat16), then the tile kernel that suits the number of filters,
 // bound by FFMA or, with precision tf32, fp32x3 and bf16, by the tensor cores. Accepts groups = 1, equal
 // strides of 2, 3 or 4, C <= 4, any filter, any padding.
+// What runs on images as they are: ops.conv2d called by hand, a plan with fuse=False. Other plans keep their
+// images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads end in
+// conv2d_fprop_tile96 (fp32), conv2d_fprop_mma128x96 (tf32) or conv2d_fprop_mma128x96_bf16 (bf16).
 #include "conv/space_to_depth.h"
 
 namespace pcn {

@@ -255,8 +255,13 @@ def test_the_module_holds_what_it_says():
 def units(files: list[Path]) -> int:
     """Of how many translation units CMakeLists.txt makes of kernel files."""
     long = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
-    alone = [path for path in files if path.parent.name in {*long, "hopper"}]
-    return len(alone) + len({path.parent for path in files if path not in alone})
+    names = set()
+    for path in files:
+        name = path.parent if path.parent.name not in {*long, "hopper"} else path.stem
+        if path.parent.name in long:  # the name without its tile
+            name = re.sub(r"(?:rows|tile)\d+$", "tile", re.sub(r"mma[0-9x]+", "mma", path.stem))
+        names.add(name)
+    return len(names)
 
 
 SMALL = "filters_from_depth_any.cu"
