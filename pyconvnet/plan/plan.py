@@ -276,7 +276,7 @@ class Plan(PlanValues):
                 images = feeder.stage(
                     "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
                 )
-                ops.depth.images_to_depth(images, self.depth, out=target)
+                ops.space_to_depth.images_to_depth(images, self.depth, out=target)
             elif self._preprocessing is None:
                 feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:

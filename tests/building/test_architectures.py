@@ -284,14 +284,21 @@ def test_the_module_holds_what_it_says():
 def units(files: list[Path]) -> int:
     """Of how many translation units CMakeLists.txt makes of kernel files."""
     long = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
-    alone = [path for path in files if path.parent.name in {*long, "hopper"}]
-    return len(alone) + len({path.parent for path in files if path not in alone})
+    names = set()
+    for path in files:
+        name = path.parent if path.parent.name not in {*long, "hopper"} else path.stem
+        if path.parent.name in long:  # the name without its tile
+            name = re.sub(r"(?:rows|tile)\d+$", "tile", re.sub(r"mma[0-9x]+", "mma", path.stem))
+        names.add(name)
+    return len(names)
 
 
 SMALL = "filters_from_depth_any.cu"
 
 
-def built(folder: Path, options: list[str], source: str = f"depth/{SMALL}", root: Path = ROOT) -> set[str]:
+def built(
+    folder: Path, options: list[str], source: str = f"space_to_depth/{SMALL}", root: Path = ROOT
+) -> set[str]:
     """The images in the object of a kernel file, compiled as the build compiles it where there is no GPU."""
     for tool in ("cmake", "ninja", "nvcc"):
         if shutil.which(tool) is None:
@@ -325,7 +332,7 @@ def test_images_are_read_as_nvcc_writes_them(tmp_path):
         number, _, kind = name.partition("-")
         code = "sm" if kind == "real" else "compute"
         command.append(f"-gencode=arch=compute_{min(number, '80')},code={code}_{number}")
-    subprocess.run([*command, KERNELS / "depth" / SMALL], check=True)
+    subprocess.run([*command, KERNELS / "space_to_depth" / SMALL], check=True)
     assert fatbin.images(made) == [{"75-virtual", "80-real", "80-virtual", "90-real"}]
 
 
@@ -358,7 +365,7 @@ def test_a_hopper_kernel_has_one_image(tmp_path):
     for name in ("cmake", "kernels", "bindings"):
         shutil.copytree(ROOT / name, tree / name)
     shutil.copy(ROOT / "CMakeLists.txt", tree)
-    family = tree / "kernels" / "depth"
+    family = tree / "kernels" / "space_to_depth"
     (family / "hopper").mkdir()
     (family / SMALL).rename(family / "hopper" / SMALL)
-    assert built(tmp_path, [], f"depth/hopper/{SMALL}", tree) == {"90a-real"}
+    assert built(tmp_path, [], f"space_to_depth/hopper/{SMALL}", tree) == {"90a-real"}
