@@ -23,10 +23,11 @@ from bounds import explain
 from clocks import EventClock, WallClock, limits, spread
 from harness import FIGURES, OUTCOMES, Rivals, complaints, figures, header, parser, report, save, setup, title
 
-from pyconvnet import devices, models
+from pyconvnet import models
+from pyconvnet.common import devices
+from pyconvnet.common.precision import PRECISIONS
 from pyconvnet.network import Network
 from pyconvnet.plan import Plan
-from pyconvnet.precision import PRECISIONS
 
 HYPER = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}
 AGREEMENT = {"fp32": 5e-3, "fp32x3": 5e-3, "tf32": 0.1, "bf16": 0.3}

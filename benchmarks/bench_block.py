@@ -16,7 +16,7 @@ from typing import Any
 from harness import Row, alexnet_convs, alexnet_linears, images, main
 
 from pyconvnet import ops
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common.precision import PRECISIONS
 
 LRN = {"alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
 DROP = 0.5

@@ -16,7 +16,7 @@ from typing import Any
 from harness import Row, alexnet_convs, filters, images, main
 
 from pyconvnet import ops
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common.precision import PRECISIONS
 
 
 def applying(op: str, precision: str, *shapes: Any, device: str, **options: Any) -> list[str]:

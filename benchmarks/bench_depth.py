@@ -12,7 +12,7 @@ from bench_conv import applying
 from harness import OnDevice, Row, alexnet_convs, filters, images, main, normal
 
 from pyconvnet import ops
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common.precision import PRECISIONS
 
 
 class Plain:
@@ -32,7 +32,7 @@ def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
     s = next(iter(alexnet_convs(batch, tiny)))
     options = {"stride": s.stride, "pad": s.pad}
     depth = ops.depth.Depth(s.w[1:3], **options)
-    dtype = ops._core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32)
+    dtype = ops.core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32)
     x = (batch, *depth.shape("conv1", s.x[1:], dtype))
     w = ops.depth.filters_shape(s.w, s.stride, dtype)
     x_bytes, w_bytes, y_bytes = (float(np.prod(shape)) * dtype.itemsize for shape in (x, s.w, s.y))

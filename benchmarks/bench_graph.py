@@ -26,9 +26,9 @@ from bench_alexnet import network, step_flops
 from clocks import limits, no_limits
 from harness import FIGURES, OUTCOMES, complaints, figures, header, parser, report, save, setup, title
 
-from pyconvnet import devices
-from pyconvnet.model import Preprocessing
+from pyconvnet.common import devices
 from pyconvnet.network import Network
+from pyconvnet.network.preprocessing import Preprocessing
 from pyconvnet.plan import Plan
 
 AGREE_STEPS = 4  # of which the first is issued, the second captured, the others replayed

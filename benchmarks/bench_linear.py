@@ -17,7 +17,7 @@ from bench_conv import applying
 from harness import Row, alexnet_linears, filters, images, main
 
 from pyconvnet import ops
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common.precision import PRECISIONS
 
 
 def _rows(s: SimpleNamespace, precision: str) -> Iterator[Row]:

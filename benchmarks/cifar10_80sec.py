@@ -160,7 +160,7 @@ def kill_in_the_middle(options: argparse.Namespace, out: Path, after_step: int) 
 
 def final_state(out: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """All arrays of the last checkpoint as bytes, and the history without its times."""
-    from pyconvnet import checkpoint
+    from pyconvnet.trained import checkpoint
 
     model, state, arrays = checkpoint.read(out / "last.safetensors")
     arrays = {**{f"parameter/{name}": value for name, value in model.parameters.items()}, **arrays}
@@ -225,7 +225,7 @@ def main() -> None:
     if options.json:
         from harness import machine, versions
 
-        from pyconvnet.devices import get_device
+        from pyconvnet.common.devices import get_device
 
         device = get_device(options.device)
         document |= {"machine": machine(device), "versions": versions(device)}

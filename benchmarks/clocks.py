@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pyconvnet import devices
-from pyconvnet.precision import PRECISIONS
+from pyconvnet.common import devices
+from pyconvnet.common.precision import PRECISIONS
 
 # ---------------------------------------------------------------- clocks
 

@@ -12,8 +12,9 @@ from clocks import limit_seconds, spread
 from exact import BFLOAT16, Exact, complaint, flat, poison, whole
 from peers import NotOffered, Work
 
-from pyconvnet import devices, tuning
-from pyconvnet.buffers import Workspace
+from pyconvnet.common import devices
+from pyconvnet.ops import tuning
+from pyconvnet.plan.buffers import Workspace
 
 FIGURES = (
     "median_us",

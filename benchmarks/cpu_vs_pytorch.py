@@ -326,7 +326,7 @@ def main() -> None:
     from harness import machine, versions
 
     from pyconvnet import models
-    from pyconvnet.devices import get_device
+    from pyconvnet.common.devices import get_device
 
     torch.set_num_threads(options.threads)
     network = models.build(options.model)

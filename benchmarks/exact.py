@@ -19,7 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCES = {"fp32": 1e-4, "fp32x3": 1e-4, "tf32": 2e-3, "bf16": 2e-2}

@@ -95,7 +95,8 @@ from exact import Rule, channels, filters, images, whole
 from shapes import alexnet_convs, alexnet_linears, alexnet_lrns, alexnet_maps, alexnet_pools
 from text import number, table
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 __all__ = [
     "FIGURES", "OUTCOMES", "OnDevice", "Rivals", "Row", "alexnet_convs", "alexnet_linears", "alexnet_lrns",

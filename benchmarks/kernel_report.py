@@ -130,7 +130,8 @@ def count_module(folder: Path, jobs: int) -> Path:
     beside = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-DPYCONVNET_CUDA=OFF"]
-    configure += ["-DPYCONVNET_EMULATOR_FLAVOUR=count", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += ["-DPYCONVNET_EMULATOR_FLAVOUR=count", "-DPYCONVNET_UNITS=OFF"]
+    configure.append(f"-DPython_EXECUTABLE={sys.executable}")
     if not (folder / "CMakeCache.txt").exists():
         configure.append("-GNinja")
     for command in (configure, ["cmake", "--build", str(folder), "--parallel", str(jobs)]):

@@ -126,7 +126,7 @@ def main() -> None:
     if options.json:
         from harness import machine, versions
 
-        from pyconvnet.devices import get_device
+        from pyconvnet.common.devices import get_device
 
         device = get_device(options.device)
         document |= {"machine": machine(device), "versions": versions(device)}

@@ -2,22 +2,13 @@
 
 #include <pybind11/stl.h>
 
-#include <cstdio>
-
-#ifdef PCN_EMULATED
-#include "emulation/control.h"
-#endif
+#include "platform.h"
 
 namespace pcn::bind {
 namespace {
 
-#ifdef PCN_EMULATED
-constexpr const char* kInterface = "__array_interface__";
-constexpr const char* kWanted = "a NumPy array";
-#else
-constexpr const char* kInterface = "__cuda_array_interface__";
-constexpr const char* kWanted = "a CUDA array";
-#endif
+using platform::kInterface;
+using platform::kWanted;
 
 std::string typestr_text(const std::string& typestr) {
   for (const auto& [code, text] : {std::pair{"<f4", "float32"},
@@ -89,23 +80,9 @@ void* Args::checked(py::handle array, const char* name, std::int64_t count, cons
   if (data.first % item != 0) throw py::value_error(where + " must be aligned to its element size");
   void* pointer = reinterpret_cast<void*>(data.first);
   if (total == 0) return pointer;
-#ifdef PCN_EMULATED
-  emulation::register_global(pointer, static_cast<std::size_t>(total) * item, writable);
-  registered_.push_back(pointer);
-#else
-  cudaPointerAttributes attributes{};
-  int device = 0;
-  if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) {
-    cudaGetLastError();  // not to be blamed on the next launch
-    throw py::value_error(where + " does not point to memory that CUDA knows");
-  }
-  check(op_, cudaGetDevice(&device));
-  if (attributes.type == cudaMemoryTypeUnregistered)
-    throw py::value_error(where + " must be in device memory, got host memory");
-  if (attributes.type == cudaMemoryTypeDevice && attributes.device != device)
-    throw py::value_error(where + " is on device cuda:" + std::to_string(attributes.device) +
-                          ", the current one is cuda:" + std::to_string(device));
-#endif
+  const std::string problem = platform::admit(pointer, static_cast<std::size_t>(total) * item, writable);
+  if (!problem.empty()) throw py::value_error(where + " " + problem);
+  admitted_.push_back(pointer);
   return pointer;
 }
 
@@ -122,9 +99,7 @@ void* Args::workspace(py::handle array, std::size_t bytes) {
 }
 
 Args::~Args() {
-#ifdef PCN_EMULATED
-  for (void* pointer : registered_) emulation::unregister_global(pointer);
-#endif
+  for (void* pointer : admitted_) platform::release(pointer);
 }
 
 std::int64_t elements(const char* what, std::initializer_list<std::int64_t> extents) {
@@ -139,16 +114,7 @@ std::int64_t elements(const char* what, std::initializer_list<std::int64_t> exte
 
 void check(const char* stem, cudaError_t status) {
   if (status == cudaSuccess) return;
-  std::string text = std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
-#ifdef PCN_EMULATED
-  const std::string detail = emulation::take_error();
-  if (!detail.empty()) text = detail;
-#else
-  cudaGetLastError();  // clears a launch error, which would else be reported by the next call too
-  if (status == cudaErrorNoKernelImageForDevice)
-    text += "; this module was built for " PCN_ARCHITECTURES ", see CMAKE_CUDA_ARCHITECTURES in README.md";
-#endif
-  throw std::runtime_error(std::string(stem) + ": " + text);
+  throw std::runtime_error(std::string(stem) + ": " + platform::error_text(status));
 }
 
 }  // namespace pcn::bind

@@ -2,8 +2,8 @@
 // dtype, contiguity, extent, writability, alignment and device have been checked. Shape rules live in
 // pyconvnet/ops; here only what could corrupt memory is refused.
 //
-// One source serves two modules. `_cuda` reads __cuda_array_interface__ (CuPy, PyTorch, Numba arrays),
-// `_emulator` (PCN_EMULATED) reads __array_interface__ (NumPy arrays). Both may be loaded in one process, so
+// One compilation serves two modules (platform.h). `_cuda` reads __cuda_array_interface__ (CuPy, PyTorch,
+// Numba arrays), `_emulator` reads __array_interface__ (NumPy arrays). Both may be loaded in one process, so
 // every class is registered with py::module_local().
 #pragma once
 #include <pybind11/pybind11.h>
@@ -82,7 +82,7 @@ class Args {
   static bool has_typestr(py::handle array, const char* typestr);
 
   const char* op_;
-  std::vector<void*> registered_;
+  std::vector<void*> admitted_;
 };
 
 // Calls f with a value of the type that the array's elements are of: Bf16, or else float, as which f will

@@ -2,13 +2,14 @@
 #include "conv/conv.h"
 
 #include "array.h"
+#include "platform.h"
 
 namespace pcn::bind {
 namespace {
 
 // Checks what the kernels rely on: every extent positive, every tensor below 2^31 elements, every output
 // pixel's coordinates within 32 bits, group sizes whole.
-Conv2dShape make_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
+Conv2dShape conv_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
                        int stride_w, int pad_h, int pad_w, int groups, bool aligned, int precision,
                        int capability, int splits) {
   const auto fail = [](const std::string& text) { throw py::value_error("Conv2dShape: " + text); };
@@ -81,19 +82,12 @@ T* aligned(const char* op, const char* name, const Conv2dShape& shape, T* pointe
 // The kernel will run on the current device, which must be what the shape says: a kernel for tensor cores
 // does nothing on a device without.
 void check_capability(const char* op, const Conv2dShape& shape) {
-#ifdef PCN_EMULATED
-  (void)op, (void)shape;
-#else
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
-    return;  // the launch will say what is wrong
-  if (shape.capability > 10 * major + minor)
+  const int capability = platform::capability();
+  if (capability == 0) return;  // the launch will say what is wrong
+  if (shape.capability > capability)
     throw py::value_error(std::string(op) + ": the shape is made for compute capability " +
                           std::to_string(shape.capability) + ", the device has " +
-                          std::to_string(10 * major + minor));
-#endif
+                          std::to_string(capability));
 }
 
 // The row of a name, which must apply to the shape.
@@ -213,7 +207,7 @@ void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(),
 void register_conv(py::module_& m) {
   py::class_<Conv2dShape>(m, "Conv2dShape", py::module_local(),
                           "A convolution's extents; see kernels/conv/conv.h.")
-      .def(py::init(&make_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
+      .def(py::init(&conv_shape), py::kw_only(), py::arg("n"), py::arg("h"), py::arg("w"), py::arg("c"),
            py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
            py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,
            py::arg("aligned") = true, py::arg("precision") = 0, py::arg("capability") = 0,

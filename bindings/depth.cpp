@@ -1,4 +1,4 @@
-// pyconvnet.ops.depth below Python: filters for images in the depth layout, and their gradient.
+// pyconvnet.ops.space_to_depth below Python: filters for images in the depth layout, and their gradient.
 #include "depth/depth.h"
 
 #include "array.h"

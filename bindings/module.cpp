@@ -1,13 +1,10 @@
-// The compiled module: pyconvnet._cuda (nvcc) or pyconvnet._emulator (g++, PCN_EMULATED) from one source.
+// The compiled modules: pyconvnet._cuda and pyconvnet._emulator, from one compilation. Each links the kernels
+// and the platform that belong to it; the other's entry is in it, too, and never called.
 // CMake writes families.inc, one PCN_FAMILY(name) a line, from the folders of kernels/ that were built.
-#include <pybind11/pybind11.h>
-
-#include "array.h"
-#ifdef PCN_EMULATED
 #include <pybind11/stl.h>
 
-#include "emulation/control.h"
-#endif
+#include "array.h"
+#include "platform.h"
 
 #define PCN_FAMILY(name) void register_##name(py::module_& m);
 namespace pcn::bind {
@@ -17,17 +14,19 @@ namespace pcn::bind {
 
 namespace {
 
-#ifdef PCN_EMULATED
-void register_counts(py::module_& m) {
-  m.def("count_accesses", &pcn::emulation::count_accesses, py::arg("on"), py::arg("blocks") = 0,
+using pcn::bind::platform::CudaControls;
+using pcn::bind::platform::EmulatorControls;
+
+void register_counts(py::module_& m, const EmulatorControls& controls) {
+  m.def("count_accesses", controls.count_accesses, py::arg("on"), py::arg("blocks") = 0,
         "Starts (afresh) or stops counting memory accesses; only in the flavour `count`. With `blocks`, "
         "launches "
         "run only so many of their blocks, spread over the grid, and compute incomplete results.");
   m.def(
       "access_counts",
-      [] {
+      [take = controls.take_access_counts] {
         py::list launches;
-        for (const auto& l : pcn::emulation::take_access_counts()) {
+        for (const auto& l : take()) {
           py::list sites;
           for (const auto& s : l.sites) {
             sites.append(py::dict(py::arg("frames") = py::tuple(py::cast(s.frames)),
@@ -49,50 +48,38 @@ void register_counts(py::module_& m) {
       "emulation/control.h for the fields. Clears them.");
 }
 
-void register_platform(py::module_& m) {
-  m.attr("emulated") = true;
-  m.attr("march") = PCN_EMULATOR_MARCH;
+void register_emulator(py::module_& m, const EmulatorControls& controls) {
+  m.attr("march") = controls.march;
   m.def(
-      "configure",
-      [](const std::string& order, std::uint64_t seed, const std::string& async_, int workers, int image) {
-        pcn::emulation::configure(order, seed, async_, workers, image);
-      },
-      py::arg("order") = "fwd", py::arg("seed") = 1, py::arg("async_") = "late", py::arg("workers") = 0,
-      py::arg("image") = 90,
+      "configure", controls.configure, py::arg("order") = "fwd", py::arg("seed") = 1,
+      py::arg("async_") = "late", py::arg("workers") = 0, py::arg("image") = 90,
       "Sets the schedule of the following launches: the order in which threads run (fwd, rev, dfs, rand, "
-      "mix), its "
-      "seed, when asynchronous copies land (late, eager, rand), and the number of blocks in flight (0: one "
-      "per core); and the compute capability that the kernels' code is said to be compiled for (0: no "
+      "mix), its seed, when asynchronous copies land (late, eager, rand), and the number of blocks in flight "
+      "(0: one per core); and the compute capability that the kernels' code is said to be compiled for (0: "
+      "no "
       "code).");
-  m.def("flavour", [] { return std::string(pcn::emulation::flavour()); }, "plain, asan, race or count");
-  register_counts(m);
+  m.def("flavour", controls.flavour, "plain, asan, race or count");
+  register_counts(m, controls);
 }
-#else
-void register_platform(py::module_& m) {
-  m.attr("emulated") = false;
+
+void register_cuda(py::module_& m, const CudaControls& controls) {
   m.def(
       "device_count",
-      []() -> py::tuple {
-        int count = 0;
-        const cudaError_t status = cudaGetDeviceCount(&count);
-        if (status == cudaSuccess) return py::make_tuple(count, "");
-        cudaGetLastError();
-        return py::make_tuple(0, std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status));
+      [count = controls.device_count] {
+        std::string reason;
+        const int found = count(reason);
+        return py::make_tuple(found, reason);
       },
       "Number of CUDA devices, and why it is 0 where it is. Never raises.");
-  m.def("runtime_version", [] {
-    int version = 0;
-    cudaRuntimeGetVersion(&version);
-    return version;
-  });
-  m.attr("architectures") = PCN_ARCHITECTURES;
+  m.def("runtime_version", controls.runtime_version);
+  m.attr("architectures") = controls.architectures;
 }
-#endif
 
-}  // namespace
-
-PYBIND11_MODULE(PCN_MODULE, m) {
-  register_platform(m);
+void register_all(py::module_& m) {
+  const EmulatorControls* emulator = pcn::bind::platform::emulator_controls();
+  m.attr("emulated") = emulator != nullptr;
+  if (emulator != nullptr) register_emulator(m, *emulator);
+  if (const CudaControls* cuda = pcn::bind::platform::cuda_controls()) register_cuda(m, *cuda);
   py::list families;
 #define PCN_FAMILY(name)         \
   pcn::bind::register_##name(m); \
@@ -101,3 +88,8 @@ PYBIND11_MODULE(PCN_MODULE, m) {
 #undef PCN_FAMILY
   m.attr("families") = families;
 }
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) { register_all(m); }
+PYBIND11_MODULE(_emulator, m) { register_all(m); }

@@ -10,25 +10,25 @@ before a device is asked for.
 """
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
+
+from .common.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the same
     from . import data, layers, models, ops
-    from .checkpoint import CheckpointError, load, save
+    from .common.devices import DeviceUnavailableError, available_devices, get_device
+    from .common.files import LockedError
     from .data import ArrayDataset, Augmentation, Cifar10, Digits, ImageFiles, ImageFolder
-    from .devices import DeviceUnavailableError, available_devices, get_device
-    from .evaluate import Evaluation, evaluate
-    from .files import LockedError
-    from .gradients import check_gradients
-    from .model import Model, Preprocessing
     from .network import Network
-    from .prediction import predict
-    from .train import NonFiniteLossError, Run, train
-    from .tune import tune
-
-__version__ = "0.1.0"
+    from .network.preprocessing import Preprocessing
+    from .plan.gradients import check_gradients
+    from .plan.tune import tune
+    from .trained.checkpoint import CheckpointError, load, save
+    from .trained.evaluate import Evaluation, evaluate
+    from .trained.model import Model
+    from .trained.prediction import predict
+    from .training.run import NonFiniteLossError, Run
+    from .training.train import train
 
 __all__ = [
     "ArrayDataset",
@@ -46,6 +46,7 @@ __all__ = [
     "NonFiniteLossError",
     "Preprocessing",
     "Run",
+    "__version__",
     "available_devices",
     "check_gradients",
     "data",
@@ -63,17 +64,19 @@ __all__ = [
 
 #: By module, the public names that it defines. All others are modules of the package.
 _HOMES = {
-    "checkpoint": ("CheckpointError", "load", "save"),
+    "common.devices": ("DeviceUnavailableError", "available_devices", "get_device"),
+    "common.files": ("LockedError",),
     "data": ("ArrayDataset", "Augmentation", "Cifar10", "Digits", "ImageFiles", "ImageFolder"),
-    "devices": ("DeviceUnavailableError", "available_devices", "get_device"),
-    "evaluate": ("Evaluation", "evaluate"),
-    "files": ("LockedError",),
-    "gradients": ("check_gradients",),
-    "model": ("Model", "Preprocessing"),
     "network": ("Network",),
-    "prediction": ("predict",),
-    "train": ("NonFiniteLossError", "Run", "train"),
-    "tune": ("tune",),
+    "network.preprocessing": ("Preprocessing",),
+    "plan.gradients": ("check_gradients",),
+    "plan.tune": ("tune",),
+    "trained.checkpoint": ("CheckpointError", "load", "save"),
+    "trained.evaluate": ("Evaluation", "evaluate"),
+    "trained.model": ("Model",),
+    "trained.prediction": ("predict",),
+    "training.run": ("NonFiniteLossError", "Run"),
+    "training.train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -95,14 +98,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(types.ModuleType):
-    """The package: a module that is imported does not take the place of a function of its name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, types.ModuleType) and name in _HOME_OF):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -26,7 +26,7 @@ import pytest  # noqa: E402
 from support.kernels import kernel_record  # noqa: E402
 from support.kernels.kernel_record import pytest_sessionfinish, pytest_testnodedown  # noqa: E402, F401
 
-from pyconvnet import devices  # noqa: E402
+from pyconvnet.common import devices  # noqa: E402
 
 # (order of the threads, seed, when asynchronous copies land)
 SCHEDULES = {"fwd": ("fwd", 1, "late"), "rev": ("rev", 1, "eager"), "mix": ("mix", 7, "rand")}

@@ -122,7 +122,7 @@ def counted(resolve: bool = False, blocks: int = 0) -> Iterator[Found]:
 
     With `blocks`, only so many blocks of each launch run, and results are incomplete.
     """
-    from pyconvnet import devices
+    from pyconvnet.common import devices
 
     ext = devices.emulator().ext
     ext.count_accesses(True, blocks)
@@ -141,7 +141,7 @@ def counted(resolve: bool = False, blocks: int = 0) -> Iterator[Found]:
 @contextlib.contextmanager
 def aligned_allocations() -> Iterator[None]:
     """Make new emulator arrays start at a multiple of 256 bytes, as cudaMalloc's do."""
-    from pyconvnet import devices
+    from pyconvnet.common import devices
 
     def empty(self: Any, shape: Any, dtype: Any = np.float32) -> np.ndarray:
         shape = (shape,) if np.isscalar(shape) else tuple(shape)

@@ -248,7 +248,8 @@ FAMILIES = {
 
 def run(families: list[str] | None = None) -> list[tuple[str, str, str, Launch]]:
     """(family, case, operation, launch) of every kernel on every case."""
-    from pyconvnet import devices, ops
+    from pyconvnet import ops
+    from pyconvnet.common import devices
 
     ext = devices.emulator().ext
     built = ext.families

@@ -27,7 +27,8 @@ from pyconvnet.layers import (
     Tanh,
     WeightLayer,
 )
-from pyconvnet.network import INPUT, Network, Node
+from pyconvnet.network import Network
+from pyconvnet.network.node import INPUT, Node
 
 from .hardware import Gpu
 
@@ -104,7 +105,7 @@ class Work:
     def shares(self, devices: int) -> tuple[float, float]:
         """The largest parts of its input and its output channels that a device works on.
 
-        As in ``pyconvnet.parallel.partition``: a slice of filters reads its groups, or its one group;
+        As in ``pyconvnet.network.partition``: a slice of filters reads its groups, or its one group;
         response normalisation borrows the channels that its window lacks.
         """
         own = math.ceil(self.channels / devices) / self.channels

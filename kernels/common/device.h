@@ -13,8 +13,9 @@
 //   PCN_UNROLL, PCN_NO_UNROLL         before a loop
 //   PCN_UNROLL_ON_DEVICE              the same where g++ vectorises better what it finds rolled
 //
-// Kernel files put their kernels, shared structs and helpers in an anonymous namespace: two files may then
-// use one name.
+// Kernel files put their kernels, shared structs and helpers in an anonymous namespace: two families may then
+// use one name. Within a family a name is used once, its headers' included: its files may be compiled as one
+// unit (cmake/Units.cmake).
 #pragma once
 #include "common/image.h"
 

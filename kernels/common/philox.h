@@ -1,5 +1,5 @@
 // philox.h: Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3" (SC 2011). The same bits on every device, and in pyconvnet/reference/philox.py.
+// 1, 2, 3" (SC 2011). The same bits on every device, and in pyconvnet/common/philox.py.
 //
 // Element e of a tensor (64-bit row-major index) uses word e % 4 of the block whose counter is
 //   (low word of e / 4, high word of e / 4, low word of step, layer)   under the key   (low, high word of

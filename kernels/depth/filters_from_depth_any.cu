@@ -9,12 +9,12 @@
 namespace pcn {
 namespace {
 
-constexpr int THREADS = 256;
+constexpr int FROM_DEPTH_THREADS = 256;
 
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(FROM_DEPTH_THREADS)
     filters_from_depth_kernel(float* __restrict__ dw, const float* __restrict__ from, DepthShape shape,
                               unsigned count) {
-  const unsigned index = blockIdx.x * THREADS + threadIdx.x;
+  const unsigned index = blockIdx.x * FROM_DEPTH_THREADS + threadIdx.x;
   if (index >= count) return;
   const int t = shape.side, place = index / shape.c, c = index - place * shape.c;
   const int line = place / shape.s, s = place - line * shape.s, k = line / shape.r, r = line - k * shape.r;
@@ -27,8 +27,9 @@ __global__ void __launch_bounds__(THREADS)
 cudaError_t filters_from_depth_any(float* dw, const float* from, const DepthShape& shape,
                                    cudaStream_t stream) {
   const unsigned count = static_cast<unsigned>(shape.k) * shape.r * shape.s * shape.c;
-  return launch("filters_from_depth_any", filters_from_depth_kernel, dim3((count + THREADS - 1) / THREADS),
-                dim3(THREADS), 0, stream, dw, from, shape, count);
+  return launch("filters_from_depth_any", filters_from_depth_kernel,
+                dim3((count + FROM_DEPTH_THREADS - 1) / FROM_DEPTH_THREADS), dim3(FROM_DEPTH_THREADS), 0,
+                stream, dw, from, shape, count);
 }
 
 }  // namespace pcn

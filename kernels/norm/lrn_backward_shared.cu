@@ -14,11 +14,6 @@ namespace {
 
 using namespace norm;
 
-constexpr int TILE = 4096;
-constexpr int MAX_CHANNELS = 12 * 1024;
-static_assert(MAX_CHANNELS * sizeof(float) <= 48 * 1024,
-              "more shared memory must be asked for on every device");
-
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     lrn_backward_shared_kernel(T* __restrict__ dx, const T* __restrict__ dy, const T* __restrict__ x,

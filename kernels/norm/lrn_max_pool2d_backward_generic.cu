@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class Arg>
-cudaError_t run(T* dx, const T* dy, const Arg* argmax, const T* x, float alpha, float beta, float k,
-                bool relu, const LrnMaxPool2dShape& shape, cudaStream_t stream) {
+cudaError_t lrn_max_pool2d_backward_of(T* dx, const T* dy, const Arg* argmax, const T* x, float alpha,
+                                       float beta, float k, bool relu, const LrnMaxPool2dShape& shape,
+                                       cudaStream_t stream) {
   const long long threads = static_cast<long long>(shape.n) * shape.h * shape.w * shape.c;
   return launch("lrn_max_pool2d_backward_generic", lrn_max_pool2d_backward_generic_kernel<T, Arg>,
                 blocks_for(threads), dim3(THREADS), 0, stream, dx, dy, argmax, x, shape, alpha, beta, k,
@@ -71,9 +72,10 @@ template <class T>
 cudaError_t lrn_max_pool2d_backward_generic(T* dx, const T* dy, const void* argmax, const T* x, float alpha,
                                             float beta, float k, bool relu, const LrnMaxPool2dShape& shape,
                                             cudaStream_t stream) {
-  return argmax_is_byte(shape)
-             ? run(dx, dy, static_cast<const std::uint8_t*>(argmax), x, alpha, beta, k, relu, shape, stream)
-             : run(dx, dy, static_cast<const std::int32_t*>(argmax), x, alpha, beta, k, relu, shape, stream);
+  return argmax_is_byte(shape) ? lrn_max_pool2d_backward_of(dx, dy, static_cast<const std::uint8_t*>(argmax),
+                                                            x, alpha, beta, k, relu, shape, stream)
+                               : lrn_max_pool2d_backward_of(dx, dy, static_cast<const std::int32_t*>(argmax),
+                                                            x, alpha, beta, k, relu, shape, stream);
 }
 template LrnMaxPool2dBackwardFn<float> lrn_max_pool2d_backward_generic<float>;
 template LrnMaxPool2dBackwardFn<Bf16> lrn_max_pool2d_backward_generic<Bf16>;

@@ -12,8 +12,8 @@
 // walks down: the lower two windows of one square are the upper two of the next. scale is worked out anew
 // from x; t of other channels comes from the lanes beside, and across the warps' edges through shared memory:
 // one barrier a row. A gather in ascending order of windows: no atomics, the same bits every time. x and dx
-// move once, dy and argmax once but for a second load that L1 has and a row of windows in STRIP. DRAM:
-// 8*h*w + 5*p*q bytes a channel instead of 20*h*w + 5*p*q of max_pool2d_backward and lrn_backward, at
+// move once, dy and argmax once but for a second load that L1 has and a row of windows in BACKWARD_STRIP.
+// DRAM: 8*h*w + 5*p*q bytes a channel instead of 20*h*w + 5*p*q of max_pool2d_backward and lrn_backward, at
 // 27x27 -> 55x55 27.8 KB instead of 64 KB (computed, not measured). In bfloat16 4*h*w + 3*p*q: 14.3 KB. With
 // relu, relu_backward after it is saved: 12*h*w bytes a channel, 6*h*w in bfloat16.
 //
@@ -27,13 +27,13 @@ namespace {
 
 using namespace norm;
 
-constexpr int MAX_THREADS = 256;
-constexpr int STRIP = 7;      // rows of squares: 55 = 4 strips, 27 = 2
-constexpr int NOWHERE = 255;  // no position of a 3x3 window
+constexpr int BACKWARD_THREADS = 256;
+constexpr int BACKWARD_STRIP = 7;  // rows of squares: 55 = 4 strips, 27 = 2
+constexpr int NOWHERE = 255;       // no position of a 3x3 window
 
 struct EdgeSmem {  // [buffer][column][warp][lane 0, lane 31]; two buffers, so that one barrier a row is
                    // enough
-  Float4 terms[2][2][MAX_THREADS / 32][2];
+  Float4 terms[2][2][BACKWARD_THREADS / 32][2];
 };
 
 struct Window {
@@ -59,7 +59,7 @@ PCN_FN void add_share(Float4& sum, const Window& window, int position) {
 }
 
 template <class T, bool PAPER>
-__global__ void __launch_bounds__(MAX_THREADS, PAPER ? 3 : 2)
+__global__ void __launch_bounds__(BACKWARD_THREADS, PAPER ? 3 : 2)
     lrn_max_pool2d_backward_march_kernel(Pack<T, 4>* __restrict__ dx, const Pack<T, 4>* __restrict__ dy,
                                          const Byte4* __restrict__ argmax, const Pack<T, 4>* __restrict__ x,
                                          LrnMaxPool2dShape shape, float alpha, float beta, float k,
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 3 : 2)
 }  // namespace
 
 bool lrn_max_pool2d_backward_march_supports(const LrnMaxPool2dShape& shape) {
-  return pooled_march_supports(shape, MAX_THREADS);
+  return pooled_march_supports(shape, BACKWARD_THREADS);
 }
 
 template <class T>
@@ -160,7 +160,7 @@ cudaError_t lrn_max_pool2d_backward_march(T* dx, const T* dy, const void* argmax
     return lrn_max_pool2d_backward_generic(dx, dy, argmax, x, alpha, beta, k, relu, shape, stream);
   const int squares_h = (shape.h - 1 + shape.pad_h) / 2 - shape.pad_h / 2 + 1;
   const int squares_w = (shape.w - 1 + shape.pad_w) / 2 - shape.pad_w / 2 + 1;
-  const March march = march_over(squares_w, squares_h, shape.c / 4, MAX_THREADS, STRIP, 0);
+  const March march = march_over(squares_w, squares_h, shape.c / 4, BACKWARD_THREADS, BACKWARD_STRIP, 0);
   const auto kernel = is_papers(shape, beta) ? lrn_max_pool2d_backward_march_kernel<T, true>
                                              : lrn_max_pool2d_backward_march_kernel<T, false>;
   return launch("lrn_max_pool2d_backward_march", kernel,

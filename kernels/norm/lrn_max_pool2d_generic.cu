@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class Arg>
-cudaError_t run(T* y, Arg* argmax, const T* x, float alpha, float beta, float k,
-                const LrnMaxPool2dShape& shape, cudaStream_t stream) {
+cudaError_t lrn_max_pool2d_of(T* y, Arg* argmax, const T* x, float alpha, float beta, float k,
+                              const LrnMaxPool2dShape& shape, cudaStream_t stream) {
   const long long threads = static_cast<long long>(shape.n) * shape.p * shape.q * shape.c;
   return launch("lrn_max_pool2d_generic", lrn_max_pool2d_generic_kernel<T, Arg>, blocks_for(threads),
                 dim3(THREADS), 0, stream, y, argmax, x, shape, alpha, beta, k,
@@ -59,8 +59,9 @@ cudaError_t run(T* y, Arg* argmax, const T* x, float alpha, float beta, float k,
 template <class T>
 cudaError_t lrn_max_pool2d_generic(T* y, void* argmax, const T* x, float alpha, float beta, float k,
                                    const LrnMaxPool2dShape& shape, cudaStream_t stream) {
-  return argmax_is_byte(shape) ? run(y, static_cast<std::uint8_t*>(argmax), x, alpha, beta, k, shape, stream)
-                               : run(y, static_cast<std::int32_t*>(argmax), x, alpha, beta, k, shape, stream);
+  return argmax_is_byte(shape)
+             ? lrn_max_pool2d_of(y, static_cast<std::uint8_t*>(argmax), x, alpha, beta, k, shape, stream)
+             : lrn_max_pool2d_of(y, static_cast<std::int32_t*>(argmax), x, alpha, beta, k, shape, stream);
 }
 template LrnMaxPool2dFn<float> lrn_max_pool2d_generic<float>;
 template LrnMaxPool2dFn<Bf16> lrn_max_pool2d_generic<Bf16>;

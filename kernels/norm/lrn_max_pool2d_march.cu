@@ -9,11 +9,11 @@
 // strip: it normalises two new rows, gets those of column 2q + 2 from the next thread through shared memory,
 // takes the maximum of each row, and keeps that of the last, which is the first of the next window: one
 // barrier a row of outputs. A block's last columns are there for its last outputs' third column only. Each x
-// is loaded once, but for the halo (one row in 2 * STRIP, one column in 2 * columns) and 2 in 32 float4s at
-// the warps' edges, which L1 and L2 have. DRAM: 4*h*w + 5*p*q bytes a channel instead of 16*h*w + 5*p*q of
-// lrn and max_pool2d, at 55x55 -> 27x27 15.7 KB instead of 52 KB (computed, not measured). In bfloat16
-// 2*h*w + 3*p*q: 8.2 KB; maxima are of float values, only the greatest is rounded. Then the instructions
-// count for more: to be measured, with 8 channels a thread and accesses of 16 bytes, not 8.
+// is loaded once, but for the halo (one row in 2 * POOLED_STRIP, one column in 2 * columns) and 2 in 32
+// float4s at the warps' edges, which L1 and L2 have. DRAM: 4*h*w + 5*p*q bytes a channel instead of 16*h*w +
+// 5*p*q of lrn and max_pool2d, at 55x55 -> 27x27 15.7 KB instead of 52 KB (computed, not measured). In
+// bfloat16 2*h*w + 3*p*q: 8.2 KB; maxima are of float values, only the greatest is rounded. Then the
+// instructions count for more: to be measured, with 8 channels a thread and accesses of 16 bytes, not 8.
 //
 // A thread of the paper's instance runs 586 instructions for a row of outputs, which is 84 bytes (sm_90):
 // bound by memory, the arithmetic close behind. Tried, by their instructions: maxima of columns first, to
@@ -26,11 +26,11 @@ namespace {
 
 using namespace norm;
 
-constexpr int MAX_THREADS = 512;
-constexpr int STRIP = 9;  // rows of outputs: 27 = 3 strips, 13 = 2
+constexpr int POOLED_THREADS = 512;
+constexpr int POOLED_STRIP = 9;  // rows of outputs: 27 = 3 strips, 13 = 2
 
-struct MarchSmem {  // even columns of two rows; two buffers, so that one barrier a row of outputs is enough
-  Float4 even[2][2][MAX_THREADS];
+struct PooledSmem {  // even columns of two rows; two buffers, so that one barrier a row of outputs is enough
+  Float4 even[2][2][POOLED_THREADS];
 };
 
 // Maximum of three columns of one row, and which column it is in.
@@ -57,11 +57,11 @@ PCN_FN RowMax row_max(const Float4 (&values)[3], const bool (&inside)[3], int fi
 }
 
 template <class T, bool PAPER>
-__global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
+__global__ void __launch_bounds__(POOLED_THREADS, PAPER ? 2 : 1)
     lrn_max_pool2d_march_kernel(Pack<T, 4>* __restrict__ y, Byte4* __restrict__ argmax,
                                 const Pack<T, 4>* __restrict__ x, LrnMaxPool2dShape shape, float alpha,
                                 float beta, float k, Reach reach, March march) {
-  MarchSmem& smem = shared<MarchSmem>();
+  PooledSmem& smem = shared<PooledSmem>();
   const int packs = shape.c / 4;
   const Block block = block_of(blockIdx.x, march);
   const int outputs = min(march.columns, shape.q - block.first_column);
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
                              pixel_at(at + 2 * pitch + packs, end_inside && odd_inside)};
     const Float4 mid_even = normalise(pixels[0]), mid_odd = normalise(pixels[1]);
     const Float4 end_even = normalise(pixels[2]), end_odd = normalise(pixels[3]);
-    Float4(&even)[2][MAX_THREADS] = smem.even[i % 2];
+    Float4(&even)[2][POOLED_THREADS] = smem.even[i % 2];
     even[0][threadIdx.x] = mid_even;
     even[1][threadIdx.x] = end_even;
     __syncthreads();
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(MAX_THREADS, PAPER ? 2 : 1)
 }  // namespace
 
 bool lrn_max_pool2d_march_supports(const LrnMaxPool2dShape& shape) {
-  return pooled_march_supports(shape, MAX_THREADS);
+  return pooled_march_supports(shape, POOLED_THREADS);
 }
 
 template <class T>
@@ -151,7 +151,7 @@ cudaError_t lrn_max_pool2d_march(T* y, void* argmax, const T* x, float alpha, fl
                                  const LrnMaxPool2dShape& shape, cudaStream_t stream) {
   if (!aligned4(y) || !aligned(argmax, 4) || !aligned4(x))
     return lrn_max_pool2d_generic(y, argmax, x, alpha, beta, k, shape, stream);
-  const March march = march_over(shape.q, shape.p, shape.c / 4, MAX_THREADS, STRIP, 1);
+  const March march = march_over(shape.q, shape.p, shape.c / 4, POOLED_THREADS, POOLED_STRIP, 1);
   const auto kernel =
       is_papers(shape, beta) ? lrn_max_pool2d_march_kernel<T, true> : lrn_max_pool2d_march_kernel<T, false>;
   return launch(

@@ -7,6 +7,12 @@ namespace pcn::norm {
 
 constexpr int THREADS = 256;
 
+// Of the kernels that keep whole rows in shared memory: elements of a block, and the longest row.
+constexpr int TILE = 4096;
+constexpr int MAX_CHANNELS = 12 * 1024;
+static_assert(MAX_CHANNELS * sizeof(float) <= 48 * 1024,
+              "more shared memory must be asked for on every device");
+
 // scale^-beta. The paper's 3/4 takes two square roots and a division, each correctly rounded: at most 3 units
 // in the last place, less than powf, and the same bits on device and host.
 PCN_FN float negative_power(float scale, float beta) {

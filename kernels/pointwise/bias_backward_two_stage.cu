@@ -16,16 +16,16 @@
 namespace pcn {
 namespace {
 
-constexpr int THREADS = 256;
+constexpr int SUM_THREADS = 256;
 constexpr int TILE = 32;         // most vectors of a row that a block takes
 constexpr int BLOCKS = 1024;     // of stage 1, about: some eight on each of an H200's 132 multiprocessors
 constexpr int SLICE_ROWS = 128;  // at least: with fewer, a slice is not worth its partial sum
 constexpr int LANES = 8;         // stage 2: columns of a block, 32 bytes of a row of partial sums
-constexpr int GROUPS = THREADS / LANES;
+constexpr int GROUPS = SUM_THREADS / LANES;
 
 template <int VEC>
 struct Stage1Smem {
-  float sum[THREADS * VEC];
+  float sum[SUM_THREADS * VEC];
 };
 struct Stage2Smem {
   float sum[GROUPS][LANES + 1];
@@ -41,13 +41,13 @@ int slice_count(const RowsShape& shape) {
 
 // partial[slice, c] = sum of dy[r, c] over the rows of the slice; width = vectors of this block's columns.
 template <class T, int VEC>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(SUM_THREADS)
     bias_backward_slices_kernel(float* partial, const T* __restrict__ dy, int rows, int cols, int slice_rows,
                                 int tile) {
   auto& smem = shared<Stage1Smem<VEC>>();
   const int first_col = blockIdx.x * tile * VEC;
   const int width = min(tile, (cols - first_col) / VEC);
-  const int rows_at_once = THREADS / width;
+  const int rows_at_once = SUM_THREADS / width;
   const int lane = threadIdx.x % width, row_lane = threadIdx.x / width;
   const int first_row = blockIdx.y * slice_rows;
   const unsigned last_row = rows - first_row < slice_rows ? rows : first_row + slice_rows;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(THREADS)
   for (int v = 0; v < VEC; ++v) smem.sum[threadIdx.x * VEC + v] = sum[v];
   __syncthreads();
   const int width_cols = width * VEC;
-  for (int c = threadIdx.x; c < width_cols; c += THREADS) {
+  for (int c = threadIdx.x; c < width_cols; c += SUM_THREADS) {
     float total = 0.f;
     for (int r = 0; r < rows_at_once; ++r) total += smem.sum[r * width_cols + c];
     partial[static_cast<long long>(blockIdx.y) * cols + first_col + c] = total;
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 // db[c] = sum_s partial[s, c]
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(SUM_THREADS)
     bias_backward_sum_kernel(float* db, const float* __restrict__ partial, int slices, int cols) {
   auto& smem = shared<Stage2Smem>();
   const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
@@ -115,11 +115,11 @@ cudaError_t bias_backward_two_stage(float* db, const T* dy, const RowsShape& sha
   const cudaError_t status =
       launch("bias_backward_two_stage",
              vectors ? bias_backward_slices_kernel<T, VEC> : bias_backward_slices_kernel<T, 1>,
-             dim3(ceil_div(vectors_per_row, tile), slices), dim3(THREADS), 0, stream, partial, dy, shape.rows,
-             shape.cols, slice_rows, tile);
+             dim3(ceil_div(vectors_per_row, tile), slices), dim3(SUM_THREADS), 0, stream, partial, dy,
+             shape.rows, shape.cols, slice_rows, tile);
   if (status != cudaSuccess || slices == 1) return status;
   return launch("bias_backward_two_stage", bias_backward_sum_kernel, dim3(ceil_div(shape.cols, LANES)),
-                dim3(THREADS), 0, stream, db, static_cast<const float*>(partial), slices, shape.cols);
+                dim3(SUM_THREADS), 0, stream, db, static_cast<const float*>(partial), slices, shape.cols);
 }
 template BiasBackwardFn<float> bias_backward_two_stage<float>;
 template BiasBackwardFn<Bf16> bias_backward_two_stage<Bf16>;

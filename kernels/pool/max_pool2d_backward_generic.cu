@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(THREADS, 4)
 }
 
 template <class T, class Arg>
-cudaError_t run(T* dx, const T* dy, const Arg* argmax, const T* mask, const Pool2dShape& shape,
-                cudaStream_t stream) {
+cudaError_t max_pool2d_backward_of(T* dx, const T* dy, const Arg* argmax, const T* mask,
+                                   const Pool2dShape& shape, cudaStream_t stream) {
   const bool packs = shape.c % 4 == 0 && aligned(dx, 4 * sizeof(T)) && aligned(dy, 4 * sizeof(T)) &&
                      aligned(mask, 4 * sizeof(T)) && aligned(argmax, 4 * sizeof(Arg));
   const auto kernel =
@@ -59,8 +59,9 @@ cudaError_t run(T* dx, const T* dy, const Arg* argmax, const T* mask, const Pool
 template <class T>
 cudaError_t max_pool2d_backward_generic(T* dx, const T* dy, const void* argmax, const T* mask,
                                         const Pool2dShape& shape, cudaStream_t stream) {
-  return argmax_is_byte(shape) ? run(dx, dy, static_cast<const std::uint8_t*>(argmax), mask, shape, stream)
-                               : run(dx, dy, static_cast<const std::int32_t*>(argmax), mask, shape, stream);
+  return argmax_is_byte(shape)
+             ? max_pool2d_backward_of(dx, dy, static_cast<const std::uint8_t*>(argmax), mask, shape, stream)
+             : max_pool2d_backward_of(dx, dy, static_cast<const std::int32_t*>(argmax), mask, shape, stream);
 }
 template MaxPool2dBackwardFn<float> max_pool2d_backward_generic<float>;
 template MaxPool2dBackwardFn<Bf16> max_pool2d_backward_generic<Bf16>;

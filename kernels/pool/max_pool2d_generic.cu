@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class Arg>
-cudaError_t run(T* y, Arg* argmax, const T* x, const Pool2dShape& shape, cudaStream_t stream) {
+cudaError_t max_pool2d_of(T* y, Arg* argmax, const T* x, const Pool2dShape& shape, cudaStream_t stream) {
   const bool packs = shape.c % 4 == 0 && aligned(y, 4 * sizeof(T)) && aligned(x, 4 * sizeof(T)) &&
                      aligned(argmax, 4 * sizeof(Arg));
   const auto kernel = packs ? max_pool2d_generic_kernel<T, Arg, 4> : max_pool2d_generic_kernel<T, Arg, 1>;
@@ -64,8 +64,8 @@ cudaError_t run(T* y, Arg* argmax, const T* x, const Pool2dShape& shape, cudaStr
 template <class T>
 cudaError_t max_pool2d_generic(T* y, void* argmax, const T* x, const Pool2dShape& shape,
                                cudaStream_t stream) {
-  return argmax_is_byte(shape) ? run(y, static_cast<std::uint8_t*>(argmax), x, shape, stream)
-                               : run(y, static_cast<std::int32_t*>(argmax), x, shape, stream);
+  return argmax_is_byte(shape) ? max_pool2d_of(y, static_cast<std::uint8_t*>(argmax), x, shape, stream)
+                               : max_pool2d_of(y, static_cast<std::int32_t*>(argmax), x, shape, stream);
 }
 template MaxPool2dFn<float> max_pool2d_generic<float>;
 template MaxPool2dFn<Bf16> max_pool2d_generic<Bf16>;

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..reference import philox
+from ..common import philox
 from .dataset import PURPOSE_COLOUR, PURPOSE_CROP, check_seed
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..files import naming
-from ..text import reason
+from ..common.files import naming
+from ..common.text import reason
 from .dataset import ArrayDataset
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

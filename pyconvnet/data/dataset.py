@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ops._arrays import channels_first_hint, unmasked
-from ..reference import philox
+from ..common import philox
+from ..common.checks import channels_first_hint, unmasked
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
 # network number themselves from 0, so these stay clear of them.

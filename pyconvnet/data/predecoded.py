@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import locked, naming, remove_partial, write_atomically
+from ..common.files import locked, naming, remove_partial, write_atomically
 from .dataset import Dataset
 from .loader import Loader
 

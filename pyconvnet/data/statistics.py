@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_atomically
+from ..common.files import write_atomically
 from .dataset import Dataset
 from .loader import Loader
 

@@ -2,7 +2,15 @@
 
 from .base import Context, Layer, Parameter, Slice, WeightLayer, from_dict, register
 from .conv import Conv2d
-from .initialisers import Constant, Initialiser, Normal, Orthogonal, Uniform, VarianceScaling, initialiser
+from .initialisers import (
+    Constant,
+    Initialiser,
+    Normal,
+    Orthogonal,
+    Uniform,
+    VarianceScaling,
+    initialiser,
+)
 from .linear import Linear
 from .loss import SoftmaxCrossEntropy
 from .norm import LRN, SpatialLRN

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..common.checks import check_number
 from . import initialisers
 from .initialisers import Constant, Initialiser, Normal, initialiser
 
@@ -119,7 +120,7 @@ class Context:
         bfloat16.
     depth : bool
         The layer reads the images, and they are in the depth layout of its convolution, see
-        :mod:`pyconvnet.ops.depth`.
+        :mod:`pyconvnet.ops.space_to_depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
     scratch : function of (name, shape, dtype), or None
@@ -177,7 +178,7 @@ class Layer:
     device : int, "all" or None
         Where the layer lies when the network is split over several devices: whole on the tower of that number
         (cuda-convnet's ``gpu=``), in slices on all of them, or (None) as
-        :mod:`pyconvnet.parallel.partition` decides. On one device it says nothing.
+        :mod:`pyconvnet.network.partition` decides. On one device it says nothing.
     """
 
     device: int | str | None = field(default=None, kw_only=True)
@@ -265,8 +266,8 @@ class Layer:
         return Slice(self, (span,) * len(inputs), span)
 
     def depth_layout(self, images: Shape) -> Any:
-        """The layout of :mod:`pyconvnet.ops.depth` in which the layer can read images of this shape; None:
-        only as they are.
+        """The layout of :mod:`pyconvnet.ops.space_to_depth` in which the layer can read images of this shape;
+        None: only as they are.
         """
         return None
 
@@ -333,50 +334,6 @@ def from_dict(description: Mapping) -> Layer:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-# ---- checks shared by the layers ---------------------------------------------------------------------------
-def check_number(what: str, value: Any, rule: str) -> None:
-    """Raise TypeError or ValueError unless ``value`` obeys ``rule``."""
-    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if rule in ("positive int", "int >= 0"):
-        if not number:
-            raise TypeError(f"{what} must be an int, got {value!r}")
-        if value < (1 if rule == "positive int" else 0):
-            raise ValueError(
-                f"{what} must be {'at least 1' if rule == 'positive int' else 'at least 0'}, got {value}"
-            )
-        return
-    if not number and not isinstance(value, (float, np.floating)):
-        raise TypeError(f"{what} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{what} must be finite, got {value!r}")
-    if rule == "number >= 0" and value < 0:
-        raise ValueError(f"{what} must not be negative, got {value!r}")
-    if rule == "probability" and not 0 <= value < 1:
-        raise ValueError(f"{what} must be in [0, 1), got {value!r}")
-
-
-def pair(what: str, value: Any, rule: str = "positive int") -> tuple[int, int]:
-    """An int or a pair of ints as a pair (vertical, horizontal)."""
-    values = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
-    if len(values) != 2:
-        raise ValueError(f"{what} must be an int or a pair (vertical, horizontal), got {value!r}")
-    for v in values:
-        check_number(what, v, rule)
-    return int(values[0]), int(values[1])
-
-
-def padding(what: str, value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """``int``, ``(h, w)`` or ``((top, bottom), (left, right))`` as the last of these."""
-    if isinstance(value, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in value):
-        if len(value) != 2:
-            raise ValueError(
-                f"{what} must be an int, (h, w) or ((top, bottom), (left, right)), got {value!r}"
-            )
-        return pair(what, tuple(value[0]), "int >= 0"), pair(what, tuple(value[1]), "int >= 0")
-    h, w = pair(what, value, "int >= 0")
-    return (h, h), (w, w)
 
 
 def extent(size: int, window: int, stride: int, before: int, after: int, ceil_mode: bool = False) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import ops
-from .base import Context, Parameter, Shape, Slice, WeightLayer, extent, maps, padding, pair, register
+from ..common.checks import padding, pair
+from .base import Context, Parameter, Shape, Slice, WeightLayer, extent, maps, register
 
 #: Strides and channels of images up to which the rearranged convolution is no more than a little larger.
 _DEPTH_STRIDES, _DEPTH_CHANNELS = (2, 3, 4), 4
@@ -47,24 +47,24 @@ class Conv2d(WeightLayer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_numbers(filters="positive int", groups="positive int")
-        pair("Conv2d: size", self.size)
-        pair("Conv2d: stride", self.stride)
-        padding("Conv2d: pad", self.pad)
+        pair("Conv2d", "size", self.size, 1)
+        pair("Conv2d", "stride", self.stride, 1)
+        padding("Conv2d", "pad", self.pad)
         if self.filters % self.groups:
             raise ValueError(
                 f"Conv2d: filters must be a multiple of groups={self.groups}, got {self.filters}"
             )
 
     def _weight(self, x: Shape) -> Shape:
-        r, s = pair("size", self.size)
+        r, s = pair("Conv2d", "size", self.size, 1)
         return self.filters, r, s, x[2] // self.groups
 
     def output_shape(self, *inputs: Shape) -> Shape:
         h, w, c = maps(inputs[0])
         if c % self.groups:
             raise ValueError(f"input channels must be a multiple of groups={self.groups}, got {c}")
-        (top, bottom), (left, right) = padding("pad", self.pad)
-        (r, s), (dh, dw) = pair("size", self.size), pair("stride", self.stride)
+        (top, bottom), (left, right) = padding("Conv2d", "pad", self.pad)
+        (r, s), (dh, dw) = pair("Conv2d", "size", self.size, 1), pair("Conv2d", "stride", self.stride, 1)
         p, q = extent(h, r, dh, top, bottom), extent(w, s, dw, left, right)
         if p < 1 or q < 1:
             raise ValueError(
@@ -89,10 +89,12 @@ class Conv2d(WeightLayer):
 
     def depth_layout(self, images: Shape) -> ops.depth.Depth | None:
         """That of a convolution with a stride on few channels."""
-        stride, also = pair("stride", self.stride)
+        stride, also = pair("Conv2d", "stride", self.stride, 1)
         if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
             return None
-        return ops.depth.Depth(pair("size", self.size), stride, padding("pad", self.pad))
+        return ops.depth.Depth(
+            pair("Conv2d", "size", self.size, 1), stride, padding("Conv2d", "pad", self.pad)
+        )
 
     def _options(self, ctx: Context) -> dict:
         return {
@@ -104,14 +106,14 @@ class Conv2d(WeightLayer):
         """Of the convolution of images in the depth layout and of dtype ``images``, with scratch of ``dtype``
         for the rearranged filters.
         """
-        stride, _ = pair("stride", self.stride)
+        stride, _ = pair("Conv2d", "stride", self.stride, 1)
         shape = ops.depth.filters_shape(w_shape, stride, images)
         return {
             "stride": stride, "filters": ctx.scratch("filters in depth", shape, dtype),
             "precision": ctx.precision, "workspace": ctx.workspace,
         }  # fmt: skip
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         w, b = params["weight"], params.get("bias")
         if ctx.depth:
             ops.depth.conv2d_depth(
@@ -125,17 +127,7 @@ class Conv2d(WeightLayer):
             return
         ops.conv2d(xs[0], w, b, activation=self.activation, out=y, **self._options(ctx))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if self.activation == "relu" and not (ctx.masked or ctx.rectified):
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Parameter, Shape
+from .base import Layer, Parameter, Shape
 from .linear import Linear
 from .norm import LRN
 from .pointwise import Dropout
@@ -42,20 +41,10 @@ class LRNMaxPool2d(Layer):
             "ceil_mode": pool.ceil_mode,
         }
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.lrn_max_pool2d(xs[0], **self._options(), out=(y, saved["argmax"]))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.lrn_max_pool2d_backward(
                 dy, saved["argmax"], xs[0], **self._options(), relu=ctx.mask_input, out=dxs[0]
@@ -85,7 +74,7 @@ class LinearReLUDropout(Layer):
     def parameters(self, *inputs: Shape) -> list[Parameter]:
         return self.linear.parameters(*inputs)
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         dropout = self.dropout
         if not ctx.train:
             self.linear.forward(ctx, xs, y, params, saved)
@@ -105,17 +94,7 @@ class LinearReLUDropout(Layer):
             out=y,
         )
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if not ctx.masked:
             if not ctx.rectified:
                 ops.relu_backward(dy, y, out=dy)

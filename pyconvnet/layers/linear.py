@@ -57,21 +57,11 @@ class Linear(WeightLayer):
         """The product alone, without bias or activation."""
         ops.linear(rows(xs[0]), params["weight"], out=y, **self._options(ctx))
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         b = params.get("bias")
         ops.linear(rows(xs[0]), params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if self.activation == "relu" and not (ctx.masked or ctx.rectified):
             ops.relu_backward(dy, y, out=dy)
         self.product_backward(ctx, dy, xs, params, dxs, grads)

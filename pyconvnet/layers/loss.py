@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Shape, register
+from .base import Layer, Shape, register
 
 
 @register
@@ -43,7 +42,7 @@ class SoftmaxCrossEntropy(Layer):
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
         return {"gradient": (inputs[0], np.dtype(dtype))}
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         """Loss into ``y``, running sums into ``ctx.metrics``, and the gradient of weight * loss into
         ``saved["gradient"]``.
         """

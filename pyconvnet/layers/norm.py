@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from .. import ops
-from ..ops._core import wide
-from .base import Context, Layer, Shape, Slice, maps, register
+from ..common.precision import wide
+from .base import Layer, Shape, Slice, maps, register
 
 
 @dataclass(frozen=True)
@@ -72,20 +71,10 @@ class LRN(_Norm):
             span = max(span[0], start - before), min(span[1], stop + after)
         return Slice(dataclasses.replace(self, groups=last - first), (span,), span)
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.lrn(xs[0], self.size, self.alpha, self.beta, self.k, self.groups, out=(y, saved["scale"]))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.lrn_backward(
                 dy,
@@ -112,20 +101,10 @@ class SpatialLRN(_Norm):
     k: float = 1.0
     reads: ClassVar[str] = "same"
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.lrn_spatial(xs[0], self.size, self.alpha, self.beta, self.k, out=(y, saved["scale"]))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.lrn_spatial_backward(
                 dy, xs[0], y, saved["scale"], self.size, self.alpha, self.beta, out=dxs[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Shape, Slice, register
+from .base import Layer, Shape, Slice, register
 from .linear import rows
 
 
@@ -21,20 +20,10 @@ class _Activation(Layer):
     def _ops(self):
         raise NotImplementedError
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         self._ops()[0](xs[0], out=y)
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             self._ops()[1](dy, y, out=dxs[0])
 
@@ -54,17 +43,7 @@ class ReLU(_Activation):
     def _ops(self):
         return ops.relu, ops.relu_backward
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if not ctx.rectified:
             super().backward(ctx, dy, xs, y, params, saved, dxs, grads)
         elif dxs[0] is not None:
@@ -137,7 +116,7 @@ class Dropout(Layer):
         """What the survivors are multiplied by when training."""
         return 1.0 if self.mode == "paper" else 1.0 / (1.0 - self.p)
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         x = xs[0]
         if not ctx.train:
             ops.add(x, x, alpha=self.test_factor, beta=0.0, out=y)
@@ -159,17 +138,7 @@ class Dropout(Layer):
             out=(y.reshape(-1, channels), saved["mask"].reshape(-1, channels)),
         )
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.dropout_backward(
                 rows(dy), rows(saved["mask"]), self.p, scale=self.train_factor, out=rows(dxs[0])
@@ -191,22 +160,12 @@ class Add(Layer):
                 raise ValueError(f"inputs must have one shape, got {', '.join(map(str, inputs))}")
         return inputs[0]
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.add(xs[0], xs[1], out=y)
         for x in xs[2:]:
             ops.add(y, x, out=y)
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         for dx in dxs:
             if dx is not None:
                 ops.add(dy, dy, alpha=1.0, beta=0.0, out=dx)
@@ -237,18 +196,8 @@ class Concat(Layer):
             at += shape[-1]
         return Slice(self, tuple(spans))
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.concat(xs, out=y)
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         ops.split(dy, [x.shape[-1] for x in xs], out=tuple(dxs))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import ops
-from .base import Context, Layer, Shape, extent, maps, padding, pair, register
+from ..common.checks import padding, pair
+from .base import Layer, Shape, extent, maps, register
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class _Pool2d(Layer):
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
-        size = pair(f"{kind}: size", self.size)
-        pair(f"{kind}: stride", self.stride)
-        pads = padding(f"{kind}: pad", self.pad)
+        size = pair(kind, "size", self.size, 1)
+        pair(kind, "stride", self.stride, 1)
+        pads = padding(kind, "pad", self.pad)
         if not isinstance(self.ceil_mode, bool):
             raise TypeError(f"{kind}: ceil_mode must be True or False, got {self.ceil_mode!r}")
         for extent_, before_after in zip(size, pads, strict=True):
@@ -37,8 +37,11 @@ class _Pool2d(Layer):
 
     def output_shape(self, *inputs: Shape) -> Shape:
         h, w, c = maps(inputs[0])
-        (top, bottom), (left, right) = padding("pad", self.pad)
-        (r, s), (dh, dw) = pair("size", self.size), pair("stride", self.stride)
+        (top, bottom), (left, right) = padding(type(self).__name__, "pad", self.pad)
+        (r, s), (dh, dw) = (
+            pair(type(self).__name__, "size", self.size, 1),
+            pair(type(self).__name__, "stride", self.stride, 1),
+        )
         p = extent(h, r, dh, top, bottom, self.ceil_mode)
         q = extent(w, s, dw, left, right, self.ceil_mode)
         if p < 1 or q < 1:
@@ -63,23 +66,13 @@ class MaxPool2d(_Pool2d):
     """
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        r, s = pair("size", self.size)
+        r, s = pair(type(self).__name__, "size", self.size, 1)
         return {"argmax": (self.output_shape(*inputs), np.dtype(np.uint8 if r * s <= 255 else np.int32))}
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.max_pool2d(xs[0], self.size, self.stride, self.pad, self.ceil_mode, out=(y, saved["argmax"]))
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.max_pool2d_backward(
                 dy,
@@ -110,20 +103,10 @@ class AvgPool2d(_Pool2d):
 
     count_include_pad: bool = False
 
-    def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:
+    def forward(self, ctx, xs, y, params, saved):
         ops.avg_pool2d(xs[0], self.size, self.stride, self.pad, self.ceil_mode, self.count_include_pad, out=y)
 
-    def backward(
-        self,
-        ctx: Context,
-        dy: Any,
-        xs: Sequence,
-        y: Any,
-        params: Mapping,
-        saved: Mapping,
-        dxs: Sequence,
-        grads: Mapping,
-    ) -> None:
+    def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if dxs[0] is not None:
             ops.avg_pool2d_backward(
                 dy,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..network import Network
+from ..network.network import Network
 from .alexnet import alexnet, alexnet_2012
 from .cifar import cifar10_18pct, cifar10_80sec
 from .digits import digits

@@ -4,6 +4,7 @@ networks", 2012.
 
 from __future__ import annotations
 
+from ..common.checks import check_number
 from ..layers import (
     LRN,
     Constant,
@@ -17,8 +18,7 @@ from ..layers import (
     SoftmaxCrossEntropy,
     SpatialLRN,
 )
-from ..layers.base import check_number
-from ..network import Network
+from ..network.network import Network
 
 #: How an 11x11 stride-4 window finds 55 positions: route -> (input for 55 positions, padding of the first
 #: convolution).

@@ -7,6 +7,7 @@ factors on them.
 
 from __future__ import annotations
 
+from ..common.checks import check_number
 from ..layers import (
     AvgPool2d,
     Conv2d,
@@ -18,8 +19,7 @@ from ..layers import (
     SoftmaxCrossEntropy,
     SpatialLRN,
 )
-from ..layers.base import check_number
-from ..network import Network
+from ..network.network import Network
 
 _DECAY = 0.004  # of the convolutions; the fully connected layers' decay is a multiple of it
 _RECIPE = {

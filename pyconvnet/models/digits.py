@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from ..layers import Constant, Conv2d, Dropout, Initialiser, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
-from ..layers.base import check_number
-from ..network import Network
+from ..common.checks import check_number
+from ..layers import (
+    Constant,
+    Conv2d,
+    Dropout,
+    Initialiser,
+    Linear,
+    MaxPool2d,
+    Normal,
+    SoftmaxCrossEntropy,
+)
+from ..network.network import Network
 
 
 def digits(

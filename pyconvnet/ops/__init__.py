@@ -6,17 +6,16 @@ Arrays in, arrays out; the device is the arrays' own: NumPy arrays run on ``cpu`
 N, H, W, C; filters K, R, S, C / groups; channels last. Every function takes ``out=`` and allocates only
 without it. An output shares no memory with an input or another output, but may be an input itself where
 its function says so. Masked arrays are refused, other subclasses of ``numpy.ndarray`` seen as plain arrays.
-:mod:`pyconvnet.ops.depth` has what first layers with a stride can do with their images.
+:mod:`pyconvnet.ops.space_to_depth` has what first layers with a stride can do with their images.
 """
 
-from . import depth as depth
-from ._arrays import on
-from ._core import kernels
-from ._launch import choice
+from . import space_to_depth
+from .arrays import on
 from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
-from .depth import filters_from_depth, filters_to_depth
+from .core import kernels
+from .launch import choice
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
@@ -38,6 +37,9 @@ from .pointwise import (
     tanh_backward,
 )
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from .space_to_depth import filters_from_depth, filters_to_depth
+
+depth = space_to_depth  #: the name until 0.1
 
 __all__ = [
     "add",

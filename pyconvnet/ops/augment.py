@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import reference
-from ..devices import Device
-from ..reference.depth import images_to_depth
-from . import _core as core
-from .depth import Depth
+from ..common.devices import Device
+from ..reference.space_to_depth import Depth, images_to_depth
+from . import core
 
 
 def augment(
@@ -42,7 +41,8 @@ def augment(
     size : (h, w) of the crops
     scale : number
     depth : Depth, optional
-        Write the crops in the depth layout of a convolution, (N, I, J, D), see :mod:`pyconvnet.ops.depth`.
+        Write the crops in the depth layout of a convolution, (N, I, J, D), see
+        :mod:`pyconvnet.ops.space_to_depth`.
     out : array (N, h, w, C), or (N, I, J, D), optional; float32 or bfloat16, on the cpu also float64
     kernel : str, optional
         Forces one of ``ops.kernels("augment", images.shape, size, depth=depth)``.

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
-from . import pointwise
+from ..common.devices import Device
+from . import core, pointwise
 
 _OP = "bias_relu_dropout"
 

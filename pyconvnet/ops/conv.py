@@ -43,11 +43,12 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.checks import channels_first_hint
+from ..common.devices import Device
 from ..reference import conv as reference
-from . import _core as core
-from . import _launch
-from ._arrays import channels_first_hint, pointer
+from . import core
+from . import launch as _launch
+from .arrays import pointer
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.

@@ -24,9 +24,9 @@ import functools
 from typing import Any
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
-from . import _cublas, conv, pointwise
+from ..common.devices import Device
+from . import conv, core, pointwise
+from . import cublas as _cublas
 
 CUBLAS = "cublas"
 

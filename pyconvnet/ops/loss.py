@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
-from . import _launch
+from ..common.devices import Device
+from . import core
+from . import launch as _launch
 
 
 def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.devices import Device
 from ..reference import norm as reference
-from . import _core as core
+from . import core
 from .norm import _MAX_SIZE, _groups, _number
 from .pool import Pair, _Geometry
 

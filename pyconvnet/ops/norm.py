@@ -35,10 +35,10 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.devices import Device
 from ..reference import norm as reference
-from . import _core as core
-from . import _launch as _table
+from . import core
+from . import launch as _table
 
 _MAX_SIZE = 2**31 - 1
 

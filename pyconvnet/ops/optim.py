@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
+from ..common.devices import Device
+from . import core
 
 
 def sgd_momentum(

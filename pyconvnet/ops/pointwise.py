@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from .. import reference
-from ..devices import Device
-from . import _core as core
+from ..common.devices import Device
+from . import core
 
 # ---- what the functions share ------------------------------------------------------------------------------
 
@@ -349,7 +349,7 @@ def dropout(
 
     The mask is a pure function of (seed, step, layer, element): element e is kept where ``u(e) >= p``, u(e)
     being the upper 24 bits of word e % 4 of Philox4x32-10 with counter (e // 4, step, layer) and key seed
-    (see :mod:`pyconvnet.reference.philox`), the same on every device.
+    (see :mod:`pyconvnet.common.philox`), the same on every device.
 
     Parameters
     ----------

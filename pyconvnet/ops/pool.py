@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device
+from ..common.devices import Device
 from ..reference import pool as reference
-from . import _core as core
+from . import core
 
 Pair = tuple[int, int]
 _LIMIT = 2**31

@@ -9,7 +9,7 @@ Threads: see `_threads`.
 `sys.modules` only.
 """
 
-from . import philox
+from ..common import philox
 from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad

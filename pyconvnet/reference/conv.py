@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._threads import parallel, ranges, scratch, zero_outside
-from ._widen import widened
+from ..common.threads import parallel, ranges, scratch, zero_outside
 from .pointwise import relu_backward
+from .widen import widened
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 

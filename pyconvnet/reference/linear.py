@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._threads import parallel, scratch
-from ._widen import widened
+from ..common.threads import parallel, scratch
 from .pointwise import relu_backward
+from .widen import widened
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 

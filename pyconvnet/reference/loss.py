@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._threads import parallel, ranges, scratch
-from ._widen import widened
+from ..common.threads import parallel, ranges, scratch
+from .widen import widened
 
 __all__ = ["softmax", "softmax_cross_entropy"]
 

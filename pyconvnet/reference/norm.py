@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from ..common.threads import parallel, ranges, scratch
 from . import pool
-from ._threads import parallel, ranges, scratch
-from ._widen import BFLOAT16, widened
+from .widen import BFLOAT16, widened
 
 __all__ = [
     "lrn",

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ._threads import parallel, ranges, scratch
-from ._widen import widened
-from .philox import window_words
+from ..common.philox import window_words
+from ..common.threads import parallel, ranges, scratch
+from .widen import widened
 
 __all__ = [
     "add",

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._threads import parallel, ranges, scratch
-from ._widen import widened
+from ..common.threads import parallel, ranges, scratch
+from .widen import widened
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 torch = pytest.importorskip("torch")
 

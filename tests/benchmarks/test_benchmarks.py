@@ -15,8 +15,10 @@ import pytest
 from support import ROOT
 from support.fakes.clocks_for_tests import FakeTimer
 
-from pyconvnet import devices, ops, tuning
-from pyconvnet.tuning.cache import Cache
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.ops import tuning
+from pyconvnet.ops.tuning.cache import Cache
 
 FOLDER = ROOT / "benchmarks"
 FAMILIES = sorted(

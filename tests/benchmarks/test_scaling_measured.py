@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from pyconvnet import devices, models
+from pyconvnet import models
+from pyconvnet.common import devices
 
 FOLDER = ROOT / "benchmarks"
 FAMILIES = ("conv", "linear", "pool", "norm", "pointwise", "loss", "optim")

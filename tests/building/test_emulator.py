@@ -17,7 +17,8 @@ from support.emulator import compare_primitives, probes
 from support.emulator.probes import Mode
 from support.once import once
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 PLAIN_MODES = [
     Mode("fwd", "late"),

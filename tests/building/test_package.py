@@ -18,7 +18,7 @@ from support import ROOT
 from support.kernels.kernel_record import tables
 
 import pyconvnet
-from pyconvnet import devices
+from pyconvnet.common import devices
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -76,7 +76,7 @@ def test_names_are_found_where_editors_look_for_them():
     tree = ast.parse(Path(pyconvnet.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: line.module for line in block.body for alias in line.names}
-    assert sorted(seen) == sorted(pyconvnet.__all__)
+    assert sorted([*seen, "__version__"]) == sorted(pyconvnet.__all__)
     assert {name: home for name, home in seen.items() if home} == pyconvnet._HOME_OF
     assert set(pyconvnet.__all__) <= set(dir(pyconvnet))
     for name, home in seen.items():
@@ -89,9 +89,9 @@ def test_names_are_found_where_editors_look_for_them():
 
 def test_a_function_keeps_its_name_when_its_module_is_imported():
     done = python(
-        "import pyconvnet.train, pyconvnet.evaluate, pyconvnet.tune, pyconvnet as pcn, sys;"
+        "import pyconvnet.training.train, pyconvnet.trained.evaluate, pyconvnet.plan.tune, pyconvnet as pcn, sys;"
         "from pyconvnet import train;"
-        "assert pcn.train is train is sys.modules['pyconvnet.train'].train;"
+        "assert pcn.train is train is sys.modules['pyconvnet.training.train'].train;"
         "assert callable(pcn.evaluate) and callable(pcn.tune) and pcn.plan.Plan"
     )
     assert done.returncode == 0, done.stderr

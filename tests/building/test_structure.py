@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from support import ROOT
 from support.kernels.kernel_record import tables
 
-from pyconvnet import devices
+from pyconvnet.common import devices
 
 KERNELS = ROOT / "kernels"
 FAMILIES = sorted(path.parent.name for path in KERNELS.glob("*/*_dispatch.cpp"))
@@ -73,6 +74,51 @@ def test_kernel_file(path):
     assert text.startswith(f"// {stem}:"), "the header comment starts with the stem and says what it computes"
     assert "HEADER" not in text
     assert re.search(rf"^cudaError_t {stem}\(", code(path), re.MULTILINE), "the launcher has the file's name"
+
+
+DECLARED = re.compile(
+    r"\b(?:struct|class|enum(?: class)?) (\w+) *(?:\{|$)"
+    r"|\busing (\w+) ="
+    r"|\b(\w+)(?:\[\w*\])? = "
+    r"|(?<![:~\w])(\w+)\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? *\{",
+    re.MULTILINE,
+)
+
+
+def declared(path: Path) -> set[str]:
+    """The names a file gives something at the level of a namespace."""
+    text = re.sub(r"^\s*#(.*\\\n)*.*$", "", code(path), flags=re.MULTILINE)
+    scopes, outside = [], ""
+    for piece in re.findall(r"[{}]|[^{}]+", text):
+        if piece == "}":
+            scopes.pop()
+        elif piece == "{":
+            scopes.append("inside" in scopes or re.search(r"namespace[\s\w:]*$", outside) is None)
+            scopes[-1] = "inside" if scopes[-1] else "namespace"
+            outside += "{\n" if scopes.count("inside") == 1 and scopes[-1] == "inside" else ""
+        elif "inside" not in scopes:
+            outside += piece
+    return {next(filter(None, found)) for found in DECLARED.findall(outside)}
+
+
+LONG = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
+UNITS = [*(f"kernels/{family}" for family in FAMILIES if family not in LONG), "bindings"]
+
+
+@pytest.mark.parametrize("folder", UNITS)
+def test_names_are_used_once_in_a_unit(folder):
+    """What one file hides, the other files of its unit see: a name twice is an error, or worse, none."""
+    owners: dict[str, list[str]] = {}
+    for path in sorted((ROOT / folder).glob("*")):
+        if path.suffix in (".cu", ".h") or (
+            path.suffix == ".cpp" and not re.search("platform_|_dispatch", path.stem)
+        ):
+            for name in declared(path):
+                owners.setdefault(name, []).append(path.name)
+    if folder == "bindings":
+        assert {"Args", "pool_shape", "register_emulator"} <= set(owners)
+    own = {name: files for name, files in owners.items() if any(not file.endswith(".h") for file in files)}
+    assert not {name: files for name, files in own.items() if len(files) > 1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -143,54 +189,131 @@ def test_headers_are_guarded(path):
     assert "#pragma once" in path.read_text()
 
 
-# ---------------------------------------------------------------- floors of the Python package
+# ---------------------------------------------------------------- the Python package
 
-# A module may import from its own floor and those before it.
-FLOORS = [
-    {"devices", "files", "text"},
-    {"reference", "tuning"},
-    {"ops"},
-    {"layers", "data"},
-    {"network", "models", "optim"},
-    {"buffers", "parallel", "precision"},
-    {"shard", "calls", "program", "plan_values", "plan", "model", "checkpoint", "gradients"},
-    {"evaluate", "prediction", "train", "trainer", "run", "run_folder", "learning", "settings"}
-    | {"resuming", "progress", "plots", "tune"},
-    {"cli", "cli_arguments", "cli_parser", "__main__", "__init__"},
-]
-FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
-MODULES = sorted((ROOT / "pyconvnet").rglob("*.py"))
+PACKAGE = ROOT / "pyconvnet"
 
-
-def imported(path: Path) -> set[str]:
-    """The parts of pyconvnet that a module imports when it is imported itself."""
-    package = path.relative_to(ROOT / "pyconvnet").parts[:-1]
-    names = set()
-    tree = ast.parse(path.read_text())
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - (node.level - 1)]
-            target = [*base, *(node.module.split(".") if node.module else [])]
-            names |= {target[0]} if target else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pyconvnet."):
-            names.add(node.module.split(".")[1])
-    return names
+#: What stands under each folder or file of the package: all it may import, and nothing else may be there.
+UNDER = {
+    "common": "",
+    "reference": "common",
+    "ops": "common reference",
+    "layers": "common ops",
+    "network": "common layers",
+    "models": "common layers network",
+    "data": "common",
+    "plan": "common ops layers network",
+    "trained": "common network data plan",
+    "training": "common ops layers network models data plan trained",
+    "__init__": "common ops layers network models data plan trained training",
+    "cli": "common ops models data plan trained training",
+    "__main__": "cli",
+}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_each_floor_knows_only_the_floors_under_it(path):
-    part = path.relative_to(ROOT / "pyconvnet").parts[0].removesuffix(".py")
-    assert part in FLOOR_OF, f"{part} has no floor: add it to FLOORS"
-    for name in imported(path):
-        if name in FLOOR_OF:
-            assert FLOOR_OF[name] <= FLOOR_OF[part], f"{part} may not import {name}"
+def name_of(path: Path) -> str:
+    """The dotted name below pyconvnet; of a package, the folder's; "" of pyconvnet itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(name: str, path: Path, known=MODULES) -> set[str]:
+    """Find what a module imports of pyconvnet anywhere: at its top, in functions, for type checkers."""
+    package = name.split(".") if name else []
+    if path.name != "__init__.py":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {
+                alias.name.partition(".")[2]
+                for alias in node.names
+                if alias.name.split(".")[0] == "pyconvnet"
+            }
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package[: len(package) - (node.level - 1)]
+            elif node.module.split(".")[0] == "pyconvnet":
+                base, node.module = [], node.module.partition(".")[2]
+            else:
+                continue
+            home = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            for alias in node.names:
+                module = f"{home}.{alias.name}".lstrip(".")
+                found.add(module if module in known else home)
+    assert found <= set(known) | {"_cuda", "_emulator"}, (
+        f"{name} imports what is not there: {found - set(known)}"
+    )
+    return found - {name}
+
+
+def order(graph: dict[str, set[str]]) -> list[str]:
+    """All modules such that each comes after those it imports; graphlib.CycleError where there is none."""
+    return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_circle():
+    graph = {name: imported(name, path) for name, path in MODULES.items()}
+    assert set(order(graph)) >= set(MODULES)
+    assert sum(map(len, graph.values())) > 300  # it has seen something
+
+
+def test_a_circle_is_seen(tmp_path):
+    """Of imports at the top, in a function, for type checkers, through a package."""
+    texts = {
+        "a": "def f():\n    from .folder import c\n",
+        "b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import a\n",
+        "folder.c": "import pyconvnet.b\n",
+    }
+    known = {
+        **{name: tmp_path / f"{name}.py" for name in texts},
+        "folder": tmp_path / "folder" / "__init__.py",
+    }
+    graph = {}
+    for name, text in texts.items():
+        known[name].write_text(text)
+        graph[name] = imported(name, known[name], known)
+    assert graph == {"a": {"folder.c"}, "b": {"a"}, "folder.c": {"b"}}
+    with pytest.raises(graphlib.CycleError):
+        order(graph)
+
+
+def test_the_top_of_the_package():
+    top = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert top == set(UNDER)
+    assert len(top) <= 13
+    for place, under in UNDER.items():
+        assert set(under.split()) <= set(list(UNDER)[: list(UNDER).index(place)]), (
+            "the table goes from below up"
+        )
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "pyconvnet")
+def test_each_folder_imports_only_what_stands_under_it(name):
+    place = (name or "__init__").split(".")[0]
+    for module in imported(name, MODULES[name]):
+        assert module, f"{name} imports pyconvnet itself"
+        other = module.split(".")[0]
+        assert other == place or other in UNDER[place].split() or other in ("_cuda", "_emulator"), module
+
+
+def test_no_module_takes_the_name_of_a_public_function():
+    import pyconvnet
+
+    functions = {name for name in pyconvnet.__all__ if callable(getattr(pyconvnet, name))}
+    assert not functions & set(UNDER)
+    for name in functions:
+        assert callable(getattr(pyconvnet, name))
 
 
 def test_rows_are_asked_for_at_one_place():
     """Which rows apply may depend on the device: ``core.rows`` makes it the current one."""
     for path in sorted((ROOT / "pyconvnet" / "ops").glob("*.py")):
         calls = re.findall(r'\bext\.\w+_kernels\(|_kernels"\)\(', path.read_text())
-        assert len(calls) == (path.name == "_core.py"), path.name
+        assert len(calls) == (path.name == "core.py"), path.name
 
 
 # ---------------------------------------------------------------- sizes and texts
@@ -206,6 +329,4 @@ def sources() -> list[Path]:
 
 @pytest.mark.parametrize("path", sources(), ids=relative)
 def test_files_stay_small(path):
-    """At most 500 lines in kernels and bindings, around 500 elsewhere."""
-    limit = 500 if path.relative_to(ROOT).parts[0] in ("kernels", "bindings") else 600
-    assert len(path.read_text().splitlines()) <= limit, "split it"
+    assert len(path.read_text().splitlines()) <= 500, "split it"

@@ -15,7 +15,7 @@ from PIL import Image
 from support import make_files as mk
 
 import pyconvnet as pcn
-from pyconvnet.cli import main
+from pyconvnet.cli.main import main
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

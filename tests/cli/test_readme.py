@@ -10,8 +10,8 @@ from support.runs import events
 
 import pyconvnet as pcn
 from pyconvnet import models
-from pyconvnet.cli import main
-from pyconvnet.trainer import Trainer
+from pyconvnet.cli.main import main
+from pyconvnet.training.loop import Trainer
 
 README = ROOT / "README.md"
 CLASSES = ("ant", "bee", "cat")
@@ -45,7 +45,7 @@ def reduced(classes=1000):
 @pytest.mark.parametrize("device", ["cpu", "emulator"])
 def test_the_alexnet_lines_work(photographs, tmp_path, monkeypatch, device):
     monkeypatch.setitem(models._MODELS, "alexnet", reduced)
-    monkeypatch.setattr(importlib.import_module("pyconvnet.train"), "_workers", lambda *_: 0)
+    monkeypatch.setattr(importlib.import_module("pyconvnet.training.train"), "_workers", lambda *_: 0)
     lines = alexnet_lines()
     assert len(lines) >= 6
     text = "\n".join(lines).replace("/data/", f"{tmp_path}/")

@@ -16,7 +16,8 @@ from report.reasons import REASONS
 from support.emulator import probes
 from support.kernels import kernel_record
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 LOAD, STORE, ATOMIC = 0, 1, 2
 GLOBAL, SHARED = 0, 1

@@ -8,7 +8,7 @@ from support.helpers import same_bits
 from support.kernels.placing import kernels_of, place
 
 from pyconvnet import ops
-from pyconvnet.ops import _core as core
+from pyconvnet.ops import core
 
 pytestmark = pytest.mark.kernels
 

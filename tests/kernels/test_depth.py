@@ -11,11 +11,11 @@ from support.kernels.placing import kernels_of, place
 
 from pyconvnet import ops
 from pyconvnet.layers import Conv2d, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
-from pyconvnet.model import Preprocessing
 from pyconvnet.network import Network
-from pyconvnet.ops import depth as depth_ops
-from pyconvnet.ops.depth import Depth
+from pyconvnet.network.preprocessing import Preprocessing
+from pyconvnet.ops import space_to_depth as depth_ops
 from pyconvnet.plan import Plan
+from pyconvnet.reference.space_to_depth import Depth
 
 pytestmark = pytest.mark.kernels
 

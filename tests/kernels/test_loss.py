@@ -5,8 +5,9 @@ import pytest
 from support.helpers import assert_close, same_bits, tolerance
 from support.kernels.placing import kernels_of, place
 
-from pyconvnet import devices, ops
-from pyconvnet.ops import _core as core
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.ops import core
 
 pytestmark = pytest.mark.kernels
 

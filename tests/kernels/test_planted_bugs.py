@@ -38,7 +38,7 @@ class Workshop:
         self._run(
             probes.tool("cmake"), "-S", self.tree, "-B", self.build, "-GNinja",
             f"-DCMAKE_MAKE_PROGRAM={probes.tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}",
-            "-DPYCONVNET_CUDA=OFF", f"-DPYCONVNET_FAMILIES={';'.join(FAMILIES)}",
+            "-DPYCONVNET_CUDA=OFF", "-DPYCONVNET_UNITS=OFF", f"-DPYCONVNET_FAMILIES={';'.join(FAMILIES)}",
             "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
             # Little optimisation: most of the time goes into the compiler.
             "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DPYCONVNET_EMULATOR_OPTIMISE=-O1",

@@ -9,7 +9,8 @@ import pytest
 from support.runs import events, go, small, toy
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, cli, layers, models
+from pyconvnet import layers, models
+from pyconvnet.cli import main as cli
 from pyconvnet.data import Augmentation
 from pyconvnet.layers import (
     Constant,
@@ -26,6 +27,7 @@ from pyconvnet.layers import (
 )
 from pyconvnet.network import Network
 from pyconvnet.plan import Plan
+from pyconvnet.trained import checkpoint
 
 #: A grouped convolution's weights: 64 filters of 5x5 on 24 channels, in 2 groups.
 SHAPE, GROUPS, FAN_IN, FAN_OUT = (64, 5, 5, 12), 2, 5 * 5 * 12, 5 * 5 * 32

@@ -127,7 +127,7 @@ class Pass:
 @pytest.mark.parametrize(("layer", "shapes"), EVERY_LAYER, ids=IDS)
 @pytest.mark.parametrize("train", [True, False], ids=["train", "test"])
 def test_device_agrees_with_cpu(layer, shapes, train, device, run_on):
-    from pyconvnet.devices import get_device
+    from pyconvnet.common.devices import get_device
 
     here = Pass(layer, shapes, device, np.random.default_rng(1), train=train).run(run_on)
     there = Pass(layer, shapes, get_device("cpu"), np.random.default_rng(1), train=train).run(run_on)

@@ -5,10 +5,20 @@ import pytest
 from support.networks import batch, everything
 
 from pyconvnet import models
-from pyconvnet.layers import LRN, AvgPool2d, Conv2d, Linear, MaxPool2d, Normal, ReLU, SoftmaxCrossEntropy
+from pyconvnet.layers import (
+    LRN,
+    AvgPool2d,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    Normal,
+    ReLU,
+    SoftmaxCrossEntropy,
+)
 from pyconvnet.network import Network
-from pyconvnet.parallel.partition import partition
+from pyconvnet.network.partition import partition
 from pyconvnet.plan import Plan
+from pyconvnet.plan.fuse import fuse
 
 
 def small():
@@ -118,7 +128,7 @@ def chain(*layers):
     ],
 )
 def test_where_it_applies(net, fused):
-    split = partition(net, 1, fuse=True)
+    split = fuse(partition(net, 1), train=True)
     assert split.fused == fused
     assert [local.node.name for local in split.locals[0]] == [n.name for n in net if n.name not in fused]
     assert partition(net, 1).fused == {}
@@ -128,7 +138,7 @@ def test_where_it_applies(net, fused):
 
 def test_a_slice_that_borrows_channels_stays_apart():
     net = chain((LRN(3, 1.0, groups=1), "norm", None), (MaxPool2d(), "pool", None))
-    assert partition(net, 2, fuse=True).fused == {}
+    assert fuse(partition(net, 2), train=True).fused == {}
     own = chain((LRN(3, 1.0, groups=2), "norm", None), (MaxPool2d(), "pool", None))
-    assert partition(own, 2, fuse=True).fused == {"norm": "pool"}
-    assert "in pool" in str(partition(own, 2, fuse=True))
+    assert fuse(partition(own, 2), train=True).fused == {"norm": "pool"}
+    assert "in pool" in str(fuse(partition(own, 2), train=True))

@@ -5,10 +5,11 @@ import pytest
 
 from pyconvnet import models
 from pyconvnet.data import Augmentation
-from pyconvnet.gradients import check_gradients
 from pyconvnet.layers import LRN, Conv2d, Dropout, Linear, Normal, SpatialLRN
-from pyconvnet.network import RECIPE_OPTIONS, Network
-from pyconvnet.optim import schedule
+from pyconvnet.network import Network
+from pyconvnet.network.network import RECIPE_OPTIONS
+from pyconvnet.plan.gradients import check_gradients
+from pyconvnet.training.schedules import schedule
 
 # layer, output, parameters (weights + biases): the paper, section 3.5 and figure 2
 ALEXNET = [

@@ -19,8 +19,10 @@ from pyconvnet.layers import (
     ReLU,
     SoftmaxCrossEntropy,
 )
-from pyconvnet.network import INPUT, Network
-from pyconvnet.parallel.partition import Partition, PartitionError, Region, partition
+from pyconvnet.network import Network
+from pyconvnet.network.node import INPUT
+from pyconvnet.network.partition import Partition, partition
+from pyconvnet.network.regions import PartitionError, Region
 
 TWO = ["cpu", "cpu"]
 TOWERS = [

@@ -10,11 +10,11 @@ import pytest
 from support.networks import batch, everything, plain, random_graph
 
 from pyconvnet import models, ops
-from pyconvnet.devices import get_device
+from pyconvnet.common.devices import get_device
 from pyconvnet.layers import LRN, Conv2d, Dropout, Linear, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
-from pyconvnet.parallel.tasks import Task, TaskList, run_in_order, run_shuffled
 from pyconvnet.plan import Plan
+from pyconvnet.plan.tasks import Task, TaskList, run_in_order, run_shuffled
 
 GRIDS = [
     (2, 1, False),

@@ -50,10 +50,12 @@ from pyconvnet.layers import (
     SpatialLRN,
     Tanh,
 )
-from pyconvnet.network import INPUT, Network
-from pyconvnet.parallel.depth import depth_of_images
-from pyconvnet.parallel.partition import PartitionError, partition
+from pyconvnet.network import Network
+from pyconvnet.network.node import INPUT
+from pyconvnet.network.partition import partition
+from pyconvnet.network.regions import PartitionError
 from pyconvnet.plan import Plan
+from pyconvnet.plan.fuse import depth_of_images, fuse
 
 STD = {"init": Normal(0.2), "bias_init": Constant(0.1)}
 
@@ -257,7 +259,7 @@ def test_a_derived_layer_is_not_taken_for_its_base():
     """On several devices, and in plans that join layers and leave the way back through a ReLU to others."""
     compare(derived(), fuse=False)
     compare(derived(), [(1, 1, False), (2, 1, False)], fuse=True)
-    split = partition(derived(), 2, fuse=True)
+    split = fuse(partition(derived(), 2), train=True)
     assert (split.fused, split.passed, set(split.rectified)) == ({}, {}, set())
 
 

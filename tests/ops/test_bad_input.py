@@ -10,7 +10,8 @@ import pytest
 from support.kernels import op_calls
 from support.kernels.op_calls import f32, i32, u8
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 BAD = (TypeError, ValueError)
 CPU, EMULATOR = "cpu", "emulator"

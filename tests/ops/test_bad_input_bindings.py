@@ -18,7 +18,8 @@ import pytest
 from support import TESTS
 from support.kernels import op_calls
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 REFUSALS = (TypeError, ValueError, RuntimeError, OverflowError)
 

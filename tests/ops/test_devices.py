@@ -8,8 +8,9 @@ import re
 import pytest
 from support.fakes.fake_cuda import CUDARuntimeError, Machine
 
-from pyconvnet import devices, ops
-from pyconvnet.cli import main
+from pyconvnet import ops
+from pyconvnet.cli.main import main
+from pyconvnet.common import devices
 
 
 def machine(monkeypatch, count=2, peer=True):

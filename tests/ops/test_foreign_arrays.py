@@ -13,7 +13,7 @@ from support.networks import batch, plain
 import pyconvnet as pcn
 from pyconvnet import ops
 from pyconvnet.data.dataset import ArrayDataset, Dataset
-from pyconvnet.model import Preprocessing
+from pyconvnet.network.preprocessing import Preprocessing
 from pyconvnet.plan import Plan
 
 X = np.array([[1.0, -2.0], [-3.0, 4.0]], np.float32)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pyconvnet.reference import philox
+from pyconvnet.common import philox
 
 
 def philox_by_hand(counter, key):

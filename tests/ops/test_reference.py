@@ -10,7 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from pyconvnet.reference import _threads, conv
+from pyconvnet.common import threads as _threads
+from pyconvnet.reference import conv
 
 # The package's own `linear` is the function of that name.
 linear = importlib.import_module("pyconvnet.reference.linear")

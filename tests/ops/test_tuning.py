@@ -14,11 +14,13 @@ from support.fakes.clocks_for_tests import FakeTimer
 from support.fakes.fake_cuda import Machine, on_device
 from support.helpers import same_bits
 
-from pyconvnet import devices, ops, tuning
-from pyconvnet.ops._launch import Launch
-from pyconvnet.tuning import cache as caches
-from pyconvnet.tuning import candidates as rules
-from pyconvnet.tuning.measure import MAX_ROUNDS, MIN_ROUNDS, measure
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.ops import tuning
+from pyconvnet.ops.launch import Launch
+from pyconvnet.ops.tuning import cache as caches
+from pyconvnet.ops.tuning import candidates as rules
+from pyconvnet.ops.tuning.measure import MAX_ROUNDS, MIN_ROUNDS, measure
 
 X, W = (2, 12, 12, 16), (32, 3, 3, 16)
 KEY = "n=2 x=12x12 c=16 k=32 filter=3x3 y=12x12 stride=1x1 pad=1x1 groups=1"

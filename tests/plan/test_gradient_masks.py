@@ -27,9 +27,10 @@ from pyconvnet.layers import (
     Tanh,
 )
 from pyconvnet.network import Network
-from pyconvnet.parallel import fusion
-from pyconvnet.parallel.partition import partition
+from pyconvnet.network.partition import partition
 from pyconvnet.plan import Plan
+from pyconvnet.plan import fuse as fusion
+from pyconvnet.plan.fuse import fuse
 
 STD = {"init": Normal(0.3), "bias_init": Constant(0.1)}
 RELU = {"activation": "relu", **STD}
@@ -46,7 +47,7 @@ def same_arithmetic(monkeypatch):
         return joined(first, second, train) if isinstance(second, Dropout) else None
 
     monkeypatch.setattr(fusion, "joined", join_only_dropout)
-    monkeypatch.setattr("pyconvnet.plan.depth_of_images", lambda split: None)
+    monkeypatch.setattr("pyconvnet.plan.plan.depth_of_images", lambda split: None)
 
 
 def run(net, devices, n=4, steps=3, **options):
@@ -152,7 +153,7 @@ def test_random_graphs(seed, same_arithmetic):
 
 
 def test_the_random_graphs_have_such_layers():
-    splits = [partition(random_net(seed), 2, fuse=True) for seed in range(12)]
+    splits = [fuse(partition(random_net(seed), 2), train=True) for seed in range(12)]
     kinds = {name.rstrip("0123456789") for split in splits for name in split.rectified}
     assert kinds == {"rectified", "relu", "drop"}
     assert sum(bool(split.passed) for split in splits) >= 2
@@ -214,15 +215,15 @@ def only_convolutions(frozen):
 )
 def test_where_it_applies(net, rectified, same_arithmetic):
     for count in (1, 2):
-        assert set(partition(net, count, fuse=True).rectified) == rectified
+        assert set(fuse(partition(net, count), train=True).rectified) == rectified
         assert_fusing_changes_nothing(net, ["cpu"] * count, n=2, dtype=np.float64, steps=2)
-    assert not partition(net, 1, fuse=True, train=False).rectified
+    assert not fuse(partition(net, 1), train=False).rectified
     assert not partition(net, 1).rectified
 
 
 def test_normalisation_that_borrows_channels(same_arithmetic):
     net = chain(LRN(3, 0.9, groups=1), Tanh())
-    assert partition(net, 2, fuse=True).rectified == {"conv"}
+    assert fuse(partition(net, 2), train=True).rectified == {"conv"}
     assert_fusing_changes_nothing(net, ["cpu"] * 2, dtype=np.float64)
 
 
@@ -247,9 +248,9 @@ def test_dropout_with_other_readers_or_without_relu_stays_apart(mode):
             net.add(Linear(3, **STD), name, inputs="fc1").add(SoftmaxCrossEntropy(), f"{name}loss")
         return net
 
-    assert partition(hidden("relu"), 1, fuse=True).fused == {"fc1": "drop1"}
+    assert fuse(partition(hidden("relu"), 1), train=True).fused == {"fc1": "drop1"}
     for net in (hidden(None), hidden("relu", "side")):
-        split = partition(net, 1, fuse=True)
+        split = fuse(partition(net, 1), train=True)
         assert (split.fused, set(split.rectified)) == ({}, set())
         assert_fusing_changes_nothing(net, "cpu", dtype=np.float64)
 
@@ -258,7 +259,7 @@ def test_dropout_on_other_devices_than_its_layer_stays_apart():
     net = Network("pinned", (4, 4, 3)).add(Linear(6, **RELU), "fc1").add(Dropout(0.3, device=1), "drop1")
     net.add(Linear(6, **RELU), "fc2").add(Dropout(0.3), "drop2")
     net.add(Linear(3, **STD), "fc3").add(SoftmaxCrossEntropy(), "loss")
-    assert partition(net, 2, fuse=True).fused == {"fc2": "drop2"}
+    assert fuse(partition(net, 2), train=True).fused == {"fc2": "drop2"}
     assert_fusing_changes_nothing(net, ["cpu"] * 2, dtype=np.float64)
 
 
@@ -297,9 +298,9 @@ def test_backward_in_pieces_and_twice(same_arithmetic):
 def test_gradient_of_the_images(same_arithmetic):
     net = towers()
     found = []
-    for fuse in (True, False):
+    for joined in (True, False):
         for count in (1, 2):
-            plan = Plan(net, ["cpu"] * count, 3, np.float64, seed=1, input_gradient=True, fuse=fuse)
+            plan = Plan(net, ["cpu"] * count, 3, np.float64, seed=1, input_gradient=True, fuse=joined)
             plan.feed(*batch(net, 3))
             plan.forward()
             plan.backward()

@@ -15,9 +15,9 @@ from support.fakes.fake_cuda import CUDARuntimeError, Machine, Race, on_device
 from support.helpers import same_bits
 
 from pyconvnet import ops
-from pyconvnet.parallel.feeding import Feeder
-from pyconvnet.parallel.streams import CaptureError, StreamLanes
-from pyconvnet.parallel.tasks import Task, TaskList
+from pyconvnet.plan.feed import Feeder
+from pyconvnet.plan.lanes import CaptureError, StreamLanes
+from pyconvnet.plan.tasks import Task, TaskList
 
 pytestmark = pytest.mark.kernels
 N = 3000

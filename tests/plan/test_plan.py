@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from support.networks import batch, everything, plain, random_graph
 
-from pyconvnet.buffers import Arena
-from pyconvnet.devices import Device, get_device
-from pyconvnet.gradients import check_gradients
+from pyconvnet.common.devices import Device, get_device
 from pyconvnet.layers import Add, Concat, Conv2d, Dropout, Linear, Normal, ReLU, SoftmaxCrossEntropy
-from pyconvnet.model import Preprocessing
 from pyconvnet.network import Network
+from pyconvnet.network.preprocessing import Preprocessing
 from pyconvnet.plan import Plan
+from pyconvnet.plan.buffers import Arena
+from pyconvnet.plan.gradients import check_gradients
 
 
 def trained(net, device="cpu", steps=3, dtype=np.float32, n=4, batch_size=4, **options):

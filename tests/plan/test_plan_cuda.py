@@ -19,9 +19,9 @@ import pyconvnet as pcn
 from pyconvnet import models, ops
 from pyconvnet.data import Augmentation, statistics
 from pyconvnet.data.dataset import ArrayDataset
-from pyconvnet.model import Preprocessing
-from pyconvnet.parallel.streams import StreamLanes
+from pyconvnet.network.preprocessing import Preprocessing
 from pyconvnet.plan import Plan
+from pyconvnet.plan.lanes import StreamLanes
 
 pytestmark = pytest.mark.kernels
 

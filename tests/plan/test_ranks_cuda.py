@@ -12,11 +12,15 @@ from support.fakes.fake_cuda import Machine, Race
 from support.helpers import same_bits
 from support.runs import small, toy
 
-from pyconvnet import program
-from pyconvnet.devices import get_device
-from pyconvnet.parallel import communicator
-from pyconvnet.parallel.communicator import HostCommunicator, NcclCommunicator, StagedCommunicator, connect
-from pyconvnet.plan import Plan
+from pyconvnet.common.devices import get_device
+from pyconvnet.plan import Plan, communicator
+from pyconvnet.plan import schedule as program
+from pyconvnet.plan.communicator import (
+    HostCommunicator,
+    NcclCommunicator,
+    StagedCommunicator,
+    connect,
+)
 
 pytestmark = pytest.mark.kernels
 PLACES = [(0,), (0, 1), (0, 0)]

@@ -9,10 +9,11 @@ import pytest
 from support.fakes.fake_cuda import Machine, Race, on_device
 from support.helpers import same_bits
 
-from pyconvnet import devices, ops
-from pyconvnet.parallel.feeding import SMALL, Feeder
-from pyconvnet.parallel.streams import CaptureError, StreamLanes, graphs_enabled
-from pyconvnet.parallel.tasks import Task, run_in_order
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.plan.feed import SMALL, Feeder
+from pyconvnet.plan.lanes import CaptureError, StreamLanes, graphs_enabled
+from pyconvnet.plan.tasks import Task, run_in_order
 
 pytestmark = pytest.mark.kernels
 N = 64
@@ -383,7 +384,7 @@ def test_the_host_waits_only_for_buffers_in_use(machine):
 @pytest.mark.parametrize("bug", ["pinned", "device", "read"])
 def test_a_buffer_used_too_early_is_found(machine, monkeypatch, bug):
     """Without the waits that guard the buffers the checks above fail."""
-    import pyconvnet.parallel.feeding as feeding
+    import pyconvnet.plan.feed as feeding
 
     if bug == "pinned":  # the host writes while the copy before has not been done
         monkeypatch.setattr(

@@ -11,12 +11,13 @@ from support.helpers import same_bits
 from support.networks import batch, everything, plain
 
 import pyconvnet as pcn
-from pyconvnet import models, tuning
-from pyconvnet.cli import main
+from pyconvnet import models
+from pyconvnet.cli.main import main
 from pyconvnet.data.dataset import ArrayDataset
-from pyconvnet.parallel.ranks import Ranks
+from pyconvnet.ops import tuning
+from pyconvnet.ops.tuning.cache import Cache
 from pyconvnet.plan import Plan
-from pyconvnet.tuning.cache import Cache
+from pyconvnet.training.ranks import Ranks
 
 N = 4
 
@@ -295,7 +296,7 @@ def test_another_card_chooses_anew(clock, tmp_path, monkeypatch):
 
 def test_all_ranks_run_rank_0s_kernels(clock):
     """Rank 1 measures nothing, also where its own clock and card would choose otherwise."""
-    from pyconvnet.trainer import Trainer
+    from pyconvnet.training.loop import Trainer
 
     said = {}
 
@@ -393,7 +394,7 @@ def test_the_emulator_is_not_tuned(capsys):
 
 def test_the_function(clock, caplog):
     clock()
-    with caplog.at_level(logging.INFO, "pyconvnet.tuning"):
+    with caplog.at_level(logging.INFO, "pyconvnet.ops.tuning"):
         choices = pcn.tune(net(), 2, device="emulator", seconds=0.01)
     assert [c.source for c in choices if c.us] == ["measured"] * len(Cache().entries)
     assert all(str(c) in caplog.text for c in choices if c.us)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pyconvnet
-from pyconvnet.parallel.ranks import Ranks
+from pyconvnet.training.ranks import Ranks
 from support.runs import python_path
 
 #: What lets Open MPI start as root, and more ranks than there are cores; other MPIs need none of it. One

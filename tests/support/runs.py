@@ -6,9 +6,9 @@ import os
 import numpy as np
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint
 from pyconvnet.layers import Conv2d, Dropout, Linear, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
+from pyconvnet.trained import checkpoint
 from support import TESTS
 
 

@@ -9,8 +9,9 @@ from safetensors.numpy import load_file, save_file
 from support.networks import everything, plain
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint
-from pyconvnet.model import Model, Preprocessing
+from pyconvnet.network.preprocessing import Preprocessing
+from pyconvnet.trained import checkpoint, checkpoint_file
+from pyconvnet.trained.model import Model
 
 
 def model(net=None):
@@ -117,10 +118,10 @@ def rewrite(path, change, mend):
         names = file.keys()
         tensors = {k: file.get_tensor(k) for k in names}
         header = json.loads(file.metadata()["pyconvnet"])
-    before = checkpoint._crc(json.dumps(header), tensors)
+    before = checkpoint_file._crc(json.dumps(header), tensors)
     change(tensors, header)
     text = json.dumps(header)
-    crc = checkpoint._crc(text, tensors) if mend else before
+    crc = checkpoint_file._crc(text, tensors) if mend else before
     save_file(tensors, path, {"pyconvnet": text, "pyconvnet_crc32": str(crc)})
 
 

@@ -13,8 +13,9 @@ from support import make_files as mk
 from support.runs import go
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, data
-from pyconvnet.trainer import Trainer
+from pyconvnet import data
+from pyconvnet.trained import checkpoint_file
+from pyconvnet.training.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def write(folder, header, tensors):
     """A checkpoint with a right checksum."""
     folder.mkdir(exist_ok=True)
     text = json.dumps(header)
-    metadata = {"pyconvnet": text, "pyconvnet_crc32": str(checkpoint._crc(text, tensors))}
+    metadata = {"pyconvnet": text, "pyconvnet_crc32": str(checkpoint_file._crc(text, tensors))}
     save_file(tensors, folder / "last.safetensors", metadata)
 
 

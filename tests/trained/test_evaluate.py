@@ -6,8 +6,8 @@ from PIL import Image
 from support import make_files as mk
 
 import pyconvnet as pcn
-from pyconvnet.evaluate import ranks
 from pyconvnet.layers import Linear, SoftmaxCrossEntropy
+from pyconvnet.trained.evaluate import ranks
 
 IMAGE, CROP, CLASSES = (7, 8, 3), (5, 6), 7
 

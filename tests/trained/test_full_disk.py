@@ -13,12 +13,13 @@ from support import make_files as mk
 from support.runs import events, go, same_model, toy
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, files, plots
-from pyconvnet.cli import main
+from pyconvnet.cli.main import main
+from pyconvnet.common import files
 from pyconvnet.data import predecode, statistics
-from pyconvnet.progress import Log
-from pyconvnet.trainer import Trainer
-from pyconvnet.tuning import cache as caches
+from pyconvnet.ops.tuning import cache as caches
+from pyconvnet.trained import checkpoint, plots
+from pyconvnet.training.log import Log
+from pyconvnet.training.loop import Trainer
 
 full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
@@ -175,7 +176,7 @@ LAST = {
     "a log that cannot be written": break_log,
     "matplotlib is broken": break_matplotlib,
     "the screen is gone": lambda patch, out: patch.setattr(
-        "pyconvnet.progress.Progress.note", lambda self, text: print(1 / (not text.startswith("done")))
+        "pyconvnet.training.log.Progress.note", lambda self, text: print(1 / (not text.startswith("done")))
     ),
 }
 

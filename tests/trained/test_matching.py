@@ -10,9 +10,10 @@ from test_checkpoint import rewrite
 from test_evaluate import IMAGE, TEN, linear_model, probabilities
 
 import pyconvnet as pcn
-from pyconvnet import data, plots
-from pyconvnet.cli import main
-from pyconvnet.trainer import Trainer
+from pyconvnet import data
+from pyconvnet.cli.main import main
+from pyconvnet.trained import plots
+from pyconvnet.training.loop import Trainer
 
 
 @pytest.fixture(autouse=True)

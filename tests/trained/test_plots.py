@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import pyconvnet as pcn
-from pyconvnet import plots
 from pyconvnet.layers import Conv2d, Linear, SoftmaxCrossEntropy
+from pyconvnet.trained import plots
 
 pytest.importorskip("matplotlib")
 

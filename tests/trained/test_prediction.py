@@ -16,7 +16,7 @@ from support.runs import small, toy
 from test_evaluate import IMAGE, linear_model
 
 import pyconvnet as pcn
-from pyconvnet.cli import main
+from pyconvnet.cli.main import main
 from pyconvnet.plan import Plan
 
 

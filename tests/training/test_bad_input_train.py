@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import pyconvnet as pcn
-from pyconvnet import models, optim
+from pyconvnet import models
 from pyconvnet.layers import (
     LRN,
     Add,
@@ -28,6 +28,7 @@ from pyconvnet.layers import (
     SpatialLRN,
 )
 from pyconvnet.plan import Plan
+from pyconvnet.training import schedules as optim
 
 NAN, INF = float("nan"), float("inf")
 V, T = ValueError, TypeError

@@ -10,11 +10,12 @@ from support.networks import batch, everything, plain
 from support.runs import go, toy
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, cli
+from pyconvnet.cli import main as cli
 from pyconvnet.layers import LRN, Conv2d, Dropout, Linear, MaxPool2d, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
 from pyconvnet.plan import Plan
-from pyconvnet.trainer import Trainer
+from pyconvnet.trained import checkpoint
+from pyconvnet.training.loop import Trainer
 
 STEPS, N = 36, 24
 

@@ -8,12 +8,15 @@ import pytest
 from support.kernels.placing import blank, kernels_of, place
 from support.runs import events, go, small, toy
 
-from pyconvnet import checkpoint, cli, learning, ops
+from pyconvnet import ops
+from pyconvnet.cli import main as cli
 from pyconvnet.data import ArrayDataset, Loader
 from pyconvnet.data.dataset import balanced
 from pyconvnet.layers import Context, Linear, SoftmaxCrossEntropy
 from pyconvnet.network import Network
 from pyconvnet.plan import Plan
+from pyconvnet.trained import checkpoint
+from pyconvnet.training.class_weights import class_weights
 
 
 def by_hand(logits, labels, weights):
@@ -152,7 +155,7 @@ def test_what_class_weights_may_be():
     labels, names = np.array([0, 0, 0, 0, 1, 1, 3, 3]), ["ant", "bee", "cat", "dog"]
 
     def weights(spec):
-        return learning.class_weights(spec, labels, names)
+        return class_weights(spec, labels, names)
 
     assert weights((1, 2, 3, np.float32(0.5))) == [1, 2, 3, 0.5]
     assert weights({"dog": 2, "ant": 0}) == [0, 1, 1, 2]
@@ -219,7 +222,7 @@ def test_resumed_runs_go_on_weighing_and_drawing(tmp_path, options):
         pass
 
     with pytest.MonkeyPatch.context() as patch:  # stopped in the middle of the second epoch
-        from pyconvnet.trainer import Trainer
+        from pyconvnet.training.loop import Trainer
 
         save = Trainer._save
 
@@ -255,7 +258,7 @@ def test_the_command_line(tmp_path):
         assert cli.main([*words, "--class-weights", text, "--balance", "--quiet", "--out", str(out)]) == 0
         options = events(out, "start")[0]["options"]
         assert options["balance"] is True
-        assert options["class_weights"] == (want or learning.class_weights("balanced", y, ["0"] * 4))
+        assert options["class_weights"] == (want or class_weights("balanced", y, ["0"] * 4))
     assert cli.main([*words, "--class-weights", "bee=", "--out", str(tmp_path / "no")]) == 2
 
 

@@ -20,7 +20,7 @@ import pytest
 from support import make_files as mk
 from support.runs import events, go, python_path, same_bits, toy
 
-from pyconvnet.trainer import Trainer
+from pyconvnet.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
 

@@ -9,10 +9,12 @@ import pytest
 from support import ROOT
 from support.runs import events, go, toy
 
-from pyconvnet import checkpoint, cli, learning
+from pyconvnet.cli import main as cli
 from pyconvnet.layers import Constant, Linear, SoftmaxCrossEntropy
 from pyconvnet.network import Network
-from pyconvnet.optim import Plateau
+from pyconvnet.trained import checkpoint
+from pyconvnet.training import learning
+from pyconvnet.training.schedules import Plateau
 
 
 def blind(bias=0.0):

@@ -7,7 +7,7 @@ import math
 import pytest
 from support.runs import go
 
-from pyconvnet.optim import Constant, Plateau, Steps, Warmup, schedule
+from pyconvnet.training.schedules import Constant, Plateau, Steps, Warmup, schedule
 
 
 def test_constant():

@@ -11,9 +11,10 @@ import pytest
 from support.mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
 from support.runs import events, go, small, toy
 
-from pyconvnet import checkpoint, files
+from pyconvnet.common import files
 from pyconvnet.plan import Plan
-from pyconvnet.trainer import Trainer
+from pyconvnet.trained import checkpoint
+from pyconvnet.training.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,8 @@ def prepared(monkeypatch):
 HEAD = """
 import os, pathlib
 from support import runs
-from pyconvnet.parallel.ranks import current
-from pyconvnet.trainer import Trainer
+from pyconvnet.training.ranks import current
+from pyconvnet.training.loop import Trainer
 Trainer._draw = lambda self: None
 ranks = current()
 """
@@ -85,7 +86,7 @@ def test_gradients_in_float64(tmp_path):
     """Of 4 ranks and of one process, with dropout: the same but for the last bits."""
     body = f"""
         import numpy as np
-        from pyconvnet.devices import get_device
+        from pyconvnet.common.devices import get_device
         from pyconvnet.plan import Plan
         x, y = runs.toy(10, size=6)
         communicator = ranks.communicator([get_device("cpu")])

@@ -11,15 +11,15 @@ from support.mpi_jobs import World
 from support.runs import events, small, toy
 
 import pyconvnet as pcn
-from pyconvnet import program
-from pyconvnet import trainer as trainer_module
+from pyconvnet.common.devices import Device
 from pyconvnet.data import ArrayDataset, Loader, statistics
-from pyconvnet.devices import Device
-from pyconvnet.parallel import ranks as ranks_module
-from pyconvnet.parallel.ranks import RankError, Ranks, current, launched
-from pyconvnet.trainer import Trainer
+from pyconvnet.plan import schedule as program
+from pyconvnet.training import loop as trainer_module
+from pyconvnet.training import ranks as ranks_module
+from pyconvnet.training.loop import Trainer
+from pyconvnet.training.ranks import RankError, Ranks, current, launched
 
-train_module = importlib.import_module("pyconvnet.train")
+train_module = importlib.import_module("pyconvnet.training.train")
 
 
 @pytest.fixture(autouse=True)
@@ -367,7 +367,7 @@ def test_what_only_one_rank_cannot_read_is_an_error_everywhere(tmp_path, train):
 def test_ranks_check_in_the_same_steps(tmp_path, train, monkeypatch):
     """Where they would not, PYCONVNET_SYNC in one of them say, the most careful decides."""
     checked, wishes = [], iter([50, 2, 50])
-    monkeypatch.setattr(trainer_module, "_check_every", lambda device: next(wishes))
+    monkeypatch.setattr(trainer_module, "steps_between_checks", lambda device: next(wishes))
     real = Trainer._checked_step
 
     def checked_step(self, n):

@@ -14,11 +14,12 @@ from support.networks import plain
 from support.runs import events, go, python_path, same_bits, small, toy
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, trainer
+from pyconvnet.common.devices import Device
 from pyconvnet.data import Augmentation
-from pyconvnet.devices import Device
 from pyconvnet.plan import Plan
-from pyconvnet.trainer import Trainer
+from pyconvnet.trained import checkpoint
+from pyconvnet.training import loop as trainer
+from pyconvnet.training.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -398,7 +399,7 @@ def test_a_gradient_that_goes_bad_does_no_harm(tmp_path, monkeypatch):
 
 def test_rarer_checks_save_nothing_bad_either(tmp_path, monkeypatch):
     """As on a GPU, where steps are not waited for: noticed later, still before anything is saved."""
-    monkeypatch.setattr(trainer, "_check_every", lambda device: 1000)
+    monkeypatch.setattr(trainer, "steps_between_checks", lambda device: 1000)
     real = Trainer._train_batch
 
     def poison(self, batch):
@@ -418,9 +419,9 @@ def test_rarer_checks_save_nothing_bad_either(tmp_path, monkeypatch):
 def test_every_step_is_checked_where_that_is_free(monkeypatch):
     cpu, gpu = pcn.get_device("cpu"), Device("cuda", 0, None, None)
     monkeypatch.delenv("PYCONVNET_SYNC", raising=False)
-    assert (trainer._check_every(cpu), trainer._check_every(gpu)) == (1, 50)
+    assert (trainer.steps_between_checks(cpu), trainer.steps_between_checks(gpu)) == (1, 50)
     monkeypatch.setenv("PYCONVNET_SYNC", "1")
-    assert trainer._check_every(gpu) == 1
+    assert trainer.steps_between_checks(gpu) == 1
 
 
 def test_parameters_that_went_bad_in_the_last_update_are_not_saved(tmp_path, monkeypatch):

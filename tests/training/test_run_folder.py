@@ -13,9 +13,11 @@ import pytest
 from support.runs import events, go, python_path, same_model, toy
 
 import pyconvnet as pcn
-from pyconvnet import checkpoint, cli, files
-from pyconvnet.cli import main
-from pyconvnet.trainer import Trainer
+from pyconvnet.cli import main as cli
+from pyconvnet.cli.main import main
+from pyconvnet.common import files
+from pyconvnet.trained import checkpoint
+from pyconvnet.training.loop import Trainer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and signals of POSIX")
 

@@ -5,8 +5,8 @@ import pytest
 from support.runs import events, go, small, toy
 
 import pyconvnet as pcn
-from pyconvnet import cli
-from pyconvnet.checkpoint import read
+from pyconvnet.cli import main as cli
+from pyconvnet.trained.checkpoint import read
 
 SPLITS = {
     "towers": {"devices": ["cpu", "cpu"]},

@@ -19,9 +19,9 @@ import pyconvnet as pcn
 from pyconvnet.data import Augmentation
 from pyconvnet.layers import Add, Conv2d, Linear, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
-from pyconvnet.optim import Plateau
-from pyconvnet.train import train as train_function
-from pyconvnet.trainer import Trainer
+from pyconvnet.training.loop import Trainer
+from pyconvnet.training.schedules import Plateau
+from pyconvnet.training.train import train as train_function
 
 
 @pytest.fixture(autouse=True)

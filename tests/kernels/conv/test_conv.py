@@ -19,7 +19,8 @@ from support.kernels.conv_problems import (
 )
 from support.kernels.conv_shapes import Conv, alexnet_convs
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 from pyconvnet.reference import conv as reference
 
 

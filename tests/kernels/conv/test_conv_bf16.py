@@ -23,7 +23,8 @@ from support.kernels.conv_problems import (
 )
 from support.kernels.conv_shapes import RAGGED_OF_EIGHT, Conv, alexnet_convs
 
-from pyconvnet import devices, ops, reference
+from pyconvnet import ops, reference
+from pyconvnet.common import devices
 from pyconvnet.ops.conv import capability
 
 BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)

@@ -8,7 +8,8 @@ from support.helpers import EPS32, assert_close, filled_with_nan, same_bits
 from support.kernels.conv_problems import CASES, DIRECTIONS, FEW, compute, kernels, problem
 from support.kernels.conv_shapes import Conv, alexnet_convs
 
-from pyconvnet import devices, layers, ops, reference
+from pyconvnet import layers, ops, reference
+from pyconvnet.common import devices
 from pyconvnet.ops.conv import capability
 
 EPS_TF32 = 2.0**-11  # half the spacing of numbers with 11 significant bits

@@ -8,8 +8,9 @@ from support.helpers import EPS32, Scratch, assert_close, same_bits
 from support.kernels.conv_problems import CASES, DIRECTIONS, compute, kernels, problem, table
 from support.kernels.conv_shapes import Conv
 
-from pyconvnet import devices, ops
-from pyconvnet.ops import _core as core
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.ops import core
 
 # Between them: every row, groups, strides, ragged tiles, sums of a few steps and of many.
 NAMES = ("first_overhang", "many_pixels", "many_channels", "many_groups", "odd_everything", "odd_deep")

@@ -9,8 +9,9 @@ import pytest
 from support.helpers import EPS32, Scratch, assert_close, filled_with_nan, same_bits
 from support.kernels.conv_shapes import RAGGED_LINEARS, Linear, reduced_linears
 
-from pyconvnet import devices, ops, reference
-from pyconvnet.ops import _cublas
+from pyconvnet import ops, reference
+from pyconvnet.common import devices
+from pyconvnet.ops import cublas as _cublas
 
 CASES = [*reduced_linears(), *RAGGED_LINEARS]
 FEW = [case for case in CASES if case.name in ("odd", "ragged", "deep")]

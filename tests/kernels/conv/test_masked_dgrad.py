@@ -7,7 +7,8 @@ from support.helpers import EPS32, assert_close, filled_with_nan, same_bits
 from support.kernels.conv_problems import CASES, FEW, compute, kernels, problem, reached, table
 from support.kernels.conv_shapes import RAGGED_OF_EIGHT, Conv
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 from pyconvnet.ops.conv import capability
 
 # Whole and split reductions, groups, strides, phases without taps, ragged tiles; between them every kernel.

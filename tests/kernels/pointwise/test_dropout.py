@@ -7,7 +7,7 @@ import pytest
 from support.kernels.placing import blank, kernels_of, place
 
 from pyconvnet import ops, reference
-from pyconvnet.reference import philox
+from pyconvnet.common import philox
 
 pytestmark = pytest.mark.kernels
 

@@ -5,8 +5,9 @@ import pytest
 from support.helpers import assert_close
 from support.kernels.placing import blank, place
 
-from pyconvnet import devices, ops
-from pyconvnet.reference import _threads
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.common import threads as _threads
 
 pytestmark = pytest.mark.kernels
 

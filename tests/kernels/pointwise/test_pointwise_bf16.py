@@ -8,7 +8,8 @@ from support.kernels.placing import blank, kernels_of, place
 from test_dropout import WINDOWS, mask_by_definition
 from test_pointwise import COUNTS, ELEMENTWISE, ROWS, formula, operands
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 pytestmark = pytest.mark.kernels
 

@@ -8,8 +8,9 @@ import pytest
 from support.helpers import EPS32, assert_close, same_bits, tolerance
 from test_pool import argmax_type, each_window, geometry, loop_max, loop_max_backward, place
 
-from pyconvnet import devices, ops
-from pyconvnet.reference import _threads
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.common import threads as _threads
 
 pytestmark = pytest.mark.kernels
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from support.helpers import assert_close, same_bits
 
-from pyconvnet import devices, ops
-from pyconvnet.reference import _threads
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.common import threads as _threads
 
 pytestmark = pytest.mark.kernels
 

@@ -16,7 +16,8 @@ from test_norm import (
 )
 from test_pool import geometry, loop_max, loop_max_backward
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 pytestmark = pytest.mark.kernels
 

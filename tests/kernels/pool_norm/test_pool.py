@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from support.helpers import assert_close
 
-from pyconvnet import devices, ops
-from pyconvnet.reference import _threads
+from pyconvnet import ops
+from pyconvnet.common import devices
+from pyconvnet.common import threads as _threads
 
 pytestmark = pytest.mark.kernels
 

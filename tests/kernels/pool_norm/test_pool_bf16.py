@@ -16,7 +16,8 @@ from test_pool import (
     values,
 )
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 
 pytestmark = pytest.mark.kernels
 

@@ -30,8 +30,8 @@ from support.fakes.fake_order import (
     Work,
 )
 
-from pyconvnet import devices
-from pyconvnet.ops import _arrays
+from pyconvnet.common import devices
+from pyconvnet.ops import arrays as _arrays
 
 __all__ = ["CUDARuntimeError", "FakeArray", "Machine", "Race", "on_device"]
 

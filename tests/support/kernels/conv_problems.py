@@ -10,7 +10,8 @@ import pytest
 from support.helpers import filled_with_nan
 from support.kernels.conv_shapes import RAGGED_CONVS, Conv, reduced_convs
 
-from pyconvnet import devices, ops
+from pyconvnet import ops
+from pyconvnet.common import devices
 from pyconvnet.reference import conv as reference
 
 ALEXNET = reduced_convs(tiny=devices.emulator().ext.flavour() != "plain")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyconvnet import devices
+from pyconvnet.common import devices
 
 LAUNCHED: set[str] = set()
 

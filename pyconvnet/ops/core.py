@@ -1,0 +1,245 @@
+"""What every operation shares: checking arguments, making outputs, choosing a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..common.checks import (  # noqa: F401 (the operations find them here)
+    MAX_ELEMENTS,
+    Padding,
+    check_contiguous,
+    check_dtype,
+    check_mask,
+    check_rank,
+    check_shape,
+    check_size,
+    flag,
+    integer,
+    padding,
+    pair,
+    real,
+    shape_tuple,
+)
+from ..common.devices import Device, emulator, get_device
+from ..common.precision import BFLOAT16, wide  # noqa: F401
+from .arrays import arrays, refuse_overlap
+
+# ---------------------------------------------------------------- checks
+
+
+def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
+    """Every array has the same floating dtype: float32, bfloat16, or float64 on ``cpu``. Returns it."""
+    allowed = (np.float32, BFLOAT16, np.float64) if dev.ext is None else (np.float32, BFLOAT16)
+    words = "float32, bfloat16 or float64" if dev.ext is None else f"float32 or bfloat16 on {dev.name}"
+    first: tuple[str, np.dtype] | None = None
+    for name, array in named.items():
+        if array is None:
+            continue
+        if array.dtype not in allowed:
+            raise TypeError(f"{op}: {name} must be {words}, got {array.dtype}")
+        if first is None:
+            first = (name, array.dtype)
+        elif array.dtype != first[1]:
+            raise TypeError(f"{op}: {name} must be {first[1]} like {first[0]}, got {array.dtype}")
+    assert first is not None
+    return first[1]
+
+
+def as_int32(op: str, dev: Device, name: str, array: Any) -> Any:
+    """Integers of any dtype as int32, on their device and without waiting for it.
+
+    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
+    """
+    if array.dtype == np.int32:
+        return array
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} must be integers, got {array.dtype}")
+    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
+    low, high = max(has.min, wants.min), min(has.max, wants.max)
+    with dev.activate():
+        if (low, high) != (has.min, has.max):
+            array = dev.xp.clip(array, low, high)
+        return array.astype(np.int32)
+
+
+def as_flags(op: str, dev: Device, name: str, array: Any) -> Any:
+    """Integers of any dtype, or truth values, as uint8 that is 0 where they are; likewise without waiting."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"{op}: {name} must be integers or bool, got {array.dtype}")
+    with dev.activate():
+        return (array if array.dtype.kind == "b" else dev.xp.not_equal(array, 0)).view(np.uint8)
+
+
+# ---------------------------------------------------------------- outputs, scratch memory, kernels
+
+
+def writable(op: str, name: str, dev: Device, array: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array that the operation writes into, after checking it."""
+    place, named = arrays(op, **{name: array})
+    array = named[name]
+    if place != dev:
+        raise ValueError(f"{op}: {name} must be on {dev.name} like the inputs, got {place.name}")
+    check_shape(op, name, array, shape)
+    check_dtype(op, name, array, dtype)
+    check_contiguous(op, **named)
+    if dev.kind != "cuda" and not array.flags.writeable:
+        raise ValueError(f"{op}: {name} must be writable, got a read-only array")
+    return array
+
+
+def output(
+    op: str,
+    dev: Device,
+    inputs: Mapping[str, Any],
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    name: str = "out",
+    itself: tuple[str, ...] = (),
+) -> Any:
+    """The only output; ``itself`` names the inputs it may be. See :func:`outputs`."""
+    return outputs(op, dev, inputs, (out,), (name, shape, dtype), itself={name: itself})[0]
+
+
+def outputs(
+    op: str,
+    dev: Device,
+    inputs: Mapping[str, Any],
+    out: Any,
+    *specs: tuple[str, tuple[int, ...], Any],
+    itself: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    updated: tuple[str, ...] = (),
+) -> tuple[Any, ...]:
+    """The arrays an operation writes: those of `out` after checking them, or new ones.
+
+    Parameters
+    ----------
+    inputs : dict
+        All arrays that the operation takes, by name.
+    out : None, or a tuple with one array or None for each of `specs`
+    specs : (name, shape, dtype)
+    itself : dict
+        Output -> inputs that it may be; any other overlap, with inputs and with outputs, is refused.
+    updated : names of `inputs` that are written to as well
+    """
+    if out is None:
+        out = (None,) * len(specs)
+    if not isinstance(out, tuple) or len(out) != len(specs):
+        names = ", ".join(name for name, _, _ in specs)
+        raise TypeError(f"{op}: out must be a tuple ({names})")
+    result, given = [], {name: inputs[name] for name in updated if inputs[name] is not None}
+    for array, (name, shape, dtype) in zip(out, specs, strict=True):
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ValueError(f"{op}: the result {name} of shape {shape} would have 2^31 elements or more")
+        if array is None:
+            result.append(dev.empty(shape, dtype))
+        else:
+            given[name] = writable(op, name, dev, array, shape, dtype)
+            result.append(given[name])
+    if given:
+        read = {name: array for name, array in inputs.items() if name not in updated} if updated else inputs
+        refuse_overlap(op, dev, given, read, itself)
+    return tuple(result)
+
+
+def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
+    """uint8 scratch memory for a kernel: from `workspace`, an object with ``get(nbytes)``, else allocated."""
+    if nbytes == 0:
+        return None
+    return dev.empty((nbytes,), np.uint8) if workspace is None else workspace.get(nbytes)
+
+
+def rows(dev: Device, table: str, shape: Any) -> list[tuple[str, int]]:
+    """The (name, workspace bytes) of the kernels of a table that apply to a shape, in order of preference.
+
+    Asked with the device current: which code is loaded, and so which rows have any, may differ among devices.
+    """
+    with dev.activate():
+        return getattr(dev.ext, f"{table}_kernels")(shape)
+
+
+def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[str, int]:
+    """The (name, workspace bytes) of the forced kernel, or of the preferred one.
+
+    Parameters
+    ----------
+    rows : list of (name, workspace bytes)
+        The kernels that apply to the shape, in order of preference.
+    """
+    if kernel is None:
+        return rows[0]
+    for row in rows:
+        if row[0] == kernel:
+            return row
+    names = ", ".join(name for name, _ in rows)
+    raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
+
+
+def cut(op: str, kernel: str | None) -> tuple[str | None, int]:
+    """A kernel's name and the number of pieces after its slash, 0 without: ``"conv2d_wgrad_tile64/8"``."""
+    if kernel is None:
+        return None, 0
+    if not isinstance(kernel, str):
+        raise TypeError(f"{op}: kernel must be a string, got {type(kernel).__name__}")
+    stem, slash, pieces = kernel.partition("/")
+    if not slash:
+        return stem, 0
+    if not (pieces.isascii() and pieces.isdigit() and 0 < int(pieces) < 2**31):
+        raise ValueError(f"{op}: kernel must be NAME or NAME/PIECES with a positive number, got {kernel!r}")
+    return stem, int(pieces)
+
+
+def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:
+    """`kernel=` names a CUDA kernel, which the ``cpu`` device does not have."""
+    if kernel is not None and dev.ext is None:
+        raise ValueError(
+            f"{op}: kernel={kernel!r} needs arrays on a CUDA device or the emulator, got {dev.name}"
+        )
+
+
+# ops.kernels(op, ...): each family registers how to list the kernels of its operations.
+_kernel_listings: dict[str, Callable[..., list[str]]] = {}
+
+
+def lists_kernels(op: str):
+    """Decorator: the function answers ``ops.kernels(op, ...)``. Its first parameter is the Device."""
+
+    def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
+        _kernel_listings[op] = function
+        return function
+
+    return register
+
+
+def kernels(op: str, *args: Any, device: str | Device | None = None, **kwargs: Any) -> list[str]:
+    """The CUDA kernels that apply to an operation on given shapes, in order of preference.
+
+    Parameters
+    ----------
+    op : str
+        Name of the operation, e.g. ``"conv2d"``.
+    *args, **kwargs
+        The operation's shapes and options, e.g. ``kernels("conv2d", x_shape, w_shape, stride=4)``.
+    device : str, optional
+        Whose table; default: ``cuda:0`` where it works, else the emulator (the tables are the same but for
+        rows that call a CUDA library).
+
+    Raises
+    ------
+    ValueError
+        Unknown operation, or shapes the operation refuses.
+    """
+    if op not in _kernel_listings:
+        raise ValueError(f"kernels: unknown operation {op!r}; known: {', '.join(sorted(_kernel_listings))}")
+    dev = get_device(device)
+    if dev.ext is None:
+        dev = emulator()
+    return _kernel_listings[op](dev, *args, **kwargs)

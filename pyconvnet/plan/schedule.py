@@ -1,0 +1,485 @@
+"""What a pass does on every device, as tasks: layers, gathers, reduce-scatters, sums over replicas.
+
+Every array and every argument is settled; what changes from step to step is read from device memory. So a
+list of tasks can be run again and again, and on CUDA be captured as a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import ops
+from ..network.node import INPUT
+from ..network.partition import Partition
+from ..network.regions import Piece, Region, trainable
+from .lanes import StreamLanes
+from .layer_calls import Call, Calls
+from .memory import Shard
+from .tasks import Lane, Task, TaskList
+
+#: Elements of gradient that are summed over replicas or processes in one go: enough for a link's bandwidth,
+#: few enough that the first sums begin early in backward.
+BUCKET = 1 << 20
+
+
+@dataclass
+class Bucket:
+    """A run of gradients that is summed in one go: where it lies on each device of ``group``."""
+
+    group: tuple[int, ...]
+    ranges: dict[int, tuple[int, int]]
+    owners: list[str]  # its layers, the last of the network first
+    number: int
+    ready: int  # number of the layer after whose backward it is complete
+
+    @property
+    def size(self) -> int:
+        first, last = self.ranges[self.group[0]]
+        return last - first
+
+    def continues(self, ranges: dict[int, tuple[int, int]]) -> bool:
+        """Whether it can be lengthened by what lies just before it on every device."""
+        return self.size < BUCKET and all(self.ranges[d][0] == last for d, (_, last) in ranges.items())
+
+
+def buckets(partition: Partition, shards: Sequence[Shard], processes: bool = False) -> list[Bucket]:
+    """Gradients to be summed, in the order in which backward completes them: those that several devices
+    share; for sums over ``processes`` each device's own, all of them.
+    """
+    out: list[Bucket] = []
+    open_: dict[tuple[int, ...], Bucket] = {}
+    for owner in reversed(partition.filters):
+        node = partition.network[owner]
+        groups = partition.sharing(owner)
+        if processes:
+            groups = [[d] for group in groups for d in group]
+        if not trainable(partition.network, node):
+            continue
+        for group in map(tuple, groups):
+            if len(group) < 2 and not processes:
+                continue
+            for p in reversed(node.parameters()):
+                ranges = {d: shards[d].arena.range(f"{owner}.{p.name}") for d in group}
+                bucket = open_.get(group)
+                if bucket is None or not bucket.continues(ranges):
+                    bucket = open_[group] = Bucket(group, ranges, [], len(out), node.index)
+                    out.append(bucket)
+                else:
+                    bucket.ranges = {d: (first, bucket.ranges[d][1]) for d, (first, _) in ranges.items()}
+                bucket.ready = node.index
+                if owner not in bucket.owners:
+                    bucket.owners.append(owner)
+    return sorted(out, key=lambda bucket: -bucket.ready)
+
+
+class _Recorder:
+    """Remembers the arguments of ``add``."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def add(
+        self,
+        name: str,
+        lane: Lane,
+        run: Callable[[], None],
+        reads: Iterable[Hashable] = (),
+        writes: Iterable[Hashable] = (),
+        moves: tuple[str, str, int, int, int] | None = None,
+    ) -> None:
+        self.calls.append((name, lane, run, list(reads), list(writes), moves))
+
+
+class Program:
+    """Makes the lists of tasks for passes over ``n`` examples.
+
+    Parameters
+    ----------
+    calls : Calls
+    lanes : StreamLanes
+        Knows how arrays go from device to device.
+    communicator : object with ``start`` and ``finish``, or None
+        Sums gradients over processes.
+    """
+
+    def __init__(self, calls: Calls, lanes: StreamLanes, communicator: Any = None):
+        self.calls, self.lanes, self.communicator = calls, lanes, communicator
+        self.partition, self.shards, self.n = calls.partition, calls.shards, calls.n
+        self.nodes = list(self.partition.network)
+        self._gathers: dict[tuple[int, str], list[tuple[str, Region]]] = {}
+        for d in range(len(self.shards)):
+            for source, region, node in self.partition.gathers(d):
+                self._gathers.setdefault((d, node.name), []).append((source, region))
+        self._recorded: dict[Any, list[tuple]] = {}
+        self._buckets: list[Bucket] = []
+        self._outgoing_buckets: list[Bucket] = []
+        if self.shards[0].training:
+            self._buckets = buckets(self.partition, self.shards)
+            if communicator is not None:
+                self._outgoing_buckets = buckets(self.partition, self.shards, processes=True)
+
+    def tasks(self, *phases: str, train: bool = True, start: int = 0) -> list[Task]:
+        """The tasks of "forward" (of the layers from number ``start`` on), "backward" and "update", in one
+        list.
+        """
+        out = TaskList()
+        for phase in phases:
+            for arguments in self._record(phase, train, start):
+                out.add(*arguments)
+        return out.tasks
+
+    def _record(self, phase: str, train: bool, start: int) -> list[tuple]:
+        """Each phase is worked out once: the choice who overwrites a gradient and who adds is kept."""
+        key = (phase, train, start) if phase == "forward" else phase
+        if key not in self._recorded:
+            recorder = _Recorder()
+            if phase == "forward":
+                self._forward(recorder, train, start)
+            elif phase == "backward":
+                self._backward(recorder)
+            else:
+                self._update(recorder)
+            self._recorded[key] = recorder.calls
+        return self._recorded[key]
+
+    def _shape(self, source: str) -> tuple[int, ...]:
+        network = self.partition.network
+        return network.input_shape if source == INPUT else network[source].output_shape
+
+    def _call(
+        self, tasks: _Recorder, name: str, d: int, run: Callable, reads: Iterable, writes: Iterable
+    ) -> None:
+        resources = ([(d, r) for r in some] for some in (reads, writes))
+        tasks.add(f"{name} @{d}", (d, "compute"), run, *resources)
+
+    def _copy(
+        self,
+        tasks: _Recorder,
+        what: tuple[str, str],
+        source: tuple[int, Any, Iterable[Hashable]],
+        target: tuple[int, Any, Hashable],
+    ) -> None:
+        """Copy an array from device to device: ``source`` is (device, array, resources), ``target`` (device,
+        array, resource).
+        """
+        (s, values, reads), (t, out, written) = source, target
+        reads = [(s, r) for r in reads]
+        name = f"{what[1]} of {what[0]}: {s} -> {t}"
+        moves = (*what, s, t, values.nbytes)
+        steps = self.lanes.copy_tasks(s, values, t, out)
+        staged = ("staged", name, written)
+        for i, (lane, run) in enumerate(steps):
+            first, last = i == 0, i == len(steps) - 1
+            writes = [(t, written)] if last else [staged]
+            tasks.add(name, lane, run, reads if first else [staged], writes, moves if last else None)
+
+    # ---- forward -------------------------------------------------------------------------------------------
+    def _forward(self, tasks: _Recorder, train: bool, start: int) -> None:
+        """All layers from number ``start`` on, each after what it has to gather."""
+        for node in self.nodes[start:]:
+            for d in range(len(self.shards)):
+                for source, region in self._gathers.get((d, node.name), ()):
+                    self._gather(tasks, node.name, d, source, region)
+            for d, calls in enumerate(self.calls.on):
+                if node.name in calls:
+                    call = calls[node.name]
+
+                    def run(call: Call = call) -> None:
+                        call.forward(train)
+
+                    self._call(tasks, f"{node.name} forward", d, run, call.keys, [node.name])
+
+    def _gather(self, tasks: _Recorder, layer: str, d: int, source: str, region: Region) -> None:
+        """Assemble the copy of ``region`` on device ``d``: piece by piece, row part by row part."""
+        shard, key, n = self.shards[d], (source, region), self.n
+        pieces = [p for p in self.partition.pieces(source, d, region) if p.region.count(n)]
+        for part in sorted({p.region.part for p in pieces}):
+            parts = [p for p in pieces if p.region.part == part]
+            first, last = parts[0].region.rows(n)
+            offset = region.rows(n)[0]
+            target = shard.outputs[key][first - offset : last - offset]
+            if len(parts) == 1 and parts[0].source != d:
+                array, resource = self._outgoing(tasks, layer, source, parts[0])
+                self._copy(tasks, (layer, "gather"), (parts[0].source, array, [resource]), (d, target, key))
+                continue
+            arrays, resources = [], []
+            for piece in parts:
+                array, resource = self._outgoing(tasks, layer, source, piece)
+                if piece.source != d:
+                    slot = ("received", key, piece)
+                    received = shard.rows(slot, piece.region, self._shape(source), piece.region.count(n))
+                    self._copy(
+                        tasks, (layer, "gather"), (piece.source, array, [resource]), (d, received, slot)
+                    )
+                    array, resource = received, slot
+                arrays.append(array)
+                resources.append(resource)
+
+            def run(arrays: list = arrays, target: Any = target) -> None:
+                if len(arrays) > 1:
+                    ops.concat(arrays, out=target)
+                else:
+                    ops.add(arrays[0], arrays[0], alpha=1.0, beta=0.0, out=target)
+
+            self._call(tasks, f"{layer} gathers {source}", d, run, resources, [key])
+
+    def _outgoing(self, tasks: _Recorder, layer: str, source: str, piece: Piece) -> tuple[Any, Hashable]:
+        """A piece as one array on the device that holds it, and its resource."""
+        s, n = piece.source, self.n
+        shard, held = self.shards[s], self.partition.held[source][s]
+        whole = shard.outputs[source][: held.count(n)]
+        if (held.start, held.stop) == (piece.region.start, piece.region.stop):
+            return whole, source
+        slot = ("sent", source, piece)
+        sent = shard.rows(slot, piece.region, self._shape(source), held.count(n))
+        outs = self._around(shard, (slot, "rest"), held, piece.region, sent, self._shape(source))
+
+        def run() -> None:
+            ops.split(whole, [a.shape[-1] for a in outs], out=tuple(outs))
+
+        self._call(tasks, f"{layer} takes from {source}", s, run, [source], [slot, (slot, "rest")])
+        return sent, slot
+
+    def _around(
+        self, shard: Shard, slot: Any, whole: Region, middle: Region, array: Any, shape: tuple
+    ) -> list:
+        """``array`` for the channels of ``middle``, between scratch for the other channels of ``whole``."""
+        out = [array]
+        for side, start, stop in (("before", whole.start, middle.start), ("after", middle.stop, whole.stop)):
+            if start < stop:
+                region = Region(whole.part, whole.parts, start, stop)
+                rest = shard.rows((slot, side), region, shape, len(array))
+                out.insert(0 if side == "before" else len(out), rest)
+        return out
+
+    # ---- backward ------------------------------------------------------------------------------------------
+    def _backward(self, tasks: _Recorder) -> None:
+        """All gradients, in the reverse order of the layers.
+
+        Where a layer's input was gathered, the gradient of that input comes first, so that it travels while
+        the gradients of the weights are computed.
+        """
+        for d, shard in enumerate(self.shards):
+            if len(self.calls.on[d]) < len(shard.locals):  # no rows here: what is not computed is zero
+                owners = [("g", owner) for owner, held in self.partition.filters.items() if held[d]]
+
+                def clear(shard: Shard = shard) -> None:
+                    shard.g.fill(0)
+
+                self._call(tasks, "no gradients", d, clear, [], owners)
+        sums, outgoing = list(self._buckets), list(self._outgoing_buckets)
+        for node in reversed(self.nodes):
+            here = [(d, calls[node.name]) for d, calls in enumerate(self.calls.on) if node.name in calls]
+            crosses = any((d, node.name) in self._gathers for d, _ in here)
+            for d, call in here:
+                self._layer_backward(tasks, d, call, apart=crosses and call.local.layer.splits_backward)
+            late: list[tuple] = []
+            for d, _ in here:
+                for source, region in self._gathers.get((d, node.name), ()):
+                    self._send_back(tasks, node.name, d, source, region, late)
+            for d, call in here:
+                if call.backward and call.grads and crosses and call.local.layer.splits_backward:
+                    self._weights_backward(tasks, d, call)
+            for arguments in late:
+                self._call(tasks, *arguments)
+            while sums and sums[0].ready >= node.index:
+                self._sum_over_replicas(tasks, sums.pop(0))
+            while outgoing and outgoing[0].ready >= node.index:
+                self._send_out(tasks, outgoing.pop(0))
+
+    def _layer_backward(self, tasks: _Recorder, d: int, call: Call, apart: bool) -> None:
+        """The gradients of the inputs and, unless they come ``apart``, of the parameters."""
+        name, written = call.node.name, [("gradient", key) for key in call.keys]
+        if not call.backward:
+            if call.sums:  # a second cost on one output
+                self._call(tasks, f"{name} adds", d, call.add_sums, [], written)
+            return
+        self.calls.choose_dxs(call)
+        if apart and call.grads:
+
+            def run() -> None:
+                call.run_backward(call.dxs, {})
+                call.add_sums()
+
+        else:
+            written += [("g", call.local.learner.owner)]
+
+            def run() -> None:
+                call.run_backward(call.dxs, call.grads)
+                call.add_sums()
+                call.add_parameter_sums()
+
+        self._call(tasks, f"{name} backward", d, run, [("gradient", name), name, *call.keys], written)
+
+    def _weights_backward(self, tasks: _Recorder, d: int, call: Call) -> None:
+        name = call.node.name
+
+        def run() -> None:
+            call.run_backward([None] * len(call.keys), call.grads, again=True)
+            call.add_parameter_sums()
+
+        reads = [("gradient", name), name, *call.keys]
+        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.local.learner.owner)])
+
+    def _send_back(
+        self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]
+    ) -> None:
+        """Reduce-scatter: give the gradient of a gathered copy to the devices that hold the value.
+
+        What is added rather than overwritten at its owner goes to ``late``, as arguments of ``_call``: the
+        owner has other work while it travels.
+        """
+        shard, key, n = self.shards[d], (source, region), self.n
+        if key not in shard.gradients or key not in self.calls.written[d]:
+            return
+        pieces = [p for p in self.partition.pieces(source, d, region) if p.region.count(n)]
+        for part in sorted({p.region.part for p in pieces}):
+            parts = [p for p in pieces if p.region.part == part]
+            first, last = parts[0].region.rows(n)
+            offset = region.rows(n)[0]
+            gradient = shard.gradients[key][first - offset : last - offset]
+            arrays, resources = [gradient], [("gradient", key)]
+            if len(parts) > 1:
+                arrays, resources = [], []
+                for piece in parts:
+                    array, resource = self._destination(d, key, piece)
+                    arrays.append(array)
+                    resources.append(resource)
+
+                def run(gradient: Any = gradient, arrays: list = arrays) -> None:
+                    ops.split(gradient, [a.shape[-1] for a in arrays], out=tuple(arrays))
+
+                self._call(tasks, f"{layer} returns {source}", d, run, [("gradient", key)], resources)
+            for piece, array, resource in zip(parts, arrays, resources, strict=True):
+                self._deliver(tasks, layer, d, source, piece, array, resource, late)
+
+    def _destination(self, d: int, key: Any, piece: Piece) -> tuple[Any, Hashable]:
+        """Where a slice of a returned gradient is written on the device that computed it: straight into its
+        own gradient where that is its place and nothing is there yet.
+        """
+        source, shard = key[0], self.shards[d]
+        if piece.source == d and self._overwrites(d, source, piece):
+            return shard.gradients[source][: piece.region.count(self.n)], ("gradient", source)
+        slot = ("returned", key, piece)
+        return shard.rows(slot, piece.region, self._shape(source), piece.region.count(self.n)), slot
+
+    def _overwrites(self, owner: int, source: str, piece: Piece) -> bool:
+        held = self.partition.held[source][owner]
+        return source not in self.calls.written[owner] and held.channels == piece.region.channels
+
+    def _deliver(
+        self,
+        tasks: _Recorder,
+        layer: str,
+        d: int,
+        source: str,
+        piece: Piece,
+        array: Any,
+        resource: Hashable,
+        late: list[tuple],
+    ) -> None:
+        """Bring one slice of a returned gradient to its owner, and overwrite or add."""
+        owner, target = piece.source, ("gradient", source)
+        shard, written = self.shards[owner], self.calls.written[owner]
+        whole = shard.gradients[source][: piece.region.count(self.n)]
+        if resource == target and owner == d:  # split straight into its place
+            written.add(source)
+            return
+        if owner != d and self._overwrites(owner, source, piece):
+            written.add(source)
+            self._copy(tasks, (layer, "gradient"), (d, array, [resource]), (owner, whole, target))
+            return
+        if owner != d:
+            slot = ("returned by", d, resource)
+            received = shard.rows(slot, piece.region, self._shape(source), piece.region.count(self.n))
+            self._copy(tasks, (layer, "gradient"), (d, array, [resource]), (owner, received, slot))
+            array, resource = received, slot
+        add = source in written
+        written.add(source)
+        held = self.partition.held[source][owner]
+        spread = self._around(shard, "zeros", held, piece.region, array, self._shape(source))
+        scratch = shard.scratch("spread", whole.shape) if len(spread) > 1 and add else None
+
+        def run() -> None:
+            term = array
+            if len(spread) > 1:
+                term = ops.concat(spread, out=scratch if add else whole)
+            if add:
+                ops.add(whole, term, out=whole)
+            elif len(spread) == 1:
+                ops.add(term, term, alpha=1.0, beta=0.0, out=whole)
+
+        late.append((f"{layer} adds to {source}", owner, run, [resource, target], [target]))
+
+    # ---- sums over replicas and processes ------------------------------------------------------------------
+    def _sum_over_replicas(self, tasks: _Recorder, bucket: Bucket) -> None:
+        """Every device of the group sums an equal share, in the group's order, and sends the sum to the
+        others: all end with the same bits.
+        """
+        group, name = bucket.group, bucket.owners[-1]
+        gradients = [("g", owner) for owner in bucket.owners]
+        for i, d in enumerate(group):
+            begin, end = bucket.size * i // len(group), bucket.size * (i + 1) // len(group)
+            if begin == end:
+                continue
+            views = {
+                e: self.shards[e].g[slice(*(bucket.ranges[e][0] + k for k in (begin, end)))] for e in group
+            }
+            terms, resources = [], []
+            for e in group:
+                if e == d:
+                    terms.append(views[d])
+                    continue
+                slot = ("sum", bucket.number, e)
+                received = self.shards[d].scratch(slot, views[d].shape, views[d].dtype)
+                self._copy(tasks, (name, "weights"), (e, views[e], gradients), (d, received, slot))
+                terms.append(received)
+                resources.append(slot)
+            partial = None
+            if len(group) > 2:
+                partial = self.shards[d].scratch("partial sum", views[d].shape, views[d].dtype)
+
+            def run(terms: list = terms, out: Any = views[d], partial: Any = partial) -> None:
+                total = terms[0]
+                for k, term in enumerate(terms[1:], 2):
+                    total = ops.add(total, term, out=out if k == len(terms) else partial)
+
+            summed = ("summed", bucket.number, i)
+            self._call(tasks, f"{name} sums weights", d, run, [*resources, *gradients], [summed])
+            for e in group:
+                if e != d:
+                    self._copy(tasks, (name, "weights"), (d, views[d], [summed]), (e, views[e], summed))
+
+    def _summed(self, d: int) -> list[Hashable]:
+        """Resources of everything that backward leaves in a device's gradients."""
+        own = [("g", owner) for owner, held in self.partition.filters.items() if held[d]]
+        return own + [
+            ("summed", b.number, i) for b in self._buckets if d in b.group for i in range(len(b.group))
+        ]
+
+    def _send_out(self, tasks: _Recorder, bucket: Bucket) -> None:
+        (d,) = bucket.group
+        piece = self.shards[d].g[slice(*bucket.ranges[d])]
+        done = [r for r in self._summed(d) if r[0] == "summed" or r[1] in bucket.owners]
+
+        def run() -> None:
+            self.communicator.start(piece, d)
+
+        self._call(tasks, f"{bucket.owners[-1]} to other processes", d, run, done, [("out", d)])
+
+    # ---- update --------------------------------------------------------------------------------------------
+    def _update(self, tasks: _Recorder) -> None:
+        """Every device updates its own parameters and counts the step."""
+        if self.communicator is not None:
+            reads = [("out", d) for d in range(len(self.shards))]
+            finish = self.communicator.finish
+            tasks.add(
+                "sums of all processes", (0, "compute"), finish, list(enumerate(reads)), [(0, "finished")]
+            )
+        for d, shard in enumerate(self.shards):
+            reads = [(d, r) for r in self._summed(d)]
+            if self.communicator is not None:
+                reads.append((0, "finished"))
+            tasks.add(f"update @{d}", (d, "compute"), shard.update, reads, [(d, "w")])

@@ -1,0 +1,303 @@
+"""Evaluate a model on a data set: views, errors, confusions.
+
+The paper (section 4.1) tests on ten views of an image, the four corner patches and the centre one and their
+mirror images, and averages the softmax's predictions over them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..common.checks import channels_first_hint
+from ..common.devices import Device
+from ..data import VIEWS, Augmentation, Dataset, Loader
+from ..data.dataset import reading_of
+from ..data.matching import check_reading, matched
+from ..data.sources import given_options, open_pair
+from ..plan.plan import Plan
+from . import checkpoint
+from .model import Model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on a data set.
+
+    Attributes
+    ----------
+    error : float
+        Share of images whose class is not the most probable one (top-1 error).
+    top5_error : float
+        Share of images whose class is not among the five most probable.
+    loss : float
+        Mean of -log of the probability (averaged over the views) that the true class got.
+    views : int
+        Views averaged over.
+    classes : list of str
+        Names of the model's outputs.
+    labels, predictions : (n,) int32
+        True class and most probable class of every image, in the data set's order.
+    seconds : float
+    skipped : dict of str to str
+        Files that could not be read, and why; each was replaced by another of its class.
+    """
+
+    error: float
+    top5_error: float
+    loss: float
+    views: int
+    classes: list[str]
+    labels: np.ndarray
+    predictions: np.ndarray
+    seconds: float
+    skipped: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        text = (
+            f"error {100 * self.error:.2f}% (top-1), {100 * self.top5_error:.2f}% (top-5), "
+            f"loss {self.loss:.4f} on {len(self)} images, "
+            f"{self.views} view{'s' if self.views > 1 else ''} each"
+        )
+        return text + (f", {len(self.skipped)} unreadable files replaced" if self.skipped else "")
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) int64: images of class row that were taken for class column."""
+        count = len(self.classes)
+        flat = np.bincount(self.labels.astype(np.int64) * count + self.predictions, minlength=count * count)
+        return flat.reshape(count, count)
+
+    @property
+    def class_errors(self) -> np.ndarray:
+        """(classes,) float64: top-1 error of each class, NaN for a class without images."""
+        images = np.bincount(self.labels, minlength=len(self.classes)).astype(float)
+        right = np.bincount(self.labels[self.labels == self.predictions], minlength=len(self.classes))
+        with np.errstate(invalid="ignore"):
+            return np.where(images > 0, 1 - right / images, np.nan)
+
+    def report(self, most: int = 20) -> str:
+        """Table of the classes with the highest errors, and what they are taken for."""
+        confusion, errors = self.confusion, self.class_errors
+        order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable") if errors[i] >= 0][
+            :most
+        ]
+        width = max([len("class"), *(len(self.classes[i]) for i in order)])
+        lines = [repr(self), f"{'class':{width}}  images   error  most often taken for"]
+        for i in order:
+            wrong = confusion[i].copy()
+            wrong[i] = 0
+            taken = [
+                f"{self.classes[j]} ({wrong[j]})" for j in np.argsort(-wrong, kind="stable")[:3] if wrong[j]
+            ]
+            figures = f"{self.classes[i]:{width}}  {confusion[i].sum():6d}  {100 * errors[i]:5.1f}%"
+            lines.append(f"{figures}  {', '.join(taken)}".rstrip())
+        return "\n".join(lines)
+
+
+def evaluate(
+    model_or_run: Any,
+    data: Any,
+    views: int = 10,
+    *,
+    batch_size: int = 128,
+    device: str | Device | Sequence[str | Device] | None = None,
+    precision: str = "fp32",
+    replicas: int = 1,
+    hybrid: bool = False,
+    workers: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    on_error: str | None = None,
+    max_pixels: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Top-1 and top-5 error, loss and confusions of a model on a data set.
+
+    Parameters
+    ----------
+    model_or_run : Model, Run or path
+        What `train` returned, or a checkpoint.
+    data : Dataset, name, path or (x, y)
+        As `data.open_dataset` takes it; where the data brings validation images, these are used. Files are
+        prepared in the model's size and channels. Classes are found by name; labels whose classes have no
+        names (those of arrays) are the numbers of the model's outputs.
+    views : 10 or 1
+        10: average the predictions over the four corners and the centre and their mirror images (paper,
+        section 4.1). Views that are no different from one another or from nothing the model has seen are left
+        out: where the model's crop is the whole image, the places fall together; where it was trained without
+        mirroring (`Model.info` says so), nothing is mirrored. `Evaluation.views` says how many remained. 1:
+        the centre.
+    batch_size : int
+    device : str, Device, a list of them, or None
+        Several share the network, as in `train`.
+    precision : "fp32", "tf32", "fp32x3" or "bf16"
+        As `train` takes it; whatever the model was trained in.
+    replicas, hybrid
+        How several devices are used, as in `train`.
+    workers : int
+        Processes that decode image files.
+    image_size, channels
+        What the images must be prepared to: the model's own, or an error.
+    on_error : "skip" (the default) or "raise"
+        Unreadable files of a folder: replace each by the next of its class, as `data.ImageFolder` does, or
+        raise.
+    max_pixels : int, optional
+        Largest image file decoded, as in `train`.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        Images of another shape than the model's, classes that the model does not know, a bad option.
+    TypeError
+        Not a model.
+    FileNotFoundError
+        No such checkpoint or data.
+    """
+    model = as_model(model_or_run)
+    chosen = view_draws(model, views)
+    asked = given_options(size=image_size, channels=channels)
+    check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
+    dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
+    labels = dataset.labels
+    size = min(positive("batch_size", batch_size), len(dataset))
+    plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
+    predictions = np.empty(len(dataset), np.int32)
+    loss = top1 = top5 = 0.0
+    done = 0
+    begin = time.perf_counter()
+    with (
+        Loader(dataset, plan.batch_size, shuffle=False, workers=workers) as loader,
+        _bar(dataset, progress) as bar,
+    ):
+        for batch in loader.epoch(0):
+            log_p = log_probabilities(plan, batch.images, chosen)
+            true = labels[batch.indices]
+            rank = ranks(log_p, true)
+            loss -= float(log_p[np.arange(len(true)), true].sum())
+            top1 += int((rank >= 1).sum())
+            top5 += int((rank >= 5).sum())
+            predictions[done : done + len(true)] = np.nan_to_num(log_p, nan=-np.inf).argmax(axis=1)
+            done += len(true)
+            bar.update(len(true))
+    count = len(dataset)
+    return Evaluation(
+        error=top1 / count,
+        top5_error=top5 / count,
+        loss=loss / count,
+        views=len(chosen),
+        classes=[model.class_name(i) for i in range(model.network.classes)],
+        labels=labels.astype(np.int32),
+        predictions=predictions,
+        seconds=time.perf_counter() - begin,
+        skipped=dict(dataset.skipped),
+    )
+
+
+def best_classes(model: Model, probabilities: np.ndarray, top: int) -> list[tuple[str, float]]:
+    """The `top` (class name, probability) of one image, most probable first; ties in the model's order."""
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return [(model.class_name(int(i)), float(probabilities[i])) for i in best]
+
+
+def as_model(model_or_run: Any) -> Model:
+    """The Model in what a user passes: a Model, a Run, or the path of a checkpoint."""
+    if isinstance(model_or_run, (str, os.PathLike)):
+        return checkpoint.load(model_or_run)
+    model = getattr(model_or_run, "model", model_or_run)
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model must be a Model, a Run or the path of a checkpoint, got {type(model_or_run).__name__}"
+        )
+    return model
+
+
+def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
+    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
+    `options`: on_error and max_pixels of files.
+    """
+    shape, asked = model.preprocessing.image_shape, given_options(**options)
+    first, second = open_pair(data, None, 0, {**reading_of(shape), **asked})
+    dataset = first if second is None else second
+    if dataset.image_shape != shape:
+        raise ValueError(
+            f"images of {dataset.name} must have the model's shape {shape}, got {dataset.image_shape}"
+            f"{channels_first_hint((len(dataset), *dataset.image_shape))}"
+        )
+    check_reading(dataset.reading, asked, dataset.name)
+    outputs = model.network.classes
+    return matched(dataset, model.classes, model.class_names_given, outputs, "the model's outputs")
+
+
+def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> np.ndarray:
+    """Logarithm of the mean softmax over views, (n, classes) float64.
+
+    Parameters
+    ----------
+    plan : Plan
+        With parameters and preprocessing set.
+    images : (n, H, W, C)
+        n at most the plan's batch size.
+    draws : sequence of functions of n
+        Each gives one view's draws, as `data.Augmentation.views` does.
+    """
+    n = len(images)
+    per_view = []
+    for draw in draws:
+        plan.feed(images, draws=draw(n))
+        plan.forward(n, train=False)
+        scores = plan.get_output(plan.network.output, n).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
+            shifted = scores - scores.max(axis=1, keepdims=True)
+        per_view.append(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    with np.errstate(invalid="ignore"):
+        return np.logaddexp.reduce(np.stack(per_view)) - np.log(len(per_view))
+
+
+def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one: (n,) ints; equal scores count by index, NaN ranks last."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return np.where(np.isnan(scores).any(axis=1), scores.shape[1] + 5, before.sum(axis=1))
+
+
+def view_draws(model: Model, views: Any) -> list[Any]:
+    """Functions n -> draws of the views to average over; see `evaluate`."""
+    if isinstance(views, bool) or views not in (1, VIEWS):
+        raise ValueError(f"views must be 1 or {VIEWS}, got {views!r}")
+    pre = model.preprocessing
+    augmentation = Augmentation(crop=pre.crop, mean=None)
+    if views == 1:
+        return [lambda n: augmentation.centre(n, pre.image_shape)]
+    numbers = range(VIEWS)
+    if augmentation.output_shape(pre.image_shape) == pre.image_shape:
+        numbers = [view for view in numbers if view % 5 == 0]
+    if (model.info.get("augment") or {}).get("mirror") is False:
+        numbers = [view for view in numbers if view < 5]
+    return [lambda n, view=view: augmentation.views(n, view, pre.image_shape) for view in numbers]
+
+
+def positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def _bar(dataset: Dataset, show: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=len(dataset), desc="evaluating", unit=" images", disable=None if show else True, leave=False
+    )

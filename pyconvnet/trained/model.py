@@ -1,0 +1,161 @@
+"""A trained network with all it needs to see an image: parameters, preprocessing, class names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.devices import get_device
+from ..network.network import Network
+from ..network.preprocessing import Preprocessing, check_parameters
+from ..plan.plan import Plan
+from .checkpoint_file import write_file
+
+
+@dataclass
+class Model:
+    """Network + parameters + preprocessing + class names.
+
+    Attributes
+    ----------
+    network : Network
+    parameters : dict of str to np.ndarray
+        By full name (``conv1.weight``), whole and unsplit, float32. Those of a loaded or trained model are
+        read-only: to change one, put another array in its place.
+    preprocessing : Preprocessing
+    classes : list of str
+        Names of the outputs, in order.
+    info : dict
+        JSON-ready notes on the training: epoch, step, validation error...
+    class_names_given : bool
+        False where `classes` are numbers made up for want of names, see `data.Dataset`.
+    """
+
+    network: Network
+    parameters: dict[str, np.ndarray]
+    preprocessing: Preprocessing
+    classes: list[str] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    class_names_given: bool = True
+
+    def __post_init__(self) -> None:
+        check_parameters("Model", self.network, self.parameters)
+        self.classes = [str(c) for c in self.classes]
+        if not isinstance(self.class_names_given, bool):
+            raise TypeError(f"Model: class_names_given must be True or False, got {self.class_names_given!r}")
+        if len(self.classes) > self.network.classes:
+            raise ValueError(
+                f"Model: classes holds {len(self.classes)} names, "
+                f"but network {self.network.name!r} has {self.network.classes} outputs"
+            )
+        if tuple(self.preprocessing.input_shape) != self.network.input_shape:
+            raise ValueError(
+                f"Model: preprocessing makes inputs of shape {self.preprocessing.input_shape}, "
+                f"network {self.network.name!r} takes {self.network.input_shape}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Model({self.network!r}, {len(self.classes)} classes)"
+
+    def plan(self, device: Any = None, batch_size: int = 128, *, train: bool = False, **options: Any) -> Any:
+        """The model ready to run on a device, or on several: a :class:`pyconvnet.plan.Plan` with its
+        parameters and preprocessing, which takes the ``options``, too.
+        """
+        plan = Plan(self.network, device, batch_size, train=train, initialise=False, **options)
+        plan.set_parameters(self.parameters)
+        plan.set_preprocessing(self.preprocessing)
+        return plan
+
+    @contextlib.contextmanager
+    def kept_plan(self, device: Any = None, batch_size: int = 128, **options: Any) -> Iterator[Any]:
+        """:meth:`plan` for predictions: the last one where it serves, else a new one, kept for the next time.
+
+        One plan is kept. While it is in use another thread gets one of its own. Parameters that may have
+        changed since are set again: all but the same read-only arrays as then. :meth:`release` gives the
+        memory back.
+        """
+        places = device if isinstance(device, (list, tuple)) else [device]
+        key = ([get_device(place) for place in places], options, list(self.network))
+        kept = self.__dict__.pop("_kept", None)
+        if kept is not None and (kept.key != key or kept.plan.batch_size < batch_size):
+            kept = None  # its memory is free before the next one takes its own
+        if kept is None:
+            kept = _Kept(self.plan(places, batch_size, **options), key, dict(self.parameters))
+        else:
+            if not kept.holds(self.parameters):
+                kept.plan.set_parameters(self.parameters)
+                kept.parameters = dict(self.parameters)
+            kept.plan.set_preprocessing(self.preprocessing)
+        yield kept.plan
+        self._kept = kept  # not after an error
+
+    def release(self) -> None:
+        """Give back the memory of the plan that is kept for predictions."""
+        self.__dict__.pop("_kept", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to a safetensors file, atomically."""
+        return write(path, self)
+
+    def class_name(self, index: int) -> str:
+        """Name of an output, or its number where it has none."""
+        return self.classes[index] if index < len(self.classes) else str(index)
+
+
+@dataclass
+class _Kept:
+    """A plan, what it was made for, and the parameters that it holds."""
+
+    plan: Any
+    key: tuple
+    parameters: dict[str, np.ndarray]
+
+    def holds(self, parameters: Mapping[str, np.ndarray]) -> bool:
+        """Whether these are certainly the parameters that the plan holds: the same arrays, which nobody can
+        have changed in place.
+        """
+        return self.parameters.keys() == parameters.keys() and all(
+            value is self.parameters[name] and value.flags.owndata and not value.flags.writeable
+            for name, value in parameters.items()
+        )
+
+
+def read_only(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays, each in memory of its own that is read-only from now on."""
+    own = {name: value if value.flags.owndata else value.copy() for name, value in parameters.items()}
+    for value in own.values():
+        value.flags.writeable = False
+    return own
+
+
+def write(
+    path: str | Path,
+    model: Model,
+    state: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write a model, and with ``state`` (JSON-ready) and ``arrays`` (named ``momentum/...``, ``state/...``) a
+    training state.
+    """
+    tensors = {f"parameter/{name}": np.ascontiguousarray(value) for name, value in model.parameters.items()}
+    if model.preprocessing.mean is not None:
+        tensors["preprocessing/mean"] = model.preprocessing.mean
+    for name, value in (arrays or {}).items():
+        tensors[name] = np.ascontiguousarray(value)
+    header = {
+        "network": model.network.to_dict(),
+        "preprocessing": model.preprocessing.to_dict(),
+        "classes": model.classes,
+        "class_names_given": model.class_names_given,
+        "info": model.info,
+        "state": None if state is None else dict(state),
+    }
+    return write_file(path, header, tensors)

@@ -1,0 +1,500 @@
+"""The training loop: epochs, validation, schedule, log, checkpoints, signals; it knows time and no device.
+
+Of several ranks each runs this loop over its own rows of every batch. Whatever depends on a clock, on a
+signal or on the figures is decided together, once a step, so that all of them always make the same calls in
+the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+import warnings
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..common import files
+from ..common.devices import Device
+from ..data import Loader, Statistics, statistics
+from ..network.network import Network
+from ..plan.buffers import Metrics
+from ..plan.plan import Plan
+from ..trained import checkpoint
+from ..trained.model import Model, read_only
+from . import learning
+from . import resume as resuming
+from .figures import Figures, short, steps_between_checks
+from .log import Log, Progress, Signals
+from .ranks import Ranks
+from .report import write_start
+from .resume import Saved
+from .run import BEST, LAST, LOG, NonFiniteLossError, Run, afterwards, score
+from .settings import Settings, make_preprocessing
+
+_LOG_SECONDS = 30.0  # between "progress" events within an epoch
+
+
+@dataclass
+class Decisions:
+    """What is done after a step; where there are several ranks, what any of them asks for."""
+
+    bad: bool = False  # the loss is not finite
+    stop: bool = False
+    show: bool = False
+    log: bool = False
+    save: bool = False
+
+
+class Trainer:
+    """One run. Made and started by :func:`pyconvnet.train`.
+
+    Parameters
+    ----------
+    network : Network
+    train_set, validation_set : Dataset, Dataset or None
+    settings : Settings
+    devices : list of Device
+    out : Path
+    start : dict or None
+        Parameters to start from; None: the network's initial ones.
+    saved : Saved or None
+        The run to go on with.
+    ranks : Ranks
+        The processes that train together; by default this one alone.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        train_set: Any,
+        validation_set: Any,
+        settings: Settings,
+        devices: list[Device],
+        out: Path,
+        start: dict[str, np.ndarray] | None,
+        saved: Saved | None,
+        ranks: Ranks | None = None,
+    ):
+        self.network, self.train_set, self.validation_set = network, train_set, validation_set
+        self.settings, self.out, self.saved = settings, out, saved
+        self.devices, self.ranks = devices, Ranks() if ranks is None else ranks
+        self.epoch = self.step = 0
+        self.examples = 0  # of the current epoch, done
+        self.history: list[dict[str, Any]] = []
+        self._n = 0  # examples of the last pass
+        self.check_every = min(
+            self.ranks.gather(min(map(steps_between_checks, devices)))
+        )  # the same in all ranks
+        self.seconds = 0.0  # of the current epoch, in earlier sessions
+        with self.ranks.together():
+            if saved is not None:
+                self._check_data(saved)
+        self._check_ranks()
+        self.communicator = self.ranks.communicator(devices)
+        with self.ranks.together():
+            self.plan = self._plan(start)
+        self._choose_kernels()
+        self.statistics = self._statistics()
+        self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
+        self.plan.set_preprocessing(self.preprocessing)
+        judged = train_set if validation_set is None else validation_set
+        even = settings.balance or settings.class_weights is not None
+        self.chance = learning.chance(judged.labels, even)
+        if validation_set is not None:
+            settings.schedule.expect(self.chance)
+        if saved is not None:
+            with self.ranks.together():
+                self._restore(saved)
+        self.figures = Figures(self.plan, self.ranks)
+        self.log = Log(out / LOG if self.ranks.main else None)
+        self.progress = Progress(settings.progress and self.ranks.main, settings.epochs, len(train_set))
+
+    def _plan(self, start: dict[str, np.ndarray] | None) -> Plan:
+        settings = self.settings
+        plan = Plan(
+            self.network,
+            self.devices,
+            -(-settings.batch_size // self.ranks.size),
+            seed=settings.seed,
+            initialise=start is None,
+            replicas=settings.replicas,
+            hybrid=settings.hybrid,
+            precision=settings.precision,
+            communicator=self.communicator,
+            kernels=resuming.kernels(self.saved, self.devices[0]),
+        )
+        if start is not None:
+            plan.set_parameters(start)
+        plan.set_weight_decay(settings.weight_decay)
+        if settings.class_weights is not None:
+            plan.set_class_weights(np.array(settings.class_weights))
+        return plan
+
+    def _choose_kernels(self) -> None:
+        """Rank 0 measures, before the first step; all ranks run the same kernels."""
+        with self.ranks.together():
+            self.choices = self.plan.choose_kernels() if self.ranks.main else {}
+        if self.ranks.size > 1:
+            self.plan.use_kernels(self.ranks.broadcast(self.plan.kernels))
+
+    def _check_ranks(self) -> None:
+        """That all ranks were given the same."""
+        if self.ranks.size == 1:
+            return
+        settings = self.settings
+        self.ranks.check_same(
+            "train",
+            {
+                "network": json.dumps(self.network.to_dict(), default=str),
+                "set of options": json.dumps(
+                    [settings.describe(), settings.replicas, settings.hybrid], default=str
+                ),
+                "number of devices": len(self.devices),
+                "rhythm of checkpoints": (settings.checkpoint_minutes, settings.checkpoint_batches),
+                **{f"set of {kind} images": value for kind, value in self._fingerprints().items()},
+            },
+        )
+
+    # ---- state ---------------------------------------------------------------------------------------------
+    def _statistics(self) -> Statistics | None:
+        if not self.settings.augmentation.needs_statistics():
+            return None
+        if self.saved is not None:
+            return self.saved.statistics
+        return statistics(
+            self.train_set,
+            workers=self.settings.workers,
+            progress=self.settings.progress and self.ranks.main,
+            share=(self.ranks.rank, self.ranks.size),
+            add_up=self.ranks.sum,
+        )
+
+    def _check_data(self, saved: Saved) -> None:
+        told = saved.state["data"]
+        for kind, now in self._fingerprints().items():
+            images = len(self.train_set) if kind == "train" else None
+            if told.get(kind, now) != now or images not in (None, told["images"]):
+                word = "training" if kind == "train" else kind
+                raise ValueError(f"train: these are not the {word} images of the run in {saved.path}")
+
+    def _fingerprints(self) -> dict[str, str | None]:
+        sets = {"train": self.train_set, "validation": self.validation_set}
+        return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
+
+    def _restore(self, saved: Saved) -> None:
+        state, sums = saved.state, saved.sums
+        self.plan.set_momenta(saved.momenta)
+        self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
+        self.epoch, self.examples, self.step = state["epoch"], state["examples"], state["step"]
+        self.plan.steps = self.step
+        self.history, self.seconds = state["history"], state["seconds"]
+        with checkpoint.damage(saved.path):
+            if self.settings.schedule.describe() == state["options"]["schedule"]:
+                self.settings.schedule.restore(state["schedule"])
+                return
+        for record in self.history:  # a new schedule sees what its predecessor saw
+            self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
+
+    def _model(self) -> Model:
+        info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
+        if self.history:
+            info["last_epoch"] = self.history[-1]
+        parameters, data = read_only(self.plan.get_parameters()), self.train_set
+        names, given = list(data.classes), data.class_names_given
+        return Model(self.network, parameters, self.preprocessing, names, info, given)
+
+    def _save(self, reason: str) -> None:
+        """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
+        model = self._model()
+        momenta = self.plan.get_momenta()
+        for what, values in (("parameters", model.parameters), ("momenta", momenta)):
+            for name, value in values.items():
+                if not np.isfinite(value).all():
+                    node = self.network[name.partition(".")[0]]
+                    raise self._bad(f"the {what} of {node} ({name})")
+        if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
+            bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
+            self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
+        sums = self.figures.sums()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+        if self.ranks.main:
+            self._write(reason, model, momenta, sums)
+
+    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
+        state: dict[str, Any] = {
+            "options": self.settings.describe(),
+            "epoch": self.epoch,
+            "examples": self.examples,
+            "step": self.step,
+            "seconds": self.seconds,
+            "schedule": self.settings.schedule.state(),
+            "history": self.history,
+            "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
+            "kernels": resuming.described(self.plan.kernels, self.devices[0]),
+        }
+        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
+        with afterwards("the log does not tell of the checkpoint"):
+            self.log.write("checkpoint", **self._position(), file=LAST, reason=reason)
+
+    def _position(self) -> dict[str, int]:
+        return {"step": self.step, "epoch": self.epoch, "examples": self.examples}
+
+    # ---- the run -------------------------------------------------------------------------------------------
+    def run(self) -> Run:
+        """Train to the last epoch, or until a signal asks to stop."""
+        if self.ranks.main:
+            files.remove_partial(self.out)
+            if self.saved is None:
+                self.log.begin()
+            else:
+                self.log.rewind(self.step, self.epoch)
+        write_start(self)
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+        interrupted = False
+        how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
+        size, seed = self.settings.batch_size, self.settings.seed
+        with contextlib.ExitStack() as stack:
+            self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
+            loader = Loader(self.train_set, size, seed=seed, balance=self.settings.balance, **how)
+            self.loader = stack.enter_context(loader)
+            if self.validation_set is not None:
+                loader = Loader(self.validation_set, size, shuffle=False, **how)
+                self.validation_loader = stack.enter_context(loader)
+            try:
+                if self.saved is None:
+                    self._save("start")  # a run killed in its first epoch can be resumed too
+                while self.epoch < self.settings.epochs and not self._stalled():
+                    if not self._epoch():
+                        interrupted = True
+                        break
+            finally:
+                self.progress.close()
+        if interrupted:
+            with afterwards("the end cannot be told"):
+                self.progress.note(
+                    f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
+                    f"saved {self.out / LAST}; go on with resume=True"
+                )
+        early = not interrupted and self._stalled()
+        self._write_end("interrupted" if interrupted else "stopped early" if early else "done")
+        return Run(self._model(), self.history, self.out, interrupted, early)
+
+    def _stalled(self) -> bool:
+        return learning.stalled(self.history, self.settings.stop_after)
+
+    def _epoch(self) -> bool:
+        """One epoch and what follows it; False where a signal stopped it."""
+        lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
+        self.plan.set_hyper(lr, self.settings.momentum)
+        if self.examples == 0:
+            self.plan.reset_metrics()
+            self.seconds = 0.0
+        begun = time.perf_counter()
+        earlier = self.seconds
+        self.progress.start_epoch(self.epoch, self.examples)
+        self._logged = time.monotonic()
+        for batch in self.loader.epoch(self.epoch, skip=self.examples):
+            self._train_batch(batch)
+            decisions = self.decisions
+            self.examples += batch.total
+            self.progress.advance(batch.total)
+            self.seconds = earlier + time.perf_counter() - begun
+            if decisions.show:
+                self.progress.show(*self.figures.loss_error(self._read()))
+            if decisions.log:
+                self._logged = time.monotonic()
+                self.log.write("progress", **self.figures.named("train", self._read()), **self._where())
+            if decisions.stop:
+                self._save("interrupted")
+                return False
+            self._save_now_and_then(decisions.save)
+        speed = self.progress.images_per_second
+        figures = self.figures.named("train", self._read())
+        self.seconds = earlier + time.perf_counter() - begun
+        validation, stopped = self._validate()
+        if stopped:
+            self._save("interrupted")  # the epoch's batches are done; resuming begins with the validation
+            return False
+        self._finish_epoch(lr, figures, validation, speed)
+        return True
+
+    def _train_batch(self, batch: Any) -> None:
+        n = self._n = len(batch.labels)
+        self.plan.set_window(batch.first, batch.total)
+        if n:
+            settings, shape = self.settings, self.train_set.image_shape
+            draws = settings.augmentation.draw(
+                settings.seed, self.step, batch.first, n, shape, self.statistics
+            )
+            self.plan.feed(batch.images, batch.labels, draws)
+        if (self.step + 1) % self.check_every:
+            self.plan.step(n)
+            self.decisions = self._agree()
+        else:
+            self._checked_step(n)
+        self.step += 1
+
+    def _checked_step(self, n: int) -> None:
+        """A step that changes nothing where the loss or a gradient is not finite."""
+        self.plan.forward(n)
+        loss = self.plan.loss() if n else 0.0
+        bad = None if math.isfinite(loss) else (loss, self.plan.first_nonfinite(n))
+        if bad is not None and self.ranks.size == 1:
+            raise self._bad(bad[1] or "the loss alone", loss)
+        self.plan.backward(n)
+        if self.communicator is not None:
+            self.communicator.finish()
+        self.decisions = self._agree(bad is not None)
+        if self.decisions.bad:
+            self._raise_first(bad)
+        where = self.plan.first_nonfinite_gradient()  # of the sum over ranks: the same in all of them
+        if where is not None:
+            raise self._bad(where)
+        self.plan.update()
+
+    def _agree(self, bad: bool = False) -> Decisions:
+        """Collective: what is to be done after this step."""
+        decisions = Decisions(bad, stop=self.signals.stop)
+        if self.ranks.main:  # its clocks count
+            minutes, now = self.settings.checkpoint_minutes, time.monotonic()
+            decisions.show = self.progress.due(self.progress.interval)
+            decisions.log = now - self._logged >= _LOG_SECONDS
+            decisions.save = minutes is not None and now - self._saved_at >= 60 * minutes
+        if self.ranks.size > 1:
+            decisions = Decisions(*(bool(flag) for flag in self.ranks.sum(astuple(decisions)) > 0))
+        return decisions
+
+    def _finish_epoch(self, lr: float, figures: dict, validation: dict, speed: float) -> None:
+        record = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "lr": lr,
+            **figures,
+            **validation,
+            "images_per_second": round(speed, 1),
+            "seconds": round(self.seconds, 3),
+        }
+        record = self.ranks.broadcast(record)  # rank 0's times in every rank's history
+        where = {"epoch": self.epoch + 1, "step": self.step}
+        images = {"images_per_second": record["images_per_second"]}
+        self.log.write("train", **where, lr=lr, **short(figures, "train"), **images)
+        if self.validation_set is not None:
+            self.log.write("validation", **where, **short(validation, "validation"))
+        self.settings.schedule.observe(self.epoch, validation["validation_error"])
+        best = all(score(record) < score(other) for other in self.history)
+        self.history.append(record)
+        self.epoch, self.examples = self.epoch + 1, 0
+        self.progress.end_epoch(record)
+        if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
+            self._compare_with_chance()
+        if best:
+            model = self._model()
+            if self.ranks.main and all(np.isfinite(v).all() for v in model.parameters.values()):
+                checkpoint.write(self.out / BEST, model)
+        self._save("epoch")
+
+    def _compare_with_chance(self) -> None:
+        """Warn where the net has not begun to learn. A resumed run is past this epoch, or it warns then."""
+        if learning.beats_chance(self.history, self.chance, len(self.train_set)):
+            return
+        pixels = self.train_set.dtype == np.uint8
+        text = learning.advice(self.network, self.settings, self.history, self.chance, pixels)
+        self.log.write("warning", step=self.step, epoch=self.epoch, message=text)
+        self.progress.note(f"warning: {text}")
+        warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=6)
+
+    def _save_now_and_then(self, late: bool) -> None:
+        batches = self.settings.checkpoint_batches
+        if late or (batches is not None and self.step - self._saved_step >= batches):
+            self._save("time" if late else "batches")
+
+    # ---- figures -------------------------------------------------------------------------------------------
+    def _validate(self) -> tuple[dict[str, Any], bool]:
+        """Figures, and whether a signal asks to stop."""
+        if self.validation_set is None:
+            figures = {"validation_loss": None, "validation_error": None, "validation_topk_error": None}
+            return figures, self.ranks.any(self.signals.stop)
+        kept = self.plan.get_metrics()
+        self.plan.reset_metrics()
+        settings, shape = self.settings, self.validation_set.image_shape
+        stopped = False
+        for batch in self.validation_loader.epoch(0):
+            n = len(batch.labels)
+            self.plan.set_window(batch.first, batch.total)
+            if n:
+                self.plan.feed(batch.images, batch.labels, settings.augmentation.centre(n, shape))
+                self.plan.forward(n, train=False)
+            stopped = self.ranks.any(self.signals.stop)
+            if stopped:
+                break
+        figures = self.figures.named("validation", self.figures.metrics())
+        self.plan.set_metrics(kept)
+        return figures, stopped or self.ranks.any(self.signals.stop)
+
+    def _read(self) -> dict[str, Metrics]:
+        """Collective: the epoch's sums so far, checked."""
+        metrics = self.figures.metrics()
+        for value in metrics.values():
+            if value.examples and not math.isfinite(value.loss):
+                self._raise_first((value.loss, self.plan.first_nonfinite(self._n) if self._n else None))
+        return metrics
+
+    def _where(self) -> dict[str, Any]:
+        epoch = self.epoch + self.examples / len(self.train_set)
+        return {
+            "epoch": round(epoch, 4),
+            "step": self.step,
+            "images_per_second": round(self.progress.images_per_second, 1),
+        }
+
+    def _raise_first(self, bad: tuple[float, str | None] | None) -> NoReturn:
+        """Collective: raise for the first rank that knows where it went bad. ``bad``: loss, place."""
+        found = [(rank, *told) for rank, told in enumerate(self.ranks.gather(bad)) if told is not None]
+        rank, loss, place = next((f for f in found if f[2] is not None), found[0])
+        by = f", in rank {rank}" if self.ranks.size > 1 and place else ""
+        raise self._bad((place or "the loss alone") + by, loss)
+
+    def _bad(self, where: str, loss: float | None = None) -> BaseException:
+        what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
+        text = (
+            f"{what} at epoch {self.epoch + 1}, step {self.step + 1}: first bad: {where}. "
+            f"The last good checkpoint is {self.out / LAST}. "
+            f"A lower learning rate than {self.settings.lr:g} may help."
+        )
+        if self.check_every > 1:
+            text += (
+                f" Only every {self.check_every}th step is checked on this device: the layer may be a later "
+                "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
+            )
+        error = NonFiniteLossError(text)
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
+        return self.ranks.shared(error)
+
+    # ---- log -----------------------------------------------------------------------------------------------
+    def _write_end(self, reason: str) -> None:
+        with afterwards("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
+        if reason == "interrupted":
+            return
+        if self.history and self.ranks.main:
+            with afterwards("no curves are drawn"):
+                self._draw()
+        with afterwards("the end cannot be told"):
+            if reason == "stopped early":
+                self.progress.note(
+                    f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}"
+                )
+            self.progress.note(f"done: {self.out / LAST}")
+
+    def _draw(self) -> None:
+        """Curves beside the log, where matplotlib is installed: drawing is an extra."""
+        from ..trained import plots
+
+        with contextlib.suppress(plots.NotInstalledError):
+            plots.training_curves(self.out)
