@@ -16,9 +16,8 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -100,27 +99,31 @@ _blas_users = 0
 _blas_saved = 1
 
 
-@contextmanager
-def _single_threaded_blas() -> Iterator[None]:
+class _SingleThreadedBlas:
     """Hold OpenBLAS to one thread, process-wide, and give back the old number when the last user leaves."""
-    global _blas_users, _blas_saved
-    if _openblas is None:
-        yield
-        return
-    setter, getter = _openblas
-    with _lock:
-        if _blas_users == 0:
-            _blas_saved = getter()
-            if _blas_saved != 1:
-                setter(1)
-        _blas_users += 1
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        global _blas_users, _blas_saved
+        if _openblas is None:
+            return
+        with _lock:
+            if _blas_users == 0:
+                _blas_saved = _openblas[1]()
+                if _blas_saved != 1:
+                    _openblas[0](1)
+            _blas_users += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _blas_users
+        if _openblas is None:
+            return
         with _lock:
             _blas_users -= 1
             if _blas_users == 0 and _blas_saved != 1:
-                setter(_blas_saved)
+                _openblas[0](_blas_saved)
+
+
+_single_threaded_blas = _SingleThreadedBlas()
 
 
 # ---- tasks -------------------------------------------------------------------------------------------------
@@ -161,6 +164,15 @@ def parallel(task: Callable[[int], None], count: int) -> None:
             task(index)
         return
 
+    if count == 1:  # nothing to share out
+        _local.inside = True
+        try:
+            with _single_threaded_blas:
+                task(0)
+        finally:
+            _local.inside = False
+        return
+
     upcoming = iter(range(count))  # next() on it is atomic under the interpreter lock
 
     def work() -> None:
@@ -171,7 +183,7 @@ def parallel(task: Callable[[int], None], count: int) -> None:
         finally:
             _local.inside = False
 
-    with _single_threaded_blas():
+    with _single_threaded_blas:
         # Without a way to hold BLAS to one thread, its own threads do the work and ours would only fight
         # them.
         helpers = min(get_num_threads(), count) - 1 if _openblas is not None else 0

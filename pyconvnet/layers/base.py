@@ -201,8 +201,8 @@ class Layer:
     masks_input: ClassVar[bool] = False
     #: Backward can be called twice for one ``dy``: for ``dxs``, then, with ``ctx.masked``, for ``grads``.
     splits_backward: ClassVar[bool] = False
-    #: Forward and backward are nothing but calls of :mod:`pyconvnet.ops`, the same at every pass: a plan makes
-    #: them once and then repeats the launches. Where it is False, the methods are called at every pass.
+    #: Forward and backward are nothing but calls of :mod:`pyconvnet.ops`, the same at every pass: a plan
+    #: makes them once and then repeats the launches. Where it is False, the methods are called at every pass.
     only_ops: ClassVar[bool] = False
     #: Short word that automatic names start with.
     stem: ClassVar[str] = "layer"

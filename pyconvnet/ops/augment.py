@@ -78,7 +78,7 @@ def prepare(
     out: Any = None,
     kernel: str | None = None,
 ) -> Prepared:
-    """Prepare :func:`augment` for the operation `op`, whose arrays are `inputs` and which calls the images `name`."""
+    """Prepare :func:`augment` for an operation `op` with arrays `inputs` that calls the images `name`."""
     images = inputs[name]
     crop, mirror, colour, mean = map(inputs.get, ("crop", "mirror", "colour", "mean"))
     core.refuse_kernel_on_cpu(op, dev, kernel)

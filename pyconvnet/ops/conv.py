@@ -259,7 +259,7 @@ def fprop(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Prepared:
-    """Prepare :func:`conv2d` with filters w for an operation `op` with arrays `inputs`, x and b among them."""
+    """Prepare :func:`conv2d` with filters w for an operation `op`, x and b among its arrays `inputs`."""
     x, b = inputs["x"], inputs["b"]
     dtype = core.check_float(op, dev, x=x, w=w)
     check_bias(op, b, dtype)
@@ -398,7 +398,7 @@ def wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Prepared:
-    """Prepare :func:`conv2d_wgrad` for an operation `op` with arrays dy and x that calls the output `name`."""
+    """Prepare :func:`conv2d_wgrad` for an operation `op` on dy and x that calls the output `name`."""
     dy, x = inputs["dy"], inputs["x"]
     dtype = core.check_float(op, dev, dy=dy, x=x)
     x_shape = core.check_rank(op, "x", x, _AXES_X)

@@ -109,7 +109,8 @@ class PlanValues:
             wrong = [] if classes is None else np.flatnonzero((labels < 0) | (labels >= classes))
             if len(wrong):
                 raise ValueError(
-                    f"Plan.feed: labels must be in 0 … {classes - 1}, got {labels[wrong[0]]} at index {wrong[0]}"
+                    f"Plan.feed: labels must be in 0 … {classes - 1}, "
+                    f"got {labels[wrong[0]]} at index {wrong[0]}"
                 )
 
     def set_class_weights(self, values: np.ndarray) -> None:

@@ -46,7 +46,7 @@ class Call:
             ops.split(y, [a.shape[-1] for a in self._outer(self.y)], out=tuple(self._outer(self.y)))
 
     def task(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Work of this layer as a task runs it: prepared once, where the layer consists of operations alone."""
+        """Make a task of work of this layer: prepared once, where the layer is operations alone."""
         return ops.Repeated(work) if self.local.layer.only_ops else work
 
     def _outer(self, middle: Any) -> list:

@@ -41,6 +41,9 @@ _BIAS_ROWS = 4096  # rows whose sum is taken in the dtype of dy; sums of those a
 def _each_piece(task: Callable[..., None], *arrays: np.ndarray) -> None:
     """Call task(piece of every array) for pieces of the flattened arrays."""
     flat = [a.reshape(-1) for a in arrays]
+    if flat[0].size <= _PIECE:  # one piece, and no BLAS in it
+        task(*flat)
+        return
     pieces = ranges(flat[0].size, _PIECE)
     parallel(lambda i: task(*(a[pieces[i][0] : pieces[i][1]] for a in flat)), len(pieces))
 
