@@ -58,7 +58,7 @@ def test_rules(direction, precision):
         if pieces:
             assert int(pieces) != made.pieces(name)
             assert int(pieces) == 1 or made.terms // int(pieces) >= rules.MIN_PIECE
-            assert made.workspace(name, int(pieces)) <= rules.MAX_PIECES_BYTES
+            assert made.workspace_bytes(name, int(pieces)) <= rules.MAX_PIECES_BYTES
     assert len(names) >= 3
     assert any("/" in name for name in names)
 
@@ -76,7 +76,7 @@ def test_the_general_kernel_is_timed_where_nothing_else_applies():
 def test_pieces_are_found_out():
     made = call("x", "wgrad", **BIG)
     for name, nbytes in made.rows:
-        assert made.workspace(name, made.pieces(name)) == nbytes
+        assert made.workspace_bytes(name, made.pieces(name)) == nbytes
 
 
 def test_libraries_are_always_timed():
@@ -227,7 +227,7 @@ def test_in_place_stays_in_place():
     dev.ext.conv2d_fprop = lambda *args: seen.append(args)
     dev.ext.conv2d_fprop_kernels = devices.emulator().ext.conv2d_fprop_kernels
     made.dev = dev
-    for work in made.prepared([made.rows[0][0]]).values():
+    for work in made.on_scratch_arrays([made.rows[0][0]]).values():
         work()
     ((_, _, a, b, c, labels, number, nothing, *_),) = seen
     assert a is b
