@@ -68,7 +68,7 @@ def test_a_row_no_test_launched_fails_the_session(tmp_path, workers, all_launche
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
         "from support.kernels.kernel_record import LAUNCHED, tables\n"
-        "from pyconvnet import devices\n"
+        "from pyconvnet.common import devices\n"
         "ROWS = sorted(sum(tables(devices.emulator().ext).values(), []))\n"
         "@pytest.mark.parametrize('half', [0, 1])\n"
         f"def test_half(half): LAUNCHED.update(ROWS[half + {0 if all_launched else 2}::2])\n"

@@ -4,9 +4,9 @@
 without one. Arrays lie in NumPy's memory. Whatever CUDA would do later (kernels, copies, events, graphs) is
 only noted, and done as ``fake_order`` says.
 
-Beyond wrong bits, two accesses to the same memory, one of them writing, that nothing orders are found in any
-run and raise :class:`Race`. What CUDA forbids raises :class:`CUDARuntimeError` as it does there. Freed memory
-must not be in a graph that is launched. Not modelled: time, and what a kernel does wrong inside.
+Beyond wrong bits, two accesses to one memory, one of them writing, that nothing orders raise :class:`Race` in
+any run. What CUDA forbids raises :class:`CUDARuntimeError` as it does there. Freed memory must not be in a
+graph that is launched. Not modelled: time, and what a kernel does wrong inside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from support.fakes.fake_order import (
-    CAPTURED_EVENT, ISOLATION, Capture, CUDARuntimeError, FakePinned, Memory, Order, Race, StreamState, Work,
+    CAPTURED_EVENT,
+    ISOLATION,
+    Capture,
+    CUDARuntimeError,
+    FakePinned,
+    Memory,
+    Order,
+    Race,
+    StreamState,
+    Work,
 )  # fmt: skip
 
 from pyconvnet.common import devices
@@ -63,9 +72,8 @@ class Machine(Order):
     def install(self, monkeypatch: Any) -> Machine:
         """Make ``cuda:0``, ``cuda:1`` ... mean this machine's devices."""
         find = devices._extension
-        monkeypatch.setattr(
-            devices, "_extension", lambda name, path: self.ext if name == "_cuda" else find(name, path)
-        )
+        extension = lambda name, path: self.ext if name == "_cuda" else find(name, path)  # noqa: E731
+        monkeypatch.setattr(devices, "_extension", extension)
         monkeypatch.setattr(devices, "cuda", self.device)
         monkeypatch.setattr(_arrays, "cuda", self.device)
         linear = importlib.import_module("pyconvnet.ops.linear")  # the name is also a function's
