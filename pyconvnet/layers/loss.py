@@ -43,7 +43,7 @@ class SoftmaxCrossEntropy(Layer):
         return {"gradient": (inputs[0], np.dtype(dtype))}
 
     def forward(self, ctx, xs, y, params, saved):
-        """Loss into ``y``, running sums into ``ctx.metrics``, and the gradient of weight * loss into
+        """Put the loss into ``y``, running sums into ``ctx.metrics``, and the gradient of weight * loss into
         ``saved["gradient"]``.
         """
         ops.softmax_cross_entropy(
