@@ -12,6 +12,7 @@ from clocks import limit_seconds, spread
 from exact import BFLOAT16, Exact, complaint, flat, poison, whole
 from peers import NotOffered, Work
 
+from pyconvnet import ops
 from pyconvnet.common import devices
 from pyconvnet.ops import tuning
 from pyconvnet.plan.buffers import Workspace
@@ -110,9 +111,9 @@ class Prepared:
         """Ask which kernel a call takes unasked, which may be what was measured on this card."""
         if self.device.ext is None:
             return
-        with tuning.rehearsal() as calls:
+        with ops.recording() as prepared:
             self.row.call(arrays, **self.options(None))
-        choices = list(tuning.settle(calls).values())
+        choices = list(tuning.settle(ops.problems(prepared)).values())
         if choices and self.row.kernels is not None:
             self.first, self.choice = choices[0].kernel, choices[0].source
         elif choices:

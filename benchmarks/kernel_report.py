@@ -1,4 +1,4 @@
-"""What compiler and emulator say about every kernel: docs/kernel-report.md and .json.
+"""What compiler and emulator say about every kernel: docs/kernel-report.json, and .md, a page for people.
 
     python benchmarks/kernel_report.py                     print it
     python benchmarks/kernel_report.py --write             write the committed report anew
@@ -162,16 +162,19 @@ def _ask(module: Path) -> str:
 _MEASURE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from report import compiler, measure, render
+from report import alexnet, compiler, measure, render
 rows = measure.run(json.loads(sys.argv[2]))
-json.dump(render.measured(rows, compiler.short, lines=json.loads(sys.argv[3])), sys.stdout)
+counted = render.measured(rows, compiler.short, lines=json.loads(sys.argv[3]))
+json.dump([counted, [] if json.loads(sys.argv[2]) else alexnet.step()], sys.stdout)
 """
 
 
-def accesses(module: Path, families: list[str] | None, lines: bool) -> list[dict]:
-    """A row per kernel that was run, counted in a process of its own: this one may hold another emulator."""
+def accesses(module: Path, families: list[str] | None, lines: bool) -> tuple[list[dict], list[dict]]:
+    """A row per kernel that was run, and the kernels of AlexNet's step, in a process of its own: this one may
+    hold another emulator.
+    """
     here = str(Path(__file__).resolve().parent)
-    return json.loads(_python(_MEASURE, module, here, json.dumps(families), json.dumps(lines)))
+    return tuple(json.loads(_python(_MEASURE, module, here, json.dumps(families), json.dumps(lines))))
 
 
 # ---- the whole ----
@@ -245,7 +248,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
     """The report, or the half that is asked for, and what is wrong with it."""
-    report: dict = {"nvcc": None, "g++": None, "kernels": None, "accesses": None}
+    report: dict = {"nvcc": None, "g++": None, "kernels": None, "accesses": None, "alexnet": None}
     failures: list[str] = []
     if given.only != "accesses":
         nvcc = compiler.find_nvcc()
@@ -267,7 +270,7 @@ def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
     if given.only != "code":
         module = count_module(given.build, given.jobs)
         report["g++"] = _gxx()
-        report["accesses"] = accesses(module, given.family, given.lines)
+        report["accesses"], report["alexnet"] = accesses(module, given.family, given.lines)
         failures += measure.unexplained(report["accesses"], REASONS, whole=not given.family)
     if report["kernels"] is not None:
         add_occupancy(report["kernels"], report["accesses"])
@@ -299,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
         if found:
             failures.append("docs/kernel-report is out of date: python benchmarks/kernel_report.py --write")
     else:
-        print(render.markdown(report, REASONS))
+        print(render.printed(report, REASONS))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     rows = [*(report["kernels"] or []), *(report["accesses"] or [])]

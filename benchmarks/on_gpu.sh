@@ -204,7 +204,7 @@ bench() {
 }
 
 # Every layer of AlexNet in every direction and precision, beside PyTorch and cuDNN.
-layers() { bench 25 benchmarks/run.py conv linear block depth --json "$out/layers.json"; }
+layers() { bench 25 benchmarks/run.py conv linear block space_to_depth --json "$out/layers.json"; }
 
 # The whole network: training step and inference.
 network() { bench 40 benchmarks/bench_alexnet.py --json "$out/network.json"; }

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 
 
 # The order of importance, and shares of a time limit; what is not named comes after, with a share of 1.
-SHARES = {"conv": 6, "linear": 3, "block": 2, "depth": 1, "alexnet": 3, "norm": 2}
+SHARES = {"conv": 6, "linear": 3, "block": 2, "space_to_depth": 1, "alexnet": 3, "norm": 2}
 
 
 def families() -> list[str]:

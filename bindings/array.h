@@ -117,6 +117,9 @@ std::int64_t elements(const char* what, std::initializer_list<std::int64_t> exte
 
 inline cudaStream_t stream_of(std::uintptr_t stream) { return reinterpret_cast<cudaStream_t>(stream); }
 
+// Bit i is set where the i-th array does not start at a multiple of 16 bytes.
+std::uint64_t misaligned(py::args arrays);
+
 // Raises RuntimeError naming the kernel where `status` is an error.
 void check(const char* stem, cudaError_t status);
 

@@ -80,6 +80,8 @@ void register_all(py::module_& m) {
   m.attr("emulated") = emulator != nullptr;
   if (emulator != nullptr) register_emulator(m, *emulator);
   if (const CudaControls* cuda = pcn::bind::platform::cuda_controls()) register_cuda(m, *cuda);
+  m.def("misaligned", &pcn::bind::misaligned,
+        "Bit i is set where the i-th array does not start at a multiple of 16 bytes.");
   py::list families;
 #define PCN_FAMILY(name)         \
   pcn::bind::register_##name(m); \

@@ -51,6 +51,22 @@ CUDA_COUNT, CUDA_REASON = _cuda()
 KERNEL_DEVICES = ["emulator", pytest.param("cuda:0", marks=pytest.mark.gpu)]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Run folders of tests on as many of pytest-xdist's workers as there are cores; ``-n0`` does not.
+
+    Nor does a file or a test alone, for which the start would cost more.
+    """
+    options = config.option
+    folders = all(Path(arg).is_dir() for arg in config.args)
+    left_open = getattr(options, "numprocesses", 0) is None and not hasattr(config, "workerinput")
+    if left_open and folders and not (options.collectonly or options.usepdb):
+        options.numprocesses = min(8, config.hook.pytest_xdist_auto_num_workers(config=config))
+        options.dist = "worksteal"
+        # As many threads as cores between them.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_configure(config):
     required = os.environ.get("PYCONVNET_REQUIRE", "")
     if "cuda" in required and CUDA_REASON:

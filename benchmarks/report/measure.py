@@ -211,7 +211,7 @@ def _augment_cases(ops: Any) -> Iterator[Case]:
             kernels,
             lambda k, a=(images, origin, flip, colour, mean): ops.augment(*a, size=(24, 24), kernel=k),
         )
-        depth = ops.depth.Depth(11, 4)
+        depth = ops.space_to_depth.Depth(11, 4)
         kernels = ops.kernels("augment", images.shape, (24, 24), depth=depth, device="emulator")
         yield (
             name,
@@ -223,12 +223,12 @@ def _augment_cases(ops: Any) -> Iterator[Case]:
         )
 
 
-def _depth_cases(ops: Any) -> Iterator[Case]:
+def _space_to_depth_cases(ops: Any) -> Iterator[Case]:
     shape, stride = (96, 11, 11, 3), 4
-    w, filters = _array(shape), _array(ops.depth.filters_shape(shape, stride, np.float32))
+    w, filters = _array(shape), _array(ops.space_to_depth.filters_shape(shape, stride, np.float32))
     calls = {
-        "filters_to_depth": lambda k: ops.depth.filters_to_depth(w, stride, kernel=k),
-        "filters_from_depth": lambda k: ops.depth.filters_from_depth(filters, shape, stride, kernel=k),
+        "filters_to_depth": lambda k: ops.filters_to_depth(w, stride, kernel=k),
+        "filters_from_depth": lambda k: ops.filters_from_depth(filters, shape, stride, kernel=k),
     }
     for op, call in calls.items():
         yield "conv1", op, ops.kernels(op, shape, stride, device="emulator"), call
@@ -237,7 +237,7 @@ def _depth_cases(ops: Any) -> Iterator[Case]:
 FAMILIES = {
     "augment": _augment_cases,
     "conv": _conv_cases,
-    "depth": _depth_cases,
+    "space_to_depth": _space_to_depth_cases,
     "pool": _pool_cases,
     "norm": _norm_cases,
     "pointwise": _pointwise_cases,

@@ -12,8 +12,7 @@ _SHIFTED = "windows of channels start anywhere: neighbours' loads overlap, shift
 
 REASONS: dict[str, str] = {
     "load at augment/gather.h": _PIXELS,
-    "load at depth/filters_to_depth_any.cu": _FILTERS,
-    "load at depth/filters_from_depth_any.cu": _FILTERS,
+    "load at common/space_to_depth.h": _FILTERS,
     "load at conv/space_to_depth.h": f"reads pixels of 3 channels, writes whole lines: {_PIXELS}",
     "load at conv/gemm_tile.h": _BIAS,
     "conv2d_fprop_generic: load at conv/loaders.h": _ANY_SHAPE,

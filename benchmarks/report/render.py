@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from report.alexnet import BATCH, PRECISIONS
 from report.sass import COUNTED
 
 #: What the accesses of a kernel must not exceed: cost over ideal of all requests together.
@@ -16,28 +17,44 @@ INTRODUCTION = """\
 
 Written by `python benchmarks/kernel_report.py --write`; CI compares it with the sources (`--check`). No GPU
 is involved, and no time measured: it shows what the compiler made of each kernel and how its warps use
-memory.
+memory. This page has what is worth a look; all kernels and figures are in
+[kernel-report.json](kernel-report.json), and `python benchmarks/kernel_report.py --family conv` prints them.
+
+## What to look at
+
+- *Spills*: registers that did not fit and go through memory. None may, but in the kernels for any shape.
+- *Registers and blocks*: a thread's registers (on sm_80 / 90) decide with shared memory how many blocks a
+  multiprocessor holds at once; *limit* is what forbids another. Few warps are no fault where each has much
+  to do by itself, as the large tiles have: what counts is the product's inner loop, FFMA or HMMA.
+- *Sectors* (32 bytes of global memory) over the least that an access's bytes would fill, and *passes* over
+  the banks of shared memory over the least possible: 1.00 is fully coalesced and free of conflicts.
 """
 
-CODE = """\
-## Compiled code
+ALEXNET = """\
+## The products of AlexNet's step
 
-nvcc {nvcc}, for compute capability 9.0 unless said otherwise. *regs* are registers a thread, on sm_75 / 80 /
-90. *shared* is static shared memory in bytes; with "+ n" the dynamic part of the launches counted below.
-*blocks* is how many blocks a multiprocessor of an H100 or H200 can hold at once and *warps* the share of its
-64 warps that they are; *limit* is what forbids another block. The rest are instructions in the code (not
-executions) on sm_90, in brackets on sm_80 where that differs. "-": none. A kernel that several files contain
-alike stands once. On sm_75 a tensor-core kernel only traps: it is not chosen there.
+Which kernel takes each convolution and fully connected layer of a batch of {batch} images on a GPU (tf32 and
+bf16: of compute capability 8.0 or more), as the kernels' own estimates rank them. Where kernels were measured
+(`pyconvnet tune`) another may, and of fully connected layers cuBLAS where CuPy brings it.
+
+The first layer, 11x11 filters at stride 4 on 3 channels, is done in the depth layout
+(`kernels/common/space_to_depth.h`): augmentation writes the images in it (`augment_depth4_rgb`),
+`filters_to_depth_any` rearranges the filters, and the product is a 3x3 convolution of stride 1 over 48
+channels, by the kernels of the row `conv1`. `ops.conv2d` of plain images, and a plan with `fuse=False`, do
+the same inside `conv2d_fprop_first_layer` and `conv2d_wgrad_first_layer`, copies included. On `cpu` it is one
+convolution of NumPy's.
 """
 
-ACCESSES = """\
-## Accesses of warps
+KERNELS = """\
+## These kernels
 
-Counted by the emulator (see [emulator.md](emulator.md)) on AlexNet's layers, one image of each, three blocks
-of each launch. *sectors* are the 32-byte sectors that a warp's access of global memory touches, over the
-least that its bytes would fill: 1.00 is fully coalesced. *passes* are those over the banks of shared memory,
-over the least possible: 1.00 is free of conflicts. Behind each ratio, the number of requests (accesses of a
-warp).
+nvcc {nvcc}. *warps*: share of a multiprocessor's 64 on sm_90; *shared*: bytes a block; *product*: the
+instructions of the inner loop that multiply. By the design of the tiles FFMA bounds the one kind, the tensor
+cores (HMMA) the other.
+"""
+
+WARNINGS = """\
+## Warnings
 """
 
 
@@ -104,6 +121,88 @@ def _code(text: str) -> str:
     return f"`{text}`"
 
 
+def _spills(report: dict) -> list[str]:
+    """A line for every kernel that spills, with its worst architecture."""
+    lines = []
+    for row in report["kernels"]:
+        worst = max(made["spill"] for made in row["arch"].values())
+        if worst:
+            lines.append(f"- {_code(row['stem'])} {_code(row['kernel'])} spills up to {worst} bytes")
+    return lines
+
+
+def _products(report: dict) -> Iterator[str]:
+    head = ["layer", "operation", "fp32", "tf32", "bf16"]
+    yield from _table(
+        head, [[r["layer"], _code(r["op"]), *(_code(r[p]) for p in head[2:])] for r in report["alexnet"]], 5
+    )
+
+
+def _kernels_of(report: dict, stems: set[str]) -> Iterator[list[str]]:
+    """A row per kernel of these stems: registers, shared memory, occupancy, the inner loop's instructions."""
+    for row in report["kernels"]:
+        if row["stem"] not in stems or row["kernel"].endswith(", 3>"):  # that is fp32x3, chosen by name alone
+            continue
+        arch = {name: made for name, made in row["arch"].items() if name != "75"}
+        newest, fits = next(reversed(arch.values())), row.get("occupancy")
+        counts = newest["sass"]
+        loop = [f"{counts[name]} {name}" for name in ("HGMMA", "HMMA", "FFMA") if counts.get(name)]
+        yield [
+            _code(row["stem"]),
+            _code(row["kernel"]),
+            " / ".join(str(made["registers"]) for made in arch.values()),
+            str(max(made["spill"] for made in arch.values()) or "-"),
+            str(newest["shared"] + row.get("dynamic", 0)),
+            *([str(fits["blocks"]), f"{fits['percent']:.0f} %", fits["limit"]] if fits else ["?"] * 3),
+            ", ".join(loop[:1]) or "-",
+        ]
+
+
+def _places(report: dict, reasons: dict[str, str]) -> Iterator[list[str]]:
+    """A row per reason: the kernels it is of, its worst ratio."""
+    found: dict[str, tuple[set[str], float, str]] = {}
+    for row in report["accesses"]:
+        for place, count in row["exceptions"].items():
+            key, why = reason_of(row["stem"], place, reasons)
+            stems, worst, _ = found.get(key, (set(), 0.0, why))
+            found[key] = (stems | {row["stem"]}, max(worst, ratio(count)), why)
+    for key in sorted(found):
+        stems, worst, why = found[key]
+        yield [key.split(": ")[-1], ", ".join(map(_code, sorted(stems))), f"{worst:.2f}", why]
+
+
+def markdown(report: dict, reasons: dict[str, str]) -> str:
+    """The committed page. `reasons`: why a place that exceeds its bound does so."""
+    lines = [INTRODUCTION, ALEXNET.format(batch=BATCH), *_products(report), ""]
+    stems = {row[precision] for row in report["alexnet"] for precision in PRECISIONS}
+    lines.append(KERNELS.format(nvcc=report["nvcc"]))
+    header = ["row", "kernel", "registers", "spill", "shared", "blocks", "warps", "limit", "product"]
+    lines += [*_table(header, list(_kernels_of(report, stems)), 2), "", WARNINGS]
+    lines += _spills(report) or ["No kernel spills."]
+    lines += [
+        "",
+        "Accesses that are not ideal, on AlexNet's layers, one image of each; the worst of the rows:",
+    ]
+    header = ["access", "rows", "cost / ideal", "why"]
+    lines += ["", *_table(header, list(_places(report, reasons)), 2)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def printed(report: dict, reasons: dict[str, str]) -> str:
+    """Every figure of a report or of half of one."""
+    lines = []
+    for family in sorted({row["family"] for row in report["kernels"] or []}):
+        header = ["file", "kernel", "regs", "shared", "threads", "blocks", "warps", "limit", *SHOWN]
+        lines += [f"### {family}: code", "", *_table(header, list(_code_rows(report, family)), 2), ""]
+    for family in sorted({row["family"] for row in report["accesses"] or []}):
+        header = ["file", "kernel", "layers", "load sectors", "store sectors", "load passes", "store passes"]
+        lines += [f"### {family}: accesses", "", *_table(header, list(_access_rows(report, family)), 3), ""]
+    if report["accesses"]:
+        header = ["access", "rows", "cost / ideal", "why"]
+        lines += ["### Places that are not ideal", "", *_table(header, list(_places(report, reasons)), 2)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def _code_rows(report: dict, family: str) -> Iterator[list[str]]:
     for row in report["kernels"]:
         if row["family"] != family:
@@ -138,31 +237,3 @@ def _access_rows(report: dict, family: str) -> Iterator[list[str]]:
             count = row["counts"][what]
             cells.append(f"{ratio(count):.2f} ({count['requests']})" if count["requests"] else "-")
         yield [_code(row["stem"]), _code(row["kernel"]), ", ".join(row["cases"]), *cells]
-
-
-def markdown(report: dict, reasons: dict[str, str]) -> str:
-    """The committed report. `reasons`: why a place that exceeds its bound does so."""
-    lines = [INTRODUCTION]
-    if report["kernels"] is not None:
-        lines.append(CODE.format(nvcc=report["nvcc"]))
-    for family in sorted({row["family"] for row in report["kernels"] or []}):
-        lines += [f"### {family}", ""]
-        header = ["file", "kernel", "regs", "shared", "threads", "blocks", "warps", "limit", *SHOWN]
-        lines += [*_table(header, list(_code_rows(report, family)), 2), ""]
-    if report["accesses"] is None:
-        return "\n".join(lines).rstrip() + "\n"
-    lines.append(ACCESSES)
-    for family in sorted({row["family"] for row in report["accesses"]}):
-        header = ["file", "kernel", "layers", "load sectors", "store sectors", "load passes", "store passes"]
-        lines += [f"### {family}", "", *_table(header, list(_access_rows(report, family)), 3), ""]
-    lines += ["### Places that are not ideal", ""]
-    rows = []
-    for row in report["accesses"]:
-        for place, count in row["exceptions"].items():
-            why = reason_of(row["stem"], place, reasons)[1]
-            rows.append([_code(row["stem"]), place, str(count["requests"]), f"{ratio(count):.2f}", why])
-    if rows:
-        lines += _table(["file", "access", "requests", "cost / ideal", "why"], rows, 2)
-    else:
-        lines.append("None.")
-    return "\n".join(lines).rstrip() + "\n"

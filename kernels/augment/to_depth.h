@@ -1,13 +1,12 @@
-// The body of the kernels that write crops in the depth layout, t = side:
-//   y[n, i, j, (a t + b) C + c] = crop[n, t i + a - pad_h, t j + b - pad_w, c]
-// with the crop's element as in gather.h, and 0 outside the crop and in the channels beyond t t C. A
-// convolution of stride t over the crop is one of stride 1 over y (kernels/depth/depth.h), which so finds its
-// input as it wants it.
+// The body of the kernels that write crops in the depth layout (common/space_to_depth.h), t = side, with the
+// crop's element as in gather.h. A convolution of stride t over the crop is one of stride 1 over y, and so
+// finds its input as it wants it.
 //
 // A thread makes 16 bytes of one pixel of y: its channels run along the rows of a block of t x t pixels of
 // the crop, so that neighbouring threads read neighbouring pixels (backwards where the image is mirrored).
 #pragma once
 #include "augment/gather.h"
+#include "common/space_to_depth.h"
 
 namespace pcn::augmentation {
 
@@ -23,23 +22,15 @@ __global__ void __launch_bounds__(THREADS)
   const int n = line / shape.to_h;
   const int top = static_cast<int>(line - n * shape.to_h) * side - shape.pad_h;
   const int left = static_cast<int>(pixel - line * shape.to_w) * side - shape.pad_w;
-  const int depth = first - pixel * shape.to_c, tap = depth / channels;
-  int c = depth - tap * channels, a = tap / side, b = tap - a * side;
+  DepthChannel at = DepthChannel::of(first - pixel * shape.to_c, channels, side);
 
   float value[RUN];
   PCN_UNROLL
   for (int e = 0; e < RUN; ++e) {
-    const int i = top + a, j = left + b;
-    const bool inside = a < side && static_cast<unsigned>(i) < static_cast<unsigned>(shape.crop_h) &&
-                        static_cast<unsigned>(j) < static_cast<unsigned>(shape.crop_w);
-    value[e] = inside ? value_of(from, shape, channels, n, i, j, c) : 0.f;
-    if (++c == channels) {
-      c = 0;
-      if (++b == side) {
-        b = 0;
-        ++a;
-      }
-    }
+    const int i = top + at.a, j = left + at.b;
+    const bool inside = at.inside(side, i, j, shape.crop_h, shape.crop_w);
+    value[e] = inside ? value_of(from, shape, channels, n, i, j, at.c) : 0.f;
+    at.advance(channels, side);
   }
   if (vectors) {
     store_run(y + first, value);

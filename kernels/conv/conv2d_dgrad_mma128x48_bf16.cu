@@ -12,27 +12,8 @@
 #include "conv/mma_dgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 48 outputs, 32 along the reduction; 32 x 48 outputs a warp
-using Tile = conv::MmaTile<128, 48, 32, 32, 48, 4, Bf16>;
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_dgrad_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::dgrad_extent(shape), conv::mma_info<Tile>(shape, 0.7));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_dgrad_mma128x48_bf16_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_dgrad_mma128x48_bf16(Bf16* dx, const Bf16* dy, const Bf16* w, const Bf16* mask,
-                                        const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
-  return conv::mma_dgrad<Tile>("conv2d_dgrad_mma128x48_bf16", dx, dy, w, mask, shape, workspace, stream);
-}
+// 128 x 48 outputs, 32 along the reduction; 32 x 48 outputs a warp
+PCN_DGRAD_MMA(conv2d_dgrad_mma128x48_bf16, 128, 70, MmaTile<128, 48, 32, 32, 48, 4, Bf16>)
 
 }  // namespace pcn

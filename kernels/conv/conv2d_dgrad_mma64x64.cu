@@ -12,27 +12,8 @@
 #include "conv/mma_dgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 64 x 64 outputs, 32 along the reduction; 32 x 32 outputs a warp
-using Tile = conv::MmaTile<64, 64, 32, 32, 32, 3>;
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_dgrad_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::dgrad_extent(shape), conv::mma_info<Tile>(shape, 0.65));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_dgrad_mma64x64_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_dgrad_mma64x64(float* dx, const float* dy, const float* w, const float* mask,
-                                  const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
-  return conv::mma_dgrad<Tile>("conv2d_dgrad_mma64x64", dx, dy, w, mask, shape, workspace, stream);
-}
+// 64 x 64 outputs, 32 along the reduction; 32 x 32 outputs a warp
+PCN_DGRAD_MMA(conv2d_dgrad_mma64x64, 128, 65, MmaTile<64, 64, 32, 32, 32, 3>)
 
 }  // namespace pcn

@@ -13,26 +13,8 @@
 #include "conv/dgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
-using Tile = conv::Tile<16, 128, 32, 4, 4, 4, 4>;
-constexpr conv::TileInfo kTile = Tile::info(0.55);
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::dgrad_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_dgrad_rows16_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_dgrad_rows16(float* dx, const float* dy, const float* w, const float* mask,
-                                const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_rows16", dx, dy, w, mask, shape, workspace, stream);
-}
+// 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
+PCN_DGRAD_TILE(conv2d_dgrad_rows16, 128, 55, Tile<16, 128, 32, 4, 4, 4, 4>)
 
 }  // namespace pcn

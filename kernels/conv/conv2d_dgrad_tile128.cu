@@ -13,26 +13,8 @@
 #include "conv/dgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 128 outputs, 8 along the reduction; 8 x 8 outputs a thread
-using Tile = conv::Tile<128, 128, 8, 8, 8, 2, 2>;
-constexpr conv::TileInfo kTile = Tile::info(1.0);
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::dgrad_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_dgrad_tile128_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_dgrad_tile128(float* dx, const float* dy, const float* w, const float* mask,
-                                 const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile128", dx, dy, w, mask, shape, workspace, stream);
-}
+// 128 x 128 outputs, 8 along the reduction; 8 x 8 outputs a thread
+PCN_DGRAD_TILE(conv2d_dgrad_tile128, 256, 100, Tile<128, 128, 8, 8, 8, 2, 2>)
 
 }  // namespace pcn

@@ -13,26 +13,8 @@
 #include "conv/dgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 64 outputs, 8 along the reduction; 8 x 8 outputs a thread
-using Tile = conv::Tile<128, 64, 8, 8, 8, 4, 3>;
-constexpr conv::TileInfo kTile = Tile::info(0.95);
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::dgrad_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_dgrad_tile64_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_dgrad_tile64(float* dx, const float* dy, const float* w, const float* mask,
-                                const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
-  return conv::dgrad<Tile, 4>("conv2d_dgrad_tile64", dx, dy, w, mask, shape, workspace, stream);
-}
+// 128 x 64 outputs, 8 along the reduction; 8 x 8 outputs a thread
+PCN_DGRAD_TILE(conv2d_dgrad_tile64, 128, 95, Tile<128, 64, 8, 8, 8, 4, 3>)
 
 }  // namespace pcn

@@ -6,6 +6,9 @@
 // and 27 GFLOP of product; half of both in bfloat16), then the tile kernel that suits the number of filters,
 // bound by FFMA or, with precision tf32, fp32x3 and bf16, by the tensor cores. Accepts groups = 1, equal
 // strides of 2, 3 or 4, C <= 4, any filter, any padding.
+// What runs on images as they are: ops.conv2d called by hand, a plan with fuse=False. Other plans keep their
+// images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads end in
+// conv2d_fprop_tile96 (fp32), conv2d_fprop_mma128x96 (tf32) or conv2d_fprop_mma128x96_bf16 (bf16).
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -79,9 +82,8 @@ cudaError_t conv2d_fprop_first_layer(E* y, const E* x, const E* w, const float* 
 
   cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
   if (status != cudaSuccess) return status;
-  const int count = static_cast<int>(conv::filter_elements(to));
-  status = launch(stem, conv::filters_to_depth_kernel<E>, conv::blocks_of(count), dim3(256), 0, stream,
-                  filters, w, shape, to.r, to.s, to.c, count);
+  const unsigned count = static_cast<unsigned>(conv::filter_elements(to));
+  status = filters_to_depth(stem, filters, w, conv::depth_filters(shape), count, stream);
   if (status != cudaSuccess) return status;
   return product<E>(to).launch(y, image, filters, b, to, activation, free_bytes, stream);
 }

@@ -11,30 +11,8 @@
 #include "conv/mma_fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 128 outputs, 16 along the reduction; 64 x 32 outputs a warp
-using Tile = conv::MmaTile<128, 128, 16, 64, 32, 4>;
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), Tile::info(1));
-}
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::fprop_extent(shape), conv::mma_info<Tile>(shape, 0.95));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_mma128x128_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_mma128x128(float* y, const float* x, const float* w, const float* b,
-                                    const Conv2dShape& shape, Activation activation, void* workspace,
-                                    cudaStream_t stream) {
-  return conv::mma_fprop<Tile>("conv2d_fprop_mma128x128", y, x, w, b, shape, activation, workspace, stream);
-}
+// 128 x 128 outputs, 16 along the reduction; 64 x 32 outputs a warp
+PCN_FPROP_MMA(conv2d_fprop_mma128x128, 256, 95, MmaTile<128, 128, 16, 64, 32, 4>)
 
 }  // namespace pcn

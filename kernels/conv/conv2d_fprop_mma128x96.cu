@@ -11,30 +11,8 @@
 #include "conv/mma_fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 96 outputs, 32 along the reduction; 32 x 48 outputs a warp
-using Tile = conv::MmaTile<128, 96, 32, 32, 48, 3>;
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), Tile::info(1));
-}
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::fprop_extent(shape), conv::mma_info<Tile>(shape, 0.9));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_mma128x96_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_mma128x96(float* y, const float* x, const float* w, const float* b,
-                                   const Conv2dShape& shape, Activation activation, void* workspace,
-                                   cudaStream_t stream) {
-  return conv::mma_fprop<Tile>("conv2d_fprop_mma128x96", y, x, w, b, shape, activation, workspace, stream);
-}
+// 128 x 96 outputs, 32 along the reduction; 32 x 48 outputs a warp
+PCN_FPROP_MMA(conv2d_fprop_mma128x96, 256, 90, MmaTile<128, 96, 32, 32, 48, 3>)
 
 }  // namespace pcn

@@ -12,31 +12,8 @@
 #include "conv/mma_fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 64 x 64 outputs, 64 along the reduction; 32 x 32 outputs a warp
-using Tile = conv::MmaTile<64, 64, 64, 32, 32, 3, Bf16>;
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_fprop_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), Tile::info(1));
-}
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::fprop_extent(shape), conv::mma_info<Tile>(shape, 0.7));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_mma64x64_bf16_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_mma64x64_bf16(Bf16* y, const Bf16* x, const Bf16* w, const float* b,
-                                       const Conv2dShape& shape, Activation activation, void* workspace,
-                                       cudaStream_t stream) {
-  return conv::mma_fprop<Tile>("conv2d_fprop_mma64x64_bf16", y, x, w, b, shape, activation, workspace,
-                               stream);
-}
+// 64 x 64 outputs, 64 along the reduction; 32 x 32 outputs a warp
+PCN_FPROP_MMA(conv2d_fprop_mma64x64_bf16, 128, 70, MmaTile<64, 64, 64, 32, 32, 3, Bf16>)
 
 }  // namespace pcn

@@ -12,29 +12,8 @@
 #include "conv/fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
-using Tile = conv::Tile<16, 128, 32, 4, 4, 4, 4>;
-constexpr conv::TileInfo kTile = Tile::info(0.55);
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::fprop_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), kTile);
-}
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_rows16_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_rows16(float* y, const float* x, const float* w, const float* b,
-                                const Conv2dShape& shape, Activation activation, void* workspace,
-                                cudaStream_t stream) {
-  return conv::fprop<Tile, 4>("conv2d_fprop_rows16", y, x, w, b, shape, activation, workspace, stream);
-}
+// 16 x 128 outputs, 32 along the reduction; 4 x 4 outputs a thread
+PCN_FPROP_TILE(conv2d_fprop_rows16, 128, 55, Tile<16, 128, 32, 4, 4, 4, 4>)
 
 }  // namespace pcn

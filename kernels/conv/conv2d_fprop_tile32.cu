@@ -10,29 +10,8 @@
 #include "conv/fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 32 outputs, 8 along the reduction; 8 x 4 outputs a thread
-using Tile = conv::Tile<128, 32, 8, 8, 4, 4, 4>;
-constexpr conv::TileInfo kTile = Tile::info(0.8);
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::fprop_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), kTile);
-}
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_tile32_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_tile32(float* y, const float* x, const float* w, const float* b,
-                                const Conv2dShape& shape, Activation activation, void* workspace,
-                                cudaStream_t stream) {
-  return conv::fprop<Tile, 4>("conv2d_fprop_tile32", y, x, w, b, shape, activation, workspace, stream);
-}
+// 128 x 32 outputs, 8 along the reduction; 8 x 4 outputs a thread
+PCN_FPROP_TILE(conv2d_fprop_tile32, 128, 80, Tile<128, 32, 8, 8, 4, 4, 4>)
 
 }  // namespace pcn

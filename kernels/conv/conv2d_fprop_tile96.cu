@@ -11,29 +11,8 @@
 #include "conv/fprop.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 128 x 96 outputs, 8 along the reduction; 8 x 6 outputs a thread
-using Tile = conv::Tile<128, 96, 8, 8, 6, 4, 2>;
-constexpr conv::TileInfo kTile = Tile::info(0.95);
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::fprop_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::fprop_extent(shape), kTile);
-}
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::fprop_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_fprop_tile96_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_fprop_tile96(float* y, const float* x, const float* w, const float* b,
-                                const Conv2dShape& shape, Activation activation, void* workspace,
-                                cudaStream_t stream) {
-  return conv::fprop<Tile, 4>("conv2d_fprop_tile96", y, x, w, b, shape, activation, workspace, stream);
-}
+// 128 x 96 outputs, 8 along the reduction; 8 x 6 outputs a thread
+PCN_FPROP_TILE(conv2d_fprop_tile96, 256, 95, Tile<128, 96, 8, 8, 6, 4, 2>)
 
 }  // namespace pcn

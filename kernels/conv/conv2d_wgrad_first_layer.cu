@@ -6,6 +6,9 @@
 // A copy of x into scratch memory, the product, bound by FFMA or, with precision tf32, fp32x3 and bf16, by
 // the tensor cores, and a small copy of dw' that drops the zero taps. Accepts groups = 1, equal strides of 2,
 // 3 or 4, C <= 4, K divisible by 4, any filter, any padding.
+// What runs on images as they are: ops.conv2d_wgrad called by hand, a plan with fuse=False. Other plans keep
+// their images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads
+// end in conv2d_wgrad_tile96 (fp32), conv2d_wgrad_mma96x128 (tf32) or conv2d_wgrad_mma96x128_bf16 (bf16).
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -78,9 +81,8 @@ cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const C
   if (status != cudaSuccess) return status;
   status = product<E>(to).launch(filters, dy, image, to, free_bytes, stream);
   if (status != cudaSuccess) return status;
-  const int count = static_cast<int>(conv::filter_elements(shape));
-  return launch(stem, conv::filters_from_depth_kernel<>, conv::blocks_of(count), dim3(256), 0, stream, dw,
-                filters, shape, to.r, to.s, to.c, count);
+  const unsigned count = static_cast<unsigned>(conv::filter_elements(shape));
+  return filters_from_depth(stem, dw, filters, conv::depth_filters(shape), count, stream);
 }
 
 template cudaError_t conv2d_wgrad_first_layer(float*, const float*, const float*, const Conv2dShape&, void*,

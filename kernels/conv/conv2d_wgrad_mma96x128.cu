@@ -12,29 +12,8 @@
 #include "conv/mma_wgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 96 x 128 outputs, 16 along the reduction; 48 x 32 outputs a warp
-using Tile = conv::MmaTile<96, 128, 16, 48, 32, 4>;
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::mma_wgrad_supports<Tile>(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::wgrad_extent(shape), Tile::info(1));
-}
-double cost(const Conv2dShape& shape) {
-  return conv::gemm_cost(conv::wgrad_extent(shape), conv::mma_info<Tile>(shape, 0.8));
-}
-
-}  // namespace
-
-const Conv2dTraits conv2d_wgrad_mma96x128_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_wgrad_mma96x128(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
-                                   void* workspace, cudaStream_t stream) {
-  return conv::mma_wgrad<Tile>("conv2d_wgrad_mma96x128", dw, dy, x, shape, workspace, stream);
-}
+// 96 x 128 outputs, 16 along the reduction; 48 x 32 outputs a warp
+PCN_WGRAD_MMA(conv2d_wgrad_mma96x128, 256, 80, MmaTile<96, 128, 16, 48, 32, 4>)
 
 }  // namespace pcn

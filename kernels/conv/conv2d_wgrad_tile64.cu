@@ -12,28 +12,8 @@
 #include "conv/wgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 64 x 128 outputs, 8 along the reduction; 8 x 8 outputs a thread
-using Tile = conv::Tile<64, 128, 8, 8, 8, 4, 3>;
-constexpr conv::TileInfo kTile = Tile::info(0.95);
-static_assert(Tile::THREADS == 128, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::wgrad_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::wgrad_extent(shape), kTile);
-}
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_wgrad_tile64_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_wgrad_tile64(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
-                                void* workspace, cudaStream_t stream) {
-  return conv::wgrad<Tile, 4>("conv2d_wgrad_tile64", dw, dy, x, shape, workspace, stream);
-}
+// 64 x 128 outputs, 8 along the reduction; 8 x 8 outputs a thread
+PCN_WGRAD_TILE(conv2d_wgrad_tile64, 128, 95, Tile<64, 128, 8, 8, 8, 4, 3>)
 
 }  // namespace pcn

@@ -12,28 +12,8 @@
 #include "conv/wgrad.h"
 
 namespace pcn {
-namespace {
 
-// ---- tile: 96 x 128 outputs, 8 along the reduction; 6 x 8 outputs a thread
-using Tile = conv::Tile<96, 128, 8, 6, 8, 4, 2>;
-constexpr conv::TileInfo kTile = Tile::info(0.95);
-static_assert(Tile::THREADS == 256, "threads a block");
-
-// ---- supports
-bool supports(const Conv2dShape& shape) { return conv::wgrad_vectors(shape); }
-std::size_t workspace_bytes(const Conv2dShape& shape) {
-  return conv::split_bytes(conv::wgrad_extent(shape), kTile);
-}
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_extent(shape), kTile); }
-
-}  // namespace
-
-const Conv2dTraits conv2d_wgrad_tile96_traits = {supports, workspace_bytes, cost};
-
-// ---- launcher
-cudaError_t conv2d_wgrad_tile96(float* dw, const float* dy, const float* x, const Conv2dShape& shape,
-                                void* workspace, cudaStream_t stream) {
-  return conv::wgrad<Tile, 4>("conv2d_wgrad_tile96", dw, dy, x, shape, workspace, stream);
-}
+// 96 x 128 outputs, 8 along the reduction; 6 x 8 outputs a thread
+PCN_WGRAD_TILE(conv2d_wgrad_tile96, 256, 95, Tile<96, 128, 8, 6, 8, 4, 2>)
 
 }  // namespace pcn

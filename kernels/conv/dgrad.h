@@ -168,3 +168,14 @@ std::size_t dgrad_workspace(const Conv2dShape& s) {
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_dgrad_tile* or _rows* file: its launcher and its traits, THREADS
+// a block, efficiency in percent (TileInfo).
+#define PCN_DGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                                 \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                          \
+  const Conv2dTraits stem##_traits = {conv::dgrad_vectors, conv::dgrad_workspace<conv::__VA_ARGS__>,        \
+                                      conv::tile_cost<conv::dgrad_extent, conv::__VA_ARGS__, PERCENT>};     \
+  cudaError_t stem(float* dx, const float* dy, const float* w, const float* mask, const Conv2dShape& shape, \
+                   void* workspace, cudaStream_t stream) {                                                  \
+    return conv::dgrad<conv::__VA_ARGS__, 4>(#stem, dx, dy, w, mask, shape, workspace, stream);             \
+  }

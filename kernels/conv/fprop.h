@@ -119,3 +119,15 @@ cudaError_t fprop(const char* stem, E* y, const E* x, const E* w, const float* b
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_fprop_tile* or _rows* file: its launcher and its traits, THREADS
+// a block, efficiency in percent (TileInfo).
+#define PCN_FPROP_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                             \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                      \
+  const Conv2dTraits stem##_traits = {conv::fprop_vectors,                                              \
+                                      conv::split_workspace<conv::fprop_extent, conv::__VA_ARGS__>,     \
+                                      conv::tile_cost<conv::fprop_extent, conv::__VA_ARGS__, PERCENT>}; \
+  cudaError_t stem(float* y, const float* x, const float* w, const float* b, const Conv2dShape& shape,  \
+                   Activation activation, void* workspace, cudaStream_t stream) {                       \
+    return conv::fprop<conv::__VA_ARGS__, 4>(#stem, y, x, w, b, shape, activation, workspace, stream);  \
+  }

@@ -79,4 +79,16 @@ inline double gemm_cost(const GemmExtent& e, const TileInfo& t) {
   return block * std::max(waves, alone) / t.efficiency;
 }
 
+// Scratch memory and cost of a kernel by its direction's extent and its tile; PERCENT is the tile's
+// efficiency.
+using ExtentFn = GemmExtent(const Conv2dShape&);
+template <ExtentFn* EXTENT, class T>
+std::size_t split_workspace(const Conv2dShape& s) {
+  return split_bytes(EXTENT(s), T::info(1));
+}
+template <ExtentFn* EXTENT, class T, int PERCENT>
+double tile_cost(const Conv2dShape& s) {
+  return gemm_cost(EXTENT(s), T::info(PERCENT / 100.0));
+}
+
 }  // namespace pcn::conv

@@ -80,3 +80,16 @@ cudaError_t mma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E*
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_dgrad_mma* file: its launcher and its traits, THREADS a block,
+// efficiency in percent (TileInfo).
+#define PCN_DGRAD_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                             \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                     \
+  const Conv2dTraits stem##_traits = {conv::mma_dgrad_supports<conv::__VA_ARGS__>,                     \
+                                      conv::dgrad_workspace<conv::__VA_ARGS__>,                        \
+                                      conv::mma_cost<conv::dgrad_extent, conv::__VA_ARGS__, PERCENT>}; \
+  cudaError_t stem(conv::__VA_ARGS__::Element* dx, const conv::__VA_ARGS__::Element* dy,               \
+                   const conv::__VA_ARGS__::Element* w, const conv::__VA_ARGS__::Element* mask,        \
+                   const Conv2dShape& shape, void* workspace, cudaStream_t stream) {                   \
+    return conv::mma_dgrad<conv::__VA_ARGS__>(#stem, dx, dy, w, mask, shape, workspace, stream);       \
+  }

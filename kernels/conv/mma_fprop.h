@@ -65,3 +65,16 @@ cudaError_t mma_fprop(const char* stem, E* y, const E* x, const E* w, const floa
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_fprop_mma* file: its launcher and its traits, THREADS a block,
+// efficiency in percent (TileInfo).
+#define PCN_FPROP_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                              \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                      \
+  const Conv2dTraits stem##_traits = {conv::mma_fprop_supports<conv::__VA_ARGS__>,                      \
+                                      conv::split_workspace<conv::fprop_extent, conv::__VA_ARGS__>,     \
+                                      conv::mma_cost<conv::fprop_extent, conv::__VA_ARGS__, PERCENT>};  \
+  cudaError_t stem(conv::__VA_ARGS__::Element* y, const conv::__VA_ARGS__::Element* x,                  \
+                   const conv::__VA_ARGS__::Element* w, const float* b, const Conv2dShape& shape,       \
+                   Activation activation, void* workspace, cudaStream_t stream) {                       \
+    return conv::mma_fprop<conv::__VA_ARGS__>(#stem, y, x, w, b, shape, activation, workspace, stream); \
+  }

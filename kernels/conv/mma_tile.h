@@ -393,4 +393,9 @@ bool whole_chunks(int count, int groups) {
   return count / groups % kChunk<typename T::Element> == 0;
 }
 
+template <ExtentFn* EXTENT, class T, int PERCENT>
+double mma_cost(const Conv2dShape& s) {
+  return gemm_cost(EXTENT(s), mma_info<T>(s, PERCENT / 100.0));
+}
+
 }  // namespace pcn::conv

@@ -69,3 +69,15 @@ cudaError_t mma_wgrad(const char* stem, float* dw, const E* dy, const E* x, cons
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_wgrad_mma* file: its launcher and its traits, THREADS a block,
+// efficiency in percent (TileInfo).
+#define PCN_WGRAD_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                               \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                       \
+  const Conv2dTraits stem##_traits = {conv::mma_wgrad_supports<conv::__VA_ARGS__>,                       \
+                                      conv::split_workspace<conv::wgrad_extent, conv::__VA_ARGS__>,      \
+                                      conv::mma_cost<conv::wgrad_extent, conv::__VA_ARGS__, PERCENT>};   \
+  cudaError_t stem(float* dw, const conv::__VA_ARGS__::Element* dy, const conv::__VA_ARGS__::Element* x, \
+                   const Conv2dShape& shape, void* workspace, cudaStream_t stream) {                     \
+    return conv::mma_wgrad<conv::__VA_ARGS__>(#stem, dw, dy, x, shape, workspace, stream);               \
+  }

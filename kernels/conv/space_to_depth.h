@@ -11,6 +11,7 @@
 // with zeros to a multiple of 16 bytes. Device code.
 #pragma once
 #include "common/device.h"
+#include "common/space_to_depth.h"
 #include "conv/elements.h"
 #include "conv/gemm_extent.h"
 
@@ -69,55 +70,28 @@ __global__ void __launch_bounds__(256)
   float v[COUNT];
   PCN_UNROLL
   for (int e = 0; e < COUNT; ++e) {
-    const int c = (c0 + e) % s.c, tap = (c0 + e) / s.c;
-    const int a = tap / t, h = t * i + a - s.pad_h, w = t * j + (tap - a * t) - s.pad_w;
-    const bool inside = a < t && static_cast<unsigned>(h) < static_cast<unsigned>(s.h) &&
-                        static_cast<unsigned>(w) < static_cast<unsigned>(s.w);
+    const DepthChannel at = DepthChannel::of(c0 + e, s.c, t);
+    const int h = t * i + at.a - s.pad_h, w = t * j + at.b - s.pad_w;
     float pixel[1] = {0.f};
-    if (inside) load_constant(pixel, x + (static_cast<unsigned>(n * s.h + h) * s.w + w) * s.c + c);
+    if (at.inside(t, h, w, s.h, s.w))
+      load_constant(pixel, x + (static_cast<unsigned>(n * s.h + h) * s.w + w) * s.c + at.c);
     v[e] = pixel[0];
   }
   store_run(to + index, v);
 }
 
-// w -> w'; a few hundred kilobytes.
-template <class E>
-__global__ void __launch_bounds__(256)
-    filters_to_depth_kernel(E* __restrict__ to, const E* __restrict__ w, const Conv2dShape s, int to_r,
-                            int to_s, int to_c, int count) {
-  const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-  if (at >= count) return;
-  const int index = static_cast<int>(at), t = s.stride_h;
-  const int depth = index % to_c, place = index / to_c;
-  const int c = depth % s.c, tap = depth / s.c, a = tap / t;
-  const int r = place / to_s % to_r * t + a, q = place % to_s * t + (tap - a * t), k = place / to_s / to_r;
-  float v[1] = {0.f};
-  if (a < t && r < s.r && q < s.s) load_constant(v, w + ((k * s.r + r) * s.s + q) * s.c + c);
-  store_run(to + index, v);
-}
-
-// dw' -> dw: what belongs to the zeros of w' is dropped.
-template <int = 0>  // a template, so that several files may include it
-__global__ void __launch_bounds__(256)
-    filters_from_depth_kernel(float* __restrict__ dw, const float* __restrict__ from, const Conv2dShape s,
-                              int from_r, int from_s, int from_c, int count) {
-  const long long at = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-  if (at >= count) return;
-  const int index = static_cast<int>(at), t = s.stride_h;
-  const int c = index % s.c, place = index / s.c;
-  const int q = place % s.s, r = place / s.s % s.r, k = place / s.s / s.r;
-  const int depth = (r % t * t + q % t) * s.c + c;
-  dw[index] = __ldg(from + ((k * from_r + r / t) * from_s + q / t) * from_c + depth);
-}
-
-inline dim3 blocks_of(std::int64_t threads) { return dim3(static_cast<unsigned>(ceil_div(threads, 256))); }
-
 template <class E>
 cudaError_t image_to_depth(const char* stem, E* to, const E* x, const Conv2dShape& s, cudaStream_t stream) {
   const Conv2dShape shape = rearranged(s);
   const int threads = static_cast<int>(image_elements(shape) / PER_ACCESS<E>);
-  return launch(stem, image_to_depth_kernel<E>, blocks_of(threads), dim3(256), 0, stream, to, x, s, shape.h,
-                shape.w, shape.c, threads);
+  const dim3 grid(static_cast<unsigned>(ceil_div(threads, 256)));
+  return launch(stem, image_to_depth_kernel<E>, grid, dim3(256), 0, stream, to, x, s, shape.h, shape.w,
+                shape.c, threads);
+}
+
+inline DepthFilters depth_filters(const Conv2dShape& s) {
+  const Conv2dShape to = rearranged(s);
+  return {s.r, s.s, s.c, s.stride_h, to.r, to.s, to.c};
 }
 
 // The cheapest of some kernels for a shape; the first supports every rearranged one.

@@ -99,3 +99,15 @@ cudaError_t wgrad(const char* stem, float* dw, const E* dy, const E* x, const Co
 }
 
 }  // namespace pcn::conv
+
+// A kernel of a tile, the whole of a conv2d_wgrad_tile* or _rows* file: its launcher and its traits, THREADS
+// a block, efficiency in percent (TileInfo).
+#define PCN_WGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                               \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                        \
+  const Conv2dTraits stem##_traits = {conv::wgrad_vectors,                                                \
+                                      conv::split_workspace<conv::wgrad_extent, conv::__VA_ARGS__>,       \
+                                      conv::tile_cost<conv::wgrad_extent, conv::__VA_ARGS__, PERCENT>};   \
+  cudaError_t stem(float* dw, const float* dy, const float* x, const Conv2dShape& shape, void* workspace, \
+                   cudaStream_t stream) {                                                                 \
+    return conv::wgrad<conv::__VA_ARGS__, 4>(#stem, dw, dy, x, shape, workspace, stream);                 \
+  }

@@ -416,8 +416,10 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, SharedRule* as
     g.block_offset = (g.config.seed * 0xD1B54A32D192ED03ull >> 16) % g.blocks;
   }
   int workers = g.config.workers;
-  if (workers == 0)
-    workers = static_cast<int>(std::min(8u, std::max(1u, std::thread::hardware_concurrency())));
+  if (workers == 0) {
+    static const unsigned cores = std::thread::hardware_concurrency();  // asks the operating system
+    workers = static_cast<int>(std::min(8u, std::max(1u, cores)));
+  }
   if (static_cast<uint64_t>(workers) > g.blocks) workers = static_cast<int>(g.blocks);
 
 #if defined(PCN_RACECHECK)

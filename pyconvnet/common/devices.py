@@ -369,6 +369,11 @@ def _extension(name: str, path: str | None):
                 "it here with: pip install . or, to run everywhere, with: "
                 "CMAKE_ARGS=-DPYCONVNET_EMULATOR_MARCH=x86-64 pip install ."
             ) from None
+        if name == "_cuda" and not path and importlib.util.find_spec("pyconvnet._emulator"):
+            raise DeviceUnavailableError(
+                "pyconvnet was built without its CUDA module, as on a machine with neither nvcc nor a GPU "
+                f"({error}); build it, too, with: CMAKE_ARGS=-DPYCONVNET_CUDA=ON pip install ."
+            ) from None
         raise DeviceUnavailableError(
             f"pyconvnet.{name} cannot be imported ({error}); build it with: pip install . "
             "(and run Python from another folder than the source tree, or use pip install -e .)"

@@ -148,7 +148,7 @@ class Context:
 _KINDS: dict[str, type[Layer]] = {}
 
 #: What a layer says of its own arithmetic.
-_PROMISES = ("reads", "slice", "masks_input", "rectifies", "splits_backward", "depth_layout")
+_PROMISES = ("reads", "slice", "masks_input", "rectifies", "splits_backward", "depth_layout", "only_ops")
 
 
 def register(kind: type[Layer]) -> type[Layer]:
@@ -170,8 +170,8 @@ class Layer:
 
     An example's output depends on that example alone. A class that derives from a layer that computes, and
     overrides any of its methods, has to state again what that one says of its arithmetic (``reads``,
-    ``slice``, ``masks_input``, ``rectifies``, ``splits_backward``): the defaults below hold for it until it
-    does.
+    ``slice``, ``masks_input``, ``rectifies``, ``splits_backward``, ``only_ops``): the defaults below hold for
+    it until it does.
 
     Parameters
     ----------
@@ -201,6 +201,9 @@ class Layer:
     masks_input: ClassVar[bool] = False
     #: Backward can be called twice for one ``dy``: for ``dxs``, then, with ``ctx.masked``, for ``grads``.
     splits_backward: ClassVar[bool] = False
+    #: Forward and backward are nothing but calls of :mod:`pyconvnet.ops`, the same at every pass: a plan
+    #: makes them once and then repeats the launches. Where it is False, the methods are called at every pass.
+    only_ops: ClassVar[bool] = False
     #: Short word that automatic names start with.
     stem: ClassVar[str] = "layer"
 
@@ -238,6 +241,10 @@ class Layer:
     def rectifies(self) -> bool:
         """Whether the output is that of a ReLU."""
         return False
+
+    def classes(self, *inputs: Shape) -> int | None:
+        """Return how many classes a cost tells apart, to which labels are held; None: any labels will do."""
+        return None
 
     # ---- a part of the layer -------------------------------------------------------------------------------
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice | None:

@@ -40,6 +40,7 @@ class Conv2d(WeightLayer):
     stride: int | tuple[int, int] = 1
     pad: Any = 0
     groups: int = 1
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
     splits_backward: ClassVar[bool] = True
     stem: ClassVar[str] = "conv"
@@ -87,12 +88,12 @@ class Conv2d(WeightLayer):
         layer = dataclasses.replace(self, filters=stop - start, groups=last - first)
         return Slice(layer, ((first * channels, last * channels),))
 
-    def depth_layout(self, images: Shape) -> ops.depth.Depth | None:
+    def depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
         """Return that of a convolution with a stride on few channels."""
         stride, also = pair("Conv2d", "stride", self.stride, 1)
         if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
             return None
-        return ops.depth.Depth(
+        return ops.space_to_depth.Depth(
             pair("Conv2d", "size", self.size, 1), stride, padding("Conv2d", "pad", self.pad)
         )
 
@@ -107,7 +108,7 @@ class Conv2d(WeightLayer):
         scratch of ``dtype`` for the rearranged filters.
         """
         stride, _ = pair("Conv2d", "stride", self.stride, 1)
-        shape = ops.depth.filters_shape(w_shape, stride, images)
+        shape = ops.space_to_depth.filters_shape(w_shape, stride, images)
         return {
             "stride": stride, "filters": ctx.scratch("filters in depth", shape, dtype),
             "precision": ctx.precision, "workspace": ctx.workspace,
@@ -116,7 +117,7 @@ class Conv2d(WeightLayer):
     def forward(self, ctx, xs, y, params, saved):
         w, b = params["weight"], params.get("bias")
         if ctx.depth:
-            ops.depth.conv2d_depth(
+            ops.space_to_depth.conv2d_depth(
                 xs[0],
                 w,
                 b,
@@ -142,6 +143,6 @@ class Conv2d(WeightLayer):
     def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any) -> None:
         if ctx.depth:
             options = self._depth_options(ctx, dw.shape, x.dtype, dw.dtype)
-            ops.depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
+            ops.space_to_depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
         else:
             ops.conv2d_wgrad(dy, x, dw.shape, out=dw, **self._options(ctx))

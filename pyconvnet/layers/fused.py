@@ -25,6 +25,7 @@ class LRNMaxPool2d(Layer):
 
     norm: LRN
     pool: MaxPool2d
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
@@ -61,6 +62,7 @@ class LinearReLUDropout(Layer):
 
     linear: Linear
     dropout: Dropout
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
     splits_backward: ClassVar[bool] = True
 

@@ -28,6 +28,7 @@ class Linear(WeightLayer):
     """
 
     outputs: int
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
     splits_backward: ClassVar[bool] = True
     fully_connected: ClassVar[bool] = True

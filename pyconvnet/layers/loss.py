@@ -27,6 +27,7 @@ class SoftmaxCrossEntropy(Layer):
 
     weight: float = 1.0
     topk: int = 5
+    only_ops: ClassVar[bool] = True
     is_cost: ClassVar[bool] = True
     weighs_classes: ClassVar[bool] = True
     stem: ClassVar[str] = "loss"
@@ -38,6 +39,10 @@ class SoftmaxCrossEntropy(Layer):
         if len(inputs[0]) != 1:
             raise ValueError(f"input must be a vector of class scores (K,), got shape {inputs[0]}")
         return ()
+
+    def classes(self, *inputs: Shape) -> int:
+        """Return the number of scores."""
+        return inputs[0][0]
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
         return {"gradient": (inputs[0], np.dtype(dtype))}

@@ -44,6 +44,7 @@ class LRN(_Norm):
     """
 
     groups: int = 1
+    only_ops: ClassVar[bool] = True
     masks_input: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class SpatialLRN(_Norm):
     """
 
     k: float = 1.0
+    only_ops: ClassVar[bool] = True
     reads: ClassVar[str] = "same"
 
     def forward(self, ctx, xs, y, params, saved):

@@ -33,6 +33,7 @@ class _Activation(Layer):
 class ReLU(_Activation):
     """y = max(0, x) (the paper, section 3.1). Conv2d and Linear take it fused: ``activation="relu"``."""
 
+    only_ops: ClassVar[bool] = True
     reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "relu"
 
@@ -55,6 +56,7 @@ class ReLU(_Activation):
 class Tanh(_Activation):
     """y = tanh(x)."""
 
+    only_ops: ClassVar[bool] = True
     reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "tanh"
 
@@ -67,6 +69,7 @@ class Tanh(_Activation):
 class Logistic(_Activation):
     """y = 1 / (1 + exp(-x))."""
 
+    only_ops: ClassVar[bool] = True
     reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "logistic"
 
@@ -92,6 +95,7 @@ class Dropout(Layer):
 
     p: float = 0.5
     mode: str = "paper"
+    only_ops: ClassVar[bool] = True
     reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "dropout"
 
@@ -150,6 +154,7 @@ class Dropout(Layer):
 class Add(Layer):
     """Sum of two or more inputs of one shape."""
 
+    only_ops: ClassVar[bool] = True
     arity: ClassVar[tuple[int, int | None]] = (2, None)
     reads: ClassVar[str] = "same"
     stem: ClassVar[str] = "add"
@@ -176,6 +181,7 @@ class Add(Layer):
 class Concat(Layer):
     """Inputs side by side along the channels: (H, W, C1), (H, W, C2), ... -> (H, W, C1 + C2 + ...)."""
 
+    only_ops: ClassVar[bool] = True
     arity: ClassVar[tuple[int, int | None]] = (2, None)
     wants_every_dx: ClassVar[bool] = True
     stem: ClassVar[str] = "concat"

@@ -65,6 +65,8 @@ class MaxPool2d(_Pool2d):
         Round the output extent up, as cuda-convnet and Caffe do: the last window may hang over the end.
     """
 
+    only_ops: ClassVar[bool] = True
+
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
         r, s = pair(type(self).__name__, "size", self.size, 1)
         return {"argmax": (self.output_shape(*inputs), np.dtype(np.uint8 if r * s <= 255 else np.int32))}
@@ -102,6 +104,7 @@ class AvgPool2d(_Pool2d):
     """
 
     count_include_pad: bool = False
+    only_ops: ClassVar[bool] = True
 
     def forward(self, ctx, xs, y, params, saved):
         ops.avg_pool2d(xs[0], self.size, self.stride, self.pad, self.ceil_mode, self.count_include_pad, out=y)

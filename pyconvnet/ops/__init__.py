@@ -15,11 +15,12 @@ from .augment import augment
 from .bias_relu_dropout import bias_relu_dropout
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .core import kernels
-from .launch import choice
+from .launch import Launch, Prepared, choice, problems
 from .linear import linear, linear_dgrad, linear_wgrad
 from .loss import softmax, softmax_cross_entropy
 from .lrn_max_pool import lrn_max_pool2d, lrn_max_pool2d_backward
 from .norm import lrn, lrn_backward, lrn_spatial, lrn_spatial_backward
+from .operation import Repeated, perform, recording
 from .optim import sgd_momentum
 from .pointwise import (
     add,
@@ -42,6 +43,9 @@ from .space_to_depth import filters_from_depth, filters_to_depth
 depth = space_to_depth  #: the name until 0.1
 
 __all__ = [
+    "Launch",
+    "Prepared",
+    "Repeated",
     "add",
     "add_bias",
     "augment",
@@ -73,6 +77,9 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "on",
+    "perform",
+    "problems",
+    "recording",
     "relu",
     "relu_backward",
     "sgd_momentum",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +13,6 @@ import numpy as np
 
 from ..common.checks import unmasked
 from ..common.devices import Device, cpu, cuda, get_device
-from . import tuning
 
 _forced = threading.local()
 _HOST = ("host", 0)
@@ -45,6 +46,22 @@ def on(device: str | Device) -> Iterator[Device]:
 def host_device() -> Device:
     """The device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
     return getattr(_forced, "device", None) or cpu()
+
+
+def capability(dev: Device) -> int:
+    """Compute capability of a device as 10 * major + minor, on which the choice of a kernel depends.
+
+    The emulator can do what an sm_90 can; ``PYCONVNET_EMULATOR_CAPABILITY=75`` makes it choose as for an
+    older device.
+    """
+    if dev.kind == "cuda":
+        return _cuda_capability(dev)
+    return int(os.environ.get("PYCONVNET_EMULATOR_CAPABILITY", "90"))
+
+
+@functools.cache
+def _cuda_capability(dev: Device) -> int:
+    return int(dev.xp.cuda.Device(dev.index).compute_capability)
 
 
 # ---------------------------------------------------------------- what becomes an array
@@ -86,7 +103,7 @@ def arrays(op: str, /, optional: tuple[str, ...] = (), **named: Any) -> tuple[De
             array = result[name]
             if array.data.ptr % max(1, array.itemsize) if kind == "cuda" else not array.flags.aligned:
                 raise ValueError(f"{op}: {name} must be aligned to its element size")
-    return tuning.device_for(dev), result
+    return dev, result
 
 
 def _place_name(place: tuple[str, int]) -> str:
@@ -162,7 +179,7 @@ def refuse_overlap(
     others = dict(inputs)
     for name, out in outputs.items():
         for other, array in others.items():
-            if array is None or not _overlap(dev, out, array):
+            if array is None or not overlap(dev, out, array):
                 continue
             allowed = other in itself.get(name, ())
             if allowed and out.nbytes == array.nbytes and pointer(dev, out) == pointer(dev, array):
@@ -173,11 +190,17 @@ def refuse_overlap(
         others[name] = out
 
 
-def _overlap(dev: Device, a: Any, b: Any) -> bool:
+def overlap(dev: Device, a: Any, b: Any) -> bool:
+    """Whether two contiguous arrays share memory."""
     if dev.kind != "cuda":
         return np.may_share_memory(a, b)
     first, second = a.data.ptr, b.data.ptr
     return first < second + b.nbytes and second < first + a.nbytes
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array, of NumPy or CuPy."""
+    return hasattr(value, "dtype") and hasattr(value, "ndim") and not isinstance(value, np.generic)
 
 
 def pointer(dev: Device, array: Any) -> int:

@@ -10,8 +10,11 @@ from .. import reference
 from ..common.devices import Device
 from ..reference.space_to_depth import Depth, images_to_depth
 from . import core
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 
+@operation()
 def augment(
     images: Any,
     crop: Any = None,
@@ -74,8 +77,8 @@ def prepare(
     depth: Depth | None = None,
     out: Any = None,
     kernel: str | None = None,
-) -> Any:
-    """:func:`augment` for the operation `op`, whose arrays are `inputs` and which calls the images `name`."""
+) -> Prepared:
+    """Prepare :func:`augment` for the operation `op`, whose arrays are `inputs` and which calls the images `name`."""
     images = inputs[name]
     crop, mirror, colour, mean = map(inputs.get, ("crop", "mirror", "colour", "mean"))
     core.refuse_kernel_on_cpu(op, dev, kernel)
@@ -103,16 +106,11 @@ def prepare(
     scale = core.real(op, "scale", scale)
     if depth is not None and not isinstance(depth, Depth):
         raise TypeError(f"{op}: depth must be a Depth or None, got {type(depth).__name__}")
+    checks = ()
     if crop is not None:
         crop = core.as_int32(op, dev, "crop", crop)
         if dev.kind != "cuda":
-            outside = ((crop < 0) | (crop > np.array([height - h, width - w], np.int32))).any(axis=1)
-            if outside.any():
-                i = int(outside.argmax())
-                raise ValueError(
-                    f"{op}: crop must keep {(h, w)} pixels inside images of {(height, width)}, "
-                    f"got top left {tuple(inputs['crop'][i].tolist())} at index {i}"
-                )
+            checks = (HostCall(_check_crop, op, inputs["crop"], crop, (h, w), (height, width)),)
     if mirror is not None:
         mirror = core.as_flags(op, dev, "mirror", mirror)
     if out is not None:
@@ -125,17 +123,38 @@ def prepare(
     shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
     y = core.output(op, dev, inputs, out, (n, *shape), dtype)
     if dev.ext is None:
-        crop = np.zeros((n, 2), np.int32) if crop is None else crop
-        if depth is None:
-            return reference.augment(images, crop, mirror, colour, mean, scale, out=y)
-        crops = np.empty((n, h, w, channels), core.wide(dtype))
-        reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
-        return images_to_depth(crops, depth.stride, depth.corner, out=y)
+        layout = None if depth is None else (h, w, channels, depth.stride, depth.corner)
+        args = (images, crop, mirror, colour, mean, scale, layout)
+        return Prepared(dev, y, HostCall(_on_host, *args, out=y), checks=checks)
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
-    row, _ = core.select(op, core.rows(dev, "augment", extent), kernel)
-    with dev.activate():
-        dev.ext.augment(row, extent, y, images, crop, mirror, colour, mean, scale, dev.stream())
-    return y
+    args = (y, images, crop, mirror, colour, mean, scale)
+    return Prepared(dev, y, Launch(op, dev, "augment", extent, args, kernel=kernel), checks=checks)
+
+
+def _check_crop(op: str, given: Any, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
+    """Every crop, as int32 in ``crop``, lies in its image."""
+    room = np.array([extent[0] - size[0], extent[1] - size[1]], np.int32)
+    outside = ((crop < 0) | (crop > room)).any(axis=1)
+    if outside.any():
+        i = int(outside.argmax())
+        raise ValueError(
+            f"{op}: crop must keep {size} pixels inside images of {extent}, "
+            f"got top left {tuple(given[i].tolist())} at index {i}"
+        )
+
+
+def _on_host(
+    images: Any, crop: Any, mirror: Any, colour: Any, mean: Any, scale: float, layout: Any, *, out: Any
+) -> None:
+    """The reference, and then the depth layout where one is asked for: (h, w, channels, stride, corner)."""
+    crop = np.zeros((len(images), 2), np.int32) if crop is None else crop
+    if layout is None:
+        reference.augment(images, crop, mirror, colour, mean, scale, out=out)
+        return
+    *shape, stride, corner = layout
+    crops = np.empty((len(images), *shape), core.wide(out.dtype))
+    reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
+    images_to_depth(crops, stride, corner, out=out)
 
 
 def _extent(
@@ -173,10 +192,9 @@ def _extent(
 @core.lists_kernels("augment")
 def _list_augment(
     dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
-) -> list[str]:
+) -> Any:
     shape = core.shape_tuple("augment", "images_shape", images_shape, "N, H, W, C")
     size = core.pair("augment", "size", size, 1)
     out = (*size, shape[3])
     out = out if depth is None else depth.shape("augment", out, np.float32)
-    extent = _extent(dev, shape, size, None, depth, out)
-    return [name for name, _ in core.rows(dev, "augment", extent)]
+    return _extent(dev, shape, size, None, depth, out)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .. import reference
-from ..common.devices import Device
 from . import core, pointwise
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 _OP = "bias_relu_dropout"
 
 
-@core.lists_kernels(_OP)
-def _list(dev: Device, shape: tuple[int, ...]) -> list[str]:
-    *rows, cols = core.shape_tuple(_OP, "shape", shape, ", ".join("." * max(1, len(shape))))
-    extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in core.rows(dev, "bias_relu_dropout", extent)]
+pointwise.list_dropout(_OP)
 
 
+@operation()
 def bias_relu_dropout(
     x: Any,
     b: Any = None,
@@ -74,15 +71,8 @@ def bias_relu_dropout(
     row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
     y = core.output(_OP, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
-        if step_array is not None:
-            step = int(step_array.reshape(-1)[0])
-        drawn = (p, seed, step, layer, scale, (row0, col0, total_cols))
-        return reference.bias_relu_dropout(x, b, *drawn, out=y)
+        drawn = (p, seed, step if step_array is None else step_array, layer, scale, (row0, col0, total_cols))
+        return Prepared(dev, y, HostCall(reference.bias_relu_dropout, x, b, *drawn, out=y))
     extent = dev.ext.DropoutShape(rows=x.size // cols, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(_OP, core.rows(dev, "bias_relu_dropout", extent), kernel)
-    threshold = reference.dropout_threshold(p)
-    with dev.activate():
-        dev.ext.bias_relu_dropout(
-            name, extent, y, x, b, threshold, scale, seed, step, step_array, layer, dev.stream()
-        )
-    return y
+    args = (y, x, b, reference.dropout_threshold(p), scale, seed, step, step_array, layer)
+    return Prepared(dev, y, Launch(_OP, dev, _OP, extent, args, kernel=kernel))

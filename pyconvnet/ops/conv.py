@@ -37,8 +37,6 @@ Output sizes round down: P = (H + top + bottom - R) // stride + 1.
 
 from __future__ import annotations
 
-import functools
-import os
 from typing import Any
 
 import numpy as np
@@ -47,8 +45,9 @@ from ..common.checks import channels_first_hint
 from ..common.devices import Device
 from ..reference import conv as reference
 from . import core
-from . import launch as _launch
-from .arrays import pointer
+from .arrays import capability, pointer
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.
@@ -148,22 +147,6 @@ def accumulated(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
 
 
-def capability(dev: Device) -> int:
-    """Compute capability of a device as 10 * major + minor, on which the choice of a kernel depends.
-
-    The emulator can do what an sm_90 can; ``PYCONVNET_EMULATOR_CAPABILITY=75`` makes it choose as for an
-    older device.
-    """
-    if dev.kind == "cuda":
-        return _cuda_capability(dev)
-    return int(os.environ.get("PYCONVNET_EMULATOR_CAPABILITY", "90"))
-
-
-@functools.cache
-def _cuda_capability(dev: Device) -> int:
-    return int(dev.xp.cuda.Device(dev.index).compute_capability)
-
-
 def aligned(dev: Device, *arrays: Any) -> bool:
     """Whether every array (None: no array) starts at a multiple of 16 bytes, which the fast kernels want."""
     return all(array is None or pointer(dev, array) % 16 == 0 for array in arrays)
@@ -178,10 +161,10 @@ def launch(
     workspace: Any,
     *args: Any,
     **how: Any,
-) -> None:
-    """Run the forced or the chosen kernel of a direction ("fprop", "dgrad", "wgrad")."""
-    how |= {"workspace": workspace, "scratched": True}
-    _launch.run(op, dev, f"conv2d_{direction}", shape, kernel, args, **how)
+) -> Launch:
+    """Prepare the forced or the chosen kernel of a direction ("fprop", "dgrad", "wgrad")."""
+    how |= {"kernel": kernel, "workspace": workspace, "scratched": True}
+    return Launch(op, dev, f"conv2d_{direction}", shape, args, **how)
 
 
 def activation_code(op: str, activation: str | None) -> int:
@@ -207,7 +190,7 @@ def _list_kernels(op: str, direction: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return [name for name, _ in core.rows(dev, f"conv2d_{direction}", shape)]
+        return f"conv2d_{direction}", shape
 
 
 _list_kernels("conv2d", "fprop")
@@ -215,6 +198,7 @@ _list_kernels("conv2d_dgrad", "dgrad")
 _list_kernels("conv2d_wgrad", "wgrad")
 
 
+@operation(alignment=True)
 def conv2d(
     x: Any,
     w: Any,
@@ -274,8 +258,8 @@ def fprop(
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
-) -> Any:
-    """:func:`conv2d` with filters w for an operation `op` with arrays `inputs`, x and b among them."""
+) -> Prepared:
+    """Prepare :func:`conv2d` with filters w for an operation `op` with arrays `inputs`, x and b among them."""
     x, b = inputs["x"], inputs["b"]
     dtype = core.check_float(op, dev, x=x, w=w)
     check_bias(op, b, dtype)
@@ -289,13 +273,14 @@ def fprop(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
-        reference.conv2d(x, w, b, activation=activation, out=y, **geometry.options)
-    else:
-        shape = geometry.shape_of(dev, exactness, aligned(dev, x, w, y))
-        launch("conv2d", "fprop", dev, shape, kernel, workspace, y, x, w, b, code, caller=op)
-    return y
+        how = geometry.options | {"activation": activation}
+        return Prepared(dev, y, HostCall(reference.conv2d, x, w, b, out=y, **how))
+    shape = geometry.shape_of(dev, exactness, aligned(dev, x, w, y))
+    args = (y, x, w, b, code)
+    return Prepared(dev, y, launch("conv2d", "fprop", dev, shape, kernel, workspace, *args, caller=op))
 
 
+@operation(alignment=True)
 def conv2d_dgrad(
     dy: Any,
     w: Any,
@@ -350,13 +335,13 @@ def conv2d_dgrad(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dx = core.output(op, dev, named, out, x_shape, dtype)
     if dev.ext is None:
-        reference.conv2d_dgrad(dy, w, x_shape, mask=mask, out=dx, **geometry.options)
-    else:
-        shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w, mask))
-        launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask)
-    return dx
+        how = geometry.options | {"mask": mask}
+        return Prepared(dev, dx, HostCall(reference.conv2d_dgrad, dy, w, x_shape, out=dx, **how))
+    shape = geometry.shape_of(dev, exactness, aligned(dev, dx, dy, w, mask))
+    return Prepared(dev, dx, launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask))
 
 
+@operation(alignment=True)
 def conv2d_wgrad(
     dy: Any,
     x: Any,
@@ -412,8 +397,8 @@ def wgrad(
     name: str = "out",
     kernel: str | None = None,
     workspace: Any = None,
-) -> Any:
-    """:func:`conv2d_wgrad` for an operation `op` with arrays dy and x that calls the output `name`."""
+) -> Prepared:
+    """Prepare :func:`conv2d_wgrad` for an operation `op` with arrays dy and x that calls the output `name`."""
     dy, x = inputs["dy"], inputs["x"]
     dtype = core.check_float(op, dev, dy=dy, x=x)
     x_shape = core.check_rank(op, "x", x, _AXES_X)
@@ -425,8 +410,7 @@ def wgrad(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dw = core.output(op, dev, inputs, out, w_shape, accumulated(dtype), name=name)
     if dev.ext is None:
-        reference.conv2d_wgrad(dy, x, w_shape, out=dw, **geometry.options)
-    else:
-        shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
-        launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, dw, dy, x, caller=op)
-    return dw
+        return Prepared(dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options))
+    shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
+    args = (dw, dy, x)
+    return Prepared(dev, dw, launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, *args, caller=op))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -205,22 +205,54 @@ def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:
         )
 
 
-# ops.kernels(op, ...): each family registers how to list the kernels of its operations.
-_kernel_listings: dict[str, Callable[..., list[str]]] = {}
+class Listed(NamedTuple):
+    """What an operation would launch on given shapes."""
+
+    table: str
+    shape: Any  #: the kernels' shape struct
+    rows: list[tuple[str, int]]  #: (name, workspace bytes) of the kernels that apply, in order of preference
+
+
+# ops.kernels(op, ...): each family registers what its operations launch.
+_listings: dict[str, Callable[..., tuple]] = {}
 
 
 def lists_kernels(op: str):
-    """Decorator: the function answers ``ops.kernels(op, ...)``. Its first parameter is the Device."""
+    """Decorator: the function answers ``ops.kernels(op, ...)``.
 
-    def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
-        _kernel_listings[op] = function
+    Its first parameter is the Device; it returns the shape struct, or the fields of :class:`Listed`.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _listings[op] = function
         return function
 
     return register
 
 
+def _check_known(op: str) -> None:
+    if op not in _listings:
+        raise ValueError(f"kernels: unknown operation {op!r}; known: {', '.join(sorted(_listings))}")
+
+
+def listed(op: str, dev: Device, *args: Any, **kwargs: Any) -> Listed:
+    """What an operation would launch on given shapes on a device that has kernels.
+
+    Raises
+    ------
+    ValueError
+        Unknown operation, or shapes the operation refuses.
+    """
+    _check_known(op)
+    found = _listings[op](dev, *args, **kwargs)
+    if not isinstance(found, tuple):
+        found = op, found
+    table, shape, *listing = found
+    return Listed(table, shape, listing[0] if listing else rows(dev, table, shape))
+
+
 def kernels(op: str, *args: Any, device: str | Device | None = None, **kwargs: Any) -> list[str]:
-    """The CUDA kernels that apply to an operation on given shapes, in order of preference.
+    """Name the CUDA kernels that apply to an operation on given shapes, in order of preference.
 
     Parameters
     ----------
@@ -237,9 +269,6 @@ def kernels(op: str, *args: Any, device: str | Device | None = None, **kwargs: A
     ValueError
         Unknown operation, or shapes the operation refuses.
     """
-    if op not in _kernel_listings:
-        raise ValueError(f"kernels: unknown operation {op!r}; known: {', '.join(sorted(_kernel_listings))}")
+    _check_known(op)
     dev = get_device(device)
-    if dev.ext is None:
-        dev = emulator()
-    return _kernel_listings[op](dev, *args, **kwargs)
+    return [name for name, _ in listed(op, emulator() if dev.ext is None else dev, *args, **kwargs).rows]

@@ -1,25 +1,53 @@
-"""One call of an operation's kernels: which apply, which runs, and the same on scratch arrays to time it."""
+"""What an operation prepares: launches of kernels, or calls of the reference, bound to their arrays.
+
+An operation checks its arguments once and gives a :class:`Prepared`; running that checks nothing again. A
+:class:`Launch` also says what tuning asks: which kernels apply, which one runs, and the same on scratch
+arrays to time it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..common.devices import Device, emulator, get_device
 from . import core, tuning
-from .arrays import pointer
+from .arrays import is_array, pointer
 
 _PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")  # by the number the kernels know them by
 _PATTERN = 1 << 20  # elements of the random numbers that fill scratch arrays, over and over
 
 Rows = list[tuple[str, int]]
-Library = Callable[..., None]
+Library = Callable[..., Callable[[], None]]
+
+
+class HostCall:
+    """A call of a function on the host whose arguments have been checked.
+
+    Parameters
+    ----------
+    function : callable
+        Of :mod:`pyconvnet.reference`, or one that looks at what arrays hold.
+    args, options :
+        Its arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any, **options: Any):
+        self.args, self.options = args, options
+        if not any(a.dtype == core.BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
+            function = getattr(function, "__wrapped__", function)  # has nothing to widen
+        self.function = function
+
+    def run(self) -> None:
+        """Call the function."""
+        self.function(*self.args, **self.options)
 
 
 class Launch:
-    """A call whose arguments have been checked.
+    """A launch of a kernel whose arguments have been checked.
 
     Parameters
     ----------
@@ -36,11 +64,20 @@ class Launch:
     rows : list of (name, workspace bytes), optional
         The rows that apply, in the heuristic's order; default: the table's.
     libraries : dict of name to callable(*args)
-        Rows that are no kernels of ours.
+        Rows that are no kernels of ours; each gives the function that runs it.
     precision : str, optional
         Of a shape that does not say; default: bf16 where an array is of it.
     caller : str, optional
         The operation that was called, for errors; default: `op`.
+    kernel : str, optional
+        The kernel that runs; None: the chosen one.
+    workspace : object with ``get(nbytes)``, optional
+        Lends scratch memory at each run; None: it is allocated.
+
+    Raises
+    ------
+    ValueError
+        The forced kernel does not apply.
     """
 
     def __init__(
@@ -55,46 +92,91 @@ class Launch:
         libraries: Mapping[str, Library] | None = None,
         precision: str | None = None,
         caller: str | None = None,
+        kernel: str | None = None,
+        workspace: Any = None,
     ):
-        self.op, self.dev, self.table, self.shape, self.args = op, dev, table, shape, args
+        self.op, self.dev, self.table, self.shape, self.args = op, dev, table, shape, tuple(args)
         self.caller = caller or op
         self.scratched, self.libraries, self._precision = scratched, libraries or {}, precision
+        self.workspace = workspace
         self.rows = self._listed(shape) if rows is None else rows
+        self.forced = kernel is not None
+        #: Once the kernel is chosen: the arguments up to the workspace, and the library that has it, if any.
+        self.head: tuple | None = None
+        self.library: Library | None = None
+        self._by_library: Callable[[], None] | None = None
+        self._nbytes = 0
+        if self.forced:
+            self.use(kernel)
 
     def _listed(self, shape: Any) -> Rows:
         return core.rows(self.dev, self.table, shape)
 
     # ---- running it ----------------------------------------------------------------------------------------
-    def run(self, kernel: str | None, workspace: Any = None) -> None:
-        """Run the forced kernel, or the chosen one."""
-        if kernel is None and hasattr(self.shape, "key"):
-            kernel = tuning.kernel_for(self)
-        name, shape, nbytes = self.row(kernel)
-        if name in self.libraries:
-            if not tuning.rehearsing():
-                with self.dev.activate():
-                    self.libraries[name](*self.args)
-            return
-        with self.dev.activate():
-            scratch = (core.scratch(self.dev, nbytes, workspace),) if self.scratched else ()
-            try:
-                getattr(self.dev.ext, self.table)(name, shape, *self.args, *scratch, self.dev.stream())
-            except (TypeError, ValueError) as error:  # of the workspace: nobody else has looked at it
-                raise type(error)(str(error).replace(self.table, self.caller, 1)) from None
+    @property
+    def tunable(self) -> bool:
+        """Whether the kernel is chosen among several by what has been measured."""
+        return not self.forced and hasattr(self.shape, "key")
+
+    def use(self, kernel: str | None) -> None:
+        """Let a kernel run from now on; None: the heuristic's choice. Raises ValueError as :meth:`row`."""
+        name, shape, self._nbytes = self.row(kernel)
+        self.head, self.library = (name, shape, *self.args), self.libraries.get(name)
+        self._by_library = None if self.library is None else self.library(*self.args)
+
+    def resolve(self) -> None:
+        """Choose the kernel now, where none is forced."""
+        if not self.forced:
+            self.use(tuning.kernel_for(self) if self.tunable else None)
+
+    @property
+    def kernel(self) -> str | None:
+        """The row that runs, with its number of pieces where it was given; None before it is chosen."""
+        return None if self.head is None else self.head[0]
+
+    def run(self) -> None:
+        """Enqueue the kernel on the current stream of the device, which has to be the current one."""
+        if self.head is None:
+            self.resolve()
+        if self._by_library is not None:
+            self._by_library()
+        else:
+            self.call(self.head, self.workspace)
+
+    def call(self, head: Sequence[Any], workspace: Any) -> None:
+        """Call the compiled module with arguments like ``head``, which have been checked."""
+        dev = self.dev
+        try:
+            if self.scratched:
+                lent = core.scratch(dev, self._nbytes, workspace)
+                getattr(dev.ext, self.table)(*head, lent, dev.stream())
+            else:
+                getattr(dev.ext, self.table)(*head, dev.stream())
+        except (TypeError, ValueError) as error:  # of the workspace: nobody else has looked at it
+            raise type(error)(str(error).replace(self.table, self.caller, 1)) from None
+
+    def without_arrays(self) -> Launch:
+        """The same launch, kernel chosen, for :meth:`call` with other arrays: it keeps none alive."""
+        other = copy.copy(self)
+        other.args, other.head, other.workspace, other._by_library = (), None, None, None
+        return other
 
     def row(self, kernel: str | None) -> tuple[str, Any, int]:
-        """(name, shape with the pieces asked for, workspace bytes) of a kernel.
+        """(name, shape with the pieces asked for, workspace bytes) of a kernel; None: the heuristic's choice.
 
         Raises
         ------
         ValueError
             It does not apply.
         """
+        if not hasattr(self.shape, "cut"):
+            name, nbytes = core.select(self.caller, self.rows, kernel)
+            return name, self.shape, nbytes
         name, pieces = core.cut(self.caller, kernel)
         name, nbytes = core.select(self.caller, self.rows, name)
         if not pieces:
             return name, self.shape, nbytes
-        shape = self.shape.cut(pieces) if hasattr(self.shape, "cut") and name not in self.libraries else None
+        shape = None if name in self.libraries else self.shape.cut(pieces)
         able = {} if shape is None else dict(self._listed(shape))
         if name not in able:
             raise ValueError(
@@ -111,11 +193,12 @@ class Launch:
 
     @property
     def precision(self) -> str:
+        """Of the products, by name."""
         if hasattr(self.shape, "precision"):
             return _PRECISIONS[self.shape.precision]
         if self._precision is not None:
             return self._precision
-        return "bf16" if any(_is_array(a) and a.dtype == core.BFLOAT16 for a in self.args) else "fp32"
+        return "bf16" if any(a.dtype == core.BFLOAT16 for a in arrays_in(self.args)) else "fp32"
 
     def applies(self, kernel: str) -> bool:
         """Whether a kernel, pieces included, can run."""
@@ -135,7 +218,7 @@ class Launch:
         with self.dev.activate():
             return {} if costs is None else dict(costs(self.shape.cut(pieces)))
 
-    def workspace(self, name: str, pieces: int) -> int | None:
+    def workspace_bytes(self, name: str, pieces: int) -> int | None:
         """Bytes of scratch memory for so many pieces; None where it cannot be cut so."""
         return dict(self._listed(self.shape.cut(pieces))).get(name)
 
@@ -146,7 +229,7 @@ class Launch:
         """
         if name in self.libraries:
             return None
-        found, whole, two = (self.workspace(name, pieces) for pieces in (0, 1, 2))
+        found, whole, two = (self.workspace_bytes(name, pieces) for pieces in (0, 1, 2))
         return 1 if found == whole or two is None else round(2 * (found - whole) / (two - whole))
 
     @property
@@ -159,7 +242,7 @@ class Launch:
             "conv2d_wgrad": s.n * s.p * s.q,
         }[self.table]
 
-    def prepared(self, kernels: Sequence[str]) -> dict[str, Callable[[], None]]:
+    def on_scratch_arrays(self, kernels: Sequence[str]) -> dict[str, Callable[[], None]]:
         """Each kernel as a callable on scratch arrays: nobody's data is touched, nothing is allocated later.
 
         Arrays that are one in the call (in place) are one here. They hold random numbers: on zeros a card
@@ -173,7 +256,7 @@ class Launch:
                 twins[address] = _random_like(self.dev, array)
             return twins[address]
 
-        args = tuple(twin(arg) if _is_array(arg) else arg for arg in self.args)
+        args = tuple(twin(arg) if is_array(arg) else arg for arg in self.args)
         rows = {kernel: self.row(kernel) for kernel in kernels}
         most = max(nbytes for _, _, nbytes in rows.values())
         scratch = self.dev.empty((most,), np.uint8) if most else None
@@ -182,20 +265,64 @@ class Launch:
             library = self.libraries.get(name)
             lent = () if not self.scratched else (scratch[:nbytes] if nbytes else None,)
 
-            def work(
-                name: str = name, shape: Any = shape, lent: tuple = lent, library: Any = library
-            ) -> None:
-                if library is not None:
-                    library(*args)
-                else:
-                    getattr(self.dev.ext, self.table)(name, shape, *args, *lent, self.dev.stream())
+            def work(name: str = name, shape: Any = shape, lent: tuple = lent) -> None:
+                getattr(self.dev.ext, self.table)(name, shape, *args, *lent, self.dev.stream())
 
-            works[kernel] = work
+            works[kernel] = work if library is None else library(*args)
         return works
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "dtype") and hasattr(value, "ndim") and not isinstance(value, np.generic)
+Step = Launch | HostCall
+
+
+class Prepared:
+    """An operation on certain arrays, its arguments checked.
+
+    Parameters
+    ----------
+    dev : Device
+    result : what the operation returns
+    steps : Launch or HostCall
+        In order.
+    checks : tuple of HostCall
+        Of what the arrays hold, on host devices; they raise ValueError. A plan, whose arrays are filled by
+        kernels and checked feeds, leaves them out.
+    """
+
+    def __init__(self, dev: Device, result: Any, *steps: Step, checks: tuple[HostCall, ...] = ()):
+        self.dev, self.result, self.steps, self.checks = dev, result, steps, checks
+
+    def run(self) -> Any:
+        """Do it; returns the result."""
+        for check in self.checks:
+            check.run()
+        with self.dev.activate():
+            for step in self.steps:
+                step.run()
+        return self.result
+
+    def then(self, result: Any, *steps: Step) -> Prepared:
+        """More steps after these, and another result."""
+        return Prepared(self.dev, result, *self.steps, *steps, checks=self.checks)
+
+
+def problems(prepared: Iterable[Prepared]) -> dict[str, Launch]:
+    """The launches whose kernels can be chosen, the first of each problem."""
+    found: dict[str, Launch] = {}
+    for one in prepared:
+        for step in one.steps:
+            if isinstance(step, Launch) and step.tunable:
+                found.setdefault(tuning.problem(step), step)
+    return found
+
+
+def arrays_in(values: Any) -> Iterable[Any]:
+    """The arrays of arguments, those in lists and tuples too."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from arrays_in(value)
+        elif is_array(value):
+            yield value
 
 
 def _random_like(dev: Device, array: Any) -> Any:
@@ -221,39 +348,6 @@ def _random_like(dev: Device, array: Any) -> Any:
     return out
 
 
-def run(
-    op: str,
-    dev: Device,
-    table: str,
-    shape: Any,
-    kernel: str | None,
-    args: Sequence[Any],
-    *,
-    workspace: Any = None,
-    **how: Any,
-) -> None:
-    """Run a kernel of a table: the forced one, or the chosen one. ``how``: see :class:`Launch`."""
-    Launch(op, dev, table, shape, args, **how).run(kernel, workspace)
-
-
-class _Watch:
-    """A compiled module that notes which table was listed for which shape."""
-
-    def __init__(self, ext: Any):
-        self._ext, self.listed = ext, []
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._ext, name)
-        if not name.endswith("_kernels"):
-            return value
-
-        def listing(shape: Any) -> Rows:
-            self.listed.append((name.removesuffix("_kernels"), shape))
-            return value(shape)
-
-        return listing
-
-
 def choice(
     op: str,
     *args: Any,
@@ -262,7 +356,7 @@ def choice(
     kernel: str | None = None,
     **kwargs: Any,
 ) -> tuning.Choice:
-    """Which kernel would run for an operation on given shapes, and why. Measures nothing.
+    """Tell which kernel would run for an operation on given shapes, and why. Measures nothing.
 
     Parameters
     ----------
@@ -288,18 +382,14 @@ def choice(
     """
     dev = get_device(device)
     dev = emulator() if dev.ext is None else dev
-    watch = _Watch(dev.ext)
-    names = core.kernels(op, *args, device=Device(dev.kind, dev.index, dev.xp, watch), **kwargs)
-    table, shape = watch.listed[-1]
-    nbytes = dict(core.rows(dev, table, shape))
-    rows = [(name, nbytes.get(name, 0)) for name in names]
+    listed = core.listed(op, dev, *args, **kwargs)
     precision = "bf16" if np.dtype(dtype) == core.BFLOAT16 else "fp32"
-    call = Launch(op, dev, table, shape, (), rows=rows, precision=precision)
-    key = getattr(shape, "key", "")
+    call = Launch(op, dev, listed.table, listed.shape, (), rows=listed.rows, precision=precision)
+    first, key = call.rows[0][0], getattr(listed.shape, "key", "")
     if kernel is not None:
         call.row(kernel)
-        return tuning.Choice(op, key, call.precision, kernel, "forced", names[0])
+        return tuning.Choice(op, key, call.precision, kernel, "forced", first)
     if not key:
         why = "of these kernels the first that applies always runs"
-        return tuning.Choice(op, key, call.precision, names[0], "heuristic", names[0], reason=why)
+        return tuning.Choice(op, key, call.precision, first, "heuristic", first, reason=why)
     return tuning.choose(call, measuring=False)

@@ -27,6 +27,9 @@ from .. import reference
 from ..common.devices import Device
 from . import conv, core, pointwise
 from . import cublas as _cublas
+from .arrays import capability
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 CUBLAS = "cublas"
 
@@ -52,7 +55,7 @@ def _shape_of(
     (n, i), o = x_shape, w_shape[0]
     return dev.ext.Conv2dShape(
         n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned,
-        precision=precision, capability=conv.capability(dev),
+        precision=precision, capability=capability(dev),
     )  # fmt: skip
 
 
@@ -70,7 +73,8 @@ def _list_kernels(op: str) -> None:
         x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
         w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
         _check(op, x_shape, w_shape)
-        return [name for name, _ in _rows(op, dev, _shape_of(dev, x_shape, w_shape, code))]
+        shape = _shape_of(dev, x_shape, w_shape, code)
+        return f"conv2d_{_DIRECTIONS[op]}", shape, _rows(op, dev, shape)
 
 
 for _op in _DIRECTIONS:
@@ -79,32 +83,41 @@ for _op in _DIRECTIONS:
 
 def _launch(
     op: str, dev: Device, shape: Any, kernel: str | None, workspace: Any, by_cublas: Any, *args: Any
-) -> None:
-    """Run the forced or the chosen row; ``by_cublas(dev, *args)`` is cuBLAS's."""
+) -> Launch:
+    """Prepare the forced or the chosen row; ``by_cublas(dev, *args)`` gives what runs cuBLAS's."""
     how = {}
     if _cublas_works(dev):
         how = {"rows": _rows(op, dev, shape), "libraries": {CUBLAS: functools.partial(by_cublas, dev)}}
-    conv.launch(op, _DIRECTIONS[op], dev, shape, kernel, workspace, *args, **how)
+    return conv.launch(op, _DIRECTIONS[op], dev, shape, kernel, workspace, *args, **how)
 
 
-def _linear_by_cublas(dev: Device, y: Any, x: Any, w: Any, b: Any, activation: int) -> None:
-    _cublas.sgemm(dev, y, (_cublas.N, _cublas.T), x, w)
-    if b is not None:
-        pointwise.add_bias(y, b, out=y)
-    if activation:
-        pointwise.relu(y, out=y)
+def _by_cublas(dev: Device, out: Any, transposed: tuple[int, int], a: Any, b: Any, *then: Prepared) -> Any:
+    """A function that multiplies two matrices and then does what has been prepared."""
+
+    def run() -> None:
+        _cublas.sgemm(dev, out, transposed, a, b)
+        for prepared in then:
+            prepared.run()
+
+    return run
 
 
-def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any, mask: Any) -> None:
-    _cublas.sgemm(dev, dx, (_cublas.N, _cublas.N), dy, w)
-    if mask is not None:
-        pointwise.relu_backward(dx, mask, out=dx)
+def _linear_by_cublas(dev: Device, y: Any, x: Any, w: Any, b: Any, activation: int) -> Any:
+    bias = [] if b is None else [pointwise.add_bias.prepare(y, b, out=y)]
+    relu = [pointwise.relu.prepare(y, out=y)] if activation else []
+    return _by_cublas(dev, y, (_cublas.N, _cublas.T), x, w, *bias, *relu)
 
 
-def _wgrad_by_cublas(dev: Device, dw: Any, dy: Any, x: Any) -> None:
-    _cublas.sgemm(dev, dw, (_cublas.T, _cublas.N), dy, x)
+def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any, mask: Any) -> Any:
+    masked = [] if mask is None else [pointwise.relu_backward.prepare(dx, mask, out=dx)]
+    return _by_cublas(dev, dx, (_cublas.N, _cublas.N), dy, w, *masked)
 
 
+def _wgrad_by_cublas(dev: Device, dw: Any, dy: Any, x: Any) -> Any:
+    return _by_cublas(dev, dw, (_cublas.T, _cublas.N), dy, x)
+
+
+@operation(alignment=True)
 def linear(
     x: Any,
     w: Any,
@@ -154,13 +167,13 @@ def linear(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, dev, named, out, (x_shape[0], w_shape[0]), dtype)
     if dev.ext is None:
-        reference.linear(x, w, b, activation=activation, out=y)
-        return y
+        return Prepared(dev, y, HostCall(reference.linear, x, w, b, activation=activation, out=y))
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, x, w, y))
-    _launch(op, dev, shape, kernel, workspace, _linear_by_cublas, y, x, w, b, code)
-    return y
+    args = (y, x, w, b, code)
+    return Prepared(dev, y, _launch(op, dev, shape, kernel, workspace, _linear_by_cublas, *args))
 
 
+@operation(alignment=True)
 def linear_dgrad(
     dy: Any,
     w: Any,
@@ -209,13 +222,13 @@ def linear_dgrad(
     core.check_mask(op, mask, x_shape)
     dx = core.output(op, dev, named, out, x_shape, dtype)
     if dev.ext is None:
-        reference.linear_dgrad(dy, w, mask=mask, out=dx)
-        return dx
+        return Prepared(dev, dx, HostCall(reference.linear_dgrad, dy, w, mask=mask, out=dx))
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dx, dy, w, mask))
-    _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, dx, dy, w, mask)
-    return dx
+    args = (dx, dy, w, mask)
+    return Prepared(dev, dx, _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, *args))
 
 
+@operation(alignment=True)
 def linear_wgrad(
     dy: Any,
     x: Any,
@@ -257,8 +270,7 @@ def linear_wgrad(
     w_shape = (dy_shape[1], x_shape[1])
     dw = core.output(op, dev, named, out, w_shape, conv.accumulated(dtype))
     if dev.ext is None:
-        reference.linear_wgrad(dy, x, out=dw)
-        return dw
+        return Prepared(dev, dw, HostCall(reference.linear_wgrad, dy, x, out=dw))
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x))
-    _launch(op, dev, shape, kernel, workspace, _wgrad_by_cublas, dw, dy, x)
-    return dw
+    args = (dw, dy, x)
+    return Prepared(dev, dw, _launch(op, dev, shape, kernel, workspace, _wgrad_by_cublas, *args))

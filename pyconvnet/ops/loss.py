@@ -9,9 +9,11 @@ import numpy as np
 from .. import reference
 from ..common.devices import Device
 from . import core
-from . import launch as _launch
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 
+@operation()
 def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Probabilities of the classes, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
 
@@ -38,12 +40,12 @@ def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     core.check_contiguous(op, logits=logits)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=("logits",))
     if dev.ext is None:
-        return reference.softmax(logits, out=y)
+        return Prepared(dev, y, HostCall(reference.softmax, logits, out=y))
     extent = dev.ext.LossShape(examples=shape[0], classes=shape[1])
-    _launch.run(op, dev, op, extent, kernel, (y, logits))
-    return y
+    return Prepared(dev, y, Launch(op, dev, op, extent, (y, logits), kernel=kernel))
 
 
+@operation(updated=("metrics",))
 def softmax_cross_entropy(
     logits: Any,
     labels: Any,
@@ -109,13 +111,11 @@ def softmax_cross_entropy(
         core.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
     core.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
     classified = core.as_int32(op, dev, "labels", labels)
+    checks = ()
     if dev.kind != "cuda":
-        wrong = (classified < 0) | (classified >= classes)
-        if wrong.any():
-            i = int(wrong.argmax())
-            raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
-        if class_weights is not None and not (class_weights >= 0).all() & np.isfinite(class_weights).all():
-            raise ValueError(f"{op}: class_weights must be finite and not negative, got {class_weights}")
+        checks = (HostCall(_check_labels, op, labels, classified, classes),)
+        if class_weights is not None:
+            checks += (HostCall(_check_weights, op, class_weights),)
     if metrics is not None:
         core.writable(op, "metrics", dev, metrics, (4,), np.float64)
     grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
@@ -124,19 +124,33 @@ def softmax_cross_entropy(
     loss, dlogits = core.outputs(op, dev, inputs, out, *specs, itself=itself, updated=("metrics",))
     if dev.ext is None:
         args = (logits, classified, class_weights, topk, metrics, grad_scale)
-        return reference.softmax_cross_entropy(*args, out=(loss, dlogits))
-    extent = dev.ext.LossShape(examples=n, classes=classes)
-    args = (loss, dlogits, metrics, logits, classified, class_weights, topk, grad_scale)
-    _launch.run(op, dev, op, extent, kernel, args, workspace=workspace, scratched=True)
-    return loss, dlogits
+        step = HostCall(reference.softmax_cross_entropy, *args, out=(loss, dlogits))
+    else:
+        extent = dev.ext.LossShape(examples=n, classes=classes)
+        args = (loss, dlogits, metrics, logits, classified, class_weights, topk, grad_scale)
+        how = {"scratched": True, "kernel": kernel, "workspace": workspace}
+        step = Launch(op, dev, op, extent, args, **how)
+    return Prepared(dev, (loss, dlogits), step, checks=checks)
+
+
+def _check_labels(op: str, labels: Any, classified: Any, classes: int) -> None:
+    """Every label, as int32 in ``classified``, is a class."""
+    wrong = (classified < 0) | (classified >= classes)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
+
+
+def _check_weights(op: str, class_weights: Any) -> None:
+    if not (class_weights >= 0).all() & np.isfinite(class_weights).all():
+        raise ValueError(f"{op}: class_weights must be finite and not negative, got {class_weights}")
 
 
 def _list(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
         examples, classes = core.shape_tuple(op, "shape", shape, "N, C")
-        extent = dev.ext.LossShape(examples=examples, classes=classes)
-        return [name for name, _ in core.rows(dev, op, extent)]
+        return dev.ext.LossShape(examples=examples, classes=classes)
 
 
 _list("softmax")

@@ -19,8 +19,10 @@ import numpy as np
 from ..common.devices import Device
 from ..reference import norm as reference
 from . import core
+from .launch import HostCall, Launch, Prepared
 from .norm import _MAX_SIZE, _groups, _number
-from .pool import Pair, _Geometry
+from .operation import operation
+from .pool import Pair, _Geometry, check_argmax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +65,9 @@ class _Call:
         g = self.geometry
         return (self.lrn_size, self.alpha, self.beta, self.k, self.groups, g.size, g.stride, g.pad)
 
-    def launch(self, op: str, dev: Device, kernel: str | None, *arrays: Any, options: tuple = ()) -> None:
-        shape = self.shape_of(dev)
-        name, _ = core.select(op, core.rows(dev, op, shape), kernel)
-        with dev.activate():
-            getattr(dev.ext, op)(name, shape, *arrays, self.alpha, self.beta, self.k, *options, dev.stream())
+    def launch(self, op: str, dev: Device, kernel: str | None, *arrays: Any, options: tuple = ()) -> Launch:
+        args = (*arrays, self.alpha, self.beta, self.k, *options)
+        return Launch(op, dev, op, self.shape_of(dev), args, kernel=kernel)
 
 
 def _list_kernels(op: str) -> None:
@@ -75,17 +75,18 @@ def _list_kernels(op: str) -> None:
     def listing(
         dev: Device, x_shape: Any, *, lrn_size: int = 5, groups: int = 1, size: Any = 3, stride: Any = 2,
         pad: Any = 0, ceil_mode: bool = False,
-    ) -> list[str]:  # fmt: skip
+    ) -> Any:  # fmt: skip
         x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
         windows = (size, stride, pad, ceil_mode)
         call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
-        return [name for name, _ in core.rows(dev, op, call.shape_of(dev))]
+        return call.shape_of(dev)
 
 
 _list_kernels("lrn_max_pool2d")
 _list_kernels("lrn_max_pool2d_backward")
 
 
+@operation()
 def lrn_max_pool2d(
     x: Any,
     *,
@@ -148,12 +149,13 @@ def lrn_max_pool2d(
     specs = ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
-        reference.lrn_max_pool2d(x, *call.for_reference, out=(y, argmax))
+        step = HostCall(reference.lrn_max_pool2d, x, *call.for_reference, out=(y, argmax))
     else:
-        call.launch(op, dev, kernel, y, argmax, x)
-    return y, argmax
+        step = call.launch(op, dev, kernel, y, argmax, x)
+    return Prepared(dev, (y, argmax), step)
 
 
+@operation()
 def lrn_max_pool2d_backward(
     dy: Any,
     argmax: Any,
@@ -216,12 +218,11 @@ def lrn_max_pool2d_backward(
     core.check_shape(op, "argmax", argmax, call.geometry.y_shape, "like dy")
     core.check_dtype(op, "argmax", argmax, call.geometry.argmax_dtype)
     core.check_contiguous(op, **inputs)
-    if dev.kind != "cuda":
-        positions = math.prod(call.geometry.size)
-        if argmax.max() >= positions or argmax.min() < 0:
-            raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
     dx = core.output(op, dev, inputs, out, x_shape, dtype)
     if dev.ext is None:
-        return reference.lrn_max_pool2d_backward(dy, argmax, x, *call.for_reference, relu, out=dx)
-    call.launch(op, dev, kernel, dx, dy, argmax, x, options=(relu,))
-    return dx
+        args = (dy, argmax, x, *call.for_reference, relu)
+        step = HostCall(reference.lrn_max_pool2d_backward, *args, out=dx)
+    else:
+        step = call.launch(op, dev, kernel, dx, dy, argmax, x, options=(relu,))
+    positions = HostCall(check_argmax, op, argmax, math.prod(call.geometry.size))
+    return Prepared(dev, dx, step, checks=() if dev.kind == "cuda" else (positions,))

@@ -38,7 +38,8 @@ import numpy as np
 from ..common.devices import Device
 from ..reference import norm as reference
 from . import core
-from . import launch as _table
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 _MAX_SIZE = 2**31 - 1
 
@@ -78,13 +79,9 @@ def _pixels_shape(dev: Device, shape: tuple[int, ...], size: int) -> Any:
     return dev.ext.LrnSpatialShape(n=n, h=h, w=w, c=c, size=size)
 
 
-def _launch(op: str, dev: Device, shape: Any, kernel: str | None, *args: Any) -> None:
-    _table.run(op, dev, op, shape, kernel, args)
-
-
 def _list_kernels(op: str, spatial: bool) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> list[str]:
+    def listing(dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
         size = core.integer(op, "size", size, 1, _MAX_SIZE)
         if spatial:
             if groups != 1:
@@ -93,7 +90,7 @@ def _list_kernels(op: str, spatial: bool) -> None:
         else:
             x_shape = tuple(core.shape_tuple(op, "x_shape", x_shape, ",".join("." * max(1, len(x_shape)))))
             shape = _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
-        return [name for name, _ in core.rows(dev, op, shape)]
+        return shape
 
 
 _list_kernels("lrn", False)
@@ -127,6 +124,7 @@ def _backward_inputs(
 # ---------------------------------------------------------------- across channels
 
 
+@operation()
 def lrn(
     x: Any,
     size: int = 5,
@@ -180,12 +178,14 @@ def lrn(
     core.check_contiguous(op, x=x)
     y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
-        reference.lrn(x, size, alpha, beta, k, groups, out=(y, scale))
+        step = HostCall(reference.lrn, x, size, alpha, beta, k, groups, out=(y, scale))
     else:
-        _launch(op, dev, _channels_shape(dev, shape, size, groups), kernel, y, scale, x, alpha, beta, k)
-    return y, scale
+        extent = _channels_shape(dev, shape, size, groups)
+        step = Launch(op, dev, op, extent, (y, scale, x, alpha, beta, k), kernel=kernel)
+    return Prepared(dev, (y, scale), step)
 
 
+@operation()
 def lrn_backward(
     dy: Any,
     x: Any,
@@ -232,15 +232,16 @@ def lrn_backward(
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     groups = _groups(op, groups, dx.shape[-1])
     if dev.ext is None:
-        return reference.lrn_backward(*inputs.values(), size, alpha, beta, groups, relu, out=dx)
-    shape = _channels_shape(dev, dx.shape, size, groups)
-    _launch(op, dev, shape, kernel, dx, *inputs.values(), alpha, beta, relu)
-    return dx
+        args = (*inputs.values(), size, alpha, beta, groups, relu)
+        return Prepared(dev, dx, HostCall(reference.lrn_backward, *args, out=dx))
+    shape, args = _channels_shape(dev, dx.shape, size, groups), (dx, *inputs.values(), alpha, beta, relu)
+    return Prepared(dev, dx, Launch(op, dev, op, shape, args, kernel=kernel))
 
 
 # ---------------------------------------------------------------- across pixels
 
 
+@operation()
 def lrn_spatial(
     x: Any,
     size: int = 5,
@@ -291,12 +292,14 @@ def lrn_spatial(
     core.check_contiguous(op, x=x)
     y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
-        reference.lrn_spatial(x, size, alpha, beta, k, out=(y, scale))
+        step = HostCall(reference.lrn_spatial, x, size, alpha, beta, k, out=(y, scale))
     else:
-        _launch(op, dev, _pixels_shape(dev, shape, size), kernel, y, scale, x, alpha, beta, k)
-    return y, scale
+        extent = _pixels_shape(dev, shape, size)
+        step = Launch(op, dev, op, extent, (y, scale, x, alpha, beta, k), kernel=kernel)
+    return Prepared(dev, (y, scale), step)
 
 
+@operation()
 def lrn_spatial_backward(
     dy: Any,
     x: Any,
@@ -336,6 +339,7 @@ def lrn_spatial_backward(
     size = core.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     if dev.ext is None:
-        return reference.lrn_spatial_backward(*inputs.values(), size, alpha, beta, out=dx)
-    _launch(op, dev, _pixels_shape(dev, dx.shape, size), kernel, dx, *inputs.values(), alpha, beta)
-    return dx
+        args = (*inputs.values(), size, alpha, beta)
+        return Prepared(dev, dx, HostCall(reference.lrn_spatial_backward, *args, out=dx))
+    shape, args = _pixels_shape(dev, dx.shape, size), (dx, *inputs.values(), alpha, beta)
+    return Prepared(dev, dx, Launch(op, dev, op, shape, args, kernel=kernel))

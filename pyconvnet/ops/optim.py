@@ -9,8 +9,11 @@ import numpy as np
 from .. import reference
 from ..common.devices import Device
 from . import core
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 
+@operation(updated=("w", "v", "step", "w_bf16"))
 def sgd_momentum(
     w: Any,
     v: Any,
@@ -86,25 +89,26 @@ def sgd_momentum(
     if w_bf16 is not None:
         core.writable(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
     core.outputs(op, dev, inputs, None, updated=("w", "v", "step", "w_bf16"))
-    if dev.kind != "cuda":
-        if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
-            raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
-        if ends[-1] != count:
-            raise ValueError(f"{op}: ends must end at the {count} elements of w, got {ends[-1]}")
     if dev.ext is None:
-        reference.sgd_momentum(w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
-        return
-    extent = dev.ext.SgdShape(count=count, segments=segments)
-    name, _ = core.select(op, core.rows(dev, "sgd_momentum", extent), kernel)
-    with dev.activate():
-        rest = (hyper, ends, lr_mult, weight_decay, dev.stream())
-        dev.ext.sgd_momentum(name, extent, w, v, w_bf16, step, g, *rest)
+        how = HostCall(reference.sgd_momentum, w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
+    else:
+        extent = dev.ext.SgdShape(count=count, segments=segments)
+        args = (w, v, w_bf16, step, g, hyper, ends, lr_mult, weight_decay)
+        how = Launch(op, dev, op, extent, args, kernel=kernel)
+    checks = () if dev.kind == "cuda" else (HostCall(_check_ends, op, ends, count),)
+    return Prepared(dev, None, how, checks=checks)
+
+
+def _check_ends(op: str, ends: Any, count: int) -> None:
+    """The segments follow each other and cover all elements."""
+    if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
+        raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
+    if ends[-1] != count:
+        raise ValueError(f"{op}: ends must end at the {count} elements of w, got {ends[-1]}")
 
 
 @core.lists_kernels("sgd_momentum")
-def _list_sgd_momentum(dev: Device, count: int, segments: int) -> list[str]:
+def _list_sgd_momentum(dev: Device, count: int, segments: int) -> Any:
     count = core.integer("sgd_momentum", "count", count, minimum=1, maximum=core.MAX_ELEMENTS)
     segments = core.integer("sgd_momentum", "segments", segments, minimum=1, maximum=core.MAX_ELEMENTS)
-    return [
-        name for name, _ in core.rows(dev, "sgd_momentum", dev.ext.SgdShape(count=count, segments=segments))
-    ]
+    return dev.ext.SgdShape(count=count, segments=segments)

@@ -17,12 +17,14 @@ import numpy as np
 from .. import reference
 from ..common.devices import Device
 from . import core
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 # ---- what the functions share ------------------------------------------------------------------------------
 
 
-def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named: Any) -> Any:
-    """One of the functions that take arrays of one shape: checks, then the reference or the kernel."""
+def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named: Any) -> Prepared:
+    """Prepare one of the functions that take arrays of one shape."""
     dev, inputs = core.arrays(op, **named)
     names = list(named)
     first = inputs[names[0]]
@@ -34,19 +36,16 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     core.check_contiguous(op, **inputs)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=tuple(inputs))
     if dev.ext is None:
-        return getattr(reference, op)(*inputs.values(), *scalars, out=y)
+        return Prepared(dev, y, HostCall(getattr(reference, op), *inputs.values(), *scalars, out=y))
     extent = dev.ext.ElementwiseShape(count=first.size)
-    name, _ = core.select(op, core.rows(dev, op, extent), kernel)
-    with dev.activate():
-        getattr(dev.ext, op)(name, extent, y, *inputs.values(), *scalars, dev.stream())
-    return y
+    return Prepared(dev, y, Launch(op, dev, op, extent, (y, *inputs.values(), *scalars), kernel=kernel))
 
 
 def _list_elementwise(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
         count = math.prod(core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
-        return [name for name, _ in core.rows(dev, op, dev.ext.ElementwiseShape(count=count))]
+        return dev.ext.ElementwiseShape(count=count)
 
 
 for _op in (
@@ -65,6 +64,7 @@ for _op in (
 # ---- activations -------------------------------------------------------------------------------------------
 
 
+@operation()
 def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
 
@@ -83,6 +83,7 @@ def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     return _elementwise("relu", out, kernel, x=x)
 
 
+@operation()
 def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
 
@@ -99,11 +100,13 @@ def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
     return _elementwise("relu_backward", out, kernel, dy=dy, y=y)
 
 
+@operation()
 def tanh(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Hyperbolic tangent, element by element. Arguments and errors as for :func:`relu`."""
     return _elementwise("tanh", out, kernel, x=x)
 
 
+@operation()
 def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
 
@@ -112,11 +115,13 @@ def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
     return _elementwise("tanh_backward", out, kernel, dy=dy, y=y)
 
 
+@operation()
 def logistic(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
     return _elementwise("logistic", out, kernel, x=x)
 
 
+@operation()
 def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
 
@@ -128,6 +133,7 @@ def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = 
 # ---- sums --------------------------------------------------------------------------------------------------
 
 
+@operation()
 def add(
     a: Any, b: Any, *, alpha: float = 1.0, beta: float = 1.0, out: Any = None, kernel: str | None = None
 ) -> Any:
@@ -150,6 +156,7 @@ def add(
     return _elementwise("add", out, kernel, alpha, beta, a=a, b=b)
 
 
+@operation()
 def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     """Add one number per channel: ``y[..., c] = x[..., c] + b[c]``.
 
@@ -177,14 +184,12 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     core.check_contiguous(op, x=x, b=b)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
-        return reference.add_bias(x, b, out=y)
+        return Prepared(dev, y, HostCall(reference.add_bias, x, b, out=y))
     extent = dev.ext.RowsShape(rows=x.size // shape[-1], cols=shape[-1])
-    name, _ = core.select(op, core.rows(dev, "add_bias", extent), kernel)
-    with dev.activate():
-        dev.ext.add_bias(name, extent, y, x, b, dev.stream())
-    return y
+    return Prepared(dev, y, Launch(op, dev, op, extent, (y, x, b), kernel=kernel))
 
 
+@operation()
 def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None) -> Any:
     """Gradient of a bias: ``db[c] = sum of dy[..., c]`` over all axes but the last, added in a fixed order.
 
@@ -211,12 +216,10 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     core.check_contiguous(op, dy=dy)
     db = core.output(op, dev, inputs, out, shape[-1:], core.wide(dtype))
     if dev.ext is None:
-        return reference.bias_backward(dy, out=db)
+        return Prepared(dev, db, HostCall(reference.bias_backward, dy, out=db))
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
-    name, nbytes = core.select(op, core.rows(dev, "bias_backward", extent), kernel)
-    with dev.activate():
-        dev.ext.bias_backward(name, extent, db, dy, core.scratch(dev, nbytes, workspace), dev.stream())
-    return db
+    how = {"scratched": True, "kernel": kernel, "workspace": workspace}
+    return Prepared(dev, db, Launch(op, dev, op, extent, (db, dy), **how))
 
 
 def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
@@ -227,10 +230,9 @@ def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
 
 def _list_rows(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> list[str]:
+    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
         *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
-        extent = dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
-        return [name for name, _ in core.rows(dev, op, extent)]
+        return dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
 
 
 _list_rows("add_bias")
@@ -240,6 +242,7 @@ _list_rows("bias_backward")
 # ---- channels side by side ---------------------------------------------------------------------------------
 
 
+@operation()
 def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
     """Arrays side by side along the last axis, the channels.
 
@@ -270,14 +273,15 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
     total = sum(x.shape[-1] for x in arrays)
     y = core.output(op, dev, inputs, out, (*outer, total), dtype)
     if dev.ext is None:
-        return reference.concat(arrays, out=y)
-    first = 0
+        return Prepared(dev, y, HostCall(reference.concat, arrays, out=y))
+    first, copies = 0, []
     for x in arrays:
-        _copy_columns(dev, y, first, x, 0, x.shape[-1])
+        copies.append(_copy_columns(dev, y, first, x, 0, x.shape[-1]))
         first += x.shape[-1]
-    return y
+    return Prepared(dev, y, *copies)
 
 
+@operation()
 def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
     """The inverse of :func:`concat`: the channels of x in pieces of the given sizes.
 
@@ -308,15 +312,15 @@ def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
     specs = ((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes))
     ys = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
-        return reference.split(x, sizes, out=ys)
-    first = 0
+        return Prepared(dev, ys, HostCall(reference.split, x, sizes, out=ys))
+    first, copies = 0, []
     for y, size in zip(ys, sizes, strict=True):
-        _copy_columns(dev, y, 0, x, first, size)
+        copies.append(_copy_columns(dev, y, 0, x, first, size))
         first += size
-    return ys
+    return Prepared(dev, ys, *copies)
 
 
-def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: int, cols: int) -> None:
+def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: int, cols: int) -> Launch:
     extent = dev.ext.CopyColumnsShape(
         rows=src.size // src.shape[-1],
         cols=cols,
@@ -325,14 +329,13 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
         src_cols=src.shape[-1],
         src_first=src_first,
     )
-    name, _ = core.select("copy_columns", core.rows(dev, "copy_columns", extent), None)
-    with dev.activate():
-        dev.ext.copy_columns(name, extent, dst, src, dev.stream())
+    return Launch("copy_columns", dev, "copy_columns", extent, (dst, src))
 
 
 # ---- dropout -----------------------------------------------------------------------------------------------
 
 
+@operation()
 def dropout(
     x: Any,
     p: float = 0.5,
@@ -396,19 +399,14 @@ def dropout(
     specs = ("y", shape, dtype), ("mask", shape, np.uint8)
     y, mask = core.outputs(op, dev, inputs, out, *specs, itself={"y": ("x",)})
     if dev.ext is None:
-        if step_array is not None:
-            step = int(step_array.reshape(-1)[0])
-        return reference.dropout(x, p, seed, step, layer, scale, (row0, col0, total_cols), out=(y, mask))
+        drawn = (p, seed, step if step_array is None else step_array, layer, scale, (row0, col0, total_cols))
+        return Prepared(dev, (y, mask), HostCall(reference.dropout, x, *drawn, out=(y, mask)))
     extent = dev.ext.DropoutShape(rows=rows, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    name, _ = core.select(op, core.rows(dev, "dropout", extent), kernel)
-    threshold = reference.dropout_threshold(p)
-    with dev.activate():
-        dev.ext.dropout(
-            name, extent, y, mask, x, threshold, scale, seed, step, step_array, layer, dev.stream()
-        )
-    return y, mask
+    args = (y, mask, x, reference.dropout_threshold(p), scale, seed, step, step_array, layer)
+    return Prepared(dev, (y, mask), Launch(op, dev, op, extent, args, kernel=kernel))
 
 
+@operation()
 def dropout_backward(
     dy: Any,
     mask: Any,
@@ -447,12 +445,9 @@ def dropout_backward(
     core.check_contiguous(op, dy=dy, mask=mask)
     dx = core.output(op, dev, inputs, out, shape, dtype, itself=("dy",))
     if dev.ext is None:
-        return reference.dropout_backward(dy, mask, scale, out=dx)
+        return Prepared(dev, dx, HostCall(reference.dropout_backward, dy, mask, scale, out=dx))
     extent = dev.ext.ElementwiseShape(count=dy.size)
-    name, _ = core.select(op, core.rows(dev, "dropout_backward", extent), kernel)
-    with dev.activate():
-        dev.ext.dropout_backward(name, extent, dx, dy, mask, scale, dev.stream())
-    return dx
+    return Prepared(dev, dx, Launch(op, dev, op, extent, (dx, dy, mask, scale), kernel=kernel))
 
 
 def _with_step(
@@ -492,8 +487,13 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
     return row0, col0, total_cols
 
 
-@core.lists_kernels("dropout")
-def _list_dropout(dev: Device, shape: tuple[int, ...]) -> list[str]:
-    *rows, cols = core.shape_tuple("dropout", "shape", shape, ", ".join("." * max(1, len(shape))))
-    extent = dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-    return [name for name, _ in core.rows(dev, "dropout", extent)]
+def list_dropout(op: str) -> None:
+    """Let ``ops.kernels`` know an operation that draws a mask for a matrix."""
+
+    @core.lists_kernels(op)
+    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
+        *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
+        return dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
+
+
+list_dropout("dropout")

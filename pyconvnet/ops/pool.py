@@ -25,6 +25,8 @@ import numpy as np
 from ..common.devices import Device
 from ..reference import pool as reference
 from . import core
+from .launch import HostCall, Launch, Prepared
+from .operation import operation
 
 Pair = tuple[int, int]
 _LIMIT = 2**31
@@ -67,6 +69,11 @@ class _Geometry:
         return windows - 1 if (windows - 1) * stride >= extent + before else windows
 
     @property
+    def windows(self) -> tuple[Any, ...]:
+        """What the reference wants beside the arrays."""
+        return self.size, self.stride, self.pad
+
+    @property
     def argmax_dtype(self) -> np.dtype:
         return np.dtype(np.uint8 if math.prod(self.size) <= 255 else np.int32)
 
@@ -101,11 +108,10 @@ def _backward_geometry(
     raise ValueError(f"{op}: dy must have shape {text} for x_shape {x_shape}, got {dy_shape}")
 
 
-def _launch(op: str, dev: Device, geometry: _Geometry, kernel: str | None, *args: Any) -> None:
-    shape = geometry.shape_of(dev)
-    name, _ = core.select(op, core.rows(dev, op, shape), kernel)
-    with dev.activate():
-        getattr(dev.ext, op)(name, shape, *args, dev.stream())
+def check_argmax(op: str, argmax: Any, positions: int) -> None:
+    """Every element is a position inside a window of so many pixels."""
+    if argmax.max() >= positions or argmax.min() < 0:
+        raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
 
 
 def _list_kernels(op: str) -> None:
@@ -116,7 +122,7 @@ def _list_kernels(op: str) -> None:
         geometry = _Geometry(
             op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
         )
-        return [name for name, _ in core.rows(dev, op, geometry.shape_of(dev))]
+        return geometry.shape_of(dev)
 
 
 for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):
@@ -126,6 +132,7 @@ for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backw
 # ---------------------------------------------------------------- maximum
 
 
+@operation()
 def max_pool2d(
     x: Any,
     size: int | Pair = 3,
@@ -173,12 +180,13 @@ def max_pool2d(
     specs = ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
-        reference.max_pool2d(x, geometry.size, geometry.stride, geometry.pad, out=(y, argmax))
+        step = HostCall(reference.max_pool2d, x, *geometry.windows, out=(y, argmax))
     else:
-        _launch(op, dev, geometry, kernel, y, argmax, x)
-    return y, argmax
+        step = Launch(op, dev, op, geometry.shape_of(dev), (y, argmax, x), kernel=kernel)
+    return Prepared(dev, (y, argmax), step)
 
 
+@operation()
 def max_pool2d_backward(
     dy: Any,
     argmax: Any,
@@ -230,17 +238,14 @@ def max_pool2d_backward(
     core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
     core.check_contiguous(op, dy=dy, argmax=argmax)
     core.check_mask(op, mask, geometry.x_shape)
-    if dev.kind != "cuda":
-        positions = math.prod(geometry.size)
-        if argmax.max() >= positions or argmax.min() < 0:
-            raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
-        return reference.max_pool2d_backward(
-            dy, argmax, geometry.x_shape, geometry.size, geometry.stride, geometry.pad, mask=mask, out=dx
-        )
-    _launch(op, dev, geometry, kernel, dx, dy, argmax, mask)
-    return dx
+        args = (dy, argmax, geometry.x_shape, *geometry.windows)
+        step = HostCall(reference.max_pool2d_backward, *args, mask=mask, out=dx)
+    else:
+        step = Launch(op, dev, op, geometry.shape_of(dev), (dx, dy, argmax, mask), kernel=kernel)
+    positions = HostCall(check_argmax, op, argmax, math.prod(geometry.size))
+    return Prepared(dev, dx, step, checks=() if dev.kind == "cuda" else (positions,))
 
 
 # ---------------------------------------------------------------- average
@@ -255,6 +260,7 @@ def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int
     return (*geometry.pad[0], *geometry.pad[1]) if count_include_pad else (0, 0, 0, 0)
 
 
+@operation()
 def avg_pool2d(
     x: Any,
     size: int | Pair = 3,
@@ -298,13 +304,13 @@ def avg_pool2d(
     core.check_contiguous(op, x=x)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
-        return reference.avg_pool2d(
-            x, geometry.size, geometry.stride, geometry.pad, bool(count_include_pad), out=y
-        )
-    _launch(op, dev, geometry, kernel, y, x, counted)
-    return y
+        step = HostCall(reference.avg_pool2d, x, *geometry.windows, bool(count_include_pad), out=y)
+    else:
+        step = Launch(op, dev, op, geometry.shape_of(dev), (y, x, counted), kernel=kernel)
+    return Prepared(dev, y, step)
 
 
+@operation()
 def avg_pool2d_backward(
     dy: Any,
     x_shape: tuple[int, int, int, int],
@@ -351,15 +357,8 @@ def avg_pool2d_backward(
     core.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
-        return reference.avg_pool2d_backward(
-            dy,
-            geometry.x_shape,
-            geometry.size,
-            geometry.stride,
-            geometry.pad,
-            bool(count_include_pad),
-            mask=mask,
-            out=dx,
-        )
-    _launch(op, dev, geometry, kernel, dx, dy, mask, counted)
-    return dx
+        args = (dy, geometry.x_shape, *geometry.windows, bool(count_include_pad))
+        step = HostCall(reference.avg_pool2d_backward, *args, mask=mask, out=dx)
+    else:
+        step = Launch(op, dev, op, geometry.shape_of(dev), (dx, dy, mask, counted), kernel=kernel)
+    return Prepared(dev, dx, step)

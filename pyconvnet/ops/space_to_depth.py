@@ -25,6 +25,8 @@ from ..reference import space_to_depth as reference
 from ..reference.space_to_depth import Depth, block_side, channels, filters_shape
 from . import conv, core
 from .augment import prepare
+from .launch import HostCall, Launch, Prepared, Step
+from .operation import operation
 
 
 def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side: int) -> Any:
@@ -32,6 +34,7 @@ def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side:
     return dev.ext.DepthShape(k=k, r=r, s=s, c=c, side=side, to_r=to_r, to_s=to_s, to_c=to_c)
 
 
+@operation()
 def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None = None) -> Any:
     """Images (N, H, W, C) in the depth layout of a convolution.
 
@@ -56,6 +59,7 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
     return prepare(op, dev, inputs, "x", size=(h, w), depth=depth, out=out, kernel=kernel)
 
 
+@operation()
 def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None = None) -> Any:
     """Filters for images in the depth layout.
 
@@ -81,20 +85,18 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
     side = block_side(op, stride)
     core.check_contiguous(op, w=w)
     to = core.output(op, dev, inputs, out, filters_shape(w_shape, side, dtype), dtype)
-    return _filters_to_depth(dev, w, side, to, kernel)
+    return Prepared(dev, to, _filters_to_depth(dev, w, side, to, kernel))
 
 
-def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Any:
+def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Step:
     """:func:`filters_to_depth` of arrays that have been checked."""
+    op = "filters_to_depth"
     if dev.ext is None:
-        return reference.filters_to_depth(w, side, out=to)
-    extent = _extent(dev, w.shape, to.shape, side)
-    name, _ = core.select("filters_to_depth", core.rows(dev, "filters_to_depth", extent), kernel)
-    with dev.activate():
-        dev.ext.filters_to_depth(name, extent, to, w, dev.stream())
-    return to
+        return HostCall(reference.filters_to_depth, w, side, out=to)
+    return Launch(op, dev, op, _extent(dev, w.shape, to.shape, side), (to, w), kernel=kernel)
 
 
+@operation()
 def filters_from_depth(
     filters: Any,
     w_shape: tuple[int, int, int, int],
@@ -136,20 +138,18 @@ def filters_from_depth(
         )
     core.check_contiguous(op, filters=filters)
     dw = core.output(op, dev, inputs, out, w_shape, filters.dtype)
-    return _filters_from_depth(dev, filters, side, dw, kernel)
+    return Prepared(dev, dw, _filters_from_depth(dev, filters, side, dw, kernel))
 
 
-def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Any:
+def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Step:
     """:func:`filters_from_depth` of arrays that have been checked."""
+    op = "filters_from_depth"
     if dev.ext is None:
-        return reference.filters_from_depth(filters, side, out=dw)
-    extent = _extent(dev, dw.shape, filters.shape, side)
-    name, _ = core.select("filters_from_depth", core.rows(dev, "filters_from_depth", extent), kernel)
-    with dev.activate():
-        dev.ext.filters_from_depth(name, extent, dw, filters, dev.stream())
-    return dw
+        return HostCall(reference.filters_from_depth, filters, side, out=dw)
+    return Launch(op, dev, op, _extent(dev, dw.shape, filters.shape, side), (dw, filters), kernel=kernel)
 
 
+@operation(updated=("filters",), alignment=True)
 def conv2d_depth(
     x: Any,
     w: Any,
@@ -197,11 +197,12 @@ def conv2d_depth(
     core.check_contiguous(op, w=w)
     shape = filters_shape(w_shape, side, dtype)
     filters = core.output(op, dev, inputs, filters, shape, dtype, name="filters")
-    _filters_to_depth(dev, w, side, filters)
     options = {"activation": activation, "precision": precision, "kernel": kernel, "workspace": workspace}
-    return conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
+    product = conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
+    return Prepared(dev, product.result, _filters_to_depth(dev, w, side, filters), *product.steps)
 
 
+@operation(updated=("filters",), alignment=True)
 def conv2d_depth_wgrad(
     dy: Any,
     x: Any,
@@ -247,9 +248,10 @@ def conv2d_depth_wgrad(
     _check_channels(op, inputs["x"], w_shape, side, dtype)
     shape = filters_shape(w_shape, side, dtype)
     options = {"precision": precision, "kernel": kernel, "workspace": workspace}
-    filters = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
+    product = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
+    filters = product.result
     dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
-    return _filters_from_depth(dev, filters, side, dw)
+    return Prepared(dev, dw, *product.steps, _filters_from_depth(dev, filters, side, dw))
 
 
 def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype: np.dtype) -> None:
@@ -263,10 +265,9 @@ def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype:
 
 def _list(op: str) -> None:
     @core.lists_kernels(op)
-    def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> list[str]:
+    def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> Any:
         shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
-        extent = _extent(dev, shape, filters_shape(shape, side, np.float32), side)
-        return [name for name, _ in core.rows(dev, op, extent)]
+        return _extent(dev, shape, filters_shape(shape, side, np.float32), side)
 
 
 _list("filters_to_depth")

@@ -100,6 +100,18 @@ class PlanValues:
             self.lanes.synchronize()
         return self.devices[i].to_numpy(array)
 
+    def _check_labels(self, labels: np.ndarray) -> None:
+        """Refuse labels that a cost has no class for; kernels on a GPU give NaN for them, see the op."""
+        if self.lanes.cuda:
+            return
+        for cost in self.network.costs:
+            classes = cost.layer.classes(*cost.input_shapes)
+            wrong = [] if classes is None else np.flatnonzero((labels < 0) | (labels >= classes))
+            if len(wrong):
+                raise ValueError(
+                    f"Plan.feed: labels must be in 0 … {classes - 1}, got {labels[wrong[0]]} at index {wrong[0]}"
+                )
+
     def set_class_weights(self, values: np.ndarray) -> None:
         """Weigh the examples of the following training passes by their class, in every cost.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from ..layers import Context
 from ..network.node import INPUT, Node
 from ..network.partition import Partition
 from ..network.regions import Local, Region, trainable
-from ..ops import tuning
 from .memory import Key, Shard
 
 
@@ -46,6 +45,10 @@ class Call:
         if self.wide is not None:
             ops.split(y, [a.shape[-1] for a in self._outer(self.y)], out=tuple(self._outer(self.y)))
 
+    def task(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Work of this layer as a task runs it: prepared once, where the layer consists of operations alone."""
+        return ops.Repeated(work) if self.local.layer.only_ops else work
+
     def _outer(self, middle: Any) -> list:
         """The kept channels between those that are dropped."""
         return [a for a in (self.wide[2], middle, self.wide[3]) if a is not None]
@@ -58,7 +61,7 @@ class Call:
             y, dy, *rest = self.wide
             for array in rest:
                 if array is not None:
-                    array.fill(0)
+                    ops.perform(array.fill, 0)
             ops.concat(self._outer(self.dy), out=dy)
         self.local.layer.backward(self.ctx, dy, self.xs, y, self.params, self.saved, dxs, grads)
 
@@ -151,13 +154,13 @@ class Calls:
         go must have been settled.
         """
         training = self.shards[d].training
-        with tuning.rehearsal() as found:
+        with ops.recording() as prepared:
             for call in self.on[d].values():
                 call.forward(training)
             for call in self.on[d].values():
                 if call.backward:
                     call.run_backward(call.dxs, call.grads)
-        return found
+        return ops.problems(prepared)
 
     def _wide(self, shard: Shard, local: Local, count: int) -> Any:
         """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""

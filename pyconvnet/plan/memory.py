@@ -47,7 +47,7 @@ class Shard:
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
-    depth : ops.depth.Depth or None
+    depth : ops.space_to_depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     class_weights : dict of str to array (outputs,)

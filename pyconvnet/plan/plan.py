@@ -256,6 +256,7 @@ class Plan(PlanValues):
             if (labels != given).any():
                 wrong = given[labels != given][0]
                 raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
+            self._check_labels(labels)
         if pre is not None and draws is None:
             draws = self._centre(n)
         for i, shard in enumerate(self.shards):
@@ -275,7 +276,7 @@ class Plan(PlanValues):
                 images = feeder.stage(
                     "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
                 )
-                ops.depth.images_to_depth(images, self.depth, out=target)
+                ops.space_to_depth.images_to_depth(images, self.depth, out=target)
             elif self._preprocessing is None:
                 feeder.upload(target, part.astype(self.activation_dtype, copy=False))
             else:

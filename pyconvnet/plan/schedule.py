@@ -189,7 +189,7 @@ class Program:
                     def run(call: Call = call) -> None:
                         call.forward(train)
 
-                    self._call(tasks, f"{node.name} forward", d, run, call.keys, [node.name])
+                    self._call(tasks, f"{node.name} forward", d, call.task(run), call.keys, [node.name])
 
     def _gather(self, tasks: _Recorder, layer: str, d: int, source: str, region: Region) -> None:
         """Assemble the copy of ``region`` on device ``d``: piece by piece, row part by row part."""
@@ -223,7 +223,7 @@ class Program:
                 else:
                     ops.add(arrays[0], arrays[0], alpha=1.0, beta=0.0, out=target)
 
-            self._call(tasks, f"{layer} gathers {source}", d, run, resources, [key])
+            self._call(tasks, f"{layer} gathers {source}", d, ops.Repeated(run), resources, [key])
 
     def _outgoing(
         self, tasks: _Recorder, layer: str, source: str, piece: Contribution
@@ -241,7 +241,9 @@ class Program:
         def run() -> None:
             ops.split(whole, [a.shape[-1] for a in outs], out=tuple(outs))
 
-        self._call(tasks, f"{layer} takes from {source}", s, run, [source], [slot, (slot, "rest")])
+        self._call(
+            tasks, f"{layer} takes from {source}", s, ops.Repeated(run), [source], [slot, (slot, "rest")]
+        )
         return sent, slot
 
     def _around(
@@ -296,7 +298,7 @@ class Program:
         name, written = call.node.name, [("gradient", key) for key in call.keys]
         if not call.backward:
             if call.sums:  # a second cost on one output
-                self._call(tasks, f"{name} adds", d, call.add_sums, [], written)
+                self._call(tasks, f"{name} adds", d, ops.Repeated(call.add_sums), [], written)
             return
         self.calls.choose_dxs(call)
         if apart and call.grads:
@@ -313,7 +315,9 @@ class Program:
                 call.add_sums()
                 call.add_parameter_sums()
 
-        self._call(tasks, f"{name} backward", d, run, [("gradient", name), name, *call.keys], written)
+        self._call(
+            tasks, f"{name} backward", d, call.task(run), [("gradient", name), name, *call.keys], written
+        )
 
     def _weights_backward(self, tasks: _Recorder, d: int, call: Call) -> None:
         name = call.node.name
@@ -323,7 +327,9 @@ class Program:
             call.add_parameter_sums()
 
         reads = [("gradient", name), name, *call.keys]
-        self._call(tasks, f"{name} weights backward", d, run, reads, [("g", call.local.learner.owner)])
+        self._call(
+            tasks, f"{name} weights backward", d, call.task(run), reads, [("g", call.local.learner.owner)]
+        )
 
     def _send_back(
         self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]
@@ -353,7 +359,8 @@ class Program:
                 def run(gradient: Any = gradient, arrays: list = arrays) -> None:
                     ops.split(gradient, [a.shape[-1] for a in arrays], out=tuple(arrays))
 
-                self._call(tasks, f"{layer} returns {source}", d, run, [("gradient", key)], resources)
+                reads = [("gradient", key)]
+                self._call(tasks, f"{layer} returns {source}", d, ops.Repeated(run), reads, resources)
             for piece, array, resource in zip(parts, arrays, resources, strict=True):
                 self._deliver(tasks, layer, d, source, piece, array, resource, late)
 
@@ -413,7 +420,7 @@ class Program:
             elif len(spread) == 1:
                 ops.add(term, term, alpha=1.0, beta=0.0, out=whole)
 
-        late.append((f"{layer} adds to {source}", owner, run, [resource, target], [target]))
+        late.append((f"{layer} adds to {source}", owner, ops.Repeated(run), [resource, target], [target]))
 
     # ---- sums over replicas and processes ------------------------------------------------------------------
     def _sum_over_replicas(self, tasks: _Recorder, bucket: Bucket) -> None:
@@ -449,7 +456,8 @@ class Program:
                     total = ops.add(total, term, out=out if k == len(terms) else partial)
 
             summed = ("summed", bucket.number, i)
-            self._call(tasks, f"{name} sums weights", d, run, [*resources, *gradients], [summed])
+            reads = [*resources, *gradients]
+            self._call(tasks, f"{name} sums weights", d, ops.Repeated(run), reads, [summed])
             for e in group:
                 if e != d:
                     self._copy(tasks, (name, "weights"), (d, views[d], [summed]), (e, views[e], summed))
@@ -484,4 +492,4 @@ class Program:
             reads = [(d, r) for r in self._summed(d)]
             if self.communicator is not None:
                 reads.append((0, "finished"))
-            tasks.add(f"update @{d}", (d, "compute"), shard.update, reads, [(d, "w")])
+            tasks.add(f"update @{d}", (d, "compute"), ops.Repeated(shard.update), reads, [(d, "w")])

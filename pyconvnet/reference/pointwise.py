@@ -225,7 +225,7 @@ def dropout(
     x: np.ndarray,
     p: float,
     seed: int,
-    step: int,
+    step: int | np.ndarray,
     layer: int,
     scale: float,
     window: tuple[int, int, int] | None,
@@ -237,11 +237,12 @@ def dropout(
     Parameters
     ----------
     x : (..., cols), seen as a matrix of rows times cols
+    step : number, or an array of one
     window : (row0, col0, total_cols) of the matrix that x is a part of; None: x is the whole.
     out : (y, mask), of the shape of x; mask uint8
     """
     y, mask = out
-    cols = x.shape[-1]
+    cols, step = x.shape[-1], int(np.asarray(step).reshape(-1)[0])
     source, target, flags = (a.reshape(-1, cols) for a in (x, y, mask))
     row0, col0, total_cols = window or (0, 0, cols)
     threshold = np.uint32(dropout_threshold(p) << 8) if p <= 1 - 2.0**-24 else None
@@ -267,7 +268,7 @@ def bias_relu_dropout(
     b: np.ndarray | None,
     p: float,
     seed: int,
-    step: int,
+    step: int | np.ndarray,
     layer: int,
     scale: float,
     window: tuple[int, int, int] | None,

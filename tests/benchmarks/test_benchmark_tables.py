@@ -167,7 +167,7 @@ def test_parts_of_the_script_on_the_emulator(tmp_path):
     done = on_gpu(tmp_path, "layers", "cifar", **options)
     assert done.returncode == 0, done.stdout + done.stderr
     families = [d["family"] for d in json.loads((tmp_path / "layers.json").read_text())["documents"]]
-    assert families == ["conv", "linear", "block", "depth"]
+    assert families == ["conv", "linear", "block", "space_to_depth"]
     summary = (tmp_path / "summary.txt").read_text()
     assert re.search(r"^layers +ok", summary, re.MULTILINE)
     assert re.search(r"^cifar +skipped .*PYCONVNET_CIFAR", summary, re.MULTILINE)

@@ -15,6 +15,7 @@ import pytest
 from support import ROOT
 from support.emulator import compare_primitives, probes
 from support.emulator.probes import Mode
+from support.once import once
 
 from pyconvnet import ops
 from pyconvnet.common import devices
@@ -126,10 +127,13 @@ def programs(tmp_path_factory):
     missing = probes.missing_tools()
     if missing:
         pytest.skip(f"building the probe programs needs {', '.join(missing)}")
-    folder = tmp_path_factory.mktemp("probes")
-    with ThreadPoolExecutor() as pool:
-        built = [pool.submit(probes.build, flavour, folder / flavour) for flavour in probes.FLAVOURS]
-        return {flavour: future.result() for flavour, future in zip(probes.FLAVOURS, built, strict=True)}
+
+    def build(folder):
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda flavour: probes.build(flavour, folder / flavour), probes.FLAVOURS))
+
+    folder = once(tmp_path_factory, "probes", build)
+    return {flavour: folder / flavour for flavour in probes.FLAVOURS}
 
 
 def said(case: dict) -> str:

@@ -9,7 +9,7 @@ from support import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import kernel_report
-from report import compare, compiler, occupancy, render, sass
+from report import alexnet, compare, compiler, occupancy, render, sass
 from report.reasons import REASONS
 
 COMMITTED = json.loads((ROOT / "docs" / "kernel-report.json").read_text())
@@ -197,8 +197,20 @@ def test_another_host_compiler_is_said_and_compared_by_exceptions():
     assert found[0].endswith("now: load of 4 bytes at x.cu")
 
 
+def test_another_choice_of_kernels_is_noticed():
+    other = copy.deepcopy(COMMITTED)
+    other["alexnet"][0]["fp32"] = "conv2d_fprop_generic"
+    assert compare.differences(COMMITTED, other)[0] == ["! alexnet: other kernels take the layers of a step"]
+
+
+def test_the_page_has_the_kernels_that_run_today():
+    assert COMMITTED["alexnet"] == alexnet.step()
+    stems = {row["stem"] for row in COMMITTED["kernels"]}
+    assert {row[p] for row in COMMITTED["alexnet"] for p in alexnet.PRECISIONS} <= stems
+
+
 def test_half_a_report_is_compared_alone():
-    half = {**COMMITTED, "accesses": None, "g++": None}
+    half = {**COMMITTED, "accesses": None, "alexnet": None, "g++": None}
     assert compare.differences(COMMITTED, half) == ([], [])
 
 
@@ -233,4 +245,5 @@ def test_half_a_report_is_not_committed(wrong, capsys):
 def test_the_dump_has_a_line_a_kernel():
     text = kernel_report._dump(COMMITTED)
     assert json.loads(text) == COMMITTED
-    assert len(text.splitlines()) == len(COMMITTED["kernels"]) + len(COMMITTED["accesses"]) + 8
+    rows = sum(len(COMMITTED[part]) for part in ("kernels", "accesses", "alexnet"))
+    assert len(text.splitlines()) == rows + 10

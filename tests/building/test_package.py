@@ -89,7 +89,8 @@ def test_names_are_found_where_editors_look_for_them():
 
 def test_a_function_keeps_its_name_when_its_module_is_imported():
     done = python(
-        "import pyconvnet.training.train, pyconvnet.trained.evaluate, pyconvnet.plan.tune, pyconvnet as pcn, sys;"
+        "import pyconvnet.training.train, pyconvnet.trained.evaluate, pyconvnet.plan.tune;"
+        "import pyconvnet as pcn, sys;"
         "from pyconvnet import train;"
         "assert pcn.train is train is sys.modules['pyconvnet.training.train'].train;"
         "assert callable(pcn.evaluate) and callable(pcn.tune) and pcn.plan.Plan"
@@ -213,6 +214,77 @@ def test_only_an_nvcc_that_is_new_enough_is_used(setup_script, monkeypatch, tmp_
     assert any("nvcc" in need for need in needs) != good
 
 
+@pytest.fixture
+def bare_machine(monkeypatch, tmp_path):
+    """A machine without nvcc, GPU and wishes; the folder that is its PATH."""
+    for name in ("CUDACXX", "CUDAARCHS", "CMAKE_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there, hidden = os.path.exists, ("/usr/local/cuda", "/dev/nv")
+    monkeypatch.setattr(os.path, "exists", lambda path: not str(path).startswith(hidden) and there(path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("programs", "arguments", "wanted", "fetched"),
+    [
+        ({}, "", False, False),
+        ({"nvcc": "release 13.0, V13.0.88"}, "", True, False),
+        ({"nvcc": "release 12.4, V12.4.99"}, "", True, True),
+        ({"nvidia-smi": "GPU 0: a card"}, "", True, True),
+        ({}, "-DPYCONVNET_CUDA=ON", True, True),
+        ({}, "-DPYCONVNET_CUDA:BOOL=on", True, True),
+        ({}, "-DCMAKE_CUDA_ARCHITECTURES=90", True, True),
+        ({"nvcc": "release 13.0, V13.0.88"}, "-DPYCONVNET_CUDA=OFF", False, False),
+    ],
+)
+def test_where_the_cuda_module_is_built(
+    setup_script, monkeypatch, bare_machine, programs, arguments, wanted, fetched
+):
+    for name, output in programs.items():
+        path = bare_machine / name
+        path.write_text(f"#!/bin/sh\necho '{output}'\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("CMAKE_ARGS", arguments)
+    assert setup_script["wants_cuda"]() == wanted
+    assert any("nvcc" in need for need in setup_script["missing_tools"]()) == fetched
+
+
+def test_a_module_that_was_left_out_is_named(setup_script):
+    """By the device's reason and by the build's last line, both with the words that bring it back."""
+    words = "CMAKE_ARGS=-DPYCONVNET_CUDA=ON pip install ."
+    done = python(
+        "import sys; sys.modules['pyconvnet._cuda'] = None; from pyconvnet import available_devices;"
+        "print(dict(available_devices())['cuda:0'])",
+        PYCONVNET_CUDA="",
+    )
+    assert "built without its CUDA module" in done.stdout, done.stderr
+    assert words in done.stdout
+    assert words in setup_script["LEFT_OUT"]
+    assert words in " ".join(README.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["[1/4] a", "[2/4] b", "noise", "[4/4] c"], ["25%", "50%", "100%"]),
+        (["[  9%] a", "[ 10%] b", "[ 11%] c", "[100%] d"], ["10%", "100%"]),
+    ],
+)
+def test_the_build_tells_how_far_it_is(setup_script, capfd, lines, said):
+    with setup_script["Progress"]() as progress:
+        progress.terminal, terminal = os.dup(1), progress.terminal
+        progress.run(["printf", "%s\\n", *lines])
+    if terminal is not None:
+        os.close(terminal)
+    out = capfd.readouterr().out
+    assert [line for line in out.splitlines() if line in lines] == lines
+    told = re.findall(r"^\r  pyconvnet: (\d+%) compiled, \d+ s$", out.replace("\r\n", "\n"), re.MULTILINE)
+    assert told == said
+    with setup_script["Progress"]() as progress, pytest.raises(subprocess.CalledProcessError):
+        progress.run(["false"])
+
+
 def test_an_nvcc_that_does_not_run_is_not_used(setup_script, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
     assert setup_script["usable_nvcc"]() is None
@@ -235,7 +307,8 @@ def test_a_build_whose_compiler_has_gone_is_dropped(setup_script, tmp_path):
     [
         ("9.0\n9.0", [], "90-real"),
         ("8.6\n12.0", [], "86-real;120-real"),
-        ("No devices were found", [], "75-virtual;80-real;90-real;90-virtual"),
+        ("No devices were found", [], "75-virtual;80-real;80-virtual;90-real"),
+        ("9.0", ["-DPYCONVNET_PORTABLE=ON"], "75-virtual;80-real;80-virtual;90-real"),
         ("9.0", ["-DCMAKE_CUDA_ARCHITECTURES=80"], "80"),
     ],
 )
@@ -245,7 +318,9 @@ def test_architectures(tmp_path, smi, options, wanted):
     fake_program(tmp_path, "nvidia-smi", smi)
     script = tmp_path / "script.cmake"
     script.write_text(
-        f'include("{ROOT}/cmake/Architectures.cmake")\nmessage(STATUS "is: ${{CMAKE_CUDA_ARCHITECTURES}}")\n'
+        f'include("{ROOT}/cmake/Architectures.cmake")\n'
+        "set(all ${CMAKE_CUDA_ARCHITECTURES} ${PYCONVNET_FROM_COMPUTE_80})\n"
+        'message(STATUS "is: ${all}")\n'
     )
     environment = {k: v for k, v in os.environ.items() if k != "CUDAARCHS"}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
@@ -263,9 +338,10 @@ def test_a_release_holds_the_sources(tmp_path):
         )
     tree = tmp_path / "tree"
     tree.mkdir()
-    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "README.md"):
+    alone = {"setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "CHANGELOG.md", "LICENSE"}
+    for name in (*alone, "MANIFEST.in"):
         shutil.copy(ROOT / name, tree)
-    for name in ("cmake", "kernels", "bindings", "pyconvnet"):
+    for name in ("cmake", "kernels", "bindings", "pyconvnet", "release"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tree, capture_output=True)
@@ -274,12 +350,13 @@ def test_a_release_holds_the_sources(tmp_path):
         held = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {
         str(path.relative_to(ROOT))
-        for folder in ("kernels", "bindings", "cmake", "pyconvnet")
+        for folder in ("kernels", "bindings", "cmake", "pyconvnet", "release")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix in (".cu", ".h", ".cpp", ".py", ".cmake", ".txt", ".inc")
     }
     assert wanted <= held
-    assert {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= held
+    assert alone <= held
+    assert archive.name == f"pyconvnet-{pyconvnet.__version__}.tar.gz"
 
 
 # ---- what the documents say --------------------------------------------------------------------------------

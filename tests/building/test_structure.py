@@ -20,7 +20,8 @@ FAMILY_HEADERS = sorted(path for family in FAMILIES for path in (KERNELS / famil
 TABLES = tables(devices.emulator().ext)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
-DEVICE_HEADERS = {f"common/{name}.h" for name in ("device", "element", "primitives", "philox", "tensor_map")}
+_DEVICE = ("device", "element", "primitives", "philox", "space_to_depth", "tensor_map")
+DEVICE_HEADERS = {f"common/{name}.h" for name in _DEVICE}
 
 
 def family_of(path: Path) -> str:
@@ -67,13 +68,18 @@ def test_names_are_unique(op):
     assert not set(TABLES[op]) & set(others)
 
 
+# The macros that make a kernel of a tile: launcher and traits.
+TILES = [f"{op}_{kind}" for op in ("FPROP", "DGRAD", "WGRAD") for kind in ("TILE", "MMA")]
+
+
 @pytest.mark.parametrize("path", CU_FILES, ids=lambda path: path.stem)
 def test_kernel_file(path):
     """Starts with its name, defines the launcher of that name, and hides everything else."""
     text, stem = path.read_text(), path.stem
     assert text.startswith(f"// {stem}:"), "the header comment starts with the stem and says what it computes"
     assert "HEADER" not in text
-    assert re.search(rf"^cudaError_t {stem}\(", code(path), re.MULTILINE), "the launcher has the file's name"
+    launcher = rf"^(?:cudaError_t |PCN_(?:{'|'.join(TILES)})\(){stem}\b"
+    assert re.search(launcher, code(path), re.MULTILINE), "the launcher has the file's name"
 
 
 DECLARED = re.compile(
@@ -103,6 +109,17 @@ def declared(path: Path) -> set[str]:
 
 LONG = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
 UNITS = [*(f"kernels/{family}" for family in FAMILIES if family not in LONG), "bindings"]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CU_FILES if re.search(r"(tile|rows|mma)\d", path.stem)], ids=relative
+)
+def test_a_kernel_of_a_tile_is_one_line(path):
+    """All else stands in its family's headers, so that files of a unit cannot get in each other's way."""
+    assert family_of(path) in LONG
+    line = rf"PCN_(?:{'|'.join(TILES)})\({path.stem}, \d+, \d+, (?:Mma)?Tile<[\w, ]+>\)"
+    text = re.sub(r"\s+", " ", re.sub(r'#include ""', "", code(path)))
+    assert re.fullmatch(rf" ?namespace pcn {{ {line} }} ?", text)
 
 
 @pytest.mark.parametrize("folder", UNITS)

@@ -41,7 +41,7 @@ class Recorder:
             return make
 
         def call(*args: Any) -> Any:
-            if not name.endswith(("_kernels", "_table")):
+            if hasattr(self._ext, f"{name}_table"):
                 self._calls.append((name, args))
             return function(*args)
 

@@ -409,9 +409,9 @@ def test_bad_calls(call, error, message):
 
 def test_labels_outside_the_classes_are_refused():
     plan = Plan(plain(classes=4), "cpu", 4)
-    plan.feed(*[batch(plain())[0], np.array([0, 1, 2, 4])])
-    with pytest.raises(ValueError, match="labels must be in 0 … 3, got 4"):
-        plan.forward()
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=f"labels must be in 0 … 3, got {wrong} at index 3"):
+            plan.feed(*[batch(plain())[0], np.array([0, 1, 2, wrong])])
 
 
 def test_first_nonfinite_names_the_place():

@@ -70,7 +70,7 @@ def _cuts(call: Any, name: str) -> dict[str, float]:
     for pieces in sorted({1, found // 2, 2 * found} - {0, found}):
         if pieces > 1 and call.terms // pieces < MIN_PIECE:
             continue
-        nbytes = call.workspace(name, pieces)
+        nbytes = call.workspace_bytes(name, pieces)
         if nbytes is None or nbytes > MAX_PIECES_BYTES:
             continue  # the kernel cannot be cut so
         result[f"{name}/{pieces}"] = call.costs(pieces)[name]

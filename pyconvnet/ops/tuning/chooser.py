@@ -88,7 +88,6 @@ class _State(threading.local):
     """Of each thread."""
 
     selection: Selection | None = None
-    rehearsed: dict[str, Any] | None = None
     busy = False  # measuring
 
 
@@ -102,6 +101,7 @@ class _Memory:
         self.timer: Callable[[Device], Any] = event_timer
         self.timers: dict[Device, Any] = {}
         self.cache: caches.Cache | None = None
+        self.epoch = 0  # counts what forget() has ended
 
 
 _state, _memory = _State(), _Memory()
@@ -163,6 +163,7 @@ def forget() -> None:
         _memory.kernels.clear()
         _memory.timers.clear()
         _memory.cache = None
+        _memory.epoch += 1
 
 
 def cache() -> caches.Cache:
@@ -244,60 +245,8 @@ def _split_batch(key: str) -> tuple[int, str]:
     return (int(found[1]), key[: found.start()] + key[found.end() :]) if found else (0, key)
 
 
-@contextlib.contextmanager
-def rehearsal() -> Iterator[dict[str, Any]]:
-    """Inside, operations of this thread check their arguments and launch nothing.
-
-    Yields
-    ------
-    calls : dict of problem to call
-        Of every call that has a choice of kernels; filled inside the block.
-    """
-    calls: dict[str, Any] = {}
-    before, _state.rehearsed = _state.rehearsed, calls
-    try:
-        yield calls
-    finally:
-        _state.rehearsed = before
-        for call in calls.values():
-            call.dev = getattr(call.dev, "real", call.dev)
-
-
-class _NoLaunches:
-    """A compiled module that lists kernels and launches none."""
-
-    def __init__(self, ext: Any):
-        self._ext = ext
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._ext, name)
-        if isinstance(value, type) or name.endswith(("_kernels", "_costs", "_table")) or not callable(value):
-            return value
-        return lambda *args, **kwargs: None
-
-
-class _Stage(Device):
-    """A device on which nothing is launched."""
-
-    def __init__(self, real: Device):
-        super().__init__(real.kind, real.index, real.xp, _NoLaunches(real.ext))
-        self.real = real
-
-
-def rehearsing() -> bool:
-    """Whether this thread is in a :func:`rehearsal`."""
-    return _state.rehearsed is not None
-
-
-def device_for(device: Device) -> Device:
-    """The device itself; in a rehearsal one like it on which nothing is launched."""
-    if _state.rehearsed is None or device.ext is None or isinstance(device, _Stage):
-        return device
-    return _Stage(device)
-
-
 def settle(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict[str, Choice]:
-    """The choices for calls that a rehearsal has met; ``how``: see :func:`choose`."""
+    """The choices for launches by problem; ``how``: see :func:`choose`."""
     items: Iterable = calls.items()
     if progress and calls:
         from tqdm import tqdm
@@ -306,14 +255,22 @@ def settle(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict
     return {key: choose(call, **how) for key, call in items}
 
 
+def state(device: Device) -> Any:
+    """What the kernel of a problem depends on beside the problem: while this is the same, so is
+    :func:`kernel_for`'s answer, but for what it cannot measure yet.
+    """
+    if _state.selection is not None:
+        return _state.selection, len(_state.selection.kernels)
+    if _state.busy or not on_this_device(device):
+        return None
+    return _memory.epoch, mode()
+
+
 # ---- one call --------------------------------------------------------------------------------------------
 
 
 def kernel_for(call: Any) -> str | None:
     """The kernel of a call that forces none; None: the heuristic's choice."""
-    if _state.rehearsed is not None:
-        _state.rehearsed.setdefault(problem(call), call)
-        return None if _state.selection is None else _state.selection.kernel(call)
     if _state.selection is not None:
         return _state.selection.kernel(call)
     if _state.busy or not enabled(call.dev):
@@ -438,7 +395,7 @@ def _measured(call: Any, card: caches.Card, store: caches.Cache, seconds: float)
     _state.busy = True
     try:
         with call.dev.activate():
-            found = measure(call.prepared(names), timer, call.dev.synchronize, seconds)
+            found = measure(call.on_scratch_arrays(names), timer, call.dev.synchronize, seconds)
     except Exception as error:  # memory above all; the call itself can still be made
         log.warning("%s: not measured: %s", problem(call), error)
         return _heuristic(call, f"measuring failed: {error}")

@@ -15,13 +15,16 @@ from support.kernels.conv_problems import (
     CASES,
     DIRECTIONS,
     FEW,
+    PLAIN,
+    TINY,
     compute,
     kernels,
     problem,
     reached,
+    slow,
     table,
 )
-from support.kernels.conv_shapes import RAGGED_OF_EIGHT, Conv, alexnet_convs
+from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv, alexnet_convs
 
 from pyconvnet import ops, reference
 from pyconvnet.common import devices
@@ -29,9 +32,9 @@ from pyconvnet.ops.conv import capability
 
 BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 HALF_ULP = 2.0**-8  # the largest relative error of rounding to 8 significant bits
-PLAIN = devices.emulator().ext.flavour() == "plain"
 # Sanitized builds are some 30 times slower.
-BF16_CASES = [*(CASES if PLAIN else [*ALEXNET[1:2], *FEW]), *RAGGED_OF_EIGHT]
+BF16_CASES = [*([*TINY, *RAGGED_CONVS] if PLAIN else [*TINY[1:2], *FEW]), *RAGGED_OF_EIGHT]
+LARGE = ALEXNET if PLAIN else []
 FEW_BF16 = [
     *(case for case in RAGGED_OF_EIGHT if case.name in ("eight_rectangular", "eight_many_channels")),
     *FEW,
@@ -65,7 +68,7 @@ def rows(cases: list[Conv]) -> list:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel"), rows(BF16_CASES))
+@pytest.mark.parametrize(("op", "case", "kernel"), [*rows(BF16_CASES), *slow(rows(LARGE))])
 def test_kernel(op, case, kernel, device, run_on):
     if "_mma" in kernel and capability(device) < 80:
         pytest.skip("the GPU has no tensor cores for bfloat16")
@@ -77,7 +80,7 @@ def test_kernel(op, case, kernel, device, run_on):
 
 @pytest.mark.parametrize("op", DIRECTIONS)
 def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
-    split, whole = reached(op, [*CASES, *RAGGED_OF_EIGHT], "bf16")
+    split, whole = reached(op, [*TINY, *RAGGED_CONVS, *RAGGED_OF_EIGHT], "bf16")
     first_layer = {name for name in table(op) if name.endswith("first_layer")}  # always needs scratch memory
     assert split == table(op, BF16)
     assert whole == table(op, BF16) - first_layer

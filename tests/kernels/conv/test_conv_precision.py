@@ -5,8 +5,19 @@ import functools
 import numpy as np
 import pytest
 from support.helpers import EPS32, assert_close, filled_with_nan, same_bits
-from support.kernels.conv_problems import CASES, DIRECTIONS, FEW, compute, kernels, problem
-from support.kernels.conv_shapes import Conv, alexnet_convs
+from support.kernels.conv_problems import (
+    ALEXNET,
+    CASES,
+    DIRECTIONS,
+    FEW,
+    PLAIN,
+    TINY,
+    compute,
+    kernels,
+    problem,
+    slow,
+)  # fmt: skip
+from support.kernels.conv_shapes import RAGGED_CONVS, Conv, alexnet_convs
 
 from pyconvnet import layers, ops, reference
 from pyconvnet.common import devices
@@ -14,14 +25,14 @@ from pyconvnet.ops.conv import capability
 
 EPS_TF32 = 2.0**-11  # half the spacing of numbers with 11 significant bits
 EPS = {"tf32": EPS_TF32, "fp32x3": EPS32}
-PLAIN = devices.emulator().ext.flavour() == "plain"
 # Sanitized builds are some 30 times slower: shapes that between them have every row, groups, strides,
 # padding, ragged tiles and split reductions.
 SANITIZED = (
-    "conv2_reduced", "first_overhang", "odd_extent", "rectangular", "stride_skips_taps",
+    "conv2_tiny", "first_overhang", "odd_extent", "rectangular", "stride_skips_taps",
     "padding_only_strided", "many_groups", "wide_filters", "many_channels", "fast_in_odd_out",
 )  # fmt: skip
-TENSOR_CASES = [case for case in CASES if PLAIN or case.name in SANITIZED]
+TENSOR_CASES = [case for case in [*TINY, *RAGGED_CONVS] if PLAIN or case.name in SANITIZED]
+LARGE = ALEXNET if PLAIN else []
 FEW_TENSOR = [case for case in CASES if case.name in ("rectangular", "many_groups", "fast_in_odd_out")] + FEW
 LINEARS = [(1, 36, 20), (17, 68, 132), (130, 40, 12), (3, 2052, 8), (600, 12, 20)]
 
@@ -59,7 +70,7 @@ def rms(values: np.ndarray) -> float:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel", "precision"), rows(TENSOR_CASES))
+@pytest.mark.parametrize(("op", "case", "kernel", "precision"), [*rows(TENSOR_CASES), *slow(rows(LARGE))])
 def test_kernel(op, case, kernel, precision, device, run_on):
     p = problem(case)
     with run_on(device):

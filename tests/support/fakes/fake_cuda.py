@@ -19,16 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from support.fakes.fake_order import (
-    CAPTURED_EVENT,
-    ISOLATION,
-    Capture,
-    CUDARuntimeError,
-    Memory,
-    Order,
-    Race,
-    StreamState,
-    Work,
-)
+    CAPTURED_EVENT, ISOLATION, Capture, CUDARuntimeError, FakePinned, Memory, Order, Race, StreamState, Work,
+)  # fmt: skip
 
 from pyconvnet.common import devices
 from pyconvnet.ops import arrays as _arrays
@@ -370,13 +362,6 @@ class FakeRuntime:
         into, out = writes[0].bytes[slice(*writes[1:3])], reads[0].bytes[slice(*reads[1:3])]
         name = f"copy {'host' if a is None else a} -> {'host' if b is None else b}"
         m.enqueue(stream, name, lambda: np.copyto(into, out), (writes, reads))
-
-
-class FakePinned(np.ndarray):
-    """``cupy.cuda.PinnedMemoryPointer``: a buffer with an address."""
-
-    memory: Memory
-    ptr = property(lambda self: self.ctypes.data)
 
 
 class FakeDevice:

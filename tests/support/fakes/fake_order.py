@@ -291,3 +291,10 @@ class Order:
             self._add(copy, stream, [entry, graph.last, *(copies[b] for b in node.before)])
         end = Work("graph ends", None, ())
         graph.last = self._add(end, state, [entry, *copies.values()])
+
+
+class FakePinned(np.ndarray):
+    """``cupy.cuda.PinnedMemoryPointer``: a buffer with an address."""
+
+    memory: Memory
+    ptr = property(lambda self: self.ctypes.data)

@@ -14,7 +14,9 @@ from pyconvnet import ops
 from pyconvnet.common import devices
 from pyconvnet.reference import conv as reference
 
-ALEXNET = reduced_convs(tiny=devices.emulator().ext.flavour() != "plain")
+PLAIN = devices.emulator().ext.flavour() == "plain"
+TINY = reduced_convs(tiny=True)
+ALEXNET = reduced_convs() if PLAIN else TINY
 CASES = [*ALEXNET, *RAGGED_CONVS]
 DIRECTIONS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
 # Shapes that between them reach every kernel, for the tests that look at something else than shapes.
@@ -61,6 +63,11 @@ def rows(op: str, cases: list[Conv]) -> list:
         for case in cases
         for kernel in kernels(op, case)
     ]
+
+
+def slow(parameters: list) -> list:
+    """The same parameters of tests that take --slow."""
+    return [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in parameters]
 
 
 class Problem:

@@ -78,12 +78,14 @@ def alexnet_convs(batch: int) -> list[Conv]:
 def reduced_convs(tiny: bool = False) -> list[Conv]:
     """AlexNet's convolutions with all their channels, on one small image: the same edges, little work.
 
-    `tiny` is for sanitized builds, some 30 times slower: still a border, an inside and all channels.
+    `tiny` is for sanitized builds, some 30 times slower, and for kernels of which there are many: still a
+    border, an inside and all channels.
     """
     # First layer: 40 and 24 overhang by 3 pixels like 224.
     extents = {"conv1": (40, 24), "conv2": (9, 5), "conv3": (7, 3), "conv4": (7, 3), "conv5": (7, 3)}
+    size = "tiny" if tiny else "reduced"
     return [
-        replace(conv, name=f"{conv.name}_reduced", x=(1, *(extents[conv.name][tiny],) * 2, conv.x[3]))
+        replace(conv, name=f"{conv.name}_{size}", x=(1, *(extents[conv.name][tiny],) * 2, conv.x[3]))
         for conv in alexnet_convs(1)
     ]
 

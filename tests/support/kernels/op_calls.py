@@ -86,7 +86,7 @@ def calls() -> dict[str, dict[str, Any]]:
             "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
             "colour": f32(2, 3), "mean": f32(6, 6, 3), "size": (4, 5),
         },
-        "images_to_depth": {"x": f32(2, 5, 5, 1), "depth": ops.depth.Depth(3, 2)},
+        "images_to_depth": {"x": f32(2, 5, 5, 1), "depth": ops.space_to_depth.Depth(3, 2)},
         "conv2d_depth": {
             "x": f32(2, 3, 3, 4), "w": f32(2, 3, 3, 1), "b": f32(2), "stride": 2, "filters": f32(2, 2, 2, 4),
         },
@@ -184,7 +184,7 @@ NO_ARRAYS = {
 
 def function(op: str) -> Callable:
     """The operation."""
-    return getattr(ops if hasattr(ops, op) else ops.depth, op)
+    return getattr(ops if hasattr(ops, op) else ops.space_to_depth, op)
 
 
 def run(op: str, arguments: dict[str, Any]) -> Any:

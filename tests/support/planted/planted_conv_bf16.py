@@ -109,9 +109,9 @@ BUGS = [
     ),
     (
         "conv/space_to_depth.h",
-        "tap = (c0 + e) / s.c;",
-        "tap = c0 / s.c;",
-        "all of 16 bytes of the rearranged image from one tap",
+        "DepthChannel::of(c0 + e, s.c, t)",
+        "DepthChannel::of(c0, s.c, t)",
+        "all of 16 bytes of the rearranged image from one tap and channel",
         FIRST_LAYER,
         ("conv/conv2d_fprop_first_layer.cu",),
         True,

@@ -1,6 +1,6 @@
-// The depth family: the filters of a convolution of stride t, rearranged for images in the depth layout
-// (which the augment family writes), and their gradient back. A convolution of stride t over C channels is
-// one of stride 1 over t t C channels:
+// The space_to_depth family: the filters of a convolution of stride t, rearranged for images in the depth
+// layout (which the augment family writes), and their gradient back. A convolution of stride t over C
+// channels is one of stride 1 over t t C channels:
 //   w'[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c], 0 beyond the filter and in channels left
 //   over
 // w (K, R, S, C)   w' (K, to_r, to_s, to_c), to_r = ceil(R / t), to_s = ceil(S / t), to_c >= t t C

@@ -1,5 +1,5 @@
-// The tables of the depth family: one kernel a direction; filters are few.
-#include "depth/depth.h"
+// The tables of the space_to_depth family: one kernel a direction; filters are few.
+#include "space_to_depth/space_to_depth.h"
 
 namespace pcn {
 namespace {

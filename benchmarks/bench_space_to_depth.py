@@ -1,5 +1,6 @@
-"""Benchmark of the depth family, ``python benchmarks/bench_depth.py``: filters of first layers rearranged,
-and conv1 on images that are in the depth layout already, as augmentation leaves them in training.
+"""Benchmark of the space_to_depth family, ``python benchmarks/bench_space_to_depth.py``: filters of first
+layers rearranged, and conv1 on images that are in the depth layout already, as augmentation leaves them in
+training.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from harness import OnDevice, Row, alexnet_convs, filters, images, main, normal
 
 from pyconvnet import ops
 from pyconvnet.common.precision import PRECISIONS
+from pyconvnet.ops import space_to_depth
 
 
 class Plain:
@@ -31,14 +33,14 @@ def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
     """conv1 and the gradient of its filters, from the depth layout; the peers take the images themselves."""
     s = next(iter(alexnet_convs(batch, tiny)))
     options = {"stride": s.stride, "pad": s.pad}
-    depth = ops.depth.Depth(s.w[1:3], **options)
+    depth = space_to_depth.Depth(s.w[1:3], **options)
     dtype = ops.core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32)
     x = (batch, *depth.shape("conv1", s.x[1:], dtype))
-    w = ops.depth.filters_shape(s.w, s.stride, dtype)
+    w = space_to_depth.filters_shape(s.w, s.stride, dtype)
     x_bytes, w_bytes, y_bytes = (float(np.prod(shape)) * dtype.itemsize for shape in (x, s.w, s.y))
 
     def to_depth(device: Any) -> Any:  # of the "image" below
-        return ops.depth.images_to_depth(normal(device, s.x, 0), depth)
+        return space_to_depth.images_to_depth(normal(device, s.x, 0), depth)
 
     common: dict[str, Any] = {
         "name": "conv1 from depth",
@@ -55,7 +57,7 @@ def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
         op="conv2d_depth",
         part="fused",
         inputs=image | {"w": s.w, "b": s.w[:1]},
-        call=lambda a, **kw: ops.depth.conv2d_depth(
+        call=lambda a, **kw: space_to_depth.conv2d_depth(
             a["x"], a["w"], a["b"], stride=s.stride, activation="relu", **kw
         ),
         kernels=lambda device: applying("conv2d", precision, x, w, device=device),
@@ -70,7 +72,7 @@ def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
         op="conv2d_depth_wgrad",
         part="wgrad",
         inputs=image | {"dy": s.y},
-        call=lambda a, **kw: ops.depth.conv2d_depth_wgrad(a["dy"], a["x"], s.w, stride=s.stride, **kw),
+        call=lambda a, **kw: space_to_depth.conv2d_depth_wgrad(a["dy"], a["x"], s.w, stride=s.stride, **kw),
         kernels=lambda device: applying("conv2d_wgrad", precision, x, w, device=device),
         bytes=x_bytes + y_bytes + 4.0 * np.prod(s.w),
         peer=lambda t, a: t.conv2d_wgrad(a["dy"], a["image"], s.w, **options),
@@ -86,14 +88,14 @@ def rows(batch: int, tiny: bool) -> Iterator[Row]:
         ("alexnet conv1", (8 if tiny else 96, 11, 11, 3), 4),
         ("3x3", (32, 3, 3, 3), 2),
     ):
-        to = ops.depth.filters_shape(shape, stride, np.float32)
+        to = space_to_depth.filters_shape(shape, stride, np.float32)
         text = f"{'x'.join(map(str, shape))} stride {stride}"
         moved = 4.0 * (np.prod(shape) + np.prod(to))
         yield Row(
             name=name,
             op="filters_to_depth",
             inputs={"w": shape},
-            call=lambda a, stride=stride, **kw: ops.depth.filters_to_depth(a["w"], stride, **kw),
+            call=lambda a, stride=stride, **kw: ops.filters_to_depth(a["w"], stride, **kw),
             kernels=lambda device, s=shape, t=stride: ops.kernels("filters_to_depth", s, t, device=device),
             shape=text,
             bytes=moved,
@@ -102,7 +104,7 @@ def rows(batch: int, tiny: bool) -> Iterator[Row]:
             name=name,
             op="filters_from_depth",
             inputs={"filters": to},
-            call=lambda a, s=shape, t=stride, **kw: ops.depth.filters_from_depth(a["filters"], s, t, **kw),
+            call=lambda a, s=shape, t=stride, **kw: ops.filters_from_depth(a["filters"], s, t, **kw),
             kernels=lambda device, s=shape, t=stride: ops.kernels("filters_from_depth", s, t, device=device),
             shape=text,
             bytes=moved,
@@ -110,4 +112,4 @@ def rows(batch: int, tiny: bool) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    main("depth", rows)
+    main("space_to_depth", rows)

@@ -1,5 +1,5 @@
 // pyconvnet.ops.space_to_depth below Python: filters for images in the depth layout, and their gradient.
-#include "depth/depth.h"
+#include "space_to_depth/space_to_depth.h"
 
 #include "array.h"
 
@@ -11,7 +11,7 @@ std::int64_t depth_count(const DepthShape& s) { return std::int64_t{s.k} * s.to_
 
 }  // namespace
 
-void register_depth(py::module_& m) {
+void register_space_to_depth(py::module_& m) {
   py::class_<DepthShape>(m, "DepthShape", py::module_local())
       .def(py::init([](int k, int r, int s, int c, int side, int to_r, int to_s, int to_c) {
              elements("DepthShape", {k, r, s, c});

@@ -1,0 +1,236 @@
+"""Operations are prepared once: later calls of the same kind give the same bits and the same errors."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from support.kernels import op_calls
+from support.networks import batch, everything
+
+from pyconvnet import ops
+from pyconvnet.common import checks
+from pyconvnet.ops import core, operation
+from pyconvnet.plan import Plan
+
+DEVICES = ("cpu", "emulator")
+CALLS = op_calls.calls()
+
+
+@pytest.fixture(autouse=True)
+def afresh():
+    operation.forget()
+    yield
+    operation.forget()
+
+
+def whole_call(op: str) -> dict:
+    """A call with every output given."""
+    arguments = op_calls.calls()[op]
+    if op not in op_calls.IN_PLACE:
+        made = op_calls.outputs(op, op_calls.run(op, op_calls.calls()[op]))
+        arguments["out"] = op_calls.out(op, {name: np.zeros_like(a) for name, a in made.items()})
+    return arguments
+
+
+def written(op: str, arguments: dict, result) -> dict[str, bytes]:
+    """The bytes of everything a call writes."""
+    found = op_calls.outputs(op, result) | {n: arguments[n] for n in op_calls.UPDATED.get(op, ())}
+    return {name: array.tobytes() for name, array in found.items()}
+
+
+def outcome(op: str, arguments: dict) -> tuple:
+    """What a call comes to: what it has written, or its error."""
+    try:
+        return "written", written(op, arguments, op_calls.run(op, arguments))
+    except (TypeError, ValueError) as error:
+        return type(error), str(error)
+
+
+def spoiled(op: str) -> list[dict]:
+    """Spoil one array of the call at a time: read-only, shifted, longer, strided, of another dtype,
+    masked, or one that shares memory with what is written.
+    """
+    arguments = whole_call(op)
+    outs = arguments.get("out")
+    outs = () if outs is None else outs if isinstance(outs, tuple) else (outs,)
+    names = op_calls.SEVERAL.get(op, ("out",))[: len(outs)]
+    everywhere = op_calls.inputs(arguments) | dict(zip(names, outs, strict=True))
+    everywhere.pop("out", None) if op in op_calls.SEVERAL else None
+    found = []
+    for name, array in everywhere.items():
+        frozen = array.copy()
+        frozen.flags.writeable = False
+        shifted = np.zeros(array.nbytes + array.itemsize, np.uint8)[1 : array.nbytes + 1]
+        others = [
+            frozen,
+            shifted.view(array.dtype).reshape(array.shape) if array.shape else array.copy(),
+            np.concatenate([array, array]) if array.ndim else array.reshape(1),
+            np.repeat(array, 2, -1)[..., ::2] if array.ndim else array.reshape(1, 1),
+            array.astype(np.float16),
+            np.ma.masked_array(array.copy(), mask=False),
+            *(other for key, other in everywhere.items() if key != name and other.shape == array.shape),
+        ]
+        for other in others:
+            if name in names:
+                changed = tuple(other if n == name else o.copy() for n, o in zip(names, outs, strict=True))
+                found.append(arguments | {"out": changed if op in op_calls.SEVERAL else changed[0]})
+            else:
+                found.append(op_calls.replaced(arguments, {name: other}))
+    return found
+
+
+# ---- the same bits -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", CALLS)
+def test_a_call_of_the_same_kind_prepares_nothing_and_has_the_same_bits(op, device, monkeypatch):
+    with ops.on(device):
+        for make in (op_calls.calls, lambda: {op: whole_call(op)}):
+            first = outcome(op, arguments := make()[op])
+            kept = operation.recipes()
+            with monkeypatch.context() as patch:
+                if arguments.get("depth") is None and (op[:11] != "conv2d_dept" or "out" in arguments):
+                    patch.setattr(core, "arrays", lambda *a, **k: pytest.fail("prepared again"))
+                assert outcome(op, make()[op]) == first
+            assert first[0] == "written"
+            assert operation.recipes() == kept
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", CALLS)
+def test_a_later_call_with_bad_memory_fares_like_a_first_one(op, device):
+    with ops.on(device):
+        for first, later in zip(spoiled(op), spoiled(op), strict=True):
+            operation.forget()
+            want = outcome(op, first)
+            outcome(op, whole_call(op))
+            outcome(op, whole_call(op))
+            assert outcome(op, later) == want
+
+
+def test_equal_numbers_of_other_types_are_told_apart():
+    x, y = np.ones((1, 4, 4, 4), np.float32), np.empty((1, 4, 4, 4), np.float32)
+    ops.max_pool2d(x, 3, 1, 1)
+    for wrong in (True, 1.0, (1, True)):
+        with pytest.raises(TypeError, match="must be an integer"):
+            ops.max_pool2d(x, 3, 1, wrong)
+    ops.add(x, x, alpha=0.0, beta=0.0, out=y)
+    assert not np.signbit(y).any()
+    ops.add(x, x, alpha=-0.0, beta=0.0, out=y)
+    assert np.signbit(y).all()
+
+
+def test_in_place_and_apart_by_turns():
+    for _ in range(3):
+        x = np.array([-1, 2], np.float32)
+        y = np.empty_like(x)
+        assert ops.relu(x, out=y) is y
+        assert y.tolist() == [0, 2]
+        assert x.tolist() == [-1, 2]
+        assert ops.add(x, x).tolist() == [-2, 4]
+        assert ops.add(x, y).tolist() == [-1, 4]
+        assert ops.relu(x, out=x) is x
+        assert x.tolist() == [0, 2]
+
+
+def test_what_arrays_hold_is_looked_at_each_time():
+    logits = np.zeros((2, 3), np.float32)
+    for _ in range(2):
+        ops.softmax_cross_entropy(logits, np.array([0, 2], np.int32))
+        with pytest.raises(ValueError, match="labels must be in 0 … 2, got 3"):
+            ops.softmax_cross_entropy(logits, np.array([0, 3], np.int32))
+
+
+def test_the_emulators_capability_is_looked_at_each_time(monkeypatch):
+    x, w = np.ones((1, 8, 8, 16), np.float32), np.ones((16, 3, 3, 16), np.float32)
+    ran = []
+    with ops.on("emulator") as dev:
+        launch = dev.ext.conv2d_fprop
+        monkeypatch.setattr(dev.ext, "conv2d_fprop", lambda *a: (ran.append(a[0]), launch(*a)))
+        for capability in ("90", "75", "90", "75"):
+            monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", capability)
+            ops.conv2d(x, w, precision="tf32")
+    assert ran[0] == ran[2] != ran[1] == ran[3]
+
+
+# ---- the recipes -------------------------------------------------------------------------------------------
+def test_recipes_are_bounded_and_hold_no_arrays():
+    before = operation.recipes()
+    for n in range(1, operation.MOST_RECIPES + 50):
+        ops.relu(np.ones(n, np.float32))
+    assert operation.recipes() - before <= operation.MOST_RECIPES
+    x, w = np.ones((1, 4, 4, 4), np.float32), np.ones((4, 3, 3, 4), np.float32)
+    alive = [weakref.ref(x), weakref.ref(w), weakref.ref(ops.conv2d(x, w))]
+    del x, w
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * 3
+
+
+def test_threads_share_recipes():
+    wrong, start = [], threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        start.wait()
+        for _ in range(300):
+            x = rng.standard_normal(rng.integers(1, 40), dtype=np.float32)
+            if not np.array_equal(ops.relu(x), np.maximum(x, 0)):
+                wrong.append(x)
+            if rng.integers(20) == 0:
+                operation.forget()
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---- plans -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_of_a_plan_checks_and_prepares_nothing(device, monkeypatch):
+    plan = Plan(everything(), device, 4)
+    plan.feed(*batch(plan.network, 4))
+    plan.step()
+    called = []
+    modules = [core, checks, importlib.import_module("pyconvnet.ops.arrays")]
+    modules += [importlib.import_module(f"pyconvnet.ops.{name}") for name in ("launch", "operation")]
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if callable(value) and not isinstance(value, type) and getattr(value, "__module__", "") in (
+                core.__name__, checks.__name__, "pyconvnet.ops.arrays",
+            ) and name not in ("scratch", "host_device", "on", "is_array"):  # fmt: skip
+
+                def count(*args, name=name, value=value, **options):
+                    called.append(name)
+                    return value(*args, **options)
+
+                monkeypatch.setattr(module, name, count)
+    for name, op in vars(ops).items():
+        if hasattr(op, "prepare"):
+            monkeypatch.setattr(ops, name, lambda *a, name=name, **k: called.append(name))
+    plan.step()
+    assert called == []
+
+
+def test_prepared_once_or_at_each_step_a_plan_has_the_same_bits():
+    plans = [Plan(everything(), "emulator", 4) for _ in range(2)]
+    for plan in plans:
+        plan.set_hyper(0.01, 0.9)
+    for k in range(3):
+        for plan in plans:
+            plan.feed(*batch(plan.network, 4, seed=k))
+        plans[0].step()
+        plans[1].step()
+        for program in plans[1]._programs.values():
+            for calls in program._recorded.values():
+                for _, _, run, *_ in calls:
+                    if isinstance(run, ops.Repeated):
+                        run._runs = None
+    a, b = (plan.get_parameters() for plan in plans)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
