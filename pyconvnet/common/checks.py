@@ -15,14 +15,14 @@ MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
 
 
 def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
-    """The array has one of the dtypes."""
+    """Check that the array has one of the dtypes."""
     if array.dtype not in [np.dtype(d) for d in dtypes]:
         wanted = " or ".join(np.dtype(d).name for d in dtypes)
         raise TypeError(f"{op}: {name} must be {wanted}, got {array.dtype}")
 
 
 def check_contiguous(op: str, **named: Any) -> None:
-    """Every array is C-contiguous."""
+    """Check that every array is C-contiguous."""
     for name, array in named.items():
         if array is not None and not array.flags.c_contiguous:
             raise ValueError(
@@ -31,7 +31,7 @@ def check_contiguous(op: str, **named: Any) -> None:
 
 
 def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
-    """The array has the dimensions `axes` names, e.g. ``"N, H, W, C"``; none is empty. Returns its shape."""
+    """Check the array for the dimensions of `axes`, e.g. ``"N, H, W, C"``, none empty; return its shape."""
     rank = axes.count(",") + 1
     if array.ndim != rank:
         plural = "dimension" if rank == 1 else "dimensions"
@@ -40,7 +40,7 @@ def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
 
 
 def check_size(op: str, name: str, array: Any) -> tuple[int, ...]:
-    """The array is not empty and small enough for 32-bit indexes. Returns its shape."""
+    """Check that the array is not empty and small enough for 32-bit indexes; return its shape."""
     shape = tuple(array.shape)
     if array.size == 0:
         raise ValueError(f"{op}: {name} must not be empty, got shape {shape}")
@@ -50,21 +50,21 @@ def check_size(op: str, name: str, array: Any) -> tuple[int, ...]:
 
 
 def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str = "") -> None:
-    """The array has exactly this shape."""
+    """Check that the array has exactly this shape."""
     if tuple(array.shape) != tuple(shape):
         wanted = f"{tuple(shape)} {why}".rstrip()
         raise ValueError(f"{op}: {name} must have shape {wanted}, got {tuple(array.shape)}")
 
 
 def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
-    """`mask`, where given, is laid out as the gradient it masks; its dtype has been compared already."""
+    """Check that `mask`, where given, is laid out as the gradient it masks; its dtype was checked before."""
     if mask is not None:
         check_shape(op, "mask", mask, shape, "like the gradient it masks")
         check_contiguous(op, mask=mask)
 
 
 def shape_tuple(op: str, name: str, value: Any, axes: str) -> tuple[int, ...]:
-    """A shape given as an argument: as many positive integers as `axes` names."""
+    """Return a shape given as an argument: as many positive integers as `axes` names."""
     rank = axes.count(",") + 1
     try:
         shape = tuple(value)
@@ -149,14 +149,14 @@ def check_number(what: str, value: Any, rule: str) -> None:
 
 
 def flag(op: str, name: str, value: Any) -> bool:
-    """True or False, as a bool."""
+    """Return True or False, as a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
     return bool(value)
 
 
 def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
-    """An integer for both axes, or (vertical, horizontal)."""
+    """Return an integer for both axes, or (vertical, horizontal), as the latter."""
     if isinstance(value, tuple | list):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} must be an integer or a pair (vertical, horizontal), got {value}")
@@ -170,7 +170,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def padding(op: str, name: str, value: Any) -> Padding:
-    """``p``, ``(vertical, horizontal)`` or ``((top, bottom), (left, right))``, as the latter."""
+    """Return ``p``, ``(vertical, horizontal)`` or ``((top, bottom), (left, right))``, as the latter."""
     if isinstance(value, tuple | list) and len(value) == 2:
         vertical, horizontal = value
         if isinstance(vertical, tuple | list) or isinstance(horizontal, tuple | list):
@@ -180,7 +180,7 @@ def padding(op: str, name: str, value: Any) -> Padding:
 
 
 def unmasked(where: str, name: str, value: Any) -> Any:
-    """The value, unless it is a masked array: the numbers under a mask are not meant to be read.
+    """Return the value, unless it is a masked array: the numbers under a mask are not meant to be read.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def unmasked(where: str, name: str, value: Any) -> Any:
 
 
 def channels_first_hint(shape: Sequence[int]) -> str:
-    """What to add to the message on a wrong shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
+    """Return what to add to a message on a shape that looks like (n, C, H, W) or (C, H, W); "" elsewhere."""
     if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] < 5:
         return ""
     named, axes = [("C, H, W", "1, 2, 0"), ("n, C, H, W", "0, 2, 3, 1")][len(shape) - 3]

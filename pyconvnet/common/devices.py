@@ -69,29 +69,29 @@ class Device:
         return self.xp.cuda.Device(self.index) if self.kind == "cuda" else contextlib.nullcontext()
 
     def empty(self, shape, dtype=np.float32):
-        """An uninitialised array on this device."""
+        """Return an uninitialised array on this device."""
         with self.activate():
             return self.xp.empty(shape, dtype)
 
     def zeros(self, shape, dtype=np.float32):
-        """An array of zeros on this device."""
+        """Return an array of zeros on this device."""
         with self.activate():
             return self.xp.zeros(shape, dtype)
 
     def asarray(self, array, dtype=None):
-        """A NumPy array on this device: itself on the host, a copy on a GPU."""
+        """Return a NumPy array on this device: itself on the host, a copy on a GPU."""
         with self.activate():
             return self.xp.asarray(array, dtype=dtype)
 
     def to_numpy(self, array) -> np.ndarray:
-        """An array of this device on the host; waits for the work that makes it."""
+        """Return an array of this device on the host; wait for the work that makes it."""
         if self.kind != "cuda":
             return np.asarray(array)
         with self.activate():
             return self.xp.asnumpy(array)
 
     def stream(self) -> int:
-        """The caller's current CUDA stream as an integer; 0 on the host."""
+        """Return the caller's current CUDA stream as an integer; 0 on the host."""
         if self.kind != "cuda":
             return 0
         return self.xp.cuda.get_current_stream(self.index).ptr
@@ -105,13 +105,13 @@ class Device:
 
 @functools.cache
 def cpu() -> Device:
-    """The device whose operations are NumPy and BLAS."""
+    """Return the device whose operations are NumPy and BLAS."""
     return Device("cpu", 0, np, None)
 
 
 @functools.cache
 def emulator() -> Device:
-    """The device that runs the CUDA kernels on the CPU.
+    """Return the device that runs the CUDA kernels on the CPU.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def emulator() -> Device:
 
 @functools.cache
 def cuda(index: int = 0) -> Device:
-    """A CUDA device.
+    """Return a CUDA device.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def code_for(architectures: str, capability: int) -> Code | None:
 
 
 def _code_of(device_ext: Any, capability: int, name: str) -> Code | None:
-    """The code that a CUDA device runs; None where the module's list of architectures does not tell.
+    """Return the code that a CUDA device runs; None where the module's list of architectures does not tell.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def _dotted(capability: int) -> str:
 
 
 def get_device(device: str | Device | None = None) -> Device:
-    """The device of a name.
+    """Return the device of a name.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def get_device(device: str | Device | None = None) -> Device:
 
 
 def available_devices() -> list[tuple[str, str | None]]:
-    """Every device with the reason why it does not work, or None where it does.
+    """Return every device with the reason why it does not work, or None where it does.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def available_devices() -> list[tuple[str, str | None]]:
 
 
 def peer_access(a: Device, b: Device) -> bool | str:
-    """Whether device `a` can read and write the memory of `b` without going through the host.
+    """Tell whether device `a` can read and write the memory of `b` without going through the host.
 
     Returns
     -------
@@ -345,7 +345,7 @@ _PEER_ACCESS_ALREADY_ENABLED = 704  # cudaErrorPeerAccessAlreadyEnabled
 
 
 def peer_matrix() -> dict[str, dict[str, bool | str]]:
-    """:func:`peer_access` of every working CUDA device to every other, ``matrix["cuda:0"]["cuda:1"]``."""
+    """Return each working CUDA device's :func:`peer_access` to the others: ``matrix["cuda:0"]["cuda:1"]``."""
     names = [name for name, reason in available_devices() if reason is None]
     found = [device for device in map(get_device, names) if device.kind == "cuda"]
     return {a.name: {b.name: peer_access(a, b) for b in found if b != a} for a in found}

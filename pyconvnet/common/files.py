@@ -172,7 +172,7 @@ def _let_go(handle: int) -> None:
 
 
 def _forked() -> None:
-    """In a forked child: its copies of the descriptors would keep the locks when the parent is dead."""
+    """Close a forked child's copies of the descriptors, which would keep locks when the parent is dead."""
     for handle in list(_held):
         _let_go(handle)
 

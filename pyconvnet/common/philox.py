@@ -26,7 +26,7 @@ _CHUNK = 16384  # counters at once: six uint64 arrays of 128 KiB, near the size 
 
 
 def _round_keys(k0: int, k1: int) -> list[tuple[np.uint64, np.uint64]]:
-    """The ten round keys of the key (k0, k1)."""
+    """Return the ten round keys of the key (k0, k1)."""
     return [
         (np.uint64((k0 + r * _W0) & 0xFFFFFFFF), np.uint64((k1 + r * _W1) & 0xFFFFFFFF))
         for r in range(_ROUNDS)
@@ -64,7 +64,7 @@ def _philox_into(out: np.ndarray, c0, c1, c2, c3, k0: int, k1: int) -> None:
 
 
 def philox4x32(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Ten rounds of Philox4x32 on each counter.
+    """Run ten rounds of Philox4x32 on each counter.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def philox4x32(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 
 def _block_words(blocks: np.ndarray, seed: int, step: int, layer: int) -> np.ndarray:
-    """The words of the given blocks (n,) int64 of the stream (seed, step, layer), as (n, 4) uint32."""
+    """Return the words of the blocks (n,) int64 of the stream (seed, step, layer), as (n, 4) uint32."""
     seed, step, layer = int(seed), int(step), int(layer)
     blocks = blocks.astype(np.uint64)
     out = np.empty((blocks.size, 4), np.uint32)
@@ -101,7 +101,7 @@ def _block_words(blocks: np.ndarray, seed: int, step: int, layer: int) -> np.nda
 
 
 def random_words(seed: int, step: int, layer: int, start: int, count: int) -> np.ndarray:
-    """Elements start … start + count - 1 of the stream (seed, step, layer): (count,) uint32."""
+    """Return elements start … start + count - 1 of the stream (seed, step, layer): (count,) uint32."""
     start, count = int(start), int(count)
     if start < 0 or count < 0:
         raise ValueError(f"random_words: start and count must not be negative, got {start} and {count}")
@@ -114,7 +114,7 @@ def random_words(seed: int, step: int, layer: int, start: int, count: int) -> np
 def window_words(
     seed: int, step: int, layer: int, rows: int, cols: int, window: tuple[int, int, int] | None = None
 ) -> np.ndarray:
-    """The words of a rectangle of a bigger row-major matrix: a shard draws what the whole would have drawn.
+    """Return the words of a rectangle of a bigger row-major matrix: a shard draws what the whole would draw.
 
     Parameters
     ----------
@@ -143,14 +143,14 @@ def window_words(
 
 
 def uniform(seed: int, step: int, layer: int, start: int, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), (count,) float32: the upper 24 bits of each word, times 2^-24."""
+    """Draw uniform numbers in [0, 1), (count,) float32: the upper 24 bits of each word, times 2^-24."""
     words = random_words(seed, step, layer, start, count)
     words >>= np.uint32(8)
     return words.astype(np.float32) * np.float32(2.0**-24)
 
 
 def normal(seed: int, step: int, layer: int, start: int, count: int) -> np.ndarray:
-    """Standard normal numbers, (count,) float64, by Box and Muller from two words each.
+    """Draw standard normal numbers, (count,) float64, by Box and Muller from two words each.
 
     Number j is ``sqrt(-2 ln u) cos(2 pi v)``, u = (words[2j] + 1) * 2^-32 in (0, 1], v = words[2j + 1] *
     2^-32. The bits of the words are the same everywhere; the last bit of ln and cos is the C library's.

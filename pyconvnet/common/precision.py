@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")
 
 
 def check_precision(what: str, precision: Any) -> str:
-    """Raise ValueError unless ``precision`` is one; returns it."""
+    """Raise ValueError unless ``precision`` is one; return it."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(
             f"{what}: precision must be {', '.join(map(repr, PRECISIONS[:-1]))} or {PRECISIONS[-1]!r}, "
@@ -30,7 +30,7 @@ def check_precision(what: str, precision: Any) -> str:
 
 
 def activation_dtype(what: str, precision: str, dtype: np.dtype) -> np.dtype:
-    """The dtype of activations beside parameters of ``dtype``; ValueError where the two cannot be."""
+    """Return the dtype of activations beside parameters of ``dtype``; ValueError where the two cannot be."""
     if precision != "bf16":
         return dtype
     if dtype != np.float32:
@@ -38,6 +38,9 @@ def activation_dtype(what: str, precision: str, dtype: np.dtype) -> np.dtype:
     return BFLOAT16
 
 
-def wide(dtype: np.dtype) -> np.dtype:
-    """The dtype of sums and parameters beside arrays of `dtype`: float32 beside bfloat16, else the same."""
+def accumulation_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype of sums and parameters beside arrays of `dtype`: float32 for bfloat16, else itself."""
     return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
+
+
+wide = accumulation_dtype  #: what :mod:`pyconvnet.ops` calls it

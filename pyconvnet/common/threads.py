@@ -45,7 +45,7 @@ def _default_num_threads() -> int:
 
 
 def get_num_threads() -> int:
-    """The number of threads the `cpu` device uses."""
+    """Return the number of threads the `cpu` device uses."""
     global _num_threads
     if _num_threads is None:
         _num_threads = _default_num_threads()
@@ -70,7 +70,7 @@ def set_num_threads(count: int) -> None:
 
 
 def _find_openblas() -> tuple[Callable[[int], None], Callable[[], int]] | None:
-    """(set, get) of the thread count of the OpenBLAS that NumPy has loaded; None for any other BLAS."""
+    """Find (set, get) of the thread count of the OpenBLAS that NumPy has loaded; None for any other BLAS."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
             paths = {
@@ -139,7 +139,7 @@ def _executor(workers: int) -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
-    """In a forked child the threads are gone and the lock's state is unknown: start afresh."""
+    """Start afresh in a forked child, where the threads are gone and the lock's state is unknown."""
     global _pool, _pool_size, _lock, _local, _blas_users
     _lock = threading.Lock()
     _local = threading.local()
@@ -208,7 +208,7 @@ def ranges(extent: int, size: int) -> list[tuple[int, int]]:
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array that belongs to the calling thread until it asks for the same name again.
+    """Return an uninitialised array that belongs to the calling thread until it asks for the same name again.
 
     Buffers are kept and grow to the largest size asked for, so that a training step allocates nothing.
     """
@@ -224,8 +224,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def zero_outside(
     name: str, shape: tuple[int, ...], dtype: np.dtype, inside: tuple[slice, slice]
 ) -> np.ndarray:
-    """A scratch (N, H, W, C) that is zero outside `inside`, where only the caller writes, of the H and W
-    axes.
+    """Return a scratch (N, H, W, C) that is zero outside `inside`, where only the caller writes, of H and W.
 
     The zeros stay from one request to the next; only another geometry has to write them again.
     """

@@ -56,11 +56,11 @@ class Parameter:
         return math.prod(self.shape)
 
     def rows(self, start: int, stop: int) -> tuple[int, int]:
-        """First and last-plus-one of its first axis that channels [start, stop) compute with."""
+        """Return first and last-plus-one of its first axis that channels [start, stop) compute with."""
         return (start, stop) if self.per_channel else (0, self.shape[0])
 
     def part(self, start: int, stop: int) -> Parameter:
-        """What of it channels [start, stop) of the output compute with."""
+        """Return what of it channels [start, stop) of the output compute with."""
         first, last = self.rows(start, stop)
         return dataclasses.replace(self, shape=(last - first, *self.shape[1:]))
 
@@ -152,8 +152,8 @@ _PROMISES = ("reads", "slice", "masks_input", "rectifies", "splits_backward", "d
 
 
 def register(kind: type[Layer]) -> type[Layer]:
-    """Class decorator: make a layer known to :func:`from_dict` under its class name; raises ValueError where
-    another class has that.
+    """Make a layer known to :func:`from_dict` under its class name (a class decorator); raise ValueError
+    where another class has that.
     """
     known = _KINDS.get(kind.__name__, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
@@ -220,21 +220,21 @@ class Layer:
 
     # ---- shapes --------------------------------------------------------------------------------------------
     def output_shape(self, *inputs: Shape) -> Shape:
-        """Shape of the output without the batch; raises ValueError where the inputs do not suit the layer."""
+        """Return the output's shape without the batch; raise ValueError where the inputs do not suit."""
         raise NotImplementedError
 
     def parameters(self, *inputs: Shape) -> list[Parameter]:
-        """The layer's own parameters, in a fixed order."""
+        """Return the layer's own parameters, in a fixed order."""
         return []
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        """Arrays that forward leaves for backward: name -> (shape without the batch, dtype); ``dtype`` is
-        that of inputs and outputs.
+        """Name the arrays that forward leaves for backward: name -> (shape without the batch, dtype);
+        ``dtype`` is that of inputs and outputs.
         """
         return {}
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        """Multiply-adds of one example's forward pass (convolutions and products only, as is the custom)."""
+        """Count one example's multiply-adds in forward (convolutions and products only, as is the custom)."""
         return 0
 
     @property
@@ -243,13 +243,13 @@ class Layer:
         return False
 
     def classes(self, *inputs: Shape) -> int | None:
-        """Number of classes that a cost tells apart, to which labels are held; None: any labels will do."""
+        """Return how many classes a cost tells apart, to which labels are held; None: any labels will do."""
         return None
 
     # ---- a part of the layer -------------------------------------------------------------------------------
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice | None:
-        """What it takes to make channels [start, stop) of the output from inputs of these shapes; None: the
-        layer cannot be split and lies whole on one device.
+        """Return what it takes to make channels [start, stop) of the output from inputs of these shapes;
+        None: the layer cannot be split and lies whole on one device.
 
         By default that follows from :attr:`reads`. A layer whose channels read many others, but can be made
         apart (as a convolution's filters can), overrides it. Where such a layer has ``groups``, towers that
@@ -273,8 +273,8 @@ class Layer:
         return Slice(self, (span,) * len(inputs), span)
 
     def depth_layout(self, images: Shape) -> Any:
-        """The layout of :mod:`pyconvnet.ops.space_to_depth` in which the layer can read images of this shape;
-        None: only as they are.
+        """Return the layout of :mod:`pyconvnet.ops.space_to_depth` in which the layer can read images of this
+        shape; None: only as they are.
         """
         return None
 
@@ -301,7 +301,7 @@ class Layer:
 
     # ---- description ---------------------------------------------------------------------------------------
     def to_dict(self) -> dict:
-        """JSON-ready description: the class name and every hyper-parameter that differs from its default."""
+        """Describe the layer for JSON: its class name and every hyper-parameter that is not the default."""
         out: dict[str, Any] = {"kind": type(self).__name__}
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
@@ -323,7 +323,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(description: Mapping) -> Layer:
-    """Rebuild a layer from its :meth:`Layer.to_dict`; raises ValueError for anything it does not know."""
+    """Rebuild a layer from its :meth:`Layer.to_dict`; raise ValueError for anything it does not know."""
     options = dict(description)
     kind = options.pop("kind", None)
     if kind not in _KINDS:
@@ -344,7 +344,7 @@ def _tuples(value: Any) -> Any:
 
 
 def extent(size: int, window: int, stride: int, before: int, after: int, ceil_mode: bool = False) -> int:
-    """Positions of a window along one axis; 0 or less where it does not fit. Rounds down unless
+    """Count the positions of a window along one axis; 0 or less where it does not fit. Rounds down unless
     ``ceil_mode``.
     """
     room = size + before + after - window

@@ -82,14 +82,14 @@ class Conv2d(WeightLayer):
         return p * q * k * r * s * c
 
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
-        """Filters [start, stop), which read their groups."""
+        """Return filters [start, stop), which read their groups."""
         filters, channels = self.filters // self.groups, inputs[0][2] // self.groups
         first, last = start // filters, -(-stop // filters)
         layer = dataclasses.replace(self, filters=stop - start, groups=last - first)
         return Slice(layer, ((first * channels, last * channels),))
 
     def depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
-        """That of a convolution with a stride on few channels."""
+        """Return that of a convolution with a stride on few channels."""
         stride, also = pair("Conv2d", "stride", self.stride, 1)
         if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
             return None
@@ -104,8 +104,8 @@ class Conv2d(WeightLayer):
         }  # fmt: skip
 
     def _depth_options(self, ctx: Context, w_shape: Shape, images: Any, dtype: Any) -> dict:
-        """Of the convolution of images in the depth layout and of dtype ``images``, with scratch of ``dtype``
-        for the rearranged filters.
+        """Return the convolution's options for images in the depth layout and of dtype ``images``, with
+        scratch of ``dtype`` for the rearranged filters.
         """
         stride, _ = pair("Conv2d", "stride", self.stride, 1)
         shape = ops.space_to_depth.filters_shape(w_shape, stride, images)

@@ -106,7 +106,7 @@ class LinearReLUDropout(Layer):
 
 
 def joined(first: Layer, second: Layer, train: bool) -> Layer | None:
-    """The layer that does the work of two neighbours, where there is one; while training with ``train``.
+    """Find the layer that does the work of two neighbours, if there is one; while training with ``train``.
 
     Only for these very classes: one derived from them computes something of its own.
     """

@@ -39,7 +39,7 @@ class Initialiser:
         raise NotImplementedError
 
     def to_dict(self) -> dict:
-        """Description from which :func:`from_dict` rebuilds the rule."""
+        """Describe the rule so that :func:`from_dict` can rebuild it."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
 
@@ -121,7 +121,7 @@ class Uniform(Initialiser):
 
 
 def fans(shape: tuple[int, ...], groups: int = 1) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight of shape (outputs, window ..., inputs / groups).
+    """Return (fan_in, fan_out) of a weight of shape (outputs, window ..., inputs / groups).
 
     Raises
     ------
@@ -171,7 +171,7 @@ class VarianceScaling(Initialiser):
                 raise ValueError(f"VarianceScaling: {name} must be one of {', '.join(known)}, got {value!r}")
 
     def std(self, shape: tuple[int, ...], groups: int = 1) -> float:
-        """Standard deviation of the values of a weight of that shape."""
+        """Return the standard deviation of the values of a weight of that shape."""
         fan_in, fan_out = fans(shape, groups)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         return math.sqrt(self.scale / fan)

@@ -13,7 +13,7 @@ from .base import Context, Parameter, Shape, Slice, WeightLayer, register
 
 
 def rows(x: Any) -> Any:
-    """View of an array (n, ...) as (n, features), features in the order of the axes (H, W, C for a map)."""
+    """View an array (n, ...) as (n, features), features in the order of the axes (H, W, C for a map)."""
     return x.reshape(x.shape[0], -1)
 
 
@@ -48,14 +48,14 @@ class Linear(WeightLayer):
         return self.outputs * math.prod(inputs[0])
 
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
-        """Outputs [start, stop), which read everything."""
+        """Return outputs [start, stop), which read everything."""
         return Slice(dataclasses.replace(self, outputs=stop - start), ((0, inputs[0][-1]),))
 
     def _options(self, ctx: Context) -> dict:
         return {"precision": ctx.precision, "workspace": ctx.workspace}
 
     def product(self, ctx: Context, xs: Sequence, y: Any, params: Mapping) -> None:
-        """The product alone, without bias or activation."""
+        """Compute the product alone, without bias or activation."""
         ops.linear(rows(xs[0]), params["weight"], out=y, **self._options(ctx))
 
     def forward(self, ctx, xs, y, params, saved):
@@ -70,7 +70,7 @@ class Linear(WeightLayer):
     def product_backward(
         self, ctx: Context, dy: Any, xs: Sequence, params: Mapping, dxs: Sequence, grads: Mapping
     ) -> None:
-        """Backward from the gradient of the product with its bias, before any activation."""
+        """Go backward from the gradient of the product with its bias, before any activation."""
         x = rows(xs[0])
         if dxs[0] is not None:
             mask = x if ctx.mask_input else None

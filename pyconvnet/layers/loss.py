@@ -41,14 +41,14 @@ class SoftmaxCrossEntropy(Layer):
         return ()
 
     def classes(self, *inputs: Shape) -> int:
-        """The scores of the input."""
+        """Return the number of scores."""
         return inputs[0][0]
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
         return {"gradient": (inputs[0], np.dtype(dtype))}
 
     def forward(self, ctx, xs, y, params, saved):
-        """Loss into ``y``, running sums into ``ctx.metrics``, and the gradient of weight * loss into
+        """Put the loss into ``y``, running sums into ``ctx.metrics``, and the gradient of weight * loss into
         ``saved["gradient"]``.
         """
         ops.softmax_cross_entropy(

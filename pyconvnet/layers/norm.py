@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from .. import ops
-from ..common.precision import wide
+from ..common.precision import accumulation_dtype
 from .base import Layer, Shape, Slice, maps, register
 
 
@@ -30,7 +30,7 @@ class _Norm(Layer):
         return maps(inputs[0])
 
     def saved(self, dtype: np.dtype, *inputs: Shape) -> dict[str, tuple[Shape, np.dtype]]:
-        return {"scale": (inputs[0], wide(np.dtype(dtype)))}
+        return {"scale": (inputs[0], accumulation_dtype(np.dtype(dtype)))}
 
 
 @register
@@ -63,7 +63,7 @@ class LRN(_Norm):
         return self.size // 2, self.size - 1 - self.size // 2
 
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
-        """Whole groups, or of one group the slice and the neighbours that the window reaches."""
+        """Return whole groups, or of one group the slice and the neighbours that the window reaches."""
         group = inputs[0][2] // self.groups
         first, last = start // group, -(-stop // group)
         span = first * group, last * group

@@ -195,7 +195,7 @@ class Concat(Layer):
         return (*inputs[0][:-1], sum(shape[-1] for shape in inputs))
 
     def slice(self, start: int, stop: int, *inputs: Shape) -> Slice:
-        """What lies there of each input."""
+        """Return what lies there of each input."""
         spans, at = [], 0
         for shape in inputs:
             spans.append((min(max(start - at, 0), shape[-1]), min(max(stop - at, 0), shape[-1])))

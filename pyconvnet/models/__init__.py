@@ -20,7 +20,7 @@ _MODELS: dict[str, Callable[..., Network]] = {
 
 
 def names() -> list[str]:
-    """Names that :func:`build` and ``pyconvnet.train`` know."""
+    """Return the names that :func:`build` and ``pyconvnet.train`` know."""
     return list(_MODELS)
 
 

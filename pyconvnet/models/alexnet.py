@@ -49,7 +49,7 @@ def _input(model: str, route: str, input_size: int | None) -> tuple[int, object]
 
 
 def _widths(model: str, width: float, groups: int) -> tuple[int, ...]:
-    """The paper's filter counts times ``width``, kept multiples of 2 * groups so that towers stay whole."""
+    """Return the paper's filter counts times ``width``, in multiples of 2 * groups: towers stay whole."""
     check_number(f"{model}: width", width, "number >= 0")
     check_number(f"{model}: groups", groups, "positive int")
     step = 2 * groups
@@ -69,7 +69,7 @@ def alexnet(
     lrn_alpha: float = 1e-4,
     init: Initialiser | str | None = None,
 ) -> Network:
-    """The network the paper prints: 60,965,224 parameters at 1000 classes, two towers as ``groups=2``.
+    """Build the network the paper prints: 60,965,224 parameters at 1000 classes, two towers as ``groups=2``.
 
     Five convolutions (the 2nd, 4th and 5th inside their tower) and three fully connected layers; ReLU after
     every layer; response normalisation (k=2, n=5, alpha=1e-4, beta=0.75, alpha not divided by n, windows
@@ -129,8 +129,8 @@ def alexnet_2012(
     spatial_alpha: float = 1e-3 / 25,
     init: Initialiser | str | None = None,
 ) -> Network:
-    """AlexNet as the original code ran it (its released definition files, network 145), where it differs from
-    the paper.
+    """Build AlexNet as the original code ran it (its released definition files, network 145), where it
+    differs from the paper.
 
     * conv1 is linear, then response normalisation, pooling, and only then ReLU.
     * Response normalisation divides alpha by the window: 1e-4 / 5 = 2e-5 in this library's convention.

@@ -47,7 +47,7 @@ def cifar10_80sec(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     init: Initialiser | str | None = None,
 ) -> Network:
-    """``layers-80sec.cfg``: 26% test error, in 80 seconds of 2011. Rates divided by ten after the 8th epoch.
+    """Build ``layers-80sec.cfg``: 26% test error, in 80 seconds of 2011. Rates divided by ten after epoch 8.
 
     conv 32 - max pool - ReLU - conv 32 ReLU - mean pool - conv 64 ReLU - mean pool - fc 64 ReLU - fc
     ``classes``.
@@ -74,8 +74,8 @@ def cifar10_18pct(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     init: Initialiser | str | None = None,
 ) -> Network:
-    """``layers-18pct.cfg``: 18% test error, in 20 minutes of 2011. Rates divided by ten after epochs 120 and
-    130.
+    """Build ``layers-18pct.cfg``: 18% test error, in 20 minutes of 2011. Rates divided by ten after epochs
+    120 and 130.
 
     Response normalisation over 3x3 pixels of the same map follows the first two pools (scale 5e-5 / 9, k =
     1).

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..common.text import columns
 from .node import INPUT, Node
 from .regions import Placement, Region, gradient_names, padded, trainable
 
@@ -26,8 +27,8 @@ class Crossing:
 
 
 def crossings(partition: Placement, n: int, itemsize: int = 4) -> list[Crossing]:
-    """Everything that crosses between devices in one training step on ``n`` examples, with ``itemsize`` bytes
-    for an activation: 4, or 2 in bfloat16. Gradients of parameters are float32 at least.
+    """List everything that crosses between devices in one training step on ``n`` examples, with ``itemsize``
+    bytes for an activation: 4, or 2 in bfloat16. Gradients of parameters are float32 at least.
     """
     needed, out = set(gradient_names(partition.network)), []
     for d in range(len(partition.devices)):
@@ -36,18 +37,18 @@ def crossings(partition: Placement, n: int, itemsize: int = 4) -> list[Crossing]
                 partition.network.input_shape if source == INPUT else partition.network[source].output_shape
             )
             back = source in needed and _returns(partition, d, source, region, needed)
-            for piece in partition.pieces(source, d, region):
-                values = piece.region.count(n) * math.prod(shape[:-1]) * piece.region.channels
-                if piece.source != d and values:
+            for share in partition.contributions(source, d, region):
+                values = share.region.count(n) * math.prod(shape[:-1]) * share.region.channels
+                if share.source != d and values:
                     nbytes = values * itemsize
-                    out.append(Crossing(node.name, "gather", piece.source, d, nbytes))
+                    out.append(Crossing(node.name, "gather", share.source, d, nbytes))
                     if back:
-                        out.append(Crossing(node.name, "gradient", d, piece.source, nbytes))
+                        out.append(Crossing(node.name, "gradient", d, share.source, nbytes))
     return out + list(_shared(partition, max(4, itemsize)))
 
 
 def _returns(partition: Placement, device: int, source: str, region: Region, needed: set[str]) -> bool:
-    """Whether any reader of a gathered copy puts a gradient into it."""
+    """Tell whether any reader of a gathered copy puts a gradient into it."""
     return any(
         (source, region) in zip(local.sources, local.reads, strict=True)
         and (local.node.layer.is_cost or local.node.name in needed)
@@ -56,8 +57,8 @@ def _returns(partition: Placement, device: int, source: str, region: Region, nee
 
 
 def _shared(partition: Placement, itemsize: int) -> Iterator[Crossing]:
-    """Gradients that replicas add up: each owns an equal share of the sum, collects the others' parts of
-    it and sends the sum back.
+    """Yield the gradients that replicas add up: each owns an equal share of the sum, collects the others'
+    parts of it and sends the sum back.
     """
     for owner in partition.filters:
         if not trainable(partition.network, partition.network[owner]):
@@ -75,7 +76,7 @@ def _shared(partition: Placement, itemsize: int) -> Iterator[Crossing]:
 
 
 def table(partition: Placement, n: int) -> str:
-    """Per layer: each device's channels (and share of the batch), what it gathers, bytes a step."""
+    """Tell per layer each device's channels (and share of the batch), what it gathers, bytes a step."""
     names = [f"{d}: {name}" for d, name in enumerate(partition.devices)]
     rows = [("layer", "kind", "output", *names, "gathers", "forward", "backward", "weights")]
     everything = crossings(partition, n)
@@ -97,8 +98,7 @@ def table(partition: Placement, n: int) -> str:
     ]
     held = [f"{partition.parameters(d):,}" for d in range(len(partition.devices))]
     rows.append(("total", "", "parameters", *held, "bytes a step", *totals))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = columns(rows)
     grid = f"{partition.replicas} replica{'s' if partition.replicas > 1 else ''} x {partition.towers} tower"
     grid += "s" if partition.towers > 1 else ""
     title = f"{partition.network.name} over {len(partition.devices)} devices, {grid}"

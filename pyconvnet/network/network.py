@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import layers
 from ..common.checks import check_number
+from ..common.text import columns
 from ..layers import Layer, Parameter, WeightLayer
 from ..layers.base import Shape, check_declarations
 from ..layers.initialisers import Constant, Initialiser, initialiser
@@ -125,7 +126,7 @@ class Network(Graph):
         return self
 
     def with_init(self, init: Initialiser | str | None) -> Network:
-        """The same network with other initial values; see the parameter ``init``."""
+        """Return the same network with other initial values; see the parameter ``init``."""
         other = copy.copy(self)
         other.init = None if init is None else initialiser(init, "Network.with_init: init")
         other.recipe, other._nodes = dict(self.recipe), dict(self._nodes)
@@ -195,7 +196,7 @@ class Network(Graph):
         return f"Network({self.name!r}, input_shape={self.input_shape}, {size})"
 
     def parameters(self) -> dict[str, Parameter]:
-        """Every parameter once, by full name, e.g. ``conv1.weight``, in a fixed order."""
+        """Return every parameter once, by full name, e.g. ``conv1.weight``, in a fixed order."""
         return {
             f"{node.name}.{p.name}": p
             for node in self
@@ -204,7 +205,7 @@ class Network(Graph):
         }
 
     def _beginning(self, node: Node) -> list[Parameter]:
-        """A layer's parameters with the initial values that they have in this network."""
+        """Return a layer's parameters with the initial values that they have in this network."""
         if self.init is None:
             return node.parameters()
         rules = {"bias": Constant(0.0)}
@@ -255,14 +256,14 @@ class Network(Graph):
         *,
         batch_size: int = 128,
     ) -> Partition:
-        """How the network is split over devices: per layer and device the channels held, what crosses, bytes
-        a step. ``print`` it. See :func:`pyconvnet.network.partition.partition`.
+        """Split the network over devices: per layer and device the channels held, what crosses, bytes a step.
+        ``print`` it. See :func:`pyconvnet.network.partition.partition`.
         """
         return partition(self, devices, replicas, hybrid, batch_size=batch_size)
 
     # ---- description ---------------------------------------------------------------------------------------
     def to_dict(self) -> dict:
-        """JSON-ready description; :meth:`from_dict` rebuilds the network from it."""
+        """Describe the network, ready for JSON; :meth:`from_dict` rebuilds the network from it."""
         return {
             "format": _FORMAT,
             "name": self.name,
@@ -274,7 +275,7 @@ class Network(Graph):
 
     @classmethod
     def from_dict(cls, description: Mapping) -> Network:
-        """Rebuild a network from :meth:`to_dict`; raises ValueError for a description that makes no sense."""
+        """Rebuild a network from :meth:`to_dict`; raise ValueError for a description that makes no sense."""
         if not isinstance(description, Mapping) or description.get("format") != _FORMAT:
             raise ValueError(f"network description: format must be {_FORMAT}")
         try:
@@ -296,7 +297,7 @@ class Network(Graph):
         return net
 
     def summary(self, batch_size: int = 128) -> str:
-        """Table of shapes, parameters, multiply-adds an example, and float32 training memory at
+        """Tabulate shapes, parameters, multiply-adds an example, and float32 training memory at
         ``batch_size``.
 
         Memory counts what a plan allocates: output, its gradient and what forward keeps for backward, times
@@ -348,19 +349,10 @@ class Network(Graph):
                 _size(totals[3]) if totals[0] else "",
             )
         )
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        right = (4, 5, 6, 7)
-
-        def line(row: Sequence[str]) -> str:
-            cells = (
-                c.rjust(w) if i in right else c.ljust(w)
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            return "  ".join(cells).rstrip()
-
-        rule = "-" * len(line(head))
+        first, *lines = columns([head, *rows], right=(4, 5, 6, 7))
+        rule = "-" * len(first)
         title = f"{self.name}: {self.num_parameters:,} parameters, memory for training at batch {batch_size}"
-        return "\n".join([title, rule, line(head), rule, *map(line, rows[:-1]), rule, line(rows[-1])])
+        return "\n".join([title, rule, first, rule, *lines[:-1], rule, lines[-1]])
 
 
 def _shape(shape: Shape) -> str:

@@ -32,7 +32,7 @@ class Node:
         return f"layer {self.name!r} ({type(self.layer).__name__})"
 
     def parameters(self) -> list[Parameter]:
-        """What the layer computes with, whether its own or shared."""
+        """Return what the layer computes with, whether its own or shared."""
         return self.layer.parameters(*self.input_shapes)
 
 
@@ -94,7 +94,7 @@ class Graph:
 
 
 def node_bytes(node: Node, itemsize: int = 4) -> int:
-    """Bytes an example costs in training: output, its gradient, and what forward saves."""
+    """Count the bytes an example costs in training: output, its gradient, and what forward saves."""
     output = int(np.prod(node.output_shape)) if node.output_shape else 0
     dtype = np.dtype(f"f{itemsize}")
     saved = node.layer.saved(dtype, *node.input_shapes).values()

@@ -62,18 +62,18 @@ class Partition(Placement):
         return {name for name, nodes in readers.items() if all(node.layer.is_cost for node in nodes)}
 
     def _grid(self, node: Node) -> tuple[int, int]:
-        """(replicas, towers) as this layer sees the devices."""
+        """Return (replicas, towers) as this layer sees the devices."""
         if self.hybrid and node.name in self._fully_connected:
             return 1, len(self.devices)
         return self.replicas, self.towers
 
     def _regions(self, node: Node, slices: Sequence[tuple[int, int] | None]) -> tuple[Region | None, ...]:
-        """The slice of each tower, in every replica, as regions of the devices."""
+        """Return the slice of each tower, in every replica, as regions of the devices."""
         replicas, towers = self._grid(node)
         out: list[Region | None] = []
         for d in range(len(self.devices)):
-            piece = slices[d % towers]
-            out.append(None if piece is None else Region(d // towers, replicas, *piece))
+            span = slices[d % towers]
+            out.append(None if span is None else Region(d // towers, replicas, *span))
         return tuple(out)
 
     def _whole(self, node: Node, tower: int) -> list[tuple[int, int] | None]:
@@ -86,7 +86,7 @@ class Partition(Placement):
         return [(0, channels) if t == tower else None for t in range(towers)]
 
     def _slices(self, node: Node) -> list[tuple[int, int] | None]:
-        """Each tower's channels of the layer's output."""
+        """Choose each tower's channels of the layer's output."""
         towers, layer = self._grid(node)[1], node.layer
         if towers == 1:
             return self._whole(node, 0)
@@ -118,7 +118,7 @@ class Partition(Placement):
         return (self.replicas, self.towers) if name == INPUT else self._grid(self.network[name])
 
     def _tower_of(self, node: Node, source: str) -> int | None:
-        """The tower that holds all of ``source``, where there is just one in this layer's grid."""
+        """Find the tower that holds all of ``source``, where there is just one in this layer's grid."""
         if source == INPUT or self._layout(source) != self._grid(node):
             return None
         holders = [t for t in range(self._grid(node)[1]) if self.held[source][t] is not None]
@@ -143,34 +143,34 @@ class Partition(Placement):
 
     # ---- what a layer reads --------------------------------------------------------------------------------
     def _place(self, node: Node) -> None:
-        keeps = self._regions(node, self._slices(node))
-        self.held[node.name] = keeps
+        held = self._regions(node, self._slices(node))
+        self.held[node.name] = held
         if node.parameters():
-            slices = tuple(None if k is None else (k.start, k.stop) for k in keeps)
+            slices = tuple(None if k is None else (k.start, k.stop) for k in held)
             known = self.filters.setdefault(node.owner, slices)
             if known != slices:
                 raise PartitionError(
                     f"partition: {node} cannot be split: it uses the parameters of layer {node.owner!r}, "
                     "which lies on other devices; give both the same device="
                 )
-        for d, kept in enumerate(keeps):
-            if kept is not None:
-                self.locals[d].append(self._local(node, d, kept))
+        for d, region in enumerate(held):
+            if region is not None:
+                self.locals[d].append(self._local(node, d, region))
 
-    def _local(self, node: Node, device: int, keeps: Region) -> Local:
-        found = _slice(node, keeps.start, keeps.stop)
-        makes = keeps if found.makes is None else Region(keeps.part, keeps.parts, *found.makes)
+    def _local(self, node: Node, device: int, holds: Region) -> Local:
+        found = _slice(node, holds.start, holds.stop)
+        computes = holds if found.makes is None else Region(holds.part, holds.parts, *found.makes)
         taken = [(s, span) for s, span in zip(node.inputs, found.reads, strict=True) if span[0] < span[1]]
-        reads = tuple(Region(keeps.part, keeps.parts, *span) for _, span in taken)
-        return Local(node, device, found.layer, tuple(s for s, _ in taken), reads, makes, keeps, node)
+        reads = tuple(Region(holds.part, holds.parts, *span) for _, span in taken)
+        return Local(node, device, found.layer, tuple(s for s, _ in taken), reads, computes, holds, node)
 
     # ---- description ---------------------------------------------------------------------------------------
     def crossings(self, n: int | None = None, itemsize: int = 4) -> list[Crossing]:
-        """Everything that crosses between devices in one training step on ``n`` examples."""
+        """List everything that crosses between devices in one training step on ``n`` examples."""
         return crossings(self, self.batch_size if n is None else n, itemsize)
 
     def table(self, n: int | None = None) -> str:
-        """Per layer: each device's channels (and share of the batch), what it gathers, bytes a step."""
+        """Tell per layer each device's channels (and share of the batch), what it gathers, bytes a step."""
         return table(self, self.batch_size if n is None else n)
 
     def __str__(self) -> str:
@@ -180,7 +180,7 @@ class Partition(Placement):
 
 
 def _separable(node: Node) -> bool:
-    """Whether channels of the layer's output can be made without the others."""
+    """Tell whether channels of the layer's output can be made without the others."""
     if not all(p.per_channel for p in node.parameters()):
         return False
     channels = node.output_shape[-1] if node.output_shape else 1
@@ -191,7 +191,7 @@ def _separable(node: Node) -> bool:
 
 
 def _slice(node: Node, start: int, stop: int) -> Slice:
-    """What the layer says of a slice of its output, if that can be; the whole is the layer itself."""
+    """Ask the layer for a slice of its output and check it; the whole is the layer itself."""
     whole = tuple((0, shape[-1]) for shape in node.input_shapes)
     if not node.output_shape or (start, stop) == (0, node.output_shape[-1]):
         return Slice(node.layer, whole)

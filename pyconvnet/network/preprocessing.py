@@ -54,7 +54,7 @@ class Preprocessing:
         return (*(self.crop or self.image_shape[:2]), self.image_shape[2])
 
     def to_dict(self) -> dict:
-        """JSON-ready description without the mean, which is stored as an array."""
+        """Describe it, ready for JSON, without the mean, which is stored as an array."""
         return {
             "image_shape": list(self.image_shape),
             "crop": self.crop and list(self.crop),
@@ -63,12 +63,12 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any], mean: np.ndarray | None) -> Preprocessing:
-        """Inverse of :meth:`to_dict`."""
+        """Rebuild it from :meth:`to_dict`."""
         return cls(description["image_shape"], description["crop"], mean, description["scale"])
 
 
 def _extents(name: str, value: Any, form: str) -> tuple[int, ...]:
-    """``value`` as a tuple of as many positive integers as its form, "(h, w)" say, names."""
+    """Return ``value`` as a tuple of as many positive integers as its form, "(h, w)" say, names."""
     if not isinstance(value, (tuple, list)) or len(value) != form.count(",") + 1:
         raise ValueError(f"Preprocessing: {name} must be {form}, got {value!r}")
     for extent in value:

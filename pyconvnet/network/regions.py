@@ -12,13 +12,13 @@ _ALIGN = 64  # elements: every parameter starts on a 256-byte boundary, which ve
 
 
 def padded(size: int) -> int:
-    """Elements that a parameter of ``size`` takes up, with the gap after it."""
+    """Count the elements that a parameter of ``size`` takes up, with the gap after it."""
     return -(-size // _ALIGN) * _ALIGN
 
 
 @dataclass(frozen=True)
 class Region:
-    """A piece of a value: rows ``part`` of ``parts`` equal parts of the batch, channels [start, stop)."""
+    """A part of a value: rows ``part`` of ``parts`` equal parts of the batch, channels [start, stop)."""
 
     part: int
     parts: int
@@ -30,22 +30,22 @@ class Region:
         return self.stop - self.start
 
     def rows(self, n: int) -> tuple[int, int]:
-        """First and last-plus-one example of a batch of ``n``."""
+        """Return the first and last-plus-one example of a batch of ``n``."""
         return n * self.part // self.parts, n * (self.part + 1) // self.parts
 
     def count(self, n: int) -> int:
-        """Examples of a batch of ``n``."""
+        """Count the examples of a batch of ``n``."""
         first, last = self.rows(n)
         return last - first
 
     def capacity(self, batch_size: int) -> int:
-        """Most examples the part can hold for any batch up to ``batch_size``."""
+        """Return the most examples the part can hold for any batch up to ``batch_size``."""
         return -(-batch_size // self.parts)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one device contributes to a gathered copy."""
+class Contribution:
+    """What one device, ``source``, contributes to a gathered copy."""
 
     source: int
     region: Region
@@ -63,9 +63,9 @@ class Local:
         What it takes of each input, in the order of ``node.inputs`` less those it takes nothing of.
     sources : tuple of str
         The inputs' names, one for each of ``reads``.
-    makes, keeps : Region
-        What it computes, and what of that it holds: more than it keeps only where a window of channels
-        borrows some from its neighbours.
+    computes, holds : Region
+        What it computes, and what of that it holds: the former has more, a halo, only where a window of
+        channels reaches over those of its neighbours.
     learner : Node
         Whose parameters it uses: ``node``, or a layer whose work it does too.
     """
@@ -75,8 +75,8 @@ class Local:
     layer: Layer
     sources: tuple[str, ...]
     reads: tuple[Region, ...]
-    makes: Region
-    keeps: Region
+    computes: Region
+    holds: Region
     learner: Node
 
 
@@ -85,8 +85,8 @@ class PartitionError(ValueError):
 
 
 def gradient_names(network: Graph, input_gradient: bool = False) -> list[str]:
-    """Outputs that need a gradient, in the order of the graph: on the way from a trainable parameter (or the
-    images) to a cost.
+    """List the outputs that need a gradient, in the order of the graph: on the way from a trainable parameter
+    (or the images) to a cost.
     """
     learns = {INPUT: input_gradient}
     for node in network:
@@ -99,7 +99,7 @@ def gradient_names(network: Graph, input_gradient: bool = False) -> list[str]:
 
 
 def trainable(network: Graph, node: Node) -> bool:
-    """Whether backward computes gradients of the parameters the layer uses."""
+    """Tell whether backward computes gradients of the parameters the layer uses."""
     if getattr(node.layer, "frozen", False):
         return False
     return any(p.lr_mult > 0 for p in network[node.owner].parameters())
@@ -124,9 +124,9 @@ class Placement:
         By layer with parameters, the slice of channels whose parameters each device holds, or None.
     fused : dict of str to str
         By layer whose output is never written, the layer that does its work too.
-    rectified : set of str
+    relu_by_readers : set of str
         Layers through whose ReLU those who read their output send the gradient back.
-    passed : dict of str to str
+    gradient_aliases : dict of str to str
         By ReLU layer that has nothing to do in backward, its input, whose gradient is its own.
     """
 
@@ -140,15 +140,25 @@ class Placement:
         self.filters: dict[str, tuple[tuple[int, int] | None, ...]] = {}
         self.locals: list[list[Local]] = [[] for _ in devices]
         self.fused: dict[str, str] = {}
-        self.rectified: frozenset[str] = frozenset()
-        self.passed: dict[str, str] = {}
+        self.relu_by_readers: frozenset[str] = frozenset()
+        self.gradient_aliases: dict[str, str] = {}
 
-    def pieces(self, name: str, device: int, region: Region) -> list[Piece]:
-        """What each device contributes to ``region`` of a value on ``device``: by rows, then channels.
+    @property
+    def rectified(self) -> frozenset[str]:
+        """``relu_by_readers`` by its name until 0.1."""
+        return self.relu_by_readers
+
+    @property
+    def passed(self) -> dict[str, str]:
+        """``gradient_aliases`` by its name until 0.1."""
+        return self.gradient_aliases
+
+    def contributions(self, name: str, device: int, region: Region) -> list[Contribution]:
+        """List what each device contributes to ``region`` of a value on ``device``: by rows, then channels.
 
         The images lie on several devices at once; the device's own copy is taken first.
         """
-        found: list[Piece] = []
+        found: list[Contribution] = []
         seen: set[tuple[int, int]] = set()
         order = range(len(self.devices))
         for d in sorted(order, key=lambda d: (d != device, d)) if name == INPUT else order:
@@ -158,11 +168,11 @@ class Placement:
             start, stop = max(region.start, held.start), min(region.stop, held.stop)
             if start < stop and (held.part, start) not in seen:
                 seen.add((held.part, start))
-                found.append(Piece(d, Region(held.part, held.parts, start, stop)))
+                found.append(Contribution(d, Region(held.part, held.parts, start, stop)))
         return sorted(found, key=lambda p: (p.region.part, p.region.start))
 
     def gathers(self, device: int) -> Iterator[tuple[str, Region, Node]]:
-        """Copies that ``device`` has to assemble, each with the first layer that reads it."""
+        """Yield the copies that ``device`` has to assemble, each with the first layer that reads it."""
         seen = set()
         for local in self.locals[device]:
             for source, region in zip(local.sources, local.reads, strict=True):
@@ -171,15 +181,15 @@ class Placement:
                     yield source, region, local.node
 
     def sharing(self, owner: str) -> list[list[int]]:
-        """Groups of devices that hold the same slice of a layer's parameters."""
+        """List the groups of devices that hold the same slice of a layer's parameters."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for d, piece in enumerate(self.filters[owner]):
-            if piece is not None:
-                groups.setdefault(piece, []).append(d)
+        for d, channels in enumerate(self.filters[owner]):
+            if channels is not None:
+                groups.setdefault(channels, []).append(d)
         return list(groups.values())
 
     def parameters(self, device: int) -> int:
-        """Number of parameters a device holds."""
+        """Count the parameters a device holds."""
         total = 0
         for owner, slices in self.filters.items():
             if slices[device] is not None:

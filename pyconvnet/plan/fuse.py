@@ -28,11 +28,11 @@ def fuse(partition: Partition, train: bool) -> Partition:
     for node in partition.network:
         _join(partition, node, train)
     if train:
-        partition.rectified = frozenset(
+        partition.relu_by_readers = frozenset(
             node.name for node in partition.network if _readers_rectify(partition, node)
         )
         for node in partition.network:
-            if type(node.layer) is ReLU and node.name in partition.rectified:
+            if type(node.layer) is ReLU and node.name in partition.relu_by_readers:
                 _pass_gradient(partition, node)
     return partition
 
@@ -58,7 +58,7 @@ def _join(partition: Partition, first: Node, train: bool) -> None:
         if first.name not in mine or second.name not in mine:
             return
         a, b = mine[first.name], mine[second.name]
-        if a.makes != a.keeps or b.reads != (a.keeps,):
+        if a.computes != a.holds or b.reads != (a.holds,):
             return  # borrows channels, or is gathered
         found.append((d, a, b))
     for d, a, b in found:
@@ -106,7 +106,7 @@ def _pass_gradient(partition: Partition, node: Node) -> None:
         held = partition.held[source][d]
         if [local.reads for local in mine] != ([] if held is None else [(held,)]):
             return
-    partition.passed[node.name] = source
+    partition.gradient_aliases[node.name] = source
 
 
 def depth_of_images(partition: Partition) -> Depth | None:

@@ -110,23 +110,23 @@ class Calls:
     def _calls(self, shard: Shard) -> dict[str, Call]:
         calls = {}
         for local in shard.locals:
-            count = local.keeps.count(self.n)
+            count = local.holds.count(self.n)
             if count == 0:
                 continue
-            node, first = local.node, local.keeps.rows(self.n)[0]
+            node, first = local.node, local.holds.rows(self.n)[0]
             channels = node.output_shape[-1] if node.output_shape else 1
             ctx = Context(
                 seed=self._seed,
                 step=shard.step_array,
                 layer=node.index,
                 total=self._total,
-                window=(self._row0 + first, local.makes.start, channels),
+                window=(self._row0 + first, local.computes.start, channels),
                 precision=self._precision,
                 depth=shard.depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
                 scratch=shard.scratch,
-                rectified=node.name in self.partition.rectified,
-                mask_input=not self.partition.rectified.isdisjoint(local.sources),
+                rectified=node.name in self.partition.relu_by_readers,
+                mask_input=not self.partition.relu_by_readers.isdisjoint(local.sources),
             )
             y = shard.outputs[node.name]
             if node.layer.is_cost:
@@ -164,18 +164,18 @@ class Calls:
 
     def _wide(self, shard: Shard, local: Local, count: int) -> Any:
         """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""
-        if local.makes == local.keeps:
+        if local.computes == local.holds:
             return None
         shape, name = local.node.output_shape, local.node.name
-        before, after = local.keeps.start - local.makes.start, local.makes.stop - local.keeps.stop
+        before, after = local.holds.start - local.computes.start, local.computes.stop - local.holds.stop
 
         def outside(slot: str, channels: int) -> Any:
-            region = Region(local.keeps.part, local.keeps.parts, 0, channels)
+            region = Region(local.holds.part, local.holds.parts, 0, channels)
             return shard.rows((name, slot), region, shape, count) if channels else None
 
         return (
-            shard.rows((name, "wide"), local.makes, shape, count),
-            shard.rows((name, "wide gradient"), local.makes, shape, count) if shard.training else None,
+            shard.rows((name, "wide"), local.computes, shape, count),
+            shard.rows((name, "wide gradient"), local.computes, shape, count) if shard.training else None,
             outside("before", before),
             outside("after", after),
         )
@@ -210,7 +210,7 @@ class Calls:
         """Where the layer puts the gradients of its inputs; called in the order of execution."""
         shard, written = call.shard, self.written[call.shard.index]
         for slot, (key, x) in enumerate(zip(call.keys, call.xs, strict=True)):
-            if call.node.name in self.partition.passed:
+            if call.node.name in self.partition.gradient_aliases:
                 written.add(key)
                 dx = None  # the gradient of its output is that of its input
             elif key not in shard.gradients:

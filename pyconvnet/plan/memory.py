@@ -156,8 +156,8 @@ class Shard:
             size = region.capacity(self.batch_size)
             self.outputs[source, region] = self.zeros((size, *shape[:-1], region.channels), self.activations)
         for local in self.locals:
-            node, size = local.node, local.keeps.capacity(self.batch_size)
-            shape = () if node.layer.is_cost else (size, *node.output_shape[:-1], local.keeps.channels)
+            node, size = local.node, local.holds.capacity(self.batch_size)
+            shape = () if node.layer.is_cost else (size, *node.output_shape[:-1], local.holds.channels)
             self.outputs[node.name] = self.zeros(shape, self.dtype if shape == () else self.activations)
             kept = local.layer.saved(self.activations, *self.input_shapes(local))
             self.saved[node.name] = {key: self.zeros((size, *s), kind) for key, (s, kind) in kept.items()}
@@ -175,7 +175,7 @@ class Shard:
             for d in range(len(p.devices))
             for source, region, _ in p.gathers(d)
             if source == INPUT
-            for piece in p.pieces(source, d, region)
+            for piece in p.contributions(source, d, region)
         )
 
     def _allocate_gradients(self, needed: set[str]) -> None:
@@ -188,8 +188,8 @@ class Shard:
                 continue
             # A cost writes its gradient during forward, straight into its input's buffer where it is the
             # first cost there.
-            if key in self.partition.passed:
-                self.gradients[key] = self.gradients[self.partition.passed[key]]
+            if key in self.partition.gradient_aliases:
+                self.gradients[key] = self.gradients[self.partition.gradient_aliases[key]]
                 continue
             cost = next((c for c in costs if self.key(c.sources[0], c.reads[0]) == key), None)
             self.gradients[key] = (

@@ -13,7 +13,7 @@ from typing import Any
 from .. import ops
 from ..network.node import INPUT
 from ..network.partition import Partition
-from ..network.regions import Piece, Region, trainable
+from ..network.regions import Contribution, Region, trainable
 from .lanes import StreamLanes
 from .layer_calls import Call, Calls
 from .memory import Shard
@@ -194,7 +194,7 @@ class Program:
     def _gather(self, tasks: _Recorder, layer: str, d: int, source: str, region: Region) -> None:
         """Assemble the copy of ``region`` on device ``d``: piece by piece, row part by row part."""
         shard, key, n = self.shards[d], (source, region), self.n
-        pieces = [p for p in self.partition.pieces(source, d, region) if p.region.count(n)]
+        pieces = [p for p in self.partition.contributions(source, d, region) if p.region.count(n)]
         for part in sorted({p.region.part for p in pieces}):
             parts = [p for p in pieces if p.region.part == part]
             first, last = parts[0].region.rows(n)
@@ -225,7 +225,9 @@ class Program:
 
             self._call(tasks, f"{layer} gathers {source}", d, ops.Repeated(run), resources, [key])
 
-    def _outgoing(self, tasks: _Recorder, layer: str, source: str, piece: Piece) -> tuple[Any, Hashable]:
+    def _outgoing(
+        self, tasks: _Recorder, layer: str, source: str, piece: Contribution
+    ) -> tuple[Any, Hashable]:
         """A piece as one array on the device that holds it, and its resource."""
         s, n = piece.source, self.n
         shard, held = self.shards[s], self.partition.held[source][s]
@@ -340,7 +342,7 @@ class Program:
         shard, key, n = self.shards[d], (source, region), self.n
         if key not in shard.gradients or key not in self.calls.written[d]:
             return
-        pieces = [p for p in self.partition.pieces(source, d, region) if p.region.count(n)]
+        pieces = [p for p in self.partition.contributions(source, d, region) if p.region.count(n)]
         for part in sorted({p.region.part for p in pieces}):
             parts = [p for p in pieces if p.region.part == part]
             first, last = parts[0].region.rows(n)
@@ -362,7 +364,7 @@ class Program:
             for piece, array, resource in zip(parts, arrays, resources, strict=True):
                 self._deliver(tasks, layer, d, source, piece, array, resource, late)
 
-    def _destination(self, d: int, key: Any, piece: Piece) -> tuple[Any, Hashable]:
+    def _destination(self, d: int, key: Any, piece: Contribution) -> tuple[Any, Hashable]:
         """Where a slice of a returned gradient is written on the device that computed it: straight into its
         own gradient where that is its place and nothing is there yet.
         """
@@ -372,7 +374,7 @@ class Program:
         slot = ("returned", key, piece)
         return shard.rows(slot, piece.region, self._shape(source), piece.region.count(self.n)), slot
 
-    def _overwrites(self, owner: int, source: str, piece: Piece) -> bool:
+    def _overwrites(self, owner: int, source: str, piece: Contribution) -> bool:
         held = self.partition.held[source][owner]
         return source not in self.calls.written[owner] and held.channels == piece.region.channels
 
@@ -382,7 +384,7 @@ class Program:
         layer: str,
         d: int,
         source: str,
-        piece: Piece,
+        piece: Contribution,
         array: Any,
         resource: Hashable,
         late: list[tuple],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.devices import Device, get_device
+from ..common.text import columns
 from ..network.network import Network
 from ..ops import tuning
 from ..ops.tuning.cache import Cache, Card, Entry, text_of
@@ -72,7 +73,7 @@ def table(choices: Sequence[tuning.Choice]) -> str:
         gain = "" if c.gain is None or c.kernel == c.heuristic else f"{c.gain:.2f}x"
         other = ("", "") if c.kernel == c.heuristic else (c.heuristic, _number(c.heuristic_us))
         rows.append((c.op, _brief(c.shape), c.precision, c.kernel, _number(c.us), *other, gain, c.source))
-    text = _columns(rows, right=(4, 6, 7))
+    text = "\n".join(columns(rows, right=(4, 6, 7)))
     timed = [c for c in choices if c.us is not None and c.heuristic_us is not None]
     if timed:
         ours, theirs = sum(c.us for c in timed), sum(c.heuristic_us for c in timed)
@@ -94,7 +95,7 @@ def entries_table(entries: Sequence[Entry]) -> str:
             gain = f"{e.heuristic_us / e.us:.2f}x" if e.heuristic_us and e.us else ""
             what = (e.op, _brief(e.shape), e.precision, e.kernel, _number(e.us))
             rows.append((*what, f"{len(e.tried)} tried", gain, e.version, e.date))
-        lines.append(_columns(rows, right=(4, 6)))
+        lines.extend(columns(rows, right=(4, 6)))
     return "\n".join(lines) if lines else "nothing has been measured"
 
 
@@ -129,14 +130,3 @@ def _brief(shape: str) -> str:
     """Without what is usual."""
     usual = ("x=1x1", "filter=1x1", "y=1x1", "stride=1x1", "pad=0x0", "groups=1")
     return " ".join(part for part in shape.split() if part not in usual)
-
-
-def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            v.rjust(w) if i in right else v.ljust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

@@ -3,11 +3,13 @@
 The functions take arguments that `pyconvnet.ops` has already checked and normalised (use that module from
 outside) and fill `out` completely. float32, float64, and bfloat16 computed in float32 and rounded once; the
 result has the dtype of the first array.
-Threads: see `_threads`.
+Threads: see `pyconvnet.common.threads`.
 
 `linear` and `augment` here are the functions; their modules of the same name are reached through
 `sys.modules` only.
 """
+
+# ruff: noqa: F401  (all that is imported here is meant to be read from here)
 
 from ..common import philox
 from .augment import augment
@@ -41,42 +43,3 @@ from .pointwise import (
     tanh_backward,
 )
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-
-__all__ = [
-    "add",
-    "add_bias",
-    "augment",
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "bias_backward",
-    "bias_relu_dropout",
-    "concat",
-    "conv2d",
-    "conv2d_dgrad",
-    "conv2d_wgrad",
-    "dropout",
-    "dropout_backward",
-    "dropout_threshold",
-    "linear",
-    "linear_dgrad",
-    "linear_wgrad",
-    "logistic",
-    "logistic_backward",
-    "lrn",
-    "lrn_backward",
-    "lrn_max_pool2d",
-    "lrn_max_pool2d_backward",
-    "lrn_spatial",
-    "lrn_spatial_backward",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "philox",
-    "relu",
-    "relu_backward",
-    "sgd_momentum",
-    "softmax",
-    "softmax_cross_entropy",
-    "split",
-    "tanh",
-    "tanh_backward",
-]

@@ -21,7 +21,7 @@ def augment(
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """y[n,i,j,c] = (images[n, top + i, left + j', c] - mean[source pixel, c] + colour[n,c]) scale.
+    """Compute y[n,i,j,c] = (images[n, top + i, left + j', c] - mean[source pixel, c] + colour[n,c]) scale.
 
     j' = w - 1 - j where the image is mirrored, else j.
 

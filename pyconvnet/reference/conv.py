@@ -89,13 +89,13 @@ class _Piece(NamedTuple):
         return (self.rows.last - self.rows.first) * (self.columns.last - self.columns.first)
 
     def of_output(self, array: np.ndarray) -> np.ndarray:
-        """The piece's part of an array (N, P, Q, ...)."""
+        """Return the piece's part of an array (N, P, Q, ...)."""
         return array[
             self.n0 : self.n1, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop
         ]
 
     def of_filters(self, array: np.ndarray) -> np.ndarray:
-        """The taps the piece sees, of an array (R, S, ...)."""
+        """Return the taps the piece sees, of an array (R, S, ...)."""
         return array[self.rows.first : self.rows.last, self.columns.first : self.columns.last]
 
 
@@ -147,14 +147,14 @@ def _cut(
 
 
 def _overlap(start: int, size: int, extent: int) -> tuple[slice, slice]:
-    """Where [start, start + size) meets [0, extent): as a slice of the former and of the latter."""
+    """Find where [start, start + size) meets [0, extent): as a slice of the former and of the latter."""
     first = min(max(0, -start), size)
     last = max(first, min(size, extent - start))
     return slice(first, last), slice(start + first, start + last)
 
 
 def _patches(x: np.ndarray, piece: _Piece, window: _Window) -> np.ndarray:
-    """The patches of a piece, one a row: (images * rows * columns, taps * C), in this thread's scratch."""
+    """Lay out the patches of a piece, one a row: (images * rows * columns, taps * C), in thread scratch."""
     (n0, n1, (p0, _, r0, r1), (q0, _, s0, s1)), stride = piece, window.stride
     images, rows, columns = piece.shape
     top, left = p0 * stride[0] + r0 - window.origin[0], q0 * stride[1] + s0 - window.origin[1]
@@ -183,7 +183,7 @@ def _patches(x: np.ndarray, piece: _Piece, window: _Window) -> np.ndarray:
 
 
 def _contiguous(name: str, array: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy in this thread's scratch of that name."""
+    """Return the array itself, or a copy in this thread's scratch of that name."""
     if array.flags.c_contiguous:
         return array
     copy = scratch(name, array.shape, array.dtype)
@@ -195,12 +195,12 @@ def _contiguous(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _divisor(extent: int, limit: int, least: int) -> int:
-    """The largest divisor of `extent` in [least, limit], or `extent` itself where there is none."""
+    """Return the largest divisor of `extent` in [least, limit], or `extent` itself where there is none."""
     return next((size for size in range(min(extent, limit), least - 1, -1) if extent % size == 0), extent)
 
 
 def _matrix(filters: np.ndarray) -> np.ndarray:
-    """Filters (R, S, C, K) as (R*S*C, K), in the order they have in memory: with K first or last."""
+    """View filters (R, S, C, K) as (R*S*C, K), in the order they have in memory: with K first or last."""
     k = filters.shape[3]
     if filters.strides[3] == filters.itemsize:
         return _contiguous("filters", filters).reshape(-1, k)
@@ -208,7 +208,7 @@ def _matrix(filters: np.ndarray) -> np.ndarray:
 
 
 def _times_filters(patches: np.ndarray, filters: np.ndarray, out: np.ndarray) -> None:
-    """out = patches @ filters, in blocks of rows that BLAS need not pack."""
+    """Compute out = patches @ filters, in blocks of rows that BLAS need not pack."""
     block = UNPACKED // filters.size // 16 * 16
     whole = len(patches) // block * block if block else 0
     if whole:
@@ -222,7 +222,7 @@ def _times_filters(patches: np.ndarray, filters: np.ndarray, out: np.ndarray) ->
 
 
 def _add_outer_products(patches: np.ndarray, gradients: np.ndarray, total: np.ndarray) -> None:
-    """total += patches.T @ gradients, in blocks that BLAS need not pack; total (R, S, C, K)."""
+    """Compute total += patches.T @ gradients, in blocks that BLAS need not pack; total (R, S, C, K)."""
     (rows, length), k = patches.shape, total.shape[3]
     block = _divisor(rows, WGRAD_ROWS, 64)
     part = _divisor(length, UNPACKED // (k * block), 16)
@@ -244,7 +244,7 @@ def _correlate(
     bias: np.ndarray | None = None,
     activation: str | None = None,
 ) -> None:
-    """out[n, i, j] = activation(patch(x, n, i, j) @ filters + bias), filters (R, S, C, K); `out` any view."""
+    """Set `out`, any view: out[n, i, j] = activation(patch(x, n, i, j) @ filters (R, S, C, K) + bias)."""
     pieces = _pieces(x, out.shape[:3], window)
     k = out.shape[3]
     # NumPy's inner loops want more than K numbers: whole lines of pixels, where the output has them.
@@ -279,7 +279,7 @@ def _correlate(
 
 
 def _group(array: np.ndarray, group: int, groups: int, axis: int) -> np.ndarray:
-    """The part of `array` along `axis` that belongs to a group: a view."""
+    """Return the part of `array` along `axis` that belongs to a group: a view."""
     if groups == 1:
         return array
     size = array.shape[axis] // groups
@@ -289,7 +289,7 @@ def _group(array: np.ndarray, group: int, groups: int, axis: int) -> np.ndarray:
 
 
 def _filters_last(w: np.ndarray) -> np.ndarray:
-    """Filters (K, R, S, C) as (R, S, C, K).
+    """View filters (K, R, S, C) as (R, S, C, K).
 
     BLAS packs a transposed matrix a little slower, once per piece: small filters are worth transposing here.
     """
@@ -309,7 +309,7 @@ def conv2d(
     activation: str | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p*stride_h+r-top, q*stride_w+s-left, c] * w[k,r,s,c].
+    """Compute y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p*stride_h+r-top, q*stride_w+s-left, c] * w[k,r,s,c].
 
     (Cross-correlation, as every network library means it.) Group g of `groups` maps channels
     [g*C/groups, (g+1)*C/groups) to filters [g*K/groups, (g+1)*K/groups).
@@ -357,8 +357,9 @@ def conv2d_dgrad(
     mask: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Gradient of `conv2d` for its input: dx[n,h,w,c] = sum over p*stride+r-top = h, q*stride+s-left = w of
-    dy*w.
+    """Compute the gradient of `conv2d` for its input.
+
+    dx[n,h,w,c] = sum over p*stride+r-top = h, q*stride+s-left = w of dy*w.
 
     The pixels of dx fall into stride*stride phases. Those of one phase see the same subset of the filter's
     taps, one dy pixel a tap: each phase is a convolution of dy, of stride 1, with that subset flipped, and no
@@ -410,8 +411,9 @@ def conv2d_wgrad(
     groups: int = 1,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Gradient of `conv2d` for its filters: dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride+r-top, ...,
-    c].
+    """Compute the gradient of `conv2d` for its filters.
+
+    dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride+r-top, ..., c].
 
     The sum over pieces runs in `TASKS` partial sums, each in order, which are then added in order.
 

@@ -30,7 +30,7 @@ def _blocks(extent: int, work: int) -> list[tuple[int, int]]:
 
 
 def _matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a @ b over blocks of out's longer side."""
+    """Compute out = a @ b over blocks of out's longer side."""
     m, n = out.shape
     work = m * n * a.shape[1]
     blocks = _blocks(max(m, n), work)
@@ -54,7 +54,7 @@ def linear(
     activation: str | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y[n,o] = activation(sum_i x[n,i] * w[o,i] + b[o]).
+    """Compute y[n,o] = activation(sum_i x[n,i] * w[o,i] + b[o]).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def linear(
 def linear_dgrad(
     dy: np.ndarray, w: np.ndarray, *, mask: np.ndarray | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Gradient of `linear` for its input: dx[n,i] = sum_o dy[n,o] * w[o,i].
+    """Compute the gradient of `linear` for its input: dx[n,i] = sum_o dy[n,o] * w[o,i].
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def linear_dgrad(
 
 @widened
 def linear_wgrad(dy: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-    """Gradient of `linear` for its weights: dw[o,i] = sum_n dy[n,o] * x[n,i].
+    """Compute the gradient of `linear` for its weights: dw[o,i] = sum_n dy[n,o] * x[n,i].
 
     Parameters
     ----------

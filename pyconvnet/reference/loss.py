@@ -13,7 +13,7 @@ _PIECE = 64 * 1024  # elements of the logits a task works on
 
 
 def _exponentials(x: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """out = exp(x - max of its row); returns the maxima and the sums, (rows, 1) each."""
+    """Compute out = exp(x - max of its row); return the maxima and the sums, (rows, 1) each."""
     top = x.max(axis=1, keepdims=True)
     np.subtract(x, top, out=out)
     np.exp(out, out=out)
@@ -22,7 +22,7 @@ def _exponentials(x: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @widened
 def softmax(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """y[n, c] = exp(x[n, c]) / sum over c of exp(x[n, c]), (N, C). `out` may be x."""
+    """Compute y[n, c] = exp(x[n, c]) / sum over c of exp(x[n, c]), (N, C). `out` may be x."""
     pieces = ranges(x.shape[0], max(1, _PIECE // x.shape[1]))
 
     def task(i: int) -> None:
@@ -46,7 +46,9 @@ def softmax_cross_entropy(
     *,
     out: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """loss = mean of -log softmax(logits)[label] weight[label]; dlogits = (softmax - onehot) grad_scale
+    """Compute the loss and its gradient.
+
+    loss = mean of -log softmax(logits)[label] weight[label]; dlogits = (softmax - onehot) grad_scale
     weight[label].
 
     `dlogits` may be logits.

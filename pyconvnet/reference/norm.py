@@ -41,7 +41,7 @@ _TASK_BYTES = 1024 * 1024  # of x
 
 
 def _power(scale: np.ndarray, beta: float, out: np.ndarray) -> None:
-    """out = scale^beta. The paper's 3/4 by two square roots, several times faster than a general power."""
+    """Compute out = scale^beta; the paper's 3/4 by two square roots, several times faster than by pow."""
     if beta == 0.75:
         np.sqrt(scale, out=out)
         out *= np.sqrt(out, out=scratch("norm.root", out.shape, out.dtype))
@@ -54,13 +54,13 @@ def _power(scale: np.ndarray, beta: float, out: np.ndarray) -> None:
 
 
 def _reach(size: int, extent: int) -> tuple[int, int]:
-    """How many elements of an axis a window reaches back and ahead."""
+    """Return how many elements of an axis a window reaches back and ahead."""
     before = size // 2
     return min(before, extent - 1), min(size - 1 - before, extent - 1)
 
 
 def _with_exact_y(gradient: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """The gradient, given a y made of x and scale in float32 where the one it is called with is bfloat16."""
+    """Give the gradient a y made of x and scale in float32 where the one it is called with is bfloat16."""
 
     @functools.wraps(gradient)
     def wrapper(
@@ -77,7 +77,7 @@ def _with_exact_y(gradient: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
 
 
 def _combine(dx, dy, x, sums, scale, alpha: float, beta: float) -> None:
-    """dx = dy * scale^-beta - 2 * alpha * beta * x * sums."""
+    """Compute dx = dy * scale^-beta - 2 * alpha * beta * x * sums."""
     _power(scale, beta, out=dx)
     np.divide(dy, dx, out=dx)
     correction = scratch("norm.correction", dx.shape, dx.dtype)
@@ -92,7 +92,7 @@ def _combine(dx, dy, x, sums, scale, alpha: float, beta: float) -> None:
 def _channel_sums(
     factors: tuple[np.ndarray, ...], before: int, after: int, divisor: np.ndarray | None = None
 ) -> np.ndarray:
-    """Sums over channels [i - before, i + after] of factors[0] * factors[1] / divisor.
+    """Sum factors[0] * factors[1] / divisor over channels [i - before, i + after].
 
     Arrays are (rows, groups, channels).
     """
@@ -109,7 +109,7 @@ def _channel_sums(
 
 
 def _slide(padded: np.ndarray, reach: int, step: int) -> np.ndarray:
-    """sums[..., i] = padded[..., i] + … + padded[..., i + reach * step], of the flattened array.
+    """Compute sums[..., i] = padded[..., i] + … + padded[..., i + reach * step], of the flattened array.
 
     One contiguous run over all rows; the last reach * step elements of a row, and what they hold, mean
     nothing.
@@ -137,7 +137,7 @@ def lrn(
     *,
     out: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """y = x * scale^-beta, scale[i] = k + alpha * sum of x[j]^2 over the channels j of i's window and group.
+    """Compute y = x * scale^-beta, scale[i] = k + alpha * sum of x[j]^2 over channels j of i's window, group.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def lrn_backward(
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx of :func:`lrn`; all arrays have the shape and dtype of x. Zero where x <= 0, with `relu`."""
+    """Compute dx of :func:`lrn`; all arrays have the shape and dtype of x. Zero where x <= 0, with `relu`."""
     channels = x.shape[-1] // groups
     before, after = _reach(size, channels)
     dy, x, y, scale, dx = (array.reshape(-1, groups, channels) for array in (dy, x, y, scale, out))
@@ -202,7 +202,7 @@ def _pixel_sums(
     cols: tuple[int, int],
     divisor: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Sums over windows of pixels of factors[0] * factors[1] / divisor.
+    """Sum factors[0] * factors[1] / divisor over windows of pixels.
 
     Arrays are (N, H, W, C); `rows` and `cols` say how far a window reaches (before, after).
     """
@@ -229,7 +229,7 @@ def _pixel_sums(
 def lrn_spatial(
     x: np.ndarray, size: int, alpha: float, beta: float, k: float, *, out: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """y = x * scale^-beta, scale = k + alpha * sum of x^2 over size x size pixels of the same channel.
+    """Compute y = x * scale^-beta, scale = k + alpha * sum of x^2 over size x size pixels of one channel.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def lrn_spatial_backward(
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx of :func:`lrn_spatial`; all arrays have the shape and dtype of x."""
+    """Compute dx of :func:`lrn_spatial`; all arrays have the shape and dtype of x."""
     n, h, w, c = x.shape
     rows, cols = _reach(size, h)[::-1], _reach(size, w)[::-1]
 
@@ -297,7 +297,7 @@ def lrn_max_pool2d(
     *,
     out: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The maximum over windows of pixels of :func:`lrn`, some images at a time.
+    """Compute the maximum over windows of pixels of :func:`lrn`, some images at a time.
 
     Parameters
     ----------
@@ -335,7 +335,7 @@ def lrn_max_pool2d_backward(
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx of :func:`lrn_max_pool2d`, from x and the argmax: what :func:`lrn` made of x is made once more.
+    """Compute dx of :func:`lrn_max_pool2d` from x and the argmax; what :func:`lrn` made of x is made again.
 
     Zero where x <= 0, with `relu`.
     """

@@ -22,7 +22,7 @@ def sgd_momentum(
     step: np.ndarray | None = None,
     w_bf16: np.ndarray | None = None,
 ) -> None:
-    """v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g; w <- w + v, in place.
+    """Compute v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g; w <- w + v, in place.
 
     The rule of the paper, section 5.
 

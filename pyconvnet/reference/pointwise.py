@@ -49,7 +49,7 @@ def _each_piece(task: Callable[..., None], *arrays: np.ndarray) -> None:
 
 
 def _keep_bits(values: np.ndarray, selector: np.ndarray, out: np.ndarray) -> None:
-    """out = values where the int8 selector is -1, and +0 where it is 0, even where NaN was."""
+    """Set out = values where the int8 selector is -1, and +0 where it is 0, even where NaN was."""
     integer = np.int32 if values.dtype == np.float32 else np.int64
     bits = scratch("pointwise.bits", values.shape, integer)
     np.copyto(bits, selector)  # sign-extended: all ones or all zeros
@@ -61,14 +61,14 @@ def _keep_bits(values: np.ndarray, selector: np.ndarray, out: np.ndarray) -> Non
 
 @widened
 def relu(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """y = max(x, 0); NaN stays NaN. `out` may be x."""
+    """Compute y = max(x, 0); NaN stays NaN. `out` may be x."""
     _each_piece(lambda x, y: np.maximum(x, 0, out=y), x, out)
     return out
 
 
 @widened
 def relu_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """dx = 0 where y <= 0, else dy. `out` may be dy."""
+    """Compute dx = 0 where y <= 0, else dy. `out` may be dy."""
 
     def task(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         selector = scratch("pointwise.selector", y.shape, np.int8)
@@ -82,14 +82,14 @@ def relu_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarr
 
 @widened
 def tanh(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """y = tanh(x). `out` may be x."""
+    """Compute y = tanh(x). `out` may be x."""
     _each_piece(lambda x, y: np.tanh(x, out=y), x, out)
     return out
 
 
 @widened
 def tanh_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """dx = dy (1 - y^2). `out` may be dy or y."""
+    """Compute dx = dy (1 - y^2). `out` may be dy or y."""
 
     def task(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         slope = scratch("pointwise.slope", y.shape, y.dtype)
@@ -103,7 +103,7 @@ def tanh_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarr
 
 @widened
 def logistic(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """y = 1 / (1 + exp(-x)). `out` may be x."""
+    """Compute y = 1 / (1 + exp(-x)). `out` may be x."""
 
     def task(x: np.ndarray, y: np.ndarray) -> None:
         np.negative(x, out=y)
@@ -118,7 +118,7 @@ def logistic(x: np.ndarray, *, out: np.ndarray) -> np.ndarray:
 
 @widened
 def logistic_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """dx = dy y (1 - y). `out` may be dy or y."""
+    """Compute dx = dy y (1 - y). `out` may be dy or y."""
 
     def task(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> None:
         slope = scratch("pointwise.slope", y.shape, y.dtype)
@@ -135,7 +135,7 @@ def logistic_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> np.n
 
 @widened
 def add(a: np.ndarray, b: np.ndarray, alpha: float, beta: float, *, out: np.ndarray) -> np.ndarray:
-    """y = alpha a + beta b; with beta = 0, b is not read. `out` may be a or b."""
+    """Compute y = alpha a + beta b; with beta = 0, b is not read. `out` may be a or b."""
 
     def task(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
         if beta == 0:
@@ -160,7 +160,7 @@ def _row_pieces(rows: int, cols: int) -> list[tuple[int, int]]:
 
 @widened
 def add_bias(x: np.ndarray, b: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """y[..., c] = x[..., c] + b[c]. `out` may be x."""
+    """Compute y[..., c] = x[..., c] + b[c]. `out` may be x."""
     cols = b.size
     source, target = x.reshape(-1, cols), out.reshape(-1, cols)
     rows = source.shape[0]
@@ -181,7 +181,7 @@ def add_bias(x: np.ndarray, b: np.ndarray, *, out: np.ndarray) -> np.ndarray:
 
 @widened
 def bias_backward(dy: np.ndarray, *, out: np.ndarray) -> np.ndarray:
-    """db[c] = sum of dy[..., c] over all axes but the last; float64 between pieces of 4096 rows."""
+    """Compute db[c] = sum of dy[..., c] over all axes but the last; float64 between pieces of 4096 rows."""
     matrix = dy.reshape(-1, out.size)
     pieces = ranges(matrix.shape[0], _BIAS_ROWS)
     partial = np.empty((len(pieces), out.size), np.float64)
@@ -201,13 +201,13 @@ def bias_backward(dy: np.ndarray, *, out: np.ndarray) -> np.ndarray:
 
 @widened
 def concat(xs: Sequence[np.ndarray], *, out: np.ndarray) -> np.ndarray:
-    """y = the arrays side by side along the last axis."""
+    """Lay the arrays side by side along the last axis."""
     return np.concatenate(xs, axis=-1, out=out)
 
 
 @widened
 def split(x: np.ndarray, sizes: Sequence[int], *, out: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The inverse of concat: x[..., first : first + size] for each of the sizes."""
+    """Undo concat: x[..., first : first + size] for each of the sizes."""
     first = 0
     for size, y in zip(sizes, out, strict=True):
         np.copyto(y, x[..., first : first + size])
@@ -219,7 +219,7 @@ def split(x: np.ndarray, sizes: Sequence[int], *, out: Sequence[np.ndarray]) -> 
 
 
 def dropout_threshold(p: float) -> int:
-    """The smallest integer kept of 0 … 2^24: u = k 2^-24 >= p exactly where k >= ceil(p 2^24)."""
+    """Return the smallest integer kept of 0 … 2^24: u = k 2^-24 >= p exactly where k >= ceil(p 2^24)."""
     return math.ceil(p * 2.0**24)
 
 
@@ -235,7 +235,7 @@ def dropout(
     *,
     out: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """mask = 1 where Philox's u(element) >= p, else 0; y = mask ? x scale : 0. `y` may be x.
+    """Set mask = 1 where Philox's u(element) >= p, else 0; y = mask ? x scale : 0. `y` may be x.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def bias_relu_dropout(
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """y = dropout(relu(x + b)), for `b` None dropout(relu(x)). `out` may be x. Arguments as for `dropout`."""
+    """Compute y = dropout(relu(x + b)), or of relu(x) for `b` None. `out` may be x; else as `dropout`."""
     if b is not None:
         x = add_bias(x, b, out=out)
     relu(x, out=out)
@@ -287,14 +287,14 @@ def bias_relu_dropout(
 
 @widened
 def dropout_backward(dy: np.ndarray, mask: np.ndarray, scale: float, *, out: np.ndarray) -> np.ndarray:
-    """dx = mask ? dy scale : 0. `out` may be dy."""
+    """Compute dx = mask ? dy scale : 0. `out` may be dy."""
     factor = dy.dtype.type(scale)
     _each_piece(lambda dy, mask, dx: _masked(dy, mask, factor, dx), dy, mask, out)
     return out
 
 
 def _masked(values: np.ndarray, mask: np.ndarray, factor: np.floating, out: np.ndarray) -> None:
-    """out = mask ? values factor : 0."""
+    """Compute out = mask ? values factor : 0."""
     selector = scratch("pointwise.selector", mask.shape, np.int8)
     np.not_equal(mask, 0, out=selector.view(np.bool_))
     np.negative(selector, out=selector)

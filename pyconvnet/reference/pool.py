@@ -30,7 +30,7 @@ _LEAST_BYTES, _MOST_BYTES = 512 * 1024, 2 * 1024 * 1024
 
 
 def _tasks(n: int, image_bytes: int) -> list[Pair]:
-    """Pieces of the batch."""
+    """Cut the batch into pieces."""
     piece = min(max(n * image_bytes // 4, _LEAST_BYTES), _MOST_BYTES)
     return ranges(n, max(1, piece // max(1, image_bytes)))
 
@@ -38,7 +38,7 @@ def _tasks(n: int, image_bytes: int) -> list[Pair]:
 def _window_groups(
     extent: int, windows: int, size: int, stride: int, before: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Runs [p0, p1) of windows that hold the same positions [r0, r1) of the image, as (p0, p1, r0, r1)."""
+    """Find runs [p0, p1) of windows that hold the same positions [r0, r1) of the image: (p0, p1, r0, r1)."""
     start = 0
     while start < windows:
         r0, r1 = _clip(start, extent, size, stride, before)
@@ -55,7 +55,7 @@ def _clip(p: int, extent: int, size: int, stride: int, before: int) -> Pair:
 
 
 def _windows_at(r: int, extent: int, windows: int, stride: int, before: int) -> Pair:
-    """The run [p0, p1) of windows whose position r is inside the image."""
+    """Find the run [p0, p1) of windows whose position r is inside the image."""
     return max(0, -((r - before) // stride)), max(0, min(windows, (extent - 1 + before - r) // stride + 1))
 
 
@@ -63,7 +63,7 @@ def _windows_at(r: int, extent: int, windows: int, stride: int, before: int) -> 
 def max_pool2d(
     x: np.ndarray, size: Pair, stride: Pair, pad: Padding, *, out: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """y[n,p,q,c] = max over r,s of x[n, p*stride_h + r - top, q*stride_w + s - left, c], and where it is.
+    """Compute y[n,p,q,c] = max over r,s of x[n, p*stride_h + r - top, q*stride_w + s - left, c], and where.
 
     Maxima of columns first, each with the first row it is found in; then, of the columns that hold a window's
     maximum, the smallest position.
@@ -108,7 +108,7 @@ def max_pool2d(
 def _column_maxima(
     lines: list[np.ndarray], r0: int, width: int, best: np.ndarray, position: np.ndarray
 ) -> None:
-    """best = max of the lines, a window's rows r0, r0 + 1, …; position = width * the first row it is in."""
+    """Set best = max of the lines, a window's rows r0, r0 + 1, …; position = width * the first row of it."""
     if len(lines) == 1:
         best[...] = lines[0]
         position[...] = r0 * width
@@ -132,7 +132,7 @@ def _column_maxima(
 def _window_maxima(
     column_max: np.ndarray, position: np.ndarray, width: int, stride: int, y: np.ndarray, argmax: np.ndarray
 ) -> None:
-    """y = max of `width` columns, every `stride`; argmax = least position + s of the columns s it is in."""
+    """Set y = max of `width` columns, every `stride`; argmax = least position + s of columns s it is in."""
     c = column_max.shape[3]
     last = column_max.shape[2] - width + 1
     # With few channels it is cheaper to slide over all columns in one contiguous run, which means nothing
@@ -165,7 +165,7 @@ def _window_maxima(
 def _least_position(
     columns: list[np.ndarray], positions: list[np.ndarray], best: np.ndarray, found: np.ndarray
 ) -> None:
-    """found = min of positions[s] + s over the s whose column equals best."""
+    """Set found = min of positions[s] + s over the s whose column equals best."""
     elsewhere = scratch("pool.flags", best.shape, np.bool_)
     candidate = scratch("pool.candidate", found.shape, found.dtype)
     for s, (column, position) in enumerate(zip(columns, positions, strict=True)):
@@ -213,7 +213,7 @@ def max_pool2d_backward(
     mask: np.ndarray | None = None,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx[n,h,w,c] = sum of the dy[n,p,q,c] whose argmax points at pixel (h, w); zero where mask <= 0.
+    """Compute dx[n,h,w,c] = sum of the dy[n,p,q,c] whose argmax points at pixel (h, w); zero where mask <= 0.
 
     Parameters
     ----------
@@ -269,7 +269,7 @@ def _inverse_counts(
     pad: Padding,
     count_include_pad: bool,
 ) -> np.ndarray:
-    """1 / number of pixels that each window divides by: (P, Q, C), float64."""
+    """Compute 1 / number of pixels that each window divides by: (P, Q, C), float64."""
     counts = []
     for axis in (0, 1):
         before, after = pad[axis] if count_include_pad else (0, 0)
@@ -283,7 +283,7 @@ def _inverse_counts(
 def avg_pool2d(
     x: np.ndarray, size: Pair, stride: Pair, pad: Padding, count_include_pad: bool, *, out: np.ndarray
 ) -> np.ndarray:
-    """y[n,p,q,c] = sum over r,s of x[n, p*stride_h + r - top, q*stride_w + s - left, c] / count[p,q].
+    """Compute y[n,p,q,c] = sum over r,s of x[n, p*stride_h + r - top, q*stride_w + s - left, c] / count[p,q].
 
     The count is that of the window's pixels inside the image, or inside the image and `pad` with
     `count_include_pad`.
@@ -317,7 +317,7 @@ def avg_pool2d(
 
 
 def _sum(target: np.ndarray, terms: list[np.ndarray]) -> None:
-    """target = terms[0] + terms[1] + …, from left to right."""
+    """Compute target = terms[0] + terms[1] + …, from left to right."""
     if len(terms) == 1:
         target[...] = terms[0]
         return
@@ -338,7 +338,7 @@ def avg_pool2d_backward(
     mask: np.ndarray | None = None,
     out: np.ndarray,
 ) -> np.ndarray:
-    """dx[n,h,w,c] = sum of dy[n,p,q,c] / count[p,q] over the windows that hold pixel (h, w).
+    """Compute dx[n,h,w,c] = sum of dy[n,p,q,c] / count[p,q] over the windows that hold pixel (h, w).
 
     Zero where mask <= 0.
 

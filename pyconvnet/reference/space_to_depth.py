@@ -30,7 +30,7 @@ class Depth:
     pad: Any = 0
 
     def shape(self, op: str, image: tuple[int, int, int], dtype: Any) -> tuple[int, int, int]:
-        """(I, J, D) for images (H, W, C); ValueError where no filter fits."""
+        """Return (I, J, D) for images (H, W, C); ValueError where no filter fits."""
         size, side = pair(op, "depth.size", self.size, 1), block_side(op, self.stride)
         pad = padding(op, "depth.pad", self.pad)
         extents = []
@@ -51,13 +51,13 @@ class Depth:
 
 
 def channels(count: int, stride: int, dtype: Any) -> int:
-    """Channels D of the depth layout of images with ``count`` channels."""
+    """Return the channels D of the depth layout of images with ``count`` channels."""
     per = 16 // max(2, min(4, np.dtype(dtype).itemsize))
     return -(-stride * stride * count // per) * per
 
 
 def filters_shape(w_shape: tuple[int, ...], stride: int, dtype: Any) -> tuple[int, int, int, int]:
-    """Shape (K, R', S', D) of filters (K, R, S, C) rearranged."""
+    """Return the shape (K, R', S', D) of filters (K, R, S, C) rearranged."""
     k, r, s, c = w_shape
     return k, -(-r // stride), -(-s // stride), channels(c, stride, dtype)
 
@@ -67,7 +67,7 @@ def block_side(op: str, stride: Any) -> int:
 
 
 def images_to_depth(x: np.ndarray, side: int, pad: tuple[int, int], *, out: np.ndarray) -> np.ndarray:
-    """out[n, i, j, (a t + b) C + c] = x[n, t i + a - top, t j + b - left, c], t = side; 0 outside the image.
+    """Set out[n, i, j, (a t + b) C + c] = x[n, t i + a - top, t j + b - left, c], t = side; 0 outside x.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def images_to_depth(x: np.ndarray, side: int, pad: tuple[int, int], *, out: np.n
 
 
 def filters_to_depth(w: np.ndarray, side: int, *, out: np.ndarray) -> np.ndarray:
-    """out[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c], t = side; 0 beyond the filter.
+    """Set out[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c], t = side; 0 beyond the filter.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def filters_to_depth(w: np.ndarray, side: int, *, out: np.ndarray) -> np.ndarray
 
 
 def filters_from_depth(filters: np.ndarray, side: int, *, out: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`filters_to_depth`; what stands beyond the filter is dropped.
+    """Undo :func:`filters_to_depth`; what stands beyond the filter is dropped.
 
     Parameters
     ----------

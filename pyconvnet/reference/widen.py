@@ -17,8 +17,9 @@ def _is_bfloat16(value: Any) -> bool:
 
 
 def widened(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` for bfloat16 arrays too: it sees them as float32, and what it leaves in ``out`` (an array or
-    several) is rounded to nearest, ties to even. An ``out`` that is also an argument stays that.
+    """Make a float32 `function` take bfloat16 arrays too: it sees them converted to float32, and what it
+    leaves in ``out`` (an array or several) is rounded to nearest, ties to even. An ``out`` that is also an
+    argument stays that.
     """
 
     @functools.wraps(function)

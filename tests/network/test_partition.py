@@ -135,7 +135,7 @@ def test_one_device_is_the_network_itself():
     assert split.crossings(4) == []
     for local, node in zip(split.locals[0], net, strict=True):
         assert local.layer == node.layer
-        assert local.keeps == local.makes
+        assert local.holds == local.computes
         assert local.sources == node.inputs
 
 
@@ -150,7 +150,7 @@ def test_response_normalisation_borrows_neighbours():
     net = finished(small(filters=16).add(LRN(5, groups=1), "norm"))
     norm = [next(x for x in net.partition(2).locals[d] if x.node.name == "norm") for d in (0, 1)]
     assert [local.reads[0] for local in norm] == [Region(0, 1, 0, 10), Region(0, 1, 6, 16)]
-    assert [local.keeps for local in norm] == [Region(0, 1, 0, 8), Region(0, 1, 8, 16)]
+    assert [local.holds for local in norm] == [Region(0, 1, 0, 8), Region(0, 1, 8, 16)]
     own = finished(small(filters=16).add(LRN(5, groups=2), "norm"))
     assert not any(c.layer == "norm" for c in own.partition(2).crossings())
     even = finished(small(filters=16).add(LRN(4, groups=1), "norm"))  # window [i - 2, i + 1]
@@ -249,7 +249,7 @@ def test_every_element_has_one_owner_and_every_reader_finds_it(seed, devices, re
         for source, region, _ in split.gathers(d):
             shape = net.input_shape if source == INPUT else net[source].output_shape
             count = np.zeros((n, *shape), int)
-            for piece in split.pieces(source, d, region):
+            for piece in split.contributions(source, d, region):
                 first, last = piece.region.rows(n)
                 count[first:last, ..., piece.region.start : piece.region.stop] += 1
                 held = split.held[source][piece.source]
@@ -303,7 +303,7 @@ BAD = [
         ValueError,
         "device .* must be at least 0, got -1",
     ),
-    (lambda: Network("x", (4,)).add(ReLU(device="1")), TypeError, "device .* must be an int, got '1'"),
+    (lambda: Network("x", (4,)).add(ReLU(device="1")), TypeError, "device .* must be an integer, got str"),
 ]
 
 
@@ -328,3 +328,9 @@ def test_partition_is_a_function_of_its_arguments():
     assert isinstance(one, Partition)
     assert one.locals == two.locals
     assert str(one) == repr(two)
+
+
+def test_earlier_names():
+    split = partition(models.digits(), 2)
+    split.relu_by_readers, split.gradient_aliases = frozenset({"conv1"}), {"relu": "pool"}
+    assert (split.rectified, split.passed) == ({"conv1"}, {"relu": "pool"})

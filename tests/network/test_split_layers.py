@@ -260,7 +260,7 @@ def test_a_derived_layer_is_not_taken_for_its_base():
     compare(derived(), fuse=False)
     compare(derived(), [(1, 1, False), (2, 1, False)], fuse=True)
     split = fuse(partition(derived(), 2), train=True)
-    assert (split.fused, split.passed, set(split.rectified)) == ({}, {}, set())
+    assert (split.fused, split.gradient_aliases, set(split.relu_by_readers)) == ({}, {}, set())
 
 
 @pytest.mark.kernels

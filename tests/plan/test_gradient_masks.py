@@ -76,7 +76,8 @@ def assert_same_bits(one, other):
 def assert_fusing_changes_nothing(net, devices, **options):
     plan, fused = run(net, devices, fuse=True, **options)
     apart, plain = run(net, devices, fuse=False, **options)
-    assert (apart.partition.fused, set(apart.partition.rectified), apart.partition.passed) == ({}, set(), {})
+    split = apart.partition
+    assert (split.fused, set(split.relu_by_readers), split.gradient_aliases) == ({}, set(), {})
     assert_same_bits(fused, plain)
     return plan
 
@@ -107,7 +108,7 @@ def test_every_bit_stays_in_float64(net, count, replicas, hybrid, same_arithmeti
     options = {"replicas": replicas, "hybrid": hybrid}
     plan = assert_fusing_changes_nothing(net, ["cpu"] * count, dtype=np.float64, **options)
     if net.name == "towers":
-        assert plan.partition.rectified == TOWERS_RECTIFIED
+        assert plan.partition.relu_by_readers == TOWERS_RECTIFIED
         assert plan.partition.fused == {"fc1": "drop1", "fc2": "drop2", "fc3": "drop3"}
 
 
@@ -154,9 +155,9 @@ def test_random_graphs(seed, same_arithmetic):
 
 def test_the_random_graphs_have_such_layers():
     splits = [fuse(partition(random_net(seed), 2), train=True) for seed in range(12)]
-    kinds = {name.rstrip("0123456789") for split in splits for name in split.rectified}
+    kinds = {name.rstrip("0123456789") for split in splits for name in split.relu_by_readers}
     assert kinds == {"rectified", "relu", "drop"}
-    assert sum(bool(split.passed) for split in splits) >= 2
+    assert sum(bool(split.gradient_aliases) for split in splits) >= 2
 
 
 def chain(*layers):
@@ -215,15 +216,15 @@ def only_convolutions(frozen):
 )
 def test_where_it_applies(net, rectified, same_arithmetic):
     for count in (1, 2):
-        assert set(fuse(partition(net, count), train=True).rectified) == rectified
+        assert set(fuse(partition(net, count), train=True).relu_by_readers) == rectified
         assert_fusing_changes_nothing(net, ["cpu"] * count, n=2, dtype=np.float64, steps=2)
-    assert not fuse(partition(net, 1), train=False).rectified
-    assert not partition(net, 1).rectified
+    assert not fuse(partition(net, 1), train=False).relu_by_readers
+    assert not partition(net, 1).relu_by_readers
 
 
 def test_normalisation_that_borrows_channels(same_arithmetic):
     net = chain(LRN(3, 0.9, groups=1), Tanh())
-    assert fuse(partition(net, 2), train=True).rectified == {"conv"}
+    assert fuse(partition(net, 2), train=True).relu_by_readers == {"conv"}
     assert_fusing_changes_nothing(net, ["cpu"] * 2, dtype=np.float64)
 
 
@@ -236,7 +237,7 @@ def test_a_shared_layer():
     for count in (1, 2):
         plan = assert_fusing_changes_nothing(net, ["cpu"] * count, dtype=np.float64)
         assert plan.partition.fused == {"fc1": "drop1", "fc3": "drop3"}
-        assert plan.partition.rectified == {"conv", "again", "drop1", "fc2", "drop3"}
+        assert plan.partition.relu_by_readers == {"conv", "again", "drop1", "fc2", "drop3"}
 
 
 @pytest.mark.parametrize("mode", ["paper", "inverted"])
@@ -251,7 +252,7 @@ def test_dropout_with_other_readers_or_without_relu_stays_apart(mode):
     assert fuse(partition(hidden("relu"), 1), train=True).fused == {"fc1": "drop1"}
     for net in (hidden(None), hidden("relu", "side")):
         split = fuse(partition(net, 1), train=True)
-        assert (split.fused, set(split.rectified)) == ({}, set())
+        assert (split.fused, set(split.relu_by_readers)) == ({}, set())
         assert_fusing_changes_nothing(net, "cpu", dtype=np.float64)
 
 
@@ -342,4 +343,4 @@ def test_alexnet_runs_no_pass_for_a_relu_or_a_mask(model, device, monkeypatch):
         assert runs["bias_relu_dropout"] == 2 * len(plan.devices)
         assert runs["relu_backward"] == 0
         passed = {"relu1": "pool1", "relu5": "pool5"} if model is models.alexnet_2012 else {}
-        assert plan.partition.passed == passed
+        assert plan.partition.gradient_aliases == passed
