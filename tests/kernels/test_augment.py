@@ -169,7 +169,7 @@ def test_kernels_mark_pixels_outside_the_image(channels, device, rng):
 
 def test_every_row_has_been_run(device):
     reached = {name for shape, size in CASES for name in ops.kernels("augment", shape, size, device=device)}
-    others = {name for name in device.ext.augment_table() if "depth" not in name}  # those: test_space_to_depth
+    others = {name for name in device.ext.augment_table() if "depth" not in name}  # see test_space_to_depth
     assert reached == others
 
 
