@@ -378,7 +378,7 @@ FACTOR = Parameter("w", (8,), Normal(1.0), per_channel=True)
         (Says(reads="some"), ValueError, r"'it' \(Says\) .*reads must be 'all', 'same' or .*, got 'some'"),
         (Says(reads=(1,)), ValueError, r"or \(before, after\), got \(1,\)"),
         (Says(reads=(-1, 0)), ValueError, "reads.* must be at least 0, got -1"),
-        (Says(reads=(1.5, 0)), TypeError, "reads.* must be an int, got 1.5"),
+        (Says(reads=(1.5, 0)), TypeError, "reads.* must be an integer, got float 1.5"),
         (Says(channels=0), ValueError, "output_shape must have at least one axis"),
         (Says(own=(dataclasses.replace(FACTOR, shape=()),)), ValueError, r"'w' must have at least one axis"),
         (Says(channels=4, own=(FACTOR,)), ValueError, r"output's channels, 4, got shape \(8,\)"),
@@ -430,9 +430,9 @@ def test_a_name_belongs_to_one_class(monkeypatch):
 
 def test_the_layer_of_the_documentation(monkeypatch):
     monkeypatch.setattr(layers.base, "_KINDS", dict(layers.base._KINDS))
-    text = (ROOT / "docs" / "devices.md").read_text()
+    text = (ROOT / "docs" / "adding-a-layer.md").read_text()
     scope = {"__name__": "documentation"}
-    exec(text.partition("## A layer of your own")[2].partition("```python\n")[2].partition("```")[0], scope)
+    exec(text.partition("## In your own code")[2].partition("```python\n")[2].partition("```")[0], scope)
     net = network(scope["ChannelScale"](), MAPS)
     assert layers.from_dict(net["it"].layer.to_dict()) == net["it"].layer
     assert channels(partition(net, 2), "it") == HALVES
