@@ -91,7 +91,7 @@ def test_cpu_takes_float64(rng):
 
 X, B = np.zeros((4, 6), np.float32), np.zeros(6, np.float32)
 BAD = [
-    ({"p": 1.0}, ValueError, r"bias_relu_dropout: p must be below 1.0, got 1.0"),
+    ({"p": 1.0}, ValueError, r"bias_relu_dropout: p must be in \[0, 1\), got 1.0"),
     ({"b": B[:5]}, ValueError, r"bias_relu_dropout: b must have shape \(6,\)"),
     ({"b": B.astype(BF16)}, TypeError, r"bias_relu_dropout: b must be float32, got bfloat16"),
     ({"x": X.astype(BF16), "b": B.astype(BF16)}, TypeError, r"b must be float32, got bfloat16"),

@@ -157,8 +157,8 @@ def test_alexnet_maps(shape, any_device, run_on, rng):
 
 X = np.zeros((4, 6), np.float32)
 BAD = [
-    (lambda: ops.dropout(X, 1.0), ValueError, r"dropout: p must be below 1.0, got 1.0"),
-    (lambda: ops.dropout(X, -0.1), ValueError, r"dropout: p must be at least 0.0, got -0.1"),
+    (lambda: ops.dropout(X, 1.0), ValueError, r"dropout: p must be in \[0, 1\), got 1.0"),
+    (lambda: ops.dropout(X, -0.1), ValueError, r"dropout: p must be in \[0, 1\), got -0.1"),
     (lambda: ops.dropout(X, np.nan), ValueError, r"dropout: p must be finite"),
     (lambda: ops.dropout(X, seed=0.5), TypeError, r"dropout: seed must be an integer, got float"),
     (lambda: ops.dropout(X, step=0.5), TypeError, r"dropout: step must be a NumPy or CUDA array, got float"),
@@ -191,7 +191,7 @@ BAD = [
         ValueError,
         r"mask must have shape \(4, 6\) like dy",
     ),
-    (lambda: ops.dropout_backward(X, X, 2), ValueError, r"dropout_backward: p must be below 1.0"),
+    (lambda: ops.dropout_backward(X, X, 2), ValueError, r"dropout_backward: p must be in \[0, 1\)"),
 ]
 
 

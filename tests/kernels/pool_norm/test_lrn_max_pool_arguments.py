@@ -22,7 +22,7 @@ BAD = [
     (FORWARD, (X,), {"lrn_size": 0}, ValueError, "lrn_size must be at least 1, got 0"),
     (FORWARD, (X,), {"lrn_size": 5.0}, TypeError, "lrn_size must be an integer, got float"),
     (FORWARD, (X,), {"lrn_size": 2**31}, ValueError, "lrn_size must be at most 2147483647"),
-    (FORWARD, (X,), {"alpha": -1.0}, ValueError, "alpha must be at least 0"),
+    (FORWARD, (X,), {"alpha": -1.0}, ValueError, "alpha must not be negative"),
     (FORWARD, (X,), {"alpha": 1e39}, ValueError, "alpha must be in the range of float32"),
     (FORWARD, (X,), {"beta": float("nan")}, ValueError, "beta must be finite"),
     (FORWARD, (X,), {"k": 0}, ValueError, "k must be positive, got 0"),

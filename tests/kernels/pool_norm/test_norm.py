@@ -418,11 +418,11 @@ BAD = [
     ("lrn", (X, 0), {}, ValueError, "size must be at least 1, got 0"),
     ("lrn", (X, 5.0), {}, TypeError, "size must be an integer, got float"),
     ("lrn", (X, 2**31), {}, ValueError, "size must be at most 2147483647"),
-    ("lrn", (X, 5, -1e-4), {}, ValueError, "alpha must be at least 0"),
+    ("lrn", (X, 5, -1e-4), {}, ValueError, "alpha must not be negative"),
     ("lrn", (X, 5, float("nan")), {}, ValueError, "alpha must be finite, got nan"),
     ("lrn", (X, 5, 1e39), {}, ValueError, "alpha must be in the range of float32"),
     ("lrn", (X, 5, "1"), {}, TypeError, "alpha must be a number, got str"),
-    ("lrn", (X, 5, 1.0, -0.5), {}, ValueError, "beta must be at least 0"),
+    ("lrn", (X, 5, 1.0, -0.5), {}, ValueError, "beta must not be negative"),
     ("lrn", (X, 5, 1.0, float("inf")), {}, ValueError, "beta must be finite"),
     ("lrn", (X, 5, 1.0, 0.75, 0.0), {}, ValueError, "k must be positive, got 0"),
     ("lrn", (X, 5, 1.0, 0.75, -1.0), {}, ValueError, "k must be positive, got -1"),
@@ -442,7 +442,7 @@ BAD = [
     ("lrn_spatial", (X, 3, 1.0, 0.75, 0), {}, ValueError, "k must be positive"),
     ("lrn_spatial_backward", (X, X[0], X, X), {}, ValueError, "x must have 4 dimensions"),
     ("lrn_spatial_backward", (X[:1], X, X, X), {}, ValueError, "dy must have shape"),
-    ("lrn_spatial_backward", (X, X, X, X, 3, -1.0), {}, ValueError, "alpha must be at least 0"),
+    ("lrn_spatial_backward", (X, X, X, X, 3, -1.0), {}, ValueError, "alpha must not be negative"),
 ]
 
 
