@@ -17,7 +17,8 @@ def found(name: str) -> list:
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_files_that_are_named_are_there(path):
     """Names with a folder, FAMILY and the like left out."""
-    names = re.findall(r"`((?:[a-z_0-9]+/)+[A-Za-z_0-9]+\.(?:py|cu|h|cpp|sh|cmake|md|json))`", path.read_text())
+    pattern = r"`((?:[a-z_0-9]+/)+[A-Za-z_0-9]+\.(?:py|cu|h|cpp|sh|cmake|md|json))`"
+    names = re.findall(pattern, path.read_text())
     made_up = ("runs/", "build/", "kernels/pool/avg_pool2d_2x2_stride2.cu")  # the last: in adding-a-kernel.md
     missing = [n for n in names if "FAMILY" not in n and not n.startswith(made_up) and not found(n)]
     assert not missing
@@ -35,7 +36,7 @@ def test_modules_that_are_named_are_there(path):
         module = base / f"{parts[0]}.py"
         home = module if module.is_file() else base / "__init__.py"
         word = parts[1] if module.is_file() and len(parts) > 1 else parts[0]
-        assert module.is_file() and len(parts) == 1 or re.search(rf"\b{word}\b", home.read_text()), name
+        assert (module.is_file() and len(parts) == 1) or re.search(rf"\b{word}\b", home.read_text()), name
 
 
 def test_every_hop_of_the_walk_is_there():
