@@ -155,7 +155,7 @@ def _python(code_text: str, module: Path, *arguments: str) -> str:
 
 def _ask(module: Path) -> str:
     return _python(
-        "from pyconvnet import devices as d; e = d.emulator().ext; print(e.flavour(), *dir(e))", module
+        "from pyconvnet.common import devices as d; e = d.emulator().ext; print(e.flavour(), *dir(e))", module
     )
 
 

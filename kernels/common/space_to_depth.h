@@ -17,7 +17,7 @@ struct DepthChannel {
 
   static PCN_FN DepthChannel of(int channel, int channels, int side) {
     const int tap = channel / channels, a = tap / side;
-    return {a, tap - a * side, channel - tap * channels};
+    return {a, tap - a * side, channel % channels};
   }
   PCN_FN void advance(int channels, int side) {  // to the next channel
     if (++c == channels) {
@@ -88,8 +88,9 @@ cudaError_t filters_to_depth(const char* stem, T* to, const T* w, const DepthFil
   return launch(stem, filters_to_depth_kernel<T>, grid, dim3(FILTERS_THREADS), 0, stream, to, w, filters,
                 count);
 }
-inline cudaError_t filters_from_depth(const char* stem, float* dw, const float* from,
-                                      const DepthFilters& filters, unsigned count, cudaStream_t stream) {
+template <int = 0>  // compiled where it is called
+cudaError_t filters_from_depth(const char* stem, float* dw, const float* from, const DepthFilters& filters,
+                               unsigned count, cudaStream_t stream) {
   const dim3 grid((count + FILTERS_THREADS - 1) / FILTERS_THREADS);
   return launch(stem, filters_from_depth_kernel<>, grid, dim3(FILTERS_THREADS), 0, stream, dw, from, filters,
                 count);
