@@ -11,7 +11,7 @@ _DEFAULT_DATA = {"digits": "digits", "cifar10_80sec": "cifar10", "cifar10_18pct"
 
 
 def network(name: str, options: list[tuple[str, Any]] | None) -> Any:
-    """What `train` is given for the model named on the command line: a known name, or a loaded checkpoint."""
+    """Return what `train` gets for the model named on the command line: a known name or loaded checkpoint."""
     from .. import models
     from ..trained.checkpoint import load
 
@@ -25,7 +25,7 @@ def network(name: str, options: list[tuple[str, Any]] | None) -> Any:
 
 
 def network_of(args: argparse.Namespace) -> Any:
-    """The network that a command's MODEL and --option mean."""
+    """Return the network that a command's MODEL and --option mean."""
     from .. import models
 
     model = network(args.model, args.option)
@@ -33,7 +33,7 @@ def network_of(args: argparse.Namespace) -> Any:
 
 
 def data_of(data: str | None, model: str) -> str:
-    """The data meant: as given, or what goes with the model's name."""
+    """Return the data meant: as given, or what goes with the model's name."""
     if data is not None:
         return data
     if model in _DEFAULT_DATA:
@@ -42,7 +42,7 @@ def data_of(data: str | None, model: str) -> str:
 
 
 def training(args: argparse.Namespace) -> tuple[Any, str]:
-    """Model and data of the command ``train``, as :func:`pyconvnet.train` takes them."""
+    """Return model and data of the command ``train``, as :func:`pyconvnet.train` takes them."""
     from .. import models
     from ..data import open_dataset
 
@@ -57,7 +57,7 @@ def training(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
-    """How images are read from files."""
+    """Return the options of how images are read from files."""
     from PIL import Image
 
     if args.max_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit goes along
@@ -67,7 +67,7 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def placing(args: argparse.Namespace) -> dict[str, Any]:
-    """Where a model runs, and how."""
+    """Return the options of where a model runs, and how."""
     return {
         "device": devices(args.device),
         "replicas": args.replicas,
@@ -77,12 +77,12 @@ def placing(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def devices(text: str | None) -> list[str] | None:
-    """ "cuda:0,cuda:1" as a list."""
+    """Return "cuda:0,cuda:1" as a list."""
     return text.split(",") if text else None
 
 
 def parse_validation(text: str) -> Any:
-    """A share of the training images, False for "none", or data."""
+    """Parse a share of the training images, False for "none", or data."""
     if text in ("none", "no"):
         return False
     try:
@@ -92,7 +92,7 @@ def parse_validation(text: str) -> Any:
 
 
 def parse_size(text: str) -> int | tuple[int, ...]:
-    """A side, "256", or height and width, "192x256"."""
+    """Parse a side, "256", or height and width, "192x256"."""
     try:
         sides = tuple(map(int, text.split("x")))
     except ValueError:
@@ -101,7 +101,7 @@ def parse_size(text: str) -> int | tuple[int, ...]:
 
 
 def parse_augment(text: str) -> dict[str, Any]:
-    """ "crop=224,mirror,pca=0.1" as a dictionary; "none" and "paper" for short."""
+    """Parse "crop=224,mirror,pca=0.1" into a dictionary; "none" and "paper" for short."""
     if text == "none":
         return {"mean": None}
     if text == "paper":
@@ -117,14 +117,14 @@ def parse_augment(text: str) -> dict[str, Any]:
 
 
 def parse_resume(text: str) -> bool | str:
-    """``--resume`` alone (spelt "yes" by the parser) or ``--resume auto``."""
+    """Parse ``--resume`` alone (spelt "yes" by the parser) or ``--resume auto``."""
     if text not in ("yes", "auto"):
         raise argparse.ArgumentTypeError(f"stands alone or before auto, got {text!r}")
     return text if text == "auto" else True
 
 
 def parse_class_weights(text: str) -> Any:
-    """ "balanced", "1,2,0.5" as a list, "dog=2,cat=0.5" as a dictionary."""
+    """Parse "balanced", "1,2,0.5" into a list, "dog=2,cat=0.5" into a dictionary."""
     if text == "balanced":
         return text
     try:
@@ -137,7 +137,7 @@ def parse_class_weights(text: str) -> Any:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """ "classes=10" as a pair."""
+    """Parse "classes=10" into a pair."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
@@ -145,7 +145,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A number, true, false, none, extents such as 12x12x3, or the text itself."""
+    """Parse a number, true, false, none, extents such as 12x12x3, or the text itself."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

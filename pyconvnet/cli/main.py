@@ -128,7 +128,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _pictures(run: Any, data: Any) -> list[Path]:
-    """What can be drawn of a finished run; nothing where matplotlib is missing."""
+    """Draw what can be drawn of a finished run; nothing where matplotlib is missing."""
     from ..trained import plots
     from ..training.run import afterwards
 
@@ -332,7 +332,7 @@ def _devices(args: argparse.Namespace) -> int:
 
 
 def _peer_report(peers: dict[str, dict[str, bool | str]]) -> list[str]:
-    """Which CUDA device reaches the memory of which others, as lines of text."""
+    """Tell which CUDA device reaches the memory of which others, as lines of text."""
     if len(peers) < 2:
         return [f"peer access: between CUDA devices, of which {len(peers) or 'none'} works here"]
     lines = []

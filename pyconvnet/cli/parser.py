@@ -14,7 +14,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, without the usage before them."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """The word after ``--resume`` belongs to it where it is "auto": ``--resume digits`` names a model."""
+        """Give ``--resume`` the word after it where that is "auto": ``--resume digits`` names a model."""
         words = list(sys.argv[1:] if args is None else args)
         if "--resume" in words:
             at = words.index("--resume")

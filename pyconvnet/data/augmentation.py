@@ -101,15 +101,15 @@ class Augmentation:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for a log or a checkpoint; ``Augmentation(**d)`` gives them back."""
+        """Return the settings as plain values, for a log or checkpoint; ``Augmentation(**d)`` takes them."""
         return asdict(self)
 
     def needs_statistics(self) -> bool:
-        """True where `draw` or `mean_of` must be given statistics."""
+        """Tell whether `draw` or `mean_of` must be given statistics."""
         return self.mean is not None or self.pca > 0
 
     def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(H, W, C) of the augmented image; ValueError where the crop does not fit into `image_shape`."""
+        """Return (H, W, C) of the augmented image; ValueError where the crop exceeds `image_shape`."""
         height, width, channels = image_shape
         crop_h, crop_w = (height, width) if self.crop is None else self.crop
         if crop_h > height or crop_w > width:
@@ -119,7 +119,7 @@ class Augmentation:
         return crop_h, crop_w, channels
 
     def mean_of(self, statistics: Statistics | None) -> np.ndarray | None:
-        """The array `ops.augment` subtracts: (H, W, C), (C,) or None."""
+        """Return the array `ops.augment` subtracts: (H, W, C), (C,) or None."""
         if self.mean is None:
             return None
         if statistics is None:
@@ -135,7 +135,7 @@ class Augmentation:
         image_shape: tuple[int, int, int],
         statistics: Statistics | None = None,
     ) -> dict[str, np.ndarray | None]:
-        """Draws for `n` samples at positions ``start … start + n - 1`` of the batch of `step`.
+        """Draw for `n` samples at positions ``start … start + n - 1`` of the batch of `step`.
 
         Returns
         -------
@@ -158,7 +158,7 @@ class Augmentation:
         }
 
     def centre(self, n: int, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray | None]:
-        """The central crop of every image, unmirrored, colours as they are: the one view to evaluate with."""
+        """Return the view to evaluate with: every image's central crop, unmirrored, colours as they are."""
         return self._fixed(n, image_shape, 0.5, 0.5, 0)
 
     def views(self, n: int, view: int, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray | None]:

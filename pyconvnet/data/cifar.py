@@ -89,7 +89,7 @@ class Cifar10(ArrayDataset):
 
 
 def default_folder() -> Path:
-    """Where CIFAR-10 lies when no folder is given: ``$PYCONVNET_DATA/cifar10``, or under the user's cache."""
+    """Return where CIFAR-10 lies by default: ``$PYCONVNET_DATA/cifar10``, or under the user's cache."""
     base = os.environ.get("PYCONVNET_DATA")
     if base:
         return Path(base).expanduser() / "cifar10"
@@ -98,7 +98,7 @@ def default_folder() -> Path:
 
 
 def find(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]] | None:
-    """CIFAR-10 at `path`: (file names, reader of a name -> (where, bytes)), or None.
+    """Find CIFAR-10 at `path`: (file names, reader of a name -> (where, bytes)), or None.
 
     Looks for batches in the folder itself, in the official subfolders, and in archives.
     """
@@ -117,7 +117,7 @@ def find(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]] | N
 
 
 def _archive(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]]:
-    """The files of a tar archive, read into memory (nothing is unpacked to disk)."""
+    """Read the files of a tar archive into memory (nothing is unpacked to disk)."""
     import tarfile
 
     wanted = {*TRAIN, *TEST, "batches.meta"}
@@ -138,7 +138,7 @@ def _archive(path: Path) -> tuple[list[str], Callable[[str], tuple[str, bytes]]]
 def read_batches(
     names: Iterable[str], read: Callable[[str], tuple[str, bytes]], batches: list[str]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Images (n, 32, 32, 3) uint8, labels (n,) int32 and class names of the named batches."""
+    """Read images (n, 32, 32, 3) uint8, labels (n,) int32 and class names of the named batches."""
     names = set(names)
     binary = not any(batch in names for batch in TRAIN + TEST)
     images, labels = [], []
@@ -158,7 +158,7 @@ def read_batches(
 
 
 def parse_binary(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 3072) uint8 and labels (n,) of one binary batch."""
+    """Return pixels (n, 3072) uint8 and labels (n,) of one binary batch."""
     record = 1 + _PIXELS
     if not content or len(content) % record:
         raise ValueError(
@@ -170,7 +170,7 @@ def parse_binary(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def parse_pickle(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 3072) uint8 and labels (n,) of one pickled batch."""
+    """Return pixels (n, 3072) uint8 and labels (n,) of one pickled batch."""
     batch = load_pickle(where, content)
     if not isinstance(batch, dict) or "data" not in batch or "labels" not in batch:
         raise ValueError(f"Cifar10: {where}: the batch must be a dictionary with data and labels")
@@ -191,7 +191,7 @@ def parse_pickle(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _class_names(names: set[str], read: Callable[[str], tuple[str, bytes]]) -> list[str]:
-    """Names from batches.meta or batches.meta.txt; the official ones where neither is there."""
+    """Read the names in batches.meta or batches.meta.txt; return the official ones where neither is there."""
     if "batches.meta" in names:
         where, content = read("batches.meta")
         meta = load_pickle(where, content)
@@ -262,7 +262,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load_pickle(where: str, content: bytes) -> object:
-    """The object in a CIFAR-10 pickle, with text for keys; ValueError naming `where` if it is none."""
+    """Load the object in a CIFAR-10 pickle, with text for keys; ValueError naming `where` if it is none."""
     if content[:1] != b"\x80":
         raise ValueError(f"Cifar10: {where}: not a CIFAR-10 batch (wrong magic {content[:4]!r})")
     try:
@@ -272,7 +272,7 @@ def load_pickle(where: str, content: bytes) -> object:
 
 
 def _text(value: object) -> object:
-    """Keys and list items as text: pickles written by Python 3 hold bytes where Python 2 wrote str."""
+    """Make keys and list items text: pickles written by Python 3 hold bytes where Python 2 wrote str."""
     if isinstance(value, dict):
         return {_text(k): _text(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -66,7 +66,7 @@ class Dataset:
         return f"{self.name}: {len(self)} images {h}x{w}x{c} {self.dtype}, {len(self.classes)} classes"
 
     def read(self, indices: Iterable[int] | np.ndarray) -> np.ndarray:
-        """Images at `indices`.
+        """Read the images at `indices`.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class Dataset:
         return self._read(idx)
 
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the images, labels and classes: the key of what is cached about them."""
+        """Return the hexadecimal digest of images, labels and classes: the key of what is cached of them."""
         value = getattr(self, "_fingerprint", None)
         if value is None:
             digest = hashlib.blake2b(digest_size=16)
@@ -276,13 +276,13 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subse
 
 
 def reading_of(image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Options of `ImageFolder` under which files come out as images of `image_shape`."""
+    """Return options of `ImageFolder` under which files come out as images of `image_shape`."""
     height, width, channels = image_shape
     return {"size": (height, width), **({"channels": channels} if channels in (1, 3) else {})}
 
 
 def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
-    """A permutation of range(count) that depends on (seed, step, purpose) only, not on NumPy's version.
+    """Return a permutation of range(count) that depends only on (seed, step, purpose), not NumPy's version.
 
     The indexes are sorted by a 32-bit Philox word each; equal words (rare) keep their order.
     """
@@ -290,8 +290,8 @@ def shuffled(count: int, seed: int, step: int, purpose: int) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
-    """(n,) indices in random order among which every class that has images is as frequent as any other, or by
-    one more where n is no multiple of their number; and so is every image of a class.
+    """Return (n,) indices in random order among which every class that has images is as frequent as any
+    other, or by one more where n is no multiple of their number; and so is every image of a class.
 
     A pure function of (labels, seed, step). Which images of a class come once more than others, or not at
     all, differs from step to step.
@@ -308,7 +308,7 @@ def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
 
 
 def check_seed(where: str, seed: Any) -> int:
-    """`seed` as an int in [0, 2**64)."""
+    """Check `seed`; return it as an int in [0, 2**64)."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"{where}: seed must be an integer, got {seed!r}")
     if not 0 <= seed < 2**64:
@@ -317,7 +317,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:
-    """Labels as (count,) int32 in [0, classes); `classes` None allows any non-negative label."""
+    """Check labels; return (count,) int32 in [0, classes). `classes` None allows any non-negative label."""
     labels = np.asarray(unmasked(where, "labels", labels))
     if labels.size and labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels must be integers, got {labels.dtype}")
@@ -332,7 +332,7 @@ def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None
 
 
 def class_names(where: str, classes: Sequence[str] | None, labels: np.ndarray) -> list[str]:
-    """Class names as a list of strings; default: the labels' numbers."""
+    """Return class names as a list of strings; default: the labels' numbers."""
     if classes is None:
         highest = int(labels.max())
         if highest >= 1_000_000:

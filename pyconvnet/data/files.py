@@ -108,7 +108,7 @@ class ImageFiles(Dataset):
                 warnings.warn(f"skipped unreadable image {reason}", RuntimeWarning, stacklevel=2)
 
     def path(self, index: int) -> Path:
-        """The file that holds image `index`."""
+        """Return the path of the file that holds image `index`."""
         return self.folder / self.files[index]
 
     def check(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class ImageFiles(Dataset):
 def check_options(
     where: str, size: Any, channels: Any = 3, on_error: Any = "skip", max_pixels: Any = None
 ) -> tuple[tuple[int, int, int], str, int]:
-    """Image shape, `on_error` and `max_pixels`, or an error that names the one that is wrong."""
+    """Check and return image shape, `on_error` and `max_pixels`; an error names the one that is wrong."""
     height, width = image_size(where, size)
     if channels not in (1, 3):
         raise ValueError(f"{where}: channels must be 1 or 3, got {channels!r}")
@@ -173,7 +173,7 @@ def check_options(
 
 
 def file_stats(path: str | os.PathLike, kinds: dict[str, str]) -> tuple[int, int]:
-    """(size in bytes, modification time in ns) of a file as its dataset's identity has them.
+    """Return (size in bytes, modification time in ns) of a file as its dataset's identity has them.
 
     The time is 0 where the size tells enough; (-1, 0) stands for a file that cannot be reached.
     """
@@ -194,7 +194,7 @@ def _path(where: str, value: Any) -> str:
 def _named_labels(
     labels: Any, classes: Iterable[str] | None, count: int
 ) -> tuple[np.ndarray, list[str], bool]:
-    """(labels as int32, class names, whether the names were given) of labels that are numbers or names."""
+    """Return (labels as int32, class names, whether names were given) of labels, numbers or names."""
     try:
         values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     except TypeError:
@@ -217,7 +217,7 @@ def _named_labels(
 
 
 def file_list(spec: Any) -> tuple[list[Any], list[Any]] | None:
-    """(files, labels) of what a user writes as a list of image files; None where `spec` is something else.
+    """Return (files, labels) of what a user writes as a list of image files; None of something else.
 
     A sequence of pairs (path, label), or a pair (paths, labels). Two pairs (path, class name) could be
     either: a tuple that begins with a list or array is the latter.
@@ -242,7 +242,7 @@ def _paths(value: Any) -> bool:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[Any]]:
-    """(files, labels) of a text file with a path and a label a line.
+    """Read (files, labels) from a text file with a path and a label a line.
 
     The two are separated by a tab or semicolon where the first line has one, else by a comma. The first line
     is a header where its path neither exists nor has an image's suffix. Labels are numbers where all of them

@@ -106,7 +106,7 @@ class ImageFolder(ImageFiles):
 
 
 def existing_folder(where: str, folder: Any) -> Path:
-    """`folder` as a Path that exists and is a folder."""
+    """Return `folder` as a Path, checked to exist and to be a folder."""
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"{where}: folder must be a path, got {folder!r}")
     path = Path(folder).expanduser()
@@ -118,7 +118,7 @@ def existing_folder(where: str, folder: Any) -> Path:
 
 
 def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
-    """Sorted names of the subfolders, without hidden ones; counts what else there is in `left_out`."""
+    """Return the sorted names of subfolders that are not hidden; count what else there is in `left_out`."""
     found = []
     for entry in os.scandir(folder):
         if is_folder(entry) and not entry.name.startswith("."):
@@ -131,7 +131,7 @@ def class_folders(folder: Path, left_out: Counter[str] | None = None) -> list[st
 def image_files(
     folder: Path, left_out: Counter[str] | None = None, unreadable: dict[str, str] | None = None
 ) -> Iterator[tuple[str, int, int]]:
-    """(path, size, time) of the image files under `folder`; see `file_stats` for the latter two.
+    """Yield (path, size, time) of the image files under `folder`; see `file_stats` for the latter two.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def _walk(
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """True for a folder, or a link to one; False, too, where a link goes in circles."""
+    """Return True for a folder, or a link to one; False, too, where a link goes in circles."""
     try:
         return entry.is_dir()
     except OSError:
@@ -194,7 +194,7 @@ def say_left_out(where: str, folder: str | Path, counts: Counter[str], stackleve
 
 
 def listed(counts: Counter[str], most: int = 8) -> str:
-    """ "3 .txt, 1 hidden", the most frequent first."""
+    """Return counts as text, "3 .txt, 1 hidden", the most frequent first."""
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in order[most:])
     return ", ".join([f"{n} {what:.30}" for what, n in order[:most]] + ([f"{rest} others"] if rest else []))

@@ -140,7 +140,7 @@ def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndar
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """`image` turned as its EXIF orientation says; unreadable EXIF data is as good as none."""
+    """Turn `image` as its EXIF orientation says; unreadable EXIF data is as good as none."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -148,7 +148,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the pixels lie in the file, "L;4" say; "" where that is not known, or the image is loaded."""
+    """Tell how pixels lie in the file, "L;4" say; "" where that is not known, or the image is loaded."""
     tile = getattr(image, "tile", None)
     arguments = tile[0][3] if tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -194,7 +194,7 @@ def _palette_alpha(image: Image.Image) -> bool:
 
 
 def _eight_bits(image: Image.Image, key: Any, raw: str, form: str | None) -> Image.Image:
-    """Floats, or grey of more than 8 bits, as "L", or "LA" where one level is transparent."""
+    """Convert floats, or grey of more than 8 bits, to "L", or "LA" where one level is transparent."""
     values = np.asarray(image)
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
@@ -212,7 +212,7 @@ def _eight_bits(image: Image.Image, key: Any, raw: str, form: str | None) -> Ima
 
 
 def image_size(where: str, size: Any) -> tuple[int, int]:
-    """`size` (int or (height, width)) as a checked pair."""
+    """Check `size` (int or (height, width)); return a pair."""
     pair = (size, size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else size
     if (
         not isinstance(pair, (tuple, list))
@@ -226,7 +226,7 @@ def image_size(where: str, size: Any) -> tuple[int, int]:
 
 
 def check_max_pixels(where: str, value: Any) -> int:
-    """`value` as a positive integer; the default for None."""
+    """Check `value` to be a positive integer and return it; the default for None."""
     if value is None:
         return MAX_PIXELS
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

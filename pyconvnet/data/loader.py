@@ -126,7 +126,7 @@ class Loader:
         self._pool: WorkerPool | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return self._batches(len(self.dataset))
 
     def _batches(self, examples: int) -> int:
@@ -146,7 +146,7 @@ class Loader:
             self._pool = None
 
     def order(self, epoch: int) -> np.ndarray:
-        """The indices of `epoch` in the order of reading, (len(dataset),) int64."""
+        """Return the indices of `epoch` in the order of reading, (len(dataset),) int64."""
         epoch = _whole("epoch", epoch)
         if not self.shuffle:
             return np.arange(len(self.dataset))
@@ -194,7 +194,7 @@ class Loader:
         return Batch(images, self.dataset.labels[share.indices], *share)
 
     def _threaded(self, plan: list[_Share]) -> Iterator[Batch]:
-        """A thread reads ahead; whatever it raises is raised here."""
+        """Read ahead in a thread; whatever it raises is raised here."""
         ready: queue.Queue = queue.Queue(self.prefetch)
         stop = threading.Event()
 

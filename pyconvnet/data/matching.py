@@ -18,7 +18,7 @@ from .images import image_size
 def output_numbers(
     dataset: Dataset, classes: Sequence[str], given: bool, outputs: int, what: str
 ) -> np.ndarray:
-    """The output that each class of a dataset means.
+    """Return the output that each class of a dataset means.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def output_numbers(
 
 
 def renumbered(dataset: Dataset, numbers: np.ndarray, classes: Sequence[str], given: bool) -> Dataset:
-    """`dataset` with label i replaced by ``numbers[i]``, an index into `classes`; itself where that changes
-    nothing.
+    """Return `dataset` with label i replaced by ``numbers[i]``, an index into `classes`; itself where that
+    changes nothing.
     """
     classes = list(classes)
     labels = numbers[dataset.labels]
@@ -87,7 +87,7 @@ def renumbered(dataset: Dataset, numbers: np.ndarray, classes: Sequence[str], gi
 
 
 def matched(dataset: Dataset, classes: Sequence[str], given: bool, outputs: int, what: str) -> Dataset:
-    """`dataset` with its labels as numbers of the outputs; arguments as :func:`output_numbers` takes them."""
+    """Return `dataset` with its labels as numbers of the outputs; arguments as of :func:`output_numbers`."""
     numbers = output_numbers(dataset, classes, given, outputs, what)
     if np.array_equal(numbers, np.arange(len(numbers))):
         return dataset
@@ -95,7 +95,7 @@ def matched(dataset: Dataset, classes: Sequence[str], given: bool, outputs: int,
 
 
 def check_pair(train: Dataset, validation: Dataset) -> Dataset:
-    """`validation`, checked to be images as `train`'s, with its labels as `train` numbers them.
+    """Return `validation`, checked to be images as `train`'s, with its labels as `train` numbers them.
 
     Raises
     ------

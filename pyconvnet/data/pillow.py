@@ -29,7 +29,7 @@ _names: dict[str, tuple[str, ...]] = {}  # module -> names of its settings
 
 
 def suffixes() -> dict[str, str]:
-    """Suffixes of the files that Pillow, with this process's plugins, reads pictures from: ".jpg" -> "JPEG".
+    """Return suffixes of files that Pillow with this process's plugins reads pictures from: ".jpg" -> "JPEG".
 
     The first call loads all of Pillow's plugins (0.1 s).
     """
@@ -43,12 +43,12 @@ def suffixes() -> dict[str, str]:
 
 
 def refused_format(form: str | None) -> str | None:
-    """Why files of a format, whatever their names, are not read; None for pictures."""
+    """Tell why files of a format, whatever their names, are not read; None for pictures."""
     return _NOT_PICTURES.get(form or "")
 
 
 def bombs_are_errors() -> bool:
-    """Whether the filters of warnings make Pillow's warning of a decompression bomb an error."""
+    """Tell whether the filters of warnings make Pillow's warning of a decompression bomb an error."""
     for action, message, category, module, _ in warnings.filters:
         if message is None and module is None and issubclass(Image.DecompressionBombWarning, category):
             return action == "error"
@@ -56,7 +56,7 @@ def bombs_are_errors() -> bool:
 
 
 def state() -> dict[str, Any]:
-    """What of this process decides how Pillow decodes a file; equal states decode alike.
+    """Return what of this process decides how Pillow decodes a file; equal states decode alike.
 
     Formats and decoders, with the order in which they are tried, and every plain value in capitals of
     Pillow's modules and those of other plugins. It is pickled by reference: a plugin must be importable.

@@ -99,7 +99,7 @@ def predecode(dataset: Dataset, cache: str | Path, *, workers: int = 0, progress
 
 
 def _skipped(path: Path, notes: Path) -> dict[str, str] | None:
-    """What the notes say of a file of images; None where there is none, or the notes are damaged."""
+    """Return what the notes say of a file of images; None where there is none, or they are damaged."""
     try:
         skipped = json.loads(notes.read_text(encoding="utf-8"))["skipped"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,7 +108,7 @@ def _skipped(path: Path, notes: Path) -> dict[str, str] | None:
 
 
 def _pieces(dataset: Dataset, workers: int, progress: bool) -> Iterator[bytes]:
-    """The .npy file, piece by piece. Written, not mapped: on a full disk writing to a mapping is fatal."""
+    """Yield the .npy file by pieces. Written, not mapped: on a full disk writing to a mapping is fatal."""
     from tqdm import tqdm
 
     head = io.BytesIO()

@@ -73,14 +73,14 @@ def open_dataset(
 
 
 def given_options(**options: Any) -> dict[str, Any]:
-    """Those that are not None."""
+    """Return those options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def open_pair(
     spec: Any, validation: Any, seed: int, reading: dict[str, Any]
 ) -> tuple[Dataset, Dataset | None]:
-    """Training images, and validation images that go with them; `reading`: options of `ImageFiles`."""
+    """Open training images, and validation images to go with them; `reading`: options of `ImageFiles`."""
     train, chosen = _open(spec, reading)
     if validation is False:
         return train, None
@@ -94,7 +94,7 @@ def open_pair(
 
 
 def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
-    """The images of `spec`, and what it holds out."""
+    """Open the images of `spec`, and what it holds out."""
     if isinstance(spec, Dataset):
         return spec, None
     if (listed := file_list(spec)) is not None:
@@ -136,7 +136,7 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
 
 
 def _has_train(path: Path) -> bool:
-    """True where `path` holds train/CLASS/, rather than a class that is called train."""
+    """Return True where `path` holds train/CLASS/, rather than a class that is called train."""
     return (path / "train").is_dir() and bool(class_folders(path / "train"))
 
 

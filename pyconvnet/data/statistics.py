@@ -140,7 +140,7 @@ def _save(path: Path, result: Statistics) -> None:
 
 
 def _load(path: Path) -> Statistics | None:
-    """The cached result, or None where there is none or it is damaged (it is then computed afresh)."""
+    """Load the cached result; None where there is none or it is damaged (it is then computed afresh)."""
     try:
         with np.load(path, allow_pickle=False) as file:
             values = {name: file[name] for name in Statistics.__dataclass_fields__}

@@ -92,7 +92,7 @@ class WorkerPool:
         self._finalizer()
 
     def read(self, plan: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(indices, images) for each array of indices in `plan`, in order, `slots` batches ahead."""
+        """Yield (indices, images) for each array of indices in `plan`, in order, `slots` batches ahead."""
         self._generation += 1
         generation = self._generation
         for number, outstanding in enumerate(self._asked):  # of an epoch left early
@@ -119,7 +119,7 @@ class WorkerPool:
             yield indices, images
 
     def _shares(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """(worker, first, last) of a batch of `count` images."""
+        """Yield (worker, first, last) of a batch of `count` images."""
         workers = len(self._workers)
         for number in range(workers):
             first, last = count * number // workers, count * (number + 1) // workers
@@ -176,7 +176,7 @@ class _Packer(pickle.Pickler):
 
 
 def packed(value: Any) -> bytes:
-    """A dataset, or the state of Pillow, pickled for a worker process.
+    """Return a dataset, or the state of Pillow, pickled for a worker process.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def packed(value: Any) -> bytes:
 
 
 def default_workers(dataset: Dataset, most: int) -> int:
-    """How many worker processes where the caller does not say: `most`, or 0 where they are no use or no way.
+    """Return how many workers where the caller does not say: `most`, or 0 where they are no use or no way.
 
     That is for a dataset in memory, on systems other than POSIX, and, with a warning, where the dataset (or a
     plugin of Pillow's) lives in a script or notebook, which other processes cannot import.
@@ -214,7 +214,7 @@ def default_workers(dataset: Dataset, most: int) -> int:
 
 
 def importable(module: str | None) -> bool:
-    """Whether another interpreter with this one's path would find `module`: not a script or notebook."""
+    """Tell whether another interpreter with this one's path finds `module`: not a script or notebook."""
     top = (module or "").partition(".")[0]
     if top == "__main__" or not top:
         return False
@@ -222,7 +222,7 @@ def importable(module: str | None) -> bool:
 
 
 def shared_file(size: int) -> int:
-    """Descriptor of an anonymous file of `size` bytes, in memory where possible; it has no name to leak."""
+    """Open an anonymous file of `size` bytes (a descriptor), in memory where possible: no name to leak."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("pyconvnet-loader")
     else:
@@ -266,7 +266,7 @@ def end(workers: list[subprocess.Popen]) -> None:
 
 
 def main(descriptor: int) -> None:
-    """A worker: read requests from standard input, decode into shared memory, answer on standard output."""
+    """Read requests from standard input, decode into shared memory, answer on standard output: a worker."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
@@ -313,7 +313,7 @@ def serve(descriptor: int, requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """`error` as something that can be pickled, with the worker's traceback as a note."""
+    """Return `error` as something that can be pickled, with the worker's traceback as a note."""
     note = "in a worker process:\n" + "".join(traceback.format_exception(error))
     try:
         copy = pickle.loads(pickle.dumps(error))

@@ -52,7 +52,7 @@ def load(path: str | Path) -> Model:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint a path means: the file itself, or ``best.safetensors`` or ``last.safetensors`` in a
+    """Find the checkpoint a path means: the file itself, or ``best.safetensors`` or ``last.safetensors`` in a
     folder.
     """
     if not isinstance(path, (str, os.PathLike)):

@@ -86,8 +86,8 @@ def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _crc(text: str, tensors: Mapping[str, np.ndarray]) -> int:
-    """Checksum over the JSON text and the arrays in order of name: safetensors itself notices no flipped
-    bit.
+    """Return the checksum over the JSON text and the arrays in order of name: safetensors itself notices no
+    flipped bit.
     """
     crc = zlib.crc32(text.encode())
     for name in sorted(tensors):

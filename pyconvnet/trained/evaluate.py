@@ -85,7 +85,7 @@ class Evaluation:
             return np.where(images > 0, 1 - right / images, np.nan)
 
     def report(self, most: int = 20) -> str:
-        """Table of the classes with the highest errors, and what they are taken for."""
+        """Tabulate the classes with the highest errors, and what they are taken for."""
         confusion, errors = self.confusion, self.class_errors
         order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable") if errors[i] >= 0][
             :most
@@ -120,7 +120,7 @@ def evaluate(
     max_pixels: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Top-1 and top-5 error, loss and confusions of a model on a data set.
+    """Measure top-1 and top-5 error, loss and confusions of a model on a data set.
 
     Parameters
     ----------
@@ -205,13 +205,13 @@ def evaluate(
 
 
 def best_classes(model: Model, probabilities: np.ndarray, top: int) -> list[tuple[str, float]]:
-    """The `top` (class name, probability) of one image, most probable first; ties in the model's order."""
+    """Return one image's `top` (class name, probability), most probable first; ties in the model's order."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     return [(model.class_name(int(i)), float(probabilities[i])) for i in best]
 
 
 def as_model(model_or_run: Any) -> Model:
-    """The Model in what a user passes: a Model, a Run, or the path of a checkpoint."""
+    """Return the Model in what a user passes: a Model, a Run, or the path of a checkpoint."""
     if isinstance(model_or_run, (str, os.PathLike)):
         return checkpoint.load(model_or_run)
     model = getattr(model_or_run, "model", model_or_run)
@@ -223,7 +223,7 @@ def as_model(model_or_run: Any) -> Model:
 
 
 def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
-    """The data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
+    """Return the data set in `data`, checked to fit the model, its labels the numbers of the model's outputs;
     `options`: on_error and max_pixels of files.
     """
     shape, asked = model.preprocessing.image_shape, given_options(**options)
@@ -240,7 +240,7 @@ def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
 
 
 def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> np.ndarray:
-    """Logarithm of the mean softmax over views, (n, classes) float64.
+    """Return the logarithm of the mean softmax over views, (n, classes) float64.
 
     Parameters
     ----------
@@ -265,14 +265,14 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one: (n,) ints; equal scores count by index, NaN ranks last."""
+    """Count the classes before the true one: (n,) ints; equal scores count by index, NaN ranks last."""
     own = scores[np.arange(len(labels)), labels][:, None]
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1] + 5, before.sum(axis=1))
 
 
 def view_draws(model: Model, views: Any) -> list[Any]:
-    """Functions n -> draws of the views to average over; see `evaluate`."""
+    """Return functions n -> draws of the views to average over; see `evaluate`."""
     if isinstance(views, bool) or views not in (1, VIEWS):
         raise ValueError(f"views must be 1 or {VIEWS}, got {views!r}")
     pre = model.preprocessing

@@ -63,7 +63,7 @@ class Model:
         return f"Model({self.network!r}, {len(self.classes)} classes)"
 
     def plan(self, device: Any = None, batch_size: int = 128, *, train: bool = False, **options: Any) -> Any:
-        """The model ready to run on a device, or on several: a :class:`pyconvnet.plan.Plan` with its
+        """Make the model ready to run on a device, or on several: a :class:`pyconvnet.plan.Plan` with its
         parameters and preprocessing, which takes the ``options``, too.
         """
         plan = Plan(self.network, device, batch_size, train=train, initialise=False, **options)
@@ -73,7 +73,7 @@ class Model:
 
     @contextlib.contextmanager
     def kept_plan(self, device: Any = None, batch_size: int = 128, **options: Any) -> Iterator[Any]:
-        """:meth:`plan` for predictions: the last one where it serves, else a new one, kept for the next time.
+        """Lend a :meth:`plan` for predictions: the last where it serves, else a new one, kept for next time.
 
         One plan is kept. While it is in use another thread gets one of its own. Parameters that may have
         changed since are set again: all but the same read-only arrays as then. :meth:`release` gives the
@@ -119,8 +119,8 @@ class _Kept:
     parameters: dict[str, np.ndarray]
 
     def holds(self, parameters: Mapping[str, np.ndarray]) -> bool:
-        """Whether these are certainly the parameters that the plan holds: the same arrays, which nobody can
-        have changed in place.
+        """Tell whether these are certainly the parameters that the plan holds: the same arrays, which nobody
+        can have changed in place.
         """
         return self.parameters.keys() == parameters.keys() and all(
             value is self.parameters[name] and value.flags.owndata and not value.flags.writeable
@@ -129,7 +129,7 @@ class _Kept:
 
 
 def read_only(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays, each in memory of its own that is read-only from now on."""
+    """Return the arrays, each in memory of its own that is read-only from now on."""
     own = {name: value if value.flags.owndata else value.copy() for name, value in parameters.items()}
     for value in own.values():
         value.flags.writeable = False

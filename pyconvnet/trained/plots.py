@@ -31,7 +31,7 @@ class NotInstalledError(ImportError):
 
 
 def training_curves(run: Any, path: str | Path | None = None) -> Path:
-    """Loss and error of training and validation over the epochs.
+    """Plot loss and error of training and validation over the epochs.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def training_curves(run: Any, path: str | Path | None = None) -> Path:
 
 
 def filters(model_or_run: Any, path: str | Path, layer: str | None = None) -> Path:
-    """Filters of a convolution that sees an image (paper, figure 3).
+    """Draw filters of a convolution that sees an image (paper, figure 3).
 
     Filters of 3 channels are drawn in colour, others as one grey picture per channel for up to 4 channels,
     else the first 4; each scaled from its own least to its greatest value. The order is the layer's: in a
@@ -131,7 +131,7 @@ def predictions(
     seed: int = 0,
     device: Any = None,
 ) -> Path:
-    """Images with the probabilities of the five most probable classes (paper, figure 4).
+    """Draw images with the probabilities of the five most probable classes (paper, figure 4).
 
     The true class is written under the image, its bar is green; the other bars are red.
 
@@ -175,7 +175,7 @@ def predictions(
 
 
 def confusion(evaluation: Evaluation, path: str | Path) -> Path:
-    """Confusion matrix: what each true class (row) was taken for (column), in per cent of the row."""
+    """Draw a confusion matrix: what each true class (row) was taken for (column), in per cent of the row."""
     if not isinstance(evaluation, Evaluation):
         raise TypeError(f"plot: confusion needs what evaluate() returns, got {type(evaluation).__name__}")
     counts = evaluation.confusion.astype(float)
@@ -202,7 +202,7 @@ def confusion(evaluation: Evaluation, path: str | Path) -> Path:
 
 
 def read_log(path: str | Path) -> dict[str, Any]:
-    """The epochs in a log.jsonl.
+    """Read the epochs in a log.jsonl.
 
     Returns
     -------
@@ -262,13 +262,13 @@ def _filters_of(model: Model, layer: str | None) -> tuple[str, np.ndarray]:
 
 
 def _columns(tiles: int, channels: int) -> int:
-    """Tiles in a row: about twice as many as rows, at most 16 as in the paper; channels together."""
+    """Choose the tiles a row: about twice as many as rows, at most 16 as in the paper; channels together."""
     together = 1 if channels == 3 else min(channels, 4)
     return together * max(1, min(16, math.ceil(math.sqrt(2 * tiles))) // together)
 
 
 def _grid(tiles: np.ndarray, columns: int, colour: Any, gap: int = 1) -> np.ndarray:
-    """Tiles (n, h, w, 3) in rows, `gap` pixels of `colour` between them."""
+    """Lay tiles (n, h, w, 3) in rows, `gap` pixels of `colour` between them."""
     count, height, width, _ = tiles.shape
     rows = math.ceil(count / columns)
     picture = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3))
@@ -306,7 +306,7 @@ def _prediction_figure(model: Model, shown: Sequence[tuple[np.ndarray, int, list
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
-    """An image as matplotlib draws it: uint8 as it is, floats stretched to [0, 1]; grey if not 3 channels."""
+    """Prepare an image for matplotlib: uint8 as is, floats stretched to [0, 1]; grey if not 3 channels."""
     picture = image if image.shape[2] == 3 else image[..., 0]
     if picture.dtype == np.uint8:
         return picture if image.shape[2] == 3 else np.repeat(picture[..., None], 3, axis=-1)
@@ -316,12 +316,12 @@ def _displayable(image: np.ndarray) -> np.ndarray:
 
 
 def _label(name: str, length: int) -> str:
-    """``name`` as text to draw: names of folders need not be UTF-8."""
+    """Return ``name`` as text to draw: names of folders need not be UTF-8."""
     return cut(name.encode("utf-8", "replace").decode(), length)
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure that belongs to no window and no global state."""
+    """Make a figure that belongs to no window and no global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

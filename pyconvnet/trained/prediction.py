@@ -57,7 +57,7 @@ def predict(
     channels: int | None = None,
     max_pixels: int | None = None,
 ) -> list:
-    """The most probable classes of images.
+    """Return the most probable classes of images.
 
     The model keeps what the call made ready on the device, so that the next call need not: see
     :meth:`pyconvnet.Model.release`. (A path given as the model is read each time.)
@@ -125,7 +125,7 @@ def predict_each(
     max_pixels: Any,
     **how: Any,
 ) -> Iterator[tuple[Any, Guess, Exception | None]]:
-    """(source, guess, None), or (source, None, what is wrong with it), one by one; see :func:`predict`.
+    """Yield (source, guess, None), or (source, None, what is wrong with it), one by one; see :func:`predict`.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def predict_each(
 
 
 def image_sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool, list[Any]]:
-    """(True where one image was meant, the images one by one, folders replaced by their files)."""
+    """Return (True where one image was meant, the images one by one, folders replaced by their files)."""
     if isinstance(images, (str, os.PathLike)):
         files = _files(images)
         return files is None, [images] if files is None else files
@@ -184,7 +184,7 @@ def image_sources(images: Any, image_shape: tuple[int, int, int]) -> tuple[bool,
 
 
 def _files(path: Any) -> list[str] | None:
-    """The image files under a folder, sorted; None where `path` is none."""
+    """List the image files under a folder, sorted; None where `path` is none."""
     folder = Path(path)
     if not folder.is_dir():
         return None
@@ -201,7 +201,7 @@ def _files(path: Any) -> list[str] | None:
 def _read(
     image: Any, image_shape: tuple[int, int, int], on_error: str, max_pixels: int
 ) -> np.ndarray | Exception:
-    """The pixels; with ``on_error="skip"`` the reason why they cannot be read."""
+    """Return the pixels; with ``on_error="skip"`` the reason why they cannot be read."""
     height, width, channels = image_shape
     if isinstance(image, np.ndarray):
         image = np.asarray(unmasked("predict", "images", image))

@@ -11,7 +11,7 @@ from ..common.checks import check_number
 
 
 def class_weights(spec: Any, labels: np.ndarray, classes: Sequence[str]) -> list[float]:
-    """Factors on the loss of each class's examples.
+    """Return factors on the loss of each class's examples.
 
     Parameters
     ----------

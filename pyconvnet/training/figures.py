@@ -22,11 +22,11 @@ class Figures:
         self.main = plan.network.costs[-1].name  # whose errors count
 
     def sums(self) -> np.ndarray:
-        """Collective: add up the costs' sums over all ranks, (costs, 4)."""
+        """Add up the costs' sums, (costs, 4), over all ranks (collective)."""
         return self.ranks.sum(self.plan.get_metrics())
 
     def metrics(self) -> dict[str, Metrics]:
-        """Collective: the same by cost."""
+        """Return the same sums as metrics by cost (collective)."""
         return {name: Metrics(*map(float, row)) for name, row in zip(self.costs, self.sums(), strict=True)}
 
     def loss_error(self, metrics: dict[str, Metrics]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ History = Sequence[Mapping[str, Any]]
 
 
 def chance(labels: np.ndarray, even: bool = False) -> float:
-    """Error of an answer that looks at no image: always the most frequent class.
+    """Return the error of an answer that looks at no image: always the most frequent class.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def chance(labels: np.ndarray, even: bool = False) -> float:
 
 
 def beats_chance(history: History, chance: float, images: int) -> bool:
-    """Whether some epoch's validation error was below chance.
+    """Tell whether some epoch's validation error was below chance.
 
     Where there is no validation, the error on the ``images`` that were trained on counts. It is noisy, from
     crops and dropout, so it has to be lower by two standard deviations of guessing.
@@ -48,7 +48,7 @@ def beats_chance(history: History, chance: float, images: int) -> bool:
 
 
 def advice(network: Network, settings: Settings, history: History, chance: float, pixels: bool) -> str:
-    """What to try where a net has not beaten chance; ``pixels``: the images are uint8."""
+    """Tell what to try where a net has not beaten chance; ``pixels``: the images are uint8."""
     by_fans = network.wants_unit_variance
     remedies = [f"another learning rate, a lower one first (now {settings.lr:g})"]
     if not by_fans:
@@ -66,7 +66,7 @@ def advice(network: Network, settings: Settings, history: History, chance: float
 
 
 def stalled(history: History, stop_after: int) -> bool:
-    """Whether the last ``stop_after`` epochs, or more, brought no new best one; 0: never."""
+    """Tell whether the last ``stop_after`` epochs, or more, brought no new best one; 0: never."""
     if not stop_after or not history:
         return False
     best = min(range(len(history)), key=lambda i: score(history[i]))

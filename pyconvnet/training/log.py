@@ -76,7 +76,7 @@ class Log:
 
 
 def _is_before(line: bytes, step: int, epoch: int) -> bool:
-    """Whether a line of the log belongs to what a resumed run, which stands at ``step``, will not repeat.
+    """Tell whether a line of the log is of what a resumed run, which stands at ``step``, will not repeat.
 
     An epoch's own figures come after its last step: a checkpoint at that step may lie before them.
     """
@@ -89,7 +89,7 @@ def _is_before(line: bytes, step: int, epoch: int) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: null stands for it."""
+    """Replace a number that is not finite by None: JSON knows no NaN, null stands for it."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -114,7 +114,7 @@ class Progress:
         self._start = self._last = time.perf_counter()
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         if not self._show:
             return
         if self._bar is not None:
@@ -123,7 +123,7 @@ class Progress:
             print(text, flush=True)
 
     def start_epoch(self, epoch: int, done: int) -> None:
-        """Epoch ``epoch`` (from 0) begins, ``done`` examples into it."""
+        """Begin epoch ``epoch`` (from 0), ``done`` examples into it."""
         self._epoch, self._first, self._done = epoch, done, done
         self._start = self._last = time.perf_counter()
         if self._tty:
@@ -145,7 +145,7 @@ class Progress:
         return (self._done - self._first) / seconds if seconds > 0 else 0.0
 
     def due(self, every: float) -> bool:
-        """Whether ``every`` seconds have passed since the figures were last shown."""
+        """Tell whether ``every`` seconds have passed since the figures were last shown."""
         return time.perf_counter() - self._last >= every
 
     @property
@@ -154,7 +154,7 @@ class Progress:
         return 0.3 if self._tty else _LINE_SECONDS
 
     def advance(self, examples: int) -> None:
-        """``examples`` more are done."""
+        """Count ``examples`` more as done."""
         self._done += examples
 
     def show(self, loss: float, error: float) -> None:

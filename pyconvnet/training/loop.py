@@ -136,14 +136,14 @@ class Trainer:
         return plan
 
     def _choose_kernels(self) -> None:
-        """Rank 0 measures, before the first step; all ranks run the same kernels."""
+        """Let rank 0 measure, before the first step; all ranks run the same kernels."""
         with self.ranks.together():
             self.choices = self.plan.choose_kernels() if self.ranks.main else {}
         if self.ranks.size > 1:
             self.plan.use_kernels(self.ranks.broadcast(self.plan.kernels))
 
     def _check_ranks(self) -> None:
-        """That all ranks were given the same."""
+        """Check that all ranks were given the same."""
         if self.ranks.size == 1:
             return
         settings = self.settings
@@ -288,7 +288,7 @@ class Trainer:
         return learning.stalled(self.history, self.settings.stop_after)
 
     def _epoch(self) -> bool:
-        """One epoch and what follows it; False where a signal stopped it."""
+        """Run one epoch and what follows it; False where a signal stopped it."""
         lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
         self.plan.set_hyper(lr, self.settings.momentum)
         if self.examples == 0:
@@ -340,7 +340,7 @@ class Trainer:
         self.step += 1
 
     def _checked_step(self, n: int) -> None:
-        """A step that changes nothing where the loss or a gradient is not finite."""
+        """Take a step that changes nothing where the loss or a gradient is not finite."""
         self.plan.forward(n)
         loss = self.plan.loss() if n else 0.0
         bad = None if math.isfinite(loss) else (loss, self.plan.first_nonfinite(n))
@@ -358,7 +358,7 @@ class Trainer:
         self.plan.update()
 
     def _agree(self, bad: bool = False) -> Decisions:
-        """Collective: what is to be done after this step."""
+        """Decide what is to be done after this step (collective)."""
         decisions = Decisions(bad, stop=self.signals.stop)
         if self.ranks.main:  # its clocks count
             minutes, now = self.settings.checkpoint_minutes, time.monotonic()
@@ -415,7 +415,7 @@ class Trainer:
 
     # ---- figures -------------------------------------------------------------------------------------------
     def _validate(self) -> tuple[dict[str, Any], bool]:
-        """Figures, and whether a signal asks to stop."""
+        """Return figures of the validation images, and whether a signal asks to stop."""
         if self.validation_set is None:
             figures = {"validation_loss": None, "validation_error": None, "validation_topk_error": None}
             return figures, self.ranks.any(self.signals.stop)
@@ -437,7 +437,7 @@ class Trainer:
         return figures, stopped or self.ranks.any(self.signals.stop)
 
     def _read(self) -> dict[str, Metrics]:
-        """Collective: the epoch's sums so far, checked."""
+        """Read the epoch's sums so far and check them (collective)."""
         metrics = self.figures.metrics()
         for value in metrics.values():
             if value.examples and not math.isfinite(value.loss):
@@ -453,7 +453,7 @@ class Trainer:
         }
 
     def _raise_first(self, bad: tuple[float, str | None] | None) -> NoReturn:
-        """Collective: raise for the first rank that knows where it went bad. ``bad``: loss, place."""
+        """Raise for the first rank that knows where it went bad (collective). ``bad``: loss, place."""
         found = [(rank, *told) for rank, told in enumerate(self.ranks.gather(bad)) if told is not None]
         rank, loss, place = next((f for f in found if f[2] is not None), found[0])
         by = f", in rank {rank}" if self.ranks.size > 1 and place else ""
@@ -493,7 +493,7 @@ class Trainer:
             self.progress.note(f"done: {self.out / LAST}")
 
     def _draw(self) -> None:
-        """Curves beside the log, where matplotlib is installed: drawing is an extra."""
+        """Draw curves beside the log, where matplotlib is installed: drawing is an extra."""
         from ..trained import plots
 
         with contextlib.suppress(plots.NotInstalledError):

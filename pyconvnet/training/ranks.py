@@ -70,27 +70,27 @@ class Ranks:
 
     # ---- collective ----------------------------------------------------------------------------------------
     def sum(self, values: Any) -> np.ndarray:
-        """Collective: the sums over all ranks of a few numbers, float64; the same bits in every rank."""
+        """Add up a few numbers over all ranks, float64; the same bits in every rank (collective)."""
         return np.array(values, np.float64)
 
     def gather(self, value: Any) -> list[Any]:
-        """Collective: every rank's value, in order of rank, in every rank."""
+        """Gather every rank's value, in order of rank, in every rank (collective)."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
-        """Collective: rank 0's value in every rank."""
+        """Return rank 0's value in every rank (collective)."""
         return value
 
     def communicator(self, devices: Sequence[Device]) -> Communicator | None:
-        """Collective: what sums gradients over the ranks; None where there is nothing to sum over."""
+        """Return what sums gradients over the ranks; None where nothing is to be summed (collective)."""
         return None
 
     def any(self, flag: bool) -> bool:
-        """Collective: True where a rank says True."""
+        """Return True where a rank says True (collective)."""
         return bool(self.sum([flag])[0] > 0)
 
     def check_same(self, what: str, values: Mapping[str, Any], kind: type[Exception] = ValueError) -> None:
-        """Collective: raise an error of that kind in every rank unless all of them bring equal values.
+        """Raise an error of that kind in every rank unless all of them bring equal values (collective).
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Collective: the block succeeds in every rank, or raises in every rank.
+        """Let the block succeed in every rank, or raise in every rank (collective).
 
         A rank in which it failed raises its own error, the others a :class:`RankError`. The block itself may
         not hold collective calls: a rank that failed would miss them.
@@ -141,7 +141,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """An error inside that not all ranks share ends the whole job, after telling which rank and why."""
+        """End the whole job on an error inside that not all ranks share, after telling which rank and why."""
         try:
             yield
         except BaseException as error:
@@ -207,20 +207,20 @@ class MPIRanks(Ranks):
 
 
 def _allowed() -> set[int]:
-    """The processors this process may run on."""
+    """Return the processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def _own_cores(allowed: Sequence[set[int]], rank: int) -> int:
-    """How many processors fall to one of a host's ranks; some launchers bind each to its own, some do not."""
+    """Count the processors for one of a host's ranks; some launchers bind each to its own, some do not."""
     sharing = sum(1 for other in allowed if other & allowed[rank])
     return max(1, len(allowed[rank]) // sharing)
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> int:
-    """How many ranks the launcher says it has started; 1 where there was no launcher."""
+    """Tell how many ranks the launcher says it has started; 1 where there was no launcher."""
     names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
     if "PMIX_RANK" in environment:
         names.append("SLURM_STEP_NUM_TASKS")
@@ -233,7 +233,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> int:
 
 @functools.cache
 def current() -> Ranks:
-    """The ranks this process is one of.
+    """Return the ranks this process is one of.
 
     Raises
     ------

@@ -188,7 +188,7 @@ def _check_kind(name: str, value: Any, kind: Any) -> Any:
 def _statistics(
     model: Model, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Statistics | None:
-    """The statistics of the training images that the run began with, where it had any."""
+    """Return the statistics of the training images that the run began with, where it had any."""
     if "statistics" not in state:
         if Augmentation(**state["options"]["augment"]).needs_statistics():
             raise KeyError("statistics")
@@ -208,7 +208,7 @@ def _statistics(
 
 
 def checksum(parameters: Mapping[str, np.ndarray]) -> int:
-    """CRC-32 of all parameters' bits, in their order."""
+    """Return the CRC-32 of all parameters' bits, in their order."""
     result = 0
     for value in parameters.values():
         result = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), result)
@@ -216,13 +216,13 @@ def checksum(parameters: Mapping[str, np.ndarray]) -> int:
 
 
 def described(kernels: Mapping[str, str], device: Device) -> dict[str, Any]:
-    """The kernels of a run, and the card for which they were chosen."""
+    """Describe the kernels of a run, and the card for which they were chosen."""
     return {"card": str(tuning.card_of(device)), "kernels": dict(kernels)}
 
 
 def kernels(saved: Saved | None, device: Device) -> dict[str, str] | None:
-    """The kernels a run has to go on with: the same give the same bits. None, to choose anew, for a new run
-    and on another card.
+    """Return the kernels a run has to go on with: the same give the same bits. None, to choose anew, for a
+    new run and on another card.
     """
     told = {} if saved is None else saved.state.get("kernels") or {}
     return told.get("kernels") if told.get("card") == str(tuning.card_of(device)) else None

@@ -54,15 +54,15 @@ class Run:
 
 
 def score(record: Mapping[str, Any]) -> tuple[float, float]:
-    """What an epoch is judged by, lower is better: error, then loss."""
+    """Return what an epoch is judged by, lower is better: error, then loss."""
     kind = "train" if record["validation_error"] is None else "validation"
     return record[f"{kind}_error"], record[f"{kind}_loss"]
 
 
 @contextlib.contextmanager
 def afterwards(what: str, *but: type[Exception]) -> Iterator[None]:
-    """What is done inside adds to a run whose model is saved: where it fails, that is a warning, unless it is
-    one of the errors named.
+    """Turn an error inside, unless it is one of those named, into a warning: what is done there adds to a run
+    whose model is saved.
     """
     try:
         yield

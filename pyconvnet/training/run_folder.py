@@ -16,7 +16,7 @@ from .run import BEST, LAST, LOCK
 
 @contextlib.contextmanager
 def opened(out: Any, resume: bool | str, name: str) -> Iterator[tuple[Path, Saved | None]]:
-    """The run's folder, held alone inside, and what there is in it to resume.
+    """Open the run's folder, held alone inside, and what there is in it to resume.
 
     A run that ends before its first checkpoint leaves a log at most: that is no run. Folders made here that
     are still empty in the end are removed.

@@ -23,24 +23,24 @@ class Schedule:
     needs_validation = False
 
     def factor(self, epoch: int) -> float:
-        """Factor on the learning rate in ``epoch`` (the first is 0)."""
+        """Return the factor on the learning rate in ``epoch`` (the first is 0)."""
         raise NotImplementedError
 
     def expect(self, chance: float) -> None:
-        """Told once, before anything else, the validation error of an answer that looks at no image."""
+        """Take, once, before anything else, the validation error of an answer that looks at no image."""
 
     def observe(self, epoch: int, validation_error: float | None) -> None:
-        """Told after each epoch, with the validation error (top-1) where there was one."""
+        """Take, after each epoch, the validation error (top-1) where there was one."""
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs to go on."""
+        """Return what :meth:`restore` needs to go on."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
 
     def describe(self) -> Any:
-        """JSON-ready form that :func:`schedule` understands, or a text where there is none."""
+        """Return a JSON-ready form that :func:`schedule` understands, or a text where there is none."""
         raise NotImplementedError
 
 

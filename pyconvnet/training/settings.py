@@ -59,7 +59,7 @@ class Settings:
     init: Initialiser | None = None  # of the whole network; None: the layers' own
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready, for the log and the checkpoint."""
+        """Describe the settings, JSON-ready, for the log and the checkpoint."""
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -183,7 +183,7 @@ def make_settings(
 
 
 def make_preprocessing(dataset: Any, augmentation: Any, statistics: Any) -> Preprocessing:
-    """What evaluation must do to an image after training with this augmentation."""
+    """Return what evaluation must do to an image after training with this augmentation."""
     shape = tuple(augmentation.output_shape(dataset.image_shape))
     crop = None if shape[:2] == tuple(dataset.image_shape[:2]) else shape[:2]
     return Preprocessing(dataset.image_shape, crop, augmentation.mean_of(statistics), augmentation.scale)

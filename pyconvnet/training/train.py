@@ -242,7 +242,7 @@ def _devices(devices: Any, replicas: Any, hybrid: Any, ranks: Ranks) -> list[Dev
 
 
 def _own_device(ranks: Ranks) -> Device:
-    """The default: of several ranks on a host, each takes the GPU of its number there."""
+    """Choose the default: of several ranks on a host, each takes the GPU of its number there."""
     first = get_device(None)
     return get_device(f"cuda:{ranks.local_rank}") if first.kind == "cuda" else first
 
@@ -250,7 +250,7 @@ def _own_device(ranks: Ranks) -> Device:
 def _data(
     data: Any, validation: Any, seed: int | None, saved: Any, asked: Mapping[str, Any]
 ) -> tuple[Dataset, Dataset | None, float | None]:
-    """Training and validation images, and the share that was held out; `asked`: options of `ImageFolder`."""
+    """Open training and validation images, tell the share held out; `asked`: options of `ImageFolder`."""
     reading = dict(asked)
     if saved is not None:
         old = saved[1]["options"]
@@ -267,7 +267,7 @@ def _data(
 def _outputs_of(
     model: Any, saved: Any, train_set: Dataset, validation_set: Dataset | None
 ) -> tuple[Dataset, Dataset | None]:
-    """The images, their labels the numbers of the outputs of the model to go on from."""
+    """Return the images, their labels the numbers of the outputs of the model to go on from."""
     start = model if saved is None else saved[0]
     if not isinstance(start, Model):
         return train_set, validation_set
@@ -282,7 +282,7 @@ def _outputs_of(
 
 
 def _hold_out(train_set: Dataset, settings: Settings) -> tuple[Dataset, Dataset | None]:
-    """A tenth of the images to validate on, where the network's own schedule cannot do without."""
+    """Hold out a tenth of the images to validate on, where the network's own schedule needs that."""
     if not settings.schedule.needs_validation:
         return train_set, None
     try:
@@ -315,7 +315,7 @@ def _network_of(model: Network | Model) -> Network:
 
 
 def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, np.ndarray] | None]:
-    """The network, and parameters to start from."""
+    """Return the network, and parameters to start from."""
     if saved is not None:
         network = saved[0].network
         if isinstance(model, str):
@@ -339,7 +339,7 @@ def _network(model: Any, dataset: Any, saved: Any) -> tuple[Network, dict[str, n
 
 
 def _with_init(network: Network, init: Any, model: Any, saved: Any) -> Network:
-    """The network with the initial values asked for, which a network with parameters no longer has."""
+    """Give the network the initial values asked for, which one with parameters no longer has."""
     rule = network.init if init is None else initialiser(init, "train: init")
     if saved is not None:
         before = saved[0].network.init
@@ -356,8 +356,8 @@ def _with_init(network: Network, init: Any, model: Any, saved: Any) -> Network:
 
 
 def _graph(network: Network) -> dict[str, Any]:
-    """What must not change when a run goes on: all but the recipe, the layers' rates and devices (and initial
-    values, of which :func:`_with_init` speaks).
+    """Return what must not change when a run goes on: all but the recipe, the layers' rates and devices (and
+    initial values, of which :func:`_with_init` speaks).
     """
     graph = network.to_dict()
     del graph["recipe"]

@@ -9,17 +9,17 @@ ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml"
 PACKAGE = ROOT / "pyconvnet"
 
 #: Folders whose docstrings are still to be written so.
-PENDING = ("ops", "plan", "data", "trained", "training", "cli")
+PENDING = ("ops", "plan")
 
 _VERBS = """
     Add Allocate Answer Append Apply Ask Augment Average Begin Bring Build Call Change Check Choose Clear
     Close Collect Combine Compare Compute Continue Convert Copy Count Cut Decide Decode Delete Describe
-    Divide Draw Drop Enqueue Evaluate Exchange Fetch Fill Find Finish Gather Give Go Hand Hold Import Join
-    Keep Launch Lay Learn Leave Let List Load Look Make Map Mark Measure Merge Move Name Normalise Note
-    Open Order Overwrite Parse Place Plot Prepare Print Put Raise Read Rearrange Rebuild Record Refuse
-    Register Release Remember Remove Replace Require Return Round Run Save Say Scale Search Send Set Show
-    Sort Split Start Stop Sum Tabulate Take Tell Test Time Train Try Turn Undo Update Use View Wait Warn
-    Write Yield Zero
+    Divide Download Draw Drop End Enqueue Evaluate Exchange Fetch Fill Find Finish Gather Give Go Hand
+    Hold Import Iterate Join Keep Launch Lay Learn Leave Lend Let List Load Look Make Map Mark Measure
+    Merge Move Name Normalise Note Open Order Overwrite Parse Place Plot Prepare Print Put Raise Read
+    Rearrange Rebuild Record Refuse Register Release Remember Remove Replace Require Rescale Return Round
+    Run Save Say Scale Search Send Set Show Sort Split Start Stop Sum Tabulate Take Tell Test Time Train
+    Try Turn Undo Update Use View Wait Warn Weigh Write Yield Zero
 """
 VERBS = frozenset(_VERBS.split())
 
