@@ -126,7 +126,7 @@ PY
   grep -E 'CUDA architectures|Kernel families|warning' "$logs/pip.log" || true
   "$python" -P -c "
 import pyconvnet, sys
-from pyconvnet import devices
+from pyconvnet.common import devices
 print(pyconvnet.__file__)
 for name, reason in devices.available_devices():
     print(name, reason or 'works')

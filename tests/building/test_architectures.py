@@ -21,6 +21,7 @@ from support.kernels.kernel_record import tables
 
 from pyconvnet import ops, reference
 from pyconvnet.common import devices
+from pyconvnet.ops import operation
 
 KERNELS = ROOT / "kernels"
 PORTABLE = "75-virtual;80-real;80-virtual;90-real"
@@ -158,8 +159,13 @@ def test_a_body_that_is_left_out_traps():
 def image():
     """Sets what the emulated kernels are said to be compiled for."""
     ext = devices.emulator().ext
-    yield lambda version: ext.configure(image=version)
-    ext.configure()
+
+    def configure(**image):
+        ext.configure(**image)
+        operation.forget()  # the code of a module does not change under what has been prepared, but here
+
+    yield lambda version: configure(image=version)
+    configure()
 
 
 OPS = {"conv2d": "conv2d_fprop", "conv2d_dgrad": "conv2d_dgrad", "conv2d_wgrad": "conv2d_wgrad"}

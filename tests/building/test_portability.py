@@ -24,7 +24,7 @@ NEEDED = struct.pack("<II", 0xC0008002, 4)
 LEVELS = {"x86-64-v2": 2, "x86-64-v3": 4, "x86-64-v4": 8}
 
 TRY = """
-from pyconvnet import devices
+from pyconvnet.common import devices
 print(dict(devices.available_devices())["emulator"] or "runs")
 try:
     device = devices.emulator()

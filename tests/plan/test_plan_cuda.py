@@ -227,7 +227,7 @@ def test_a_step_that_cannot_be_captured_goes_on(machine, monkeypatch):
     relu, calls = ops.max_pool2d, []
 
     def allocates(*args, **kwargs):
-        calls.append(m.xp.empty(3))
+        ops.perform(lambda: calls.append(m.xp.empty(3)))
         return relu(*args, **kwargs)
 
     monkeypatch.setattr(ops, "max_pool2d", allocates)

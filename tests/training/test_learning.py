@@ -204,7 +204,7 @@ def test_stopping_early_needs_validation(tmp_path):
         go(tmp_path / "a", validation=False, stop_after=3)
     with pytest.raises(ValueError, match="stop_after must be at least 0, got -1"):
         go(tmp_path / "a", stop_after=-1)
-    with pytest.raises(TypeError, match=r"stop_after must be an int, got 1.5"):
+    with pytest.raises(TypeError, match=r"stop_after must be an integer, got float 1.5"):
         go(tmp_path / "a", stop_after=1.5)
 
 

@@ -239,7 +239,7 @@ def test_children_do_not_keep_the_lock_of_a_dead_parent(tmp_path, how):
     }[how]
     parent = script(
         "import os, subprocess, time\n"
-        "from pyconvnet import files\n"
+        "from pyconvnet.common import files\n"
         f"with files.locked({str(tmp_path / 'lock')!r}, 'it'):\n"
         f"    {child}\n"
         "    time.sleep(600)\n"

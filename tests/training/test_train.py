@@ -209,8 +209,8 @@ def test_a_bar_on_a_terminal(tmp_path):
     out = str(tmp_path / "run")
     call = f"runs.go(pathlib.Path({out!r}), progress=True, epochs=4, batch_size=1)"
     # Shown at every step, so that the test does not depend on how long an epoch takes.
-    often = "progress.Progress.interval = 0.0"
-    script = f"import pathlib; from support import runs; from pyconvnet import progress; {often}; {call}"
+    often = "log.Progress.interval = 0.0"
+    script = f"import pathlib; from support import runs; from pyconvnet.training import log; {often}; {call}"
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": python_path()}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=follower, stderr=follower, env=env, cwd=tmp_path
@@ -244,7 +244,7 @@ NAN = float("nan")
 BAD = [
     ({"lr": NAN}, ValueError, "lr must be finite, got nan"),
     ({"lr": -0.1}, ValueError, "lr must not be negative"),
-    ({"lr": "fast"}, TypeError, "lr must be a number, got 'fast'"),
+    ({"lr": "fast"}, TypeError, "lr must be a number, got str 'fast'"),
     ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
     ({"momentum": NAN}, ValueError, "momentum must be finite"),
     ({"weight_decay": -1}, ValueError, "weight_decay must not be negative"),
