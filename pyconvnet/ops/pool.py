@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common import checks
 from ..common.devices import Device
 from ..reference import pool as reference
 from . import core
@@ -37,9 +38,9 @@ class _Geometry:
 
     def __init__(self, op: str, x_shape: tuple[int, ...], size: Any, stride: Any, pad: Any, ceil_mode: bool):
         self.op, self.x_shape = op, x_shape
-        self.size = core.pair(op, "size", size, 1)
-        self.stride = core.pair(op, "stride", stride, 1)
-        self.pad = core.padding(op, "pad", pad)
+        self.size = checks.pair(op, "size", size, 1)
+        self.stride = checks.pair(op, "stride", stride, 1)
+        self.pad = checks.padding(op, "pad", pad)
         if not isinstance(ceil_mode, bool | np.bool_):
             raise TypeError(f"{op}: ceil_mode must be True or False, got {type(ceil_mode).__name__}")
         for before_after, extent in zip(self.pad, self.size, strict=True):
@@ -90,8 +91,8 @@ def _backward_geometry(
     op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
 ) -> _Geometry:
     """The windows of the forward call that dy is the gradient of; `ceil_mode` None: whichever fits dy."""
-    dy_shape = core.check_rank(op, "dy", dy, "N, P, Q, C")
-    x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    dy_shape = checks.check_rank(op, "dy", dy, "N, P, Q, C")
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
     modes = (False, True) if ceil_mode is None else (ceil_mode,)
     wanted = []
     for mode in modes:
@@ -120,7 +121,7 @@ def _list_kernels(op: str) -> None:
         dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
     ):
         geometry = _Geometry(
-            op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
+            op, checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
         )
         return geometry.shape_of(dev)
 
@@ -174,8 +175,8 @@ def max_pool2d(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
-    core.check_contiguous(op, x=x)
+    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    checks.check_contiguous(op, x=x)
     y_shape = geometry.y_shape
     specs = ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
@@ -234,10 +235,10 @@ def max_pool2d_backward(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
-    core.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
-    core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
-    core.check_contiguous(op, dy=dy, argmax=argmax)
-    core.check_mask(op, mask, geometry.x_shape)
+    checks.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
+    checks.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
+    checks.check_contiguous(op, dy=dy, argmax=argmax)
+    checks.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         args = (dy, argmax, geometry.x_shape, *geometry.windows)
@@ -299,9 +300,9 @@ def avg_pool2d(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
         step = HostCall(reference.avg_pool2d, x, *geometry.windows, bool(count_include_pad), out=y)
@@ -353,8 +354,8 @@ def avg_pool2d_backward(
     dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
-    core.check_contiguous(op, dy=dy)
-    core.check_mask(op, mask, geometry.x_shape)
+    checks.check_contiguous(op, dy=dy)
+    checks.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         args = (dy, geometry.x_shape, *geometry.windows, bool(count_include_pad))

@@ -12,14 +12,14 @@ PACKAGE = ROOT / "pyconvnet"
 PENDING = ("ops", "plan")
 
 _VERBS = """
-    Add Allocate Answer Append Apply Ask Augment Average Begin Bring Build Call Change Check Choose Clear
-    Close Collect Combine Compare Compute Continue Convert Copy Count Cut Decide Decode Delete Describe
-    Divide Download Draw Drop End Enqueue Evaluate Exchange Fetch Fill Find Finish Gather Give Go Hand
-    Hold Import Iterate Join Keep Launch Lay Learn Leave Lend Let List Load Look Make Map Mark Measure
-    Merge Move Name Normalise Note Open Order Overwrite Parse Place Plot Prepare Print Put Raise Read
-    Rearrange Rebuild Record Refuse Register Release Remember Remove Replace Require Rescale Return Round
-    Run Save Say Scale Search Send Set Show Sort Split Start Stop Sum Tabulate Take Tell Test Time Train
-    Try Turn Undo Update Use View Wait Warn Weigh Write Yield Zero
+    Add Allocate Answer Append Apply Ask Assemble Augment Average Begin Bring Build Call Change Check Choose
+    Clear Close Collect Combine Compare Compute Continue Convert Convolve Copy Count Crop Cut Decide Decode
+    Delete Describe Divide Download Draw Drop End Enqueue Estimate Evaluate Exchange Fetch Fill Find Finish
+    Forget Gather Give Go Hand Hold Import Iterate Join Keep Launch Lay Learn Leave Lend Let List Load Look
+    Make Map Mark Measure Merge Move Name Normalise Note Open Order Overwrite Parse Place Plot Prepare Print
+    Put Raise Read Rearrange Rebuild Record Refuse Register Release Remember Remove Replace Require Rescale
+    Resolve Return Round Run Save Say Scale Search Send Set Show Sort Split Start Stop Sum Tabulate Take Tell
+    Test Time Train Try Turn Undo Update Use View Wait Warn Weigh Write Yield Zero
 """
 VERBS = frozenset(_VERBS.split())
 
