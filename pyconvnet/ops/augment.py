@@ -134,7 +134,7 @@ def prepare(
 
 
 def _check_crop(op: str, given: Any, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
-    """Every crop, as int32 in ``crop``, lies in its image."""
+    """Check that every crop, as int32 in ``crop``, lies in its image; ValueError else."""
     room = np.array([extent[0] - size[0], extent[1] - size[1]], np.int32)
     outside = ((crop < 0) | (crop > room)).any(axis=1)
     if outside.any():
@@ -148,7 +148,7 @@ def _check_crop(op: str, given: Any, crop: Any, size: tuple[int, int], extent: t
 def _on_host(
     images: Any, crop: Any, mirror: Any, colour: Any, mean: Any, scale: float, layout: Any, *, out: Any
 ) -> None:
-    """The reference, and then the depth layout where one is asked for: (h, w, channels, stride, corner)."""
+    """Augment by the reference; rearrange for the layout (h, w, channels, stride, corner), if any."""
     crop = np.zeros((len(images), 2), np.int32) if crop is None else crop
     if layout is None:
         reference.augment(images, crop, mirror, colour, mean, scale, out=out)

@@ -31,7 +31,7 @@ def bias_relu_dropout(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """``y = dropout(relu(x + b))`` in one pass: :func:`add_bias`, :func:`relu` and :func:`dropout`.
+    """Compute ``y = dropout(relu(x + b))`` in one pass: :func:`add_bias`, :func:`relu`, :func:`dropout`.
 
     Which elements are kept is what :func:`dropout` says for the same arguments. No mask is returned: where
     y > 0, the element was kept and its ReLU active, so ``relu_backward(dy, y)`` times scale is the gradient

@@ -41,7 +41,7 @@ _DIRECTIONS = {"linear": "fprop", "linear_dgrad": "dgrad", "linear_wgrad": "wgra
 
 @functools.cache
 def _cublas_works(dev: Device) -> bool:
-    """Whether cuBLAS is there (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
+    """Tell whether cuBLAS is there (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
     return _cublas.works(dev)
 
 
@@ -53,7 +53,7 @@ def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
 def _shape_of(
     dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], precision: int, aligned: bool = True
 ) -> Any:
-    """The 1x1 convolution that this product is."""
+    """Describe the product as the 1x1 convolution that it is."""
     (n, i), o = x_shape, w_shape[0]
     return dev.ext.Conv2dShape(
         n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned,
@@ -94,7 +94,7 @@ def _launch(
 
 
 def _by_cublas(dev: Device, out: Any, transposed: tuple[int, int], a: Any, b: Any, *then: Prepared) -> Any:
-    """A function that multiplies two matrices and then does what has been prepared."""
+    """Make a function that multiplies two matrices and then runs what has been prepared."""
 
     def run() -> None:
         _cublas.sgemm(dev, out, transposed, a, b)
@@ -131,7 +131,7 @@ def linear(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Fully connected layer: ``y[n,o] = act(b[o] + sum_i x[n,i] * w[o,i])``.
+    """Compute a fully connected layer, ``y[n,o] = act(b[o] + sum_i x[n,i] * w[o,i])``.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def linear_dgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
+    """Compute the gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def linear_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
+    """Compute the gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
 
     Parameters
     ----------

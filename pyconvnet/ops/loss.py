@@ -17,7 +17,7 @@ from .operation import operation
 
 @operation()
 def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Probabilities of the classes, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
+    """Compute the classes' probabilities, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
 
     The maximum of each row is subtracted first, so that no exponential overflows.
 
@@ -60,7 +60,7 @@ def softmax_cross_entropy(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> tuple[Any, Any]:
-    """Multinomial logistic regression: mean of ``-log softmax(logits[n])[labels[n]]``, and its gradient.
+    """Compute the mean of ``-log softmax(logits[n])[labels[n]]`` (logistic regression), and its gradient.
 
     ``dlogits = (softmax(logits) - onehot(labels)) grad_scale``. With ``class_weights`` w, example n's loss
     and its row of dlogits are multiplied by ``w[labels[n]]``; the mean still divides by N, not by the sum of
@@ -136,7 +136,7 @@ def softmax_cross_entropy(
 
 
 def _check_labels(op: str, labels: Any, classified: Any, classes: int) -> None:
-    """Every label, as int32 in ``classified``, is a class."""
+    """Check that every label, as int32 in ``classified``, is a class; ValueError else."""
     wrong = (classified < 0) | (classified >= classes)
     if wrong.any():
         i = int(wrong.argmax())

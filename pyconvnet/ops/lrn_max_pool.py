@@ -52,7 +52,7 @@ class _Call:
         )
 
     def shape_of(self, dev: Device) -> Any:
-        """The kernels' shape struct."""
+        """Make the kernels' shape struct."""
         g = self.geometry
         (n, h, w, c), (_, p, q, _) = g.x_shape, g.y_shape
         return dev.ext.LrnMaxPool2dShape(
@@ -103,7 +103,7 @@ def lrn_max_pool2d(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Largest element of each window of pixels after normalisation across channels, and where it was found.
+    """Find the largest element of each window of pixels after normalisation across channels, and its place.
 
     ``u[i] = x[i] / (k + alpha * sum of x[j]^2)^beta`` over the `lrn_size` channels j around i (:func:`.lrn`;
     the paper, section 3.3), then ``y[n,p,q,c] = max over r,s of u[n, p*stride + r - top, q*stride + s - left,
@@ -175,7 +175,7 @@ def lrn_max_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn_max_pool2d`.
+    """Compute the gradient of :func:`lrn_max_pool2d` for its input.
 
     With g, the sum of the dy whose argmax points at an element, and `scale` made of x anew: ``dx[i] = g[i] *
     scale[i]^-beta - 2 * alpha * beta * x[i] * sum of g[j] * x[j] * scale[j]^(-beta - 1)`` over the channels j

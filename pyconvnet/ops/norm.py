@@ -47,7 +47,7 @@ _MAX_SIZE = 2**31 - 1
 
 
 def _number(op: str, name: str, value: Any, dtype: np.dtype, *, positive: bool = False) -> float:
-    """A number that is neither negative nor, in the arrays' dtype, infinite; `positive`: nor zero."""
+    """Return a number that is neither negative nor, in the arrays' dtype, infinite; `positive`: nor zero."""
     value = checks.real(op, name, value, minimum=0.0, positive=positive)
     dtype = accumulation_dtype(dtype)
     limits = np.finfo(dtype)
@@ -110,7 +110,7 @@ def _outputs(op: str, dev: Device, out: Any, inputs: dict[str, Any], dtype: np.d
 def _backward_inputs(
     op: str, kernel: str | None, out: Any, spatial: bool, **named: Any
 ) -> tuple[Device, np.dtype, dict[str, Any], Any]:
-    """Checks what both gradients share: (device, dtype, arrays, dx)."""
+    """Check what both gradients share; return (device, dtype, arrays, dx)."""
     dev, inputs = core.arrays(op, **named)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, **{name: array for name, array in inputs.items() if name != "scale"})
@@ -139,7 +139,7 @@ def lrn(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Local response normalisation across channels (the paper, section 3.3, with its numbers as defaults).
+    """Normalise responses across channels (the paper, section 3.3, with its numbers as defaults).
 
     ``y[i] = x[i] / (k + alpha * sum of x[j]^2)^beta`` over the `size` channels j around i. See the module for
     the window, and for how to convert the parameters of PyTorch, Caffe, cuDNN, ONNX and cuda-convnet.
@@ -203,7 +203,7 @@ def lrn_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn`.
+    """Compute the gradient of :func:`lrn` for its input.
 
     ``dx[i] = dy[i] * scale[i]^-beta - 2 * alpha * beta * x[i] * sum of dy[j] * y[j] / scale[j]`` over the
     channels j whose windows hold i.
@@ -255,7 +255,7 @@ def lrn_spatial(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Local response normalisation across the pixels of one channel: cuda-convnet's ``rnorm``.
+    """Normalise responses across the pixels of one channel: cuda-convnet's ``rnorm``.
 
     ``y = x / (k + alpha * sum of x^2)^beta`` over ``size x size`` pixels around each, cut off at the image's
     edge. The code of 2012 has one after its second normalisation across channels, with the defaults' alpha
@@ -315,7 +315,7 @@ def lrn_spatial_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn_spatial`.
+    """Compute the gradient of :func:`lrn_spatial` for its input.
 
     ``dx = dy * scale^-beta - 2 * alpha * beta * x * sum of dy * y / scale`` over the pixels whose windows
     hold this one.

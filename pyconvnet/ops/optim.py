@@ -29,7 +29,7 @@ def sgd_momentum(
     w_bf16: Any = None,
     kernel: str | None = None,
 ) -> None:
-    """One step of the paper's rule (section 5) on all parameters of a network, in place.
+    """Take a step of the paper's rule (section 5) with all parameters of a network, in place.
 
     ``v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g``, then ``w <- w + v``, for the
     elements of segment s; a segment with ``lr_mult[s] == 0`` is frozen: not a bit of its w and v changes.
@@ -102,7 +102,7 @@ def sgd_momentum(
 
 
 def _check_ends(op: str, ends: Any, count: int) -> None:
-    """The segments follow each other and cover all elements."""
+    """Check that the segments follow each other and cover all elements; ValueError else."""
     if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
         raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
     if ends[-1] != count:

@@ -62,7 +62,7 @@ _list_elementwise("dropout_backward")
 
 @operation()
 def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
+    """Apply a rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
 
 @operation()
 def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
+    """Compute the gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
 
 @operation()
 def tanh(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Hyperbolic tangent, element by element. Arguments and errors as for :func:`relu`."""
+    """Compute ``y = tanh(x)``, element by element. Arguments and errors as for :func:`relu`."""
     return _elementwise("tanh", out, kernel, x=x)
 
 
 @operation()
 def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
+    """Compute the gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
 
     Arguments and errors as for :func:`relu_backward`.
     """
@@ -113,13 +113,13 @@ def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
 
 @operation()
 def logistic(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
+    """Apply the logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
     return _elementwise("logistic", out, kernel, x=x)
 
 
 @operation()
 def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
+    """Compute the gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
 
     Arguments and errors as for :func:`relu_backward`.
     """
@@ -133,7 +133,7 @@ def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = 
 def add(
     a: Any, b: Any, *, alpha: float = 1.0, beta: float = 1.0, out: Any = None, kernel: str | None = None
 ) -> Any:
-    """Scaled sum, ``y = alpha a + beta b``.
+    """Add two arrays, scaled: ``y = alpha a + beta b``.
 
     With ``beta=0``, b is not read: ``add(a, a, alpha=s, beta=0)`` scales a.
 
@@ -187,7 +187,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
 
 @operation()
 def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None) -> Any:
-    """Gradient of a bias: ``db[c] = sum of dy[..., c]`` over all axes but the last, added in a fixed order.
+    """Sum a bias's gradient, ``db[c] = sum of dy[..., c]`` over all axes but the last, in a fixed order.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ _list_rows("bias_backward")
 
 @operation()
 def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
-    """Arrays side by side along the last axis, the channels.
+    """Join arrays along the last axis, the channels.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
 
 @operation()
 def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
-    """The inverse of :func:`concat`: the channels of x in pieces of the given sizes.
+    """Split the channels of x into parts of the given sizes: the inverse of :func:`concat`.
 
     Parameters
     ----------
@@ -412,7 +412,7 @@ def dropout_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`dropout`: ``dx = dy scale where mask, else 0``.
+    """Compute the gradient of :func:`dropout`: ``dx = dy scale where mask, else 0``.
 
     Parameters
     ----------
@@ -449,7 +449,7 @@ def dropout_backward(
 def _with_step(
     op: str, step: Any, optional: tuple[str, ...] = (), **named: Any
 ) -> tuple[Device, dict[str, Any], int, Any]:
-    """The arrays of a call that draws random bits, and its step: (device, arrays, number, array or None)."""
+    """Take arrays and step of a call that draws random bits: (device, arrays, number, array or None)."""
     if isinstance(step, int | np.integer):
         return *core.arrays(op, optional, **named), checks.integer(op, "step", step) % 2**32, None
     dev, inputs = core.arrays(op, optional, **named, step=step)

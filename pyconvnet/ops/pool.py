@@ -79,7 +79,7 @@ class _Geometry:
         return np.dtype(np.uint8 if math.prod(self.size) <= 255 else np.int32)
 
     def shape_of(self, dev: Device) -> Any:
-        """The kernels' shape struct."""
+        """Make the kernels' shape struct."""
         (n, h, w, c), (_, p, q, _) = self.x_shape, self.y_shape
         return dev.ext.Pool2dShape(
             n=n, h=h, w=w, c=c, r=self.size[0], s=self.size[1], p=p, q=q,
@@ -90,7 +90,7 @@ class _Geometry:
 def _backward_geometry(
     op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
 ) -> _Geometry:
-    """The windows of the forward call that dy is the gradient of; `ceil_mode` None: whichever fits dy."""
+    """Find the windows of the forward call that dy is a gradient of; `ceil_mode` None: whichever fits dy."""
     dy_shape = checks.check_rank(op, "dy", dy, "N, P, Q, C")
     x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
     modes = (False, True) if ceil_mode is None else (ceil_mode,)
@@ -110,7 +110,7 @@ def _backward_geometry(
 
 
 def check_argmax(op: str, argmax: Any, positions: int) -> None:
-    """Every element is a position inside a window of so many pixels."""
+    """Check that every element is a position inside a window of so many pixels; ValueError else."""
     if argmax.max() >= positions or argmax.min() < 0:
         raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
 
@@ -144,7 +144,7 @@ def max_pool2d(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Largest element of each window, and where it was found.
+    """Find the largest element of each window, and its place in the window.
 
     ``y[n,p,q,c] = max over r,s of x[n, p*stride + r - top, q*stride + s - left, c]``. The first maximum in
     row-major order wins; a NaN beats every number, and the first NaN every other.
@@ -201,7 +201,7 @@ def max_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`max_pool2d`: each dy goes to the pixel its argmax points at.
+    """Compute the gradient of :func:`max_pool2d`: each dy goes to the pixel its argmax points at.
 
     Windows overlap, so a pixel may collect several; they are added in a fixed order.
 
@@ -253,7 +253,7 @@ def max_pool2d_backward(
 
 
 def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
-    """The padding whose pixels an average divides by: (top, bottom, left, right)."""
+    """Return the padding whose pixels an average divides by: (top, bottom, left, right)."""
     if not isinstance(count_include_pad, bool | np.bool_):
         raise TypeError(
             f"{op}: count_include_pad must be True or False, got {type(count_include_pad).__name__}"
@@ -273,7 +273,7 @@ def avg_pool2d(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Mean of each window.
+    """Average each window.
 
     ``y[n,p,q,c] = (sum over r,s of x[n, p*stride + r - top, q*stride + s - left, c]) / count[p,q]``
 
@@ -325,7 +325,7 @@ def avg_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`avg_pool2d`: ``dx[n,h,w,c]`` is the sum of ``dy / count`` over the pixel's windows.
+    """Compute the gradient of :func:`avg_pool2d`: dx[n,h,w,c] sums dy / count over the pixel's windows.
 
     Parameters
     ----------

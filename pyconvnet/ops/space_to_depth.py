@@ -38,7 +38,7 @@ def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side:
 
 @operation()
 def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Images (N, H, W, C) in the depth layout of a convolution.
+    """Rearrange images (N, H, W, C) for the depth layout of a convolution.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
 
 @operation()
 def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Filters for images in the depth layout.
+    """Rearrange filters for images in the depth layout.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
 
 
 def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Step:
-    """:func:`filters_to_depth` of arrays that have been checked."""
+    """Prepare :func:`filters_to_depth` of arrays that have been checked."""
     op = "filters_to_depth"
     if dev.ext is None:
         return HostCall(reference.filters_to_depth, w, side, out=to)
@@ -107,7 +107,7 @@ def filters_from_depth(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """The gradient of filters from that of :func:`filters_to_depth` of them.
+    """Undo :func:`filters_to_depth`: the filters' gradient from that of the rearranged ones.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def filters_from_depth(
 
 
 def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Step:
-    """:func:`filters_from_depth` of arrays that have been checked."""
+    """Prepare :func:`filters_from_depth` of arrays that have been checked."""
     op = "filters_from_depth"
     if dev.ext is None:
         return HostCall(reference.filters_from_depth, filters, side, out=dw)
@@ -165,7 +165,7 @@ def conv2d_depth(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """:func:`pyconvnet.ops.conv2d` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d` of images in the depth layout.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def conv2d_depth_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """:func:`pyconvnet.ops.conv2d_wgrad` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d_wgrad` of images in the depth layout.
 
     Parameters
     ----------
