@@ -192,11 +192,11 @@ def _extent(
 
 
 @core.lists_kernels("augment")
-def _list_augment(
-    dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
+def _list_kernels(
+    op: str, dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
 ) -> Any:
-    shape = checks.shape_tuple("augment", "images_shape", images_shape, "N, H, W, C")
-    size = checks.pair("augment", "size", size, 1)
+    shape = checks.shape_tuple(op, "images_shape", images_shape, "N, H, W, C")
+    size = checks.pair(op, "size", size, 1)
     out = (*size, shape[3])
-    out = out if depth is None else depth.shape("augment", out, np.float32)
+    out = out if depth is None else depth.shape(op, out, np.float32)
     return _extent(dev, shape, size, None, depth, out)

@@ -14,9 +14,6 @@ from .operation import operation
 _OP = "bias_relu_dropout"
 
 
-pointwise.list_dropout(_OP)
-
-
 @operation()
 def bias_relu_dropout(
     x: Any,

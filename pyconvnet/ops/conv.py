@@ -170,28 +170,23 @@ def activation_code(op: str, activation: str | None) -> int:
     return _ACTIVATIONS[activation]
 
 
-def _list_kernels(op: str, direction: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device,
-        x_shape: Any,
-        w_shape: Any,
-        *,
-        stride: Any = 1,
-        pad: Any = 0,
-        groups: int = 1,
-        precision: str | None = None,
-    ):
-        code = listed_precision(op, precision)
-        x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
-        w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-        shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return f"conv2d_{direction}", shape
-
-
-_list_kernels("conv2d", "fprop")
-_list_kernels("conv2d_dgrad", "dgrad")
-_list_kernels("conv2d_wgrad", "wgrad")
+@core.lists_kernels("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+def _list_kernels(
+    op: str,
+    dev: Device,
+    x_shape: Any,
+    w_shape: Any,
+    *,
+    stride: Any = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    precision: str | None = None,
+) -> tuple[str, Any]:
+    code = listed_precision(op, precision)
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
+    return "conv2d_fprop" if op == "conv2d" else op, shape
 
 
 @operation(alignment=True)

@@ -205,14 +205,15 @@ class Listed(NamedTuple):
 _listings: dict[str, Callable[..., tuple]] = {}
 
 
-def lists_kernels(op: str):
-    """Register the decorated function as what answers ``ops.kernels(op, ...)``.
+def lists_kernels(*ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as what answers ``ops.kernels(op, ...)`` for these operations.
 
-    Its first parameter is the Device; it returns the shape struct, or the fields of :class:`Listed`.
+    Its first parameters are the operation's name and the Device; it returns the shape struct, or the fields
+    of :class:`Listed`.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _listings[op] = function
+        _listings.update(dict.fromkeys(ops, function))
         return function
 
     return register
@@ -232,7 +233,7 @@ def listed(op: str, dev: Device, *args: Any, **kwargs: Any) -> Listed:
         Unknown operation, or shapes the operation refuses.
     """
     _check_known(op)
-    found = _listings[op](dev, *args, **kwargs)
+    found = _listings[op](op, dev, *args, **kwargs)
     if not isinstance(found, tuple):
         found = op, found
     table, shape, *listing = found

@@ -68,19 +68,16 @@ def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None):
-        code = conv.listed_precision(op, precision)
-        x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
-        w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-        _check(op, x_shape, w_shape)
-        shape = _shape_of(dev, x_shape, w_shape, code)
-        return f"conv2d_{_DIRECTIONS[op]}", shape, _rows(op, dev, shape)
-
-
-for _op in _DIRECTIONS:
-    _list_kernels(_op)
+@core.lists_kernels(*_DIRECTIONS)
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None
+) -> tuple[str, Any, list[tuple[str, int]]]:
+    code = conv.listed_precision(op, precision)
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    _check(op, x_shape, w_shape)
+    shape = _shape_of(dev, x_shape, w_shape, code)
+    return f"conv2d_{_DIRECTIONS[op]}", shape, _rows(op, dev, shape)
 
 
 def _launch(

@@ -148,12 +148,7 @@ def _check_weights(op: str, class_weights: Any) -> None:
         raise ValueError(f"{op}: class_weights must be finite and not negative, got {class_weights}")
 
 
-def _list(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        examples, classes = checks.shape_tuple(op, "shape", shape, "N, C")
-        return dev.ext.LossShape(examples=examples, classes=classes)
-
-
-_list("softmax")
-_list("softmax_cross_entropy")
+@core.lists_kernels("softmax", "softmax_cross_entropy")
+def _list_kernels(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    examples, classes = checks.shape_tuple(op, "shape", shape, "N, C")
+    return dev.ext.LossShape(examples=examples, classes=classes)

@@ -71,20 +71,15 @@ class _Call:
         return Launch(op, dev, op, self.shape_of(dev), args, kernel=kernel)
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device, x_shape: Any, *, lrn_size: int = 5, groups: int = 1, size: Any = 3, stride: Any = 2,
-        pad: Any = 0, ceil_mode: bool = False,
-    ) -> Any:  # fmt: skip
-        x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
-        windows = (size, stride, pad, ceil_mode)
-        call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
-        return call.shape_of(dev)
-
-
-_list_kernels("lrn_max_pool2d")
-_list_kernels("lrn_max_pool2d_backward")
+@core.lists_kernels("lrn_max_pool2d", "lrn_max_pool2d_backward")
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, *, lrn_size: int = 5, groups: int = 1, size: Any = 3, stride: Any = 2,
+    pad: Any = 0, ceil_mode: bool = False,
+) -> Any:  # fmt: skip
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    windows = (size, stride, pad, ceil_mode)
+    call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
+    return call.shape_of(dev)
 
 
 @operation()

@@ -81,24 +81,18 @@ def _pixels_shape(dev: Device, shape: tuple[int, ...], size: int) -> Any:
     return dev.ext.LrnSpatialShape(n=n, h=h, w=w, c=c, size=size)
 
 
-def _list_kernels(op: str, spatial: bool) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
-        size = checks.integer(op, "size", size, 1, _MAX_SIZE)
-        if spatial:
-            if groups != 1:
-                raise ValueError(f"{op}: groups must be 1, got {groups}")
-            shape = _pixels_shape(dev, checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size)
-        else:
-            x_shape = tuple(checks.shape_tuple(op, "x_shape", x_shape, ",".join("." * max(1, len(x_shape)))))
-            shape = _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
-        return shape
+@core.lists_kernels("lrn", "lrn_backward")
+def _list_across_channels(op: str, dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
+    size, x_shape = checks.integer(op, "size", size, 1, _MAX_SIZE), checks.shape_tuple(op, "x_shape", x_shape)
+    return _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
 
 
-_list_kernels("lrn", False)
-_list_kernels("lrn_backward", False)
-_list_kernels("lrn_spatial", True)
-_list_kernels("lrn_spatial_backward", True)
+@core.lists_kernels("lrn_spatial", "lrn_spatial_backward")
+def _list_across_pixels(op: str, dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
+    if groups != 1:
+        raise ValueError(f"{op}: groups must be 1, got {groups}")
+    return _pixels_shape(dev, checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size)
 
 
 def _outputs(op: str, dev: Device, out: Any, inputs: dict[str, Any], dtype: np.dtype) -> tuple[Any, Any]:

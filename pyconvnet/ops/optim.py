@@ -110,7 +110,7 @@ def _check_ends(op: str, ends: Any, count: int) -> None:
 
 
 @core.lists_kernels("sgd_momentum")
-def _list_sgd_momentum(dev: Device, count: int, segments: int) -> Any:
-    count = checks.integer("sgd_momentum", "count", count, minimum=1, maximum=checks.MAX_ELEMENTS)
-    segments = checks.integer("sgd_momentum", "segments", segments, minimum=1, maximum=checks.MAX_ELEMENTS)
+def _list_kernels(op: str, dev: Device, count: int, segments: int) -> Any:
+    count = checks.integer(op, "count", count, minimum=1, maximum=checks.MAX_ELEMENTS)
+    segments = checks.integer(op, "segments", segments, minimum=1, maximum=checks.MAX_ELEMENTS)
     return dev.ext.SgdShape(count=count, segments=segments)

@@ -43,18 +43,12 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     return Prepared(dev, y, Launch(op, dev, op, extent, (y, *inputs.values(), *scalars), kernel=kernel))
 
 
-def _list_elementwise(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        count = math.prod(checks.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
-        return dev.ext.ElementwiseShape(count=count)
+_ELEMENTWISE = "relu relu_backward tanh tanh_backward logistic logistic_backward add dropout_backward"
 
 
-for _op in ("relu", "tanh", "logistic"):
-    _list_elementwise(_op)
-    _list_elementwise(f"{_op}_backward")
-_list_elementwise("add")
-_list_elementwise("dropout_backward")
+@core.lists_kernels(*_ELEMENTWISE.split())
+def _list_elementwise(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    return dev.ext.ElementwiseShape(count=math.prod(checks.shape_tuple(op, "shape", shape)))
 
 
 # ---- activations -------------------------------------------------------------------------------------------
@@ -224,15 +218,10 @@ def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
     return checks.check_size(op, name, array)
 
 
-def _list_rows(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        *rows, cols = checks.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
-        return dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
-
-
-_list_rows("add_bias")
-_list_rows("bias_backward")
+@core.lists_kernels("add_bias", "bias_backward")
+def _list_rows(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    *rows, cols = checks.shape_tuple(op, "shape", shape)
+    return dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
 
 
 # ---- channels side by side ---------------------------------------------------------------------------------
@@ -483,13 +472,7 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
     return row0, col0, total_cols
 
 
-def list_dropout(op: str) -> None:
-    """Let ``ops.kernels`` know an operation that draws a mask for a matrix."""
-
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        *rows, cols = checks.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
-        return dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-
-
-list_dropout("dropout")
+@core.lists_kernels("dropout", "bias_relu_dropout")
+def _list_masked(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    *rows, cols = checks.shape_tuple(op, "shape", shape)
+    return dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)

@@ -115,19 +115,12 @@ def check_argmax(op: str, argmax: Any, positions: int) -> None:
         raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
-    ):
-        geometry = _Geometry(
-            op, checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
-        )
-        return geometry.shape_of(dev)
-
-
-for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):
-    _list_kernels(_op)
+@core.lists_kernels("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward")
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
+) -> Any:
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    return _Geometry(op, x_shape, size, stride, pad, ceil_mode).shape_of(dev)
 
 
 # ---------------------------------------------------------------- maximum

@@ -265,12 +265,7 @@ def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype:
         )
 
 
-def _list(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> Any:
-        shape, side = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
-        return _extent(dev, shape, filters_shape(shape, side, np.float32), side)
-
-
-_list("filters_to_depth")
-_list("filters_from_depth")
+@core.lists_kernels("filters_to_depth", "filters_from_depth")
+def _list_kernels(op: str, dev: Device, w_shape: tuple[int, ...], stride: int) -> Any:
+    shape, side = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
+    return _extent(dev, shape, filters_shape(shape, side, np.float32), side)
