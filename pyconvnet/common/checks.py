@@ -47,9 +47,14 @@ def check_contiguous(op: str, **named: Any) -> None:
 
 
 def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
-    """Check the array for the dimensions of `axes`, e.g. ``"N, H, W, C"``, none empty; return its shape."""
+    """Check the array for the dimensions of `axes`, none empty; return its shape. ``"N, H, W, C"`` are four,
+    ``"..., C"`` one or more.
+    """
     rank = axes.count(",") + 1
-    if array.ndim != rank:
+    if axes.startswith("..."):
+        if array.ndim < rank - 1:
+            raise ValueError(f"{op}: {name} must have at least {rank - 1} dimension ({axes}), got shape ()")
+    elif array.ndim != rank:
         plural = "dimension" if rank == 1 else "dimensions"
         raise ValueError(f"{op}: {name} must have {rank} {plural} ({axes}), got shape {tuple(array.shape)}")
     return check_size(op, name, array)

@@ -7,7 +7,7 @@ from typing import Any
 from .. import reference
 from ..common import checks
 from ..common.precision import accumulation_dtype
-from . import core, pointwise
+from . import core, draws
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
@@ -53,25 +53,18 @@ def bias_relu_dropout(
     TypeError, ValueError
         As for :func:`dropout`; b of another length.
     """
-    p = checks.real(_OP, "p", p, minimum=0.0, below=1.0)
-    seed = checks.integer(_OP, "seed", seed) % 2**64
-    layer = checks.integer(_OP, "layer", layer, minimum=0, maximum=2**32 - 1)
-    scale = pointwise._dropout_scale(_OP, p, scale)
-    dev, inputs, step, step_array = pointwise._with_step(_OP, step, ("b",), x=x, b=b)
+    dev, inputs, draw = draws.check_draw(_OP, p, seed, step, layer, scale, ("b",), x=x, b=b)
     x, b = inputs["x"], inputs["b"]
     core.refuse_kernel_on_cpu(_OP, dev, kernel)
     dtype = core.check_float(_OP, dev, x=x)
-    shape = pointwise._check_channels(_OP, "x", x)
-    cols = shape[-1]
+    shape = checks.check_rank(_OP, "x", x, "..., C")
     if b is not None:
         checks.check_dtype(_OP, "b", b, accumulation_dtype(dtype))
-        checks.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
+        checks.check_shape(_OP, "b", b, shape[-1:], "for the last axis of x")
     checks.check_contiguous(_OP, x=x, b=b)
-    row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
+    window = draws.check_window(_OP, window, shape[-1])
     y = core.output(_OP, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
-        drawn = (p, seed, step if step_array is None else step_array, layer, scale, (row0, col0, total_cols))
-        return Prepared(dev, y, HostCall(reference.bias_relu_dropout, x, b, *drawn, out=y))
-    extent = dev.ext.DropoutShape(rows=x.size // cols, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    args = (y, x, b, reference.dropout_threshold(p), scale, seed, step, step_array, layer)
+        return Prepared(dev, y, HostCall(reference.bias_relu_dropout, x, b, *draw.host(window), out=y))
+    extent, args = draws.masked_shape(dev, x, window), (y, x, b, *draw.kernel())
     return Prepared(dev, y, Launch(_OP, dev, _OP, extent, args, kernel=kernel))

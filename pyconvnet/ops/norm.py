@@ -63,12 +63,6 @@ def _groups(op: str, groups: Any, channels: int) -> int:
     return groups
 
 
-def _check_vectors(op: str, name: str, array: Any) -> tuple[int, ...]:
-    if array.ndim == 0:
-        raise ValueError(f"{op}: {name} must have at least 1 dimension (..., C), got shape ()")
-    return checks.check_size(op, name, array)
-
-
 def _channels_shape(dev: Device, shape: tuple[int, ...], size: int, groups: int) -> Any:
     rows = 1
     for extent in shape[:-1]:
@@ -110,7 +104,7 @@ def _backward_inputs(
     dtype = core.check_float(op, dev, **{name: array for name, array in inputs.items() if name != "scale"})
     checks.check_dtype(op, "scale", inputs["scale"], accumulation_dtype(dtype))
     x = inputs["x"]
-    shape = checks.check_rank(op, "x", x, "N, H, W, C") if spatial else _check_vectors(op, "x", x)
+    shape = checks.check_rank(op, "x", x, "N, H, W, C" if spatial else "..., C")
     for name in ("dy", "y", "scale"):
         checks.check_shape(op, name, inputs[name], shape, "like x")
     checks.check_contiguous(op, **inputs)
@@ -167,7 +161,7 @@ def lrn(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    shape = _check_vectors(op, "x", x)
+    shape = checks.check_rank(op, "x", x, "..., C")
     size = checks.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     k = _number(op, "k", k, dtype, positive=True)

@@ -18,7 +18,7 @@ from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import accumulation_dtype
-from . import core
+from . import core, draws
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
 
@@ -169,7 +169,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
     checks.check_dtype(op, "b", b, accumulation_dtype(dtype))
-    shape = _check_channels(op, "x", x)
+    shape = checks.check_rank(op, "x", x, "..., C")
     checks.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
     checks.check_contiguous(op, x=x, b=b)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=("x",))
@@ -202,7 +202,7 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     dy = inputs["dy"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, dy=dy)
-    shape = _check_channels(op, "dy", dy)
+    shape = checks.check_rank(op, "dy", dy, "..., C")
     checks.check_contiguous(op, dy=dy)
     db = core.output(op, dev, inputs, out, shape[-1:], accumulation_dtype(dtype))
     if dev.ext is None:
@@ -210,12 +210,6 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
     how = {"with_workspace": True, "kernel": kernel, "workspace": workspace}
     return Prepared(dev, db, Launch(op, dev, op, extent, (db, dy), **how))
-
-
-def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
-    if array.ndim == 0:
-        raise ValueError(f"{op}: {name} must have at least 1 dimension (..., C), got shape ()")
-    return checks.check_size(op, name, array)
 
 
 @core.lists_kernels("add_bias", "bias_backward")
@@ -248,9 +242,9 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
         raise ValueError(f"{op}: xs must hold at least one array, got none")
     dev, inputs = core.arrays(op, **{f"xs[{i}]": x for i, x in enumerate(xs)})
     dtype = core.check_float(op, dev, **inputs)
-    outer = _check_channels(op, "xs[0]", inputs["xs[0]"])[:-1]
+    outer = checks.check_rank(op, "xs[0]", inputs["xs[0]"], "..., C")[:-1]
     for name, x in inputs.items():
-        if _check_channels(op, name, x)[:-1] != outer:
+        if checks.check_rank(op, name, x, "..., C")[:-1] != outer:
             wanted = ", ".join(map(str, (*outer, "…")))
             raise ValueError(f"{op}: {name} must have shape ({wanted}) like xs[0], got {tuple(x.shape)}")
     checks.check_contiguous(op, **inputs)
@@ -285,7 +279,7 @@ def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
     dev, inputs = core.arrays(op, x=x)
     x = inputs["x"]
     dtype = core.check_float(op, dev, x=x)
-    outer = _check_channels(op, "x", x)[:-1]
+    outer = checks.check_rank(op, "x", x, "..., C")[:-1]
     if not isinstance(sizes, list | tuple):
         raise TypeError(f"{op}: sizes must be a list or tuple of integers, got {type(sizes).__name__}")
     sizes = [checks.integer(op, f"sizes[{i}]", size, minimum=1) for i, size in enumerate(sizes)]
@@ -369,25 +363,18 @@ def dropout(
         does not fit.
     """
     op = "dropout"
-    p = checks.real(op, "p", p, minimum=0.0, below=1.0)
-    seed = checks.integer(op, "seed", seed) % 2**64
-    layer = checks.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
-    scale = _dropout_scale(op, p, scale)
-    dev, inputs, step, step_array = _with_step(op, step, x=x)
+    dev, inputs, draw = draws.check_draw(op, p, seed, step, layer, scale, x=x)
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    shape = _check_channels(op, "x", x)
+    shape = checks.check_rank(op, "x", x, "..., C")
     checks.check_contiguous(op, x=x)
-    rows, cols = x.size // shape[-1], shape[-1]
-    row0, col0, total_cols = _check_window(op, window, cols)
+    window = draws.check_window(op, window, shape[-1])
     specs = ("y", shape, dtype), ("mask", shape, np.uint8)
     y, mask = core.outputs(op, dev, inputs, out, *specs, itself={"y": ("x",)})
     if dev.ext is None:
-        drawn = (p, seed, step if step_array is None else step_array, layer, scale, (row0, col0, total_cols))
-        return Prepared(dev, (y, mask), HostCall(reference.dropout, x, *drawn, out=(y, mask)))
-    extent = dev.ext.DropoutShape(rows=rows, cols=cols, row0=row0, col0=col0, total_cols=total_cols)
-    args = (y, mask, x, reference.dropout_threshold(p), scale, seed, step, step_array, layer)
+        return Prepared(dev, (y, mask), HostCall(reference.dropout, x, *draw.host(window), out=(y, mask)))
+    extent, args = draws.masked_shape(dev, x, window), (y, mask, x, *draw.kernel())
     return Prepared(dev, (y, mask), Launch(op, dev, op, extent, args, kernel=kernel))
 
 
@@ -419,7 +406,7 @@ def dropout_backward(
     """
     op = "dropout_backward"
     p = checks.real(op, "p", p, minimum=0.0, below=1.0)
-    scale = _dropout_scale(op, p, scale)
+    scale = draws.check_scale(op, p, scale)
     dev, inputs = core.arrays(op, dy=dy, mask=mask)
     dy, mask = inputs["dy"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
@@ -433,43 +420,6 @@ def dropout_backward(
         return Prepared(dev, dx, HostCall(reference.dropout_backward, dy, mask, scale, out=dx))
     extent = dev.ext.ElementwiseShape(count=dy.size)
     return Prepared(dev, dx, Launch(op, dev, op, extent, (dx, dy, mask, scale), kernel=kernel))
-
-
-def _with_step(
-    op: str, step: Any, optional: tuple[str, ...] = (), **named: Any
-) -> tuple[Device, dict[str, Any], int, Any]:
-    """Take arrays and step of a call that draws random bits: (device, arrays, number, array or None)."""
-    if isinstance(step, int | np.integer):
-        return *core.arrays(op, optional, **named), checks.integer(op, "step", step) % 2**32, None
-    dev, inputs = core.arrays(op, optional, **named, step=step)
-    step_array = inputs["step"]
-    checks.check_dtype(op, "step", step_array, np.int64)
-    if step_array.size != 1:
-        raise ValueError(
-            f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
-        )
-    return dev, inputs, 0, step_array
-
-
-def _dropout_scale(op: str, p: float, scale: float | None) -> float:
-    return 1.0 / (1.0 - p) if scale is None else checks.real(op, "scale", scale)
-
-
-def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
-    if window is None:
-        return 0, 0, cols
-    if not isinstance(window, list | tuple) or len(window) != 3:
-        raise ValueError(f"{op}: window must be (row0, col0, total_cols), got {window!r}")
-    row0, col0, total_cols = (
-        checks.integer(op, f"window[{i}]", value, minimum=0) for i, value in enumerate(window)
-    )
-    if col0 + cols > total_cols:
-        raise ValueError(
-            f"{op}: window must hold the {cols} columns of x, got columns {col0} … of {total_cols}"
-        )
-    if row0 >= 2**31 or total_cols >= 2**31:
-        raise ValueError(f"{op}: window must have entries below 2^31, got {tuple(window)}")
-    return row0, col0, total_cols
 
 
 @core.lists_kernels("dropout", "bias_relu_dropout")

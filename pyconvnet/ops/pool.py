@@ -86,6 +86,19 @@ class _Geometry:
         )  # fmt: skip
 
 
+def _forward(
+    op: str, x: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool, kernel: str | None
+) -> tuple[Device, dict[str, Any], np.dtype, _Geometry]:
+    """Check what both forward functions share: device, arrays, dtype, windows."""
+    dev, inputs = core.arrays(op, x=x)
+    core.refuse_kernel_on_cpu(op, dev, kernel)
+    dtype = core.check_float(op, dev, **inputs)
+    x_shape = checks.check_rank(op, "x", inputs["x"], "N, H, W, C")
+    geometry = _Geometry(op, x_shape, size, stride, pad, ceil_mode)
+    checks.check_contiguous(op, **inputs)
+    return dev, inputs, dtype, geometry
+
+
 def _backward_geometry(
     op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
 ) -> _Geometry:
@@ -163,13 +176,8 @@ def max_pool2d(
         or overlaps.
     """
     op = "max_pool2d"
-    dev, inputs = core.arrays(op, x=x)
-    x = inputs["x"]
-    core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
-    checks.check_contiguous(op, x=x)
-    y_shape = geometry.y_shape
+    dev, inputs, dtype, geometry = _forward(op, x, size, stride, pad, ceil_mode, kernel)
+    x, y_shape = inputs["x"], geometry.y_shape
     specs = ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
@@ -285,13 +293,8 @@ def avg_pool2d(
         or overlaps.
     """
     op = "avg_pool2d"
-    dev, inputs = core.arrays(op, x=x)
-    x = inputs["x"]
-    core.refuse_kernel_on_cpu(op, dev, kernel)
-    dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
-    counted = _counted(op, geometry, count_include_pad)
-    checks.check_contiguous(op, x=x)
+    dev, inputs, dtype, geometry = _forward(op, x, size, stride, pad, ceil_mode, kernel)
+    x, counted = inputs["x"], _counted(op, geometry, count_include_pad)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
         step = HostCall(reference.avg_pool2d, x, *geometry.windows, bool(count_include_pad), out=y)

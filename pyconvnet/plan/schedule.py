@@ -6,7 +6,7 @@ list of tasks can be run again and again, and on CUDA be captured as a graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..network.regions import Contribution, Region, trainable
 from .lanes import StreamLanes
 from .layer_calls import Call, Calls
 from .memory import Shard
-from .tasks import Lane, Task, TaskList
+from .tasks import Task, TaskList
 
 #: Elements of gradient that are summed over replicas or processes in one go: enough for a link's bandwidth,
 #: few enough that the first sums begin early in backward.
@@ -75,21 +75,13 @@ def buckets(partition: Partition, shards: Sequence[Shard], processes: bool = Fal
 
 
 class _Recorder:
-    """Remembers the arguments of ``add``."""
+    """Remembers the arguments of :meth:`TaskList.add`."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
-    def add(
-        self,
-        name: str,
-        lane: Lane,
-        run: Callable[[], None],
-        reads: Iterable[Hashable] = (),
-        writes: Iterable[Hashable] = (),
-        moves: tuple[str, str, int, int, int] | None = None,
-    ) -> None:
-        self.calls.append((name, lane, run, list(reads), list(writes), moves))
+    def add(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
 
 
 class Program:
@@ -192,12 +184,8 @@ class Program:
     def _gather(self, tasks: _Recorder, layer: str, d: int, source: str, region: Region) -> None:
         """Assemble the copy of ``region`` on device ``d``: piece by piece, row part by row part."""
         shard, key, n = self.shards[d], (source, region), self.n
-        pieces = [p for p in self.partition.contributions(source, d, region) if p.region.count(n)]
-        for part in sorted({p.region.part for p in pieces}):
-            parts = [p for p in pieces if p.region.part == part]
-            first, last = parts[0].region.rows(n)
-            offset = region.rows(n)[0]
-            target = shard.outputs[key][first - offset : last - offset]
+        for parts, rows in self._row_parts(d, source, region):
+            target = shard.outputs[key][rows]
             if len(parts) == 1 and parts[0].source != d:
                 array, resource = self._outgoing(tasks, layer, source, parts[0])
                 self._copy(tasks, (layer, "gather"), (parts[0].source, array, [resource]), (d, target, key))
@@ -222,6 +210,15 @@ class Program:
                     ops.add(arrays[0], arrays[0], alpha=1.0, beta=0.0, out=target)
 
             self._call(tasks, f"{layer} gathers {source}", d, ops.Repeated(run), resources, [key])
+
+    def _row_parts(self, d: int, source: str, region: Region) -> Iterator[tuple[list[Contribution], slice]]:
+        """Yield the contributions to ``region`` on device ``d`` by part of the rows, and those rows in it."""
+        n, offset = self.n, region.rows(self.n)[0]
+        pieces = [p for p in self.partition.contributions(source, d, region) if p.region.count(n)]
+        for part in sorted({p.region.part for p in pieces}):
+            parts = [p for p in pieces if p.region.part == part]
+            first, last = parts[0].region.rows(n)
+            yield parts, slice(first - offset, last - offset)
 
     def _outgoing(
         self, tasks: _Recorder, layer: str, source: str, piece: Contribution
@@ -337,15 +334,11 @@ class Program:
         What is added rather than overwritten at its owner goes to ``late``, as arguments of ``_call``: the
         owner has other work while it travels.
         """
-        shard, key, n = self.shards[d], (source, region), self.n
+        shard, key = self.shards[d], (source, region)
         if key not in shard.gradients or key not in self.calls.written[d]:
             return
-        pieces = [p for p in self.partition.contributions(source, d, region) if p.region.count(n)]
-        for part in sorted({p.region.part for p in pieces}):
-            parts = [p for p in pieces if p.region.part == part]
-            first, last = parts[0].region.rows(n)
-            offset = region.rows(n)[0]
-            gradient = shard.gradients[key][first - offset : last - offset]
+        for parts, rows in self._row_parts(d, source, region):
+            gradient = shard.gradients[key][rows]
             arrays, resources = [gradient], [("gradient", key)]
             if len(parts) > 1:
                 arrays, resources = [], []
