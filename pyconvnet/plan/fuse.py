@@ -38,7 +38,7 @@ def fuse(partition: Partition, train: bool) -> Partition:
 
 
 def _readers(partition: Partition, name: str) -> list[Node]:
-    """The layers that read an output, as often as they do."""
+    """List the layers that read an output, as often as they do."""
     return [node for node in partition.network for source in node.inputs if source == name]
 
 
@@ -75,7 +75,7 @@ def _join(partition: Partition, first: Node, train: bool) -> None:
 
 
 def _with_gradient(partition: Partition, name: str) -> list[Local]:
-    """The layers' shares, on all devices, that give an output a gradient."""
+    """List the layers' shares, on all devices, that give an output a gradient."""
     reaching = set(gradient_names(partition.network, input_gradient=True))  # a cost
     return [
         local
@@ -86,7 +86,7 @@ def _with_gradient(partition: Partition, name: str) -> list[Local]:
 
 
 def _readers_rectify(partition: Partition, node: Node) -> bool:
-    """Whether a layer ends in a ReLU through which all who read its output can send the gradient back."""
+    """Tell whether a layer ends in a ReLU through which all readers of it can send the gradient back."""
     makers = [local.layer for locals_ in partition.locals for local in locals_ if local.node is node]
     if not makers or not all(layer.rectifies for layer in makers):
         return False
@@ -110,8 +110,8 @@ def _pass_gradient(partition: Partition, node: Node) -> None:
 
 
 def depth_of_images(partition: Partition) -> Depth | None:
-    """The depth layout of the convolution that alone reads the images; None where there is no such one, or a
-    device would have to send images to another.
+    """Find the depth layout of the convolution that alone reads the images; None where there is no such
+    one, or a device would have to send images to another.
     """
     network = partition.network
     readers = [node for node in network if INPUT in node.inputs]

@@ -45,7 +45,7 @@ class CaptureError(RuntimeError):
 
 
 def graphs_enabled() -> bool:
-    """Whether a step on CUDA may be captured: not with ``PYCONVNET_GRAPH=0``, nor with ``PYCONVNET_SYNC=1``.
+    """Tell whether steps on CUDA may be captured: not with ``PYCONVNET_GRAPH=0`` or ``PYCONVNET_SYNC=1``.
 
     Raises
     ------
@@ -112,12 +112,12 @@ class StreamLanes:
         return shard, kind
 
     def stream(self, shard: int, kind: str = "compute") -> Any:
-        """The CuPy stream of a lane; None on the host."""
+        """Return the CuPy stream of a lane; None on the host."""
         return self._streams.get(self._lane(shard, kind))
 
     @contextlib.contextmanager
     def active(self, shard: int, kind: str = "compute") -> Iterator[None]:
-        """Inside, the shard's device and its lane's stream are current, and ops run there."""
+        """Make the shard's device and its lane's stream current inside; ops run there."""
         lane = self._lane(shard, kind)
         if not self.cuda:
             with ops.on(self.devices[shard]):
@@ -128,13 +128,13 @@ class StreamLanes:
 
     # ---- order between lanes -------------------------------------------------------------------------------
     def join(self) -> None:
-        """Every lane waits, on the device, for what all lanes have been given so far."""
+        """Let every lane wait, on the device, for what all lanes have been given so far."""
         if self.cuda:
             self._gather(self._origin)
             self._scatter(self._origin)
 
     def follow(self, shard: int, kind: str = "compute") -> None:
-        """One lane waits, on the device, for what all lanes have been given so far."""
+        """Let one lane wait, on the device, for what all lanes have been given so far."""
         lane = self._lane(shard, kind)
         if self.cuda:
             self._gather(lane)
@@ -152,7 +152,7 @@ class StreamLanes:
                 stream.wait_event(self._events[source])
 
     def synchronize(self) -> None:
-        """The host waits for all lanes."""
+        """Wait, on the host, for all lanes."""
         for stream in self._streams.values():
             stream.synchronize()
 
@@ -196,7 +196,7 @@ class StreamLanes:
 
     # ---- graphs --------------------------------------------------------------------------------------------
     def capture(self, *lists: Sequence[TaskLike], keep: Any = None) -> Replay:
-        """The lists of tasks, one after the other, as one CUDA graph.
+        """Record the lists of tasks, one after the other, as one CUDA graph.
 
         The tasks are called but nothing of theirs runs before :meth:`Replay.launch`. They must have run once
         without capture: libraries and modules that load at first use cannot do so here.
@@ -252,7 +252,7 @@ class StreamLanes:
 
     # ---- copies --------------------------------------------------------------------------------------------
     def peer_access(self, source_shard: int, target_shard: int) -> bool | str:
-        """Whether one shard's device writes another's memory directly, and if not, why. Enables it."""
+        """Let one shard's device write another's memory directly; True, or why it cannot."""
         pair = source_shard, target_shard
         if pair not in self._peers:
             self._peers[pair] = enable_peer_access(self.devices[source_shard], self.devices[target_shard])
@@ -261,7 +261,7 @@ class StreamLanes:
     def copy_tasks(
         self, source_shard: int, source: Any, target_shard: int, target: Any
     ) -> list[tuple[Lane, Callable[[], None]]]:
-        """What copies an array of one shard into one of another, in order: one piece of work or two.
+        """Make what copies an array of one shard into one of another, in order: one piece of work or two.
 
         Within a device and between peers one asynchronous copy, on the source's copy lane. Else through
         pinned host memory, allocated here, once: one copy to it on the source's copy lane, one from it on

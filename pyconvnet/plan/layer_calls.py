@@ -50,7 +50,7 @@ class Call:
         return ops.Repeated(work) if self.local.layer.only_ops else work
 
     def _outer(self, middle: Any) -> list:
-        """The kept channels between those that are dropped."""
+        """Put the kept channels between those that are dropped."""
         return [a for a in (self.wide[2], middle, self.wide[3]) if a is not None]
 
     def run_backward(self, dxs: Sequence, grads: dict, again: bool = False) -> None:
@@ -150,8 +150,8 @@ class Calls:
         return calls
 
     def rehearse(self, d: int) -> dict[str, Any]:
-        """What the layers of a device will ask of kernels that can be chosen; nothing runs. Where gradients
-        go must have been settled.
+        """Collect what the layers of a device will launch of kernels that can be chosen; nothing runs. Where
+        gradients go must have been decided.
         """
         training = self.shards[d].training
         with ops.recording() as prepared:
@@ -163,7 +163,9 @@ class Calls:
         return ops.problems(prepared)
 
     def _wide(self, shard: Shard, local: Local, count: int) -> Any:
-        """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""
+        """Make the arrays (y, dy, channels before, channels after) of a layer that computes more channels
+        than it holds; None for others.
+        """
         if local.computes == local.holds:
             return None
         shape, name = local.node.output_shape, local.node.name
@@ -181,7 +183,7 @@ class Calls:
         )
 
     def _prepare_backward(self) -> None:
-        """Settle who overwrites and who adds: in the order of execution the first to contribute to a gradient
+        """Decide who overwrites and who adds: in the order of execution the first to contribute to a gradient
         overwrites it, the others add theirs, so that nothing need be zeroed.
         """
         for shard, calls in zip(self.shards, self.on, strict=True):
@@ -207,7 +209,7 @@ class Calls:
         return shard.gradients[key][: region.count(self.n)]
 
     def choose_dxs(self, call: Call) -> None:
-        """Where the layer puts the gradients of its inputs; called in the order of execution."""
+        """Choose where the layer puts the gradients of its inputs; called in the order of execution."""
         shard, written = call.shard, self.written[call.shard.index]
         for slot, (key, x) in enumerate(zip(call.keys, call.xs, strict=True)):
             if call.node.name in self.partition.gradient_aliases:

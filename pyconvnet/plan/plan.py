@@ -207,7 +207,7 @@ class Plan(PlanValues):
 
     # ---- feeding -------------------------------------------------------------------------------------------
     def set_window(self, row0: int, total: int) -> None:
-        """What is fed from now on are the rows from ``row0`` on of batches of ``total`` examples.
+        """Take what is fed from now on as the rows from ``row0`` on of batches of ``total`` examples.
 
         Costs average over ``total``, and dropout's masks are those of the whole batch. Without this call a
         batch is what is fed. 0 examples may then be fed to take part in the sums of other processes.
@@ -316,7 +316,7 @@ class Plan(PlanValues):
     def tasks(
         self, *phases: str, n: int | None = None, train: bool = True, start: str | None = None
     ) -> list[Task]:
-        """The tasks of the phases "forward", "backward" and "update" on ``n`` examples, in one list."""
+        """List the tasks of the phases "forward", "backward" and "update" on ``n`` examples."""
         batch = self._batch(n)
         first = 0 if start is None else self.network[start].index
         key = (phases, *batch, train, first)
@@ -346,7 +346,7 @@ class Plan(PlanValues):
         return dict(self.selection.choices)
 
     def rehearse(self, n: int | None = None) -> dict[str, Any]:
-        """The calls of a step on ``n`` examples for which kernels can be chosen, by problem. Nothing runs."""
+        """Collect a step's launches for ``n`` examples whose kernels can be chosen, by problem; run none."""
         self.tasks("forward", n=n, train=self.training)
         program, found = self._programs[self._batch(n)], {}
         if self.training:
@@ -357,7 +357,7 @@ class Plan(PlanValues):
         return found
 
     def _choose_kernels(self, n: int) -> None:
-        """Before the first of them runs: a step is not disturbed, and its graph is captured with the same."""
+        """Choose before the first one runs: no step is disturbed, and its graph is captured with the same."""
         if self.selection.settled or n <= self._settled or not tuning.enabled(self.device):
             return
         self._settled = n
@@ -372,7 +372,7 @@ class Plan(PlanValues):
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        """Inside, ops on host arrays run on the first device."""
+        """Let ops on host arrays run on the first device inside."""
         with self.lanes.active(0), self.selection.used():
             yield
 
@@ -385,21 +385,21 @@ class Plan(PlanValues):
         self._run("forward", n=n, train=train, start=start)
 
     def backward(self, n: int | None = None) -> None:
-        """Gradients of the summed costs of the last ``forward(n)``, summed over replicas; with a communicator
-        their sums over processes begin here and are complete in :meth:`update`.
+        """Compute the gradients of the summed costs of the last ``forward(n)``, summed over replicas; with a
+        communicator their sums over processes begin here and are complete in :meth:`update`.
         """
         if not self.training:
             raise ValueError("Plan.backward: the plan was made with train=False")
         self._run("backward", n=n)
 
     def update(self, n: int | None = None) -> None:
-        """One step of gradient descent with momentum and weight decay over all parameters, then count it."""
+        """Take a step of gradient descent with momentum and weight decay on all parameters, and count it."""
         if not self.training:
             raise ValueError("Plan.update: the plan was made with train=False")
         self._run("update", n=self._n if n is None else n)
 
     def step(self, n: int | None = None) -> None:
-        """forward, backward, update.
+        """Run forward, backward and update.
 
         On CUDA the second step of a size is captured as a graph and that is replayed from then on, unless
         ``PYCONVNET_GRAPH=0``.
@@ -417,7 +417,7 @@ class Plan(PlanValues):
             self._run(*phases, n=n)
 
     def _batch(self, n: int | None) -> tuple[int, int, int]:
-        """(examples, number of the first, examples of the whole batch)."""
+        """Return (examples, number of the first, examples of the whole batch)."""
         n = self._check_count(n)
         return (n, *(self._window or (0, n)))
 
@@ -439,12 +439,12 @@ class Plan(PlanValues):
                 self._feeders[i].upload(getattr(shard, attribute), value(shard))
 
     def set_hyper(self, lr: float, momentum: float) -> None:
-        """Learning rate and momentum of the following updates."""
+        """Set learning rate and momentum of the following updates."""
         values = np.array([lr, momentum], self.dtype)
         self._upload("hyper", lambda shard: values)
 
     def set_weight_decay(self, weight_decay: float) -> None:
-        """Weight decay of the following updates, times each parameter's ``decay_mult``."""
+        """Set the weight decay of the following updates; each parameter's ``decay_mult`` multiplies it."""
         self._upload(
             "weight_decay",
             lambda shard: (weight_decay * shard.per_parameter("decay_mult")).astype(self.dtype),
@@ -460,7 +460,7 @@ class Plan(PlanValues):
         self._upload("step_array", lambda shard: np.array([value], np.int64))
 
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """From now on :meth:`feed` takes pixels."""
+        """Let :meth:`feed` take pixels from now on."""
         if preprocessing.input_shape != self.network.input_shape:
             raise ValueError(
                 f"Plan: preprocessing makes inputs of shape {preprocessing.input_shape}, "

@@ -57,7 +57,7 @@ def _pieces(x: np.ndarray, outputs: tuple[int, int, int], window: Window) -> tup
 
 
 def _limits() -> tuple[int, int, int, float]:
-    """What the cut depends on beside the extents: an argument, since the answer is remembered."""
+    """Return what the cut depends on beside the extents: an argument, since the answer is remembered."""
     return PATCH_BYTES, TASKS, MIN_PATCHES, WASTE
 
 
@@ -222,7 +222,7 @@ def conv2d(
 
 
 def _correlations(x: np.ndarray, w: np.ndarray, out: np.ndarray, window: Window, groups: int) -> Correlations:
-    """What `conv2d` has to correlate: the arguments of `_correlate`, group by group."""
+    """Yield what `conv2d` has to correlate: the arguments of `_correlate`, group by group."""
     for g in range(groups):
         filters = _filters_last(_group(w, g, groups, 0))
         yield _group(x, g, groups, 3), filters, window, _group(out, g, groups, 3)
@@ -269,7 +269,7 @@ def conv2d_dgrad(
 
 
 def _phases(dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window, groups: int) -> Correlations:
-    """What `conv2d_dgrad` has to correlate, phase by phase; the filters last until the next is asked for."""
+    """Yield what `conv2d_dgrad` has to correlate, by phases; the filters last until the next is asked for."""
     _, stride, (top, left) = window
     for phase_h in range(stride[0]):
         for phase_w in range(stride[1]):
@@ -405,7 +405,7 @@ def _patches_times_filters(correlations: Correlations) -> Iterator[Product | Non
 def _outer_products(
     x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, groups: int
 ) -> Iterator[Product | None]:
-    """The same of `conv2d_wgrad`; None where a lane has several products, too."""
+    """Take apart `conv2d_wgrad` likewise; None where a lane has several products, too."""
     pieces = [piece for piece in _pieces(x, dy.shape[:3], window) if piece.taps]
     for g in range(groups):
         x_group, dy_group, total = _group(x, g, groups, 3), _group(dy, g, groups, 3), _group(dw, g, groups, 0)
