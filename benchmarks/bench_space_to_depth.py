@@ -1,6 +1,6 @@
 """Benchmark of the space_to_depth family, ``python benchmarks/bench_space_to_depth.py``: filters of first
-layers rearranged, and conv1 on images that are in the depth layout already, as augmentation leaves them in
-training.
+layers rearranged, and conv1 on images that are in the space-to-depth layout already, as augmentation leaves
+them in training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Plain:
 
 
 def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
-    """conv1 and the gradient of its filters, from the depth layout; the peers take the images themselves."""
+    """conv1 and the gradient of its filters, from the space-to-depth layout; peers take plain images."""
     s = next(iter(alexnet_convs(batch, tiny)))
     options = {"stride": s.stride, "pad": s.pad}
     depth = space_to_depth.Depth(s.w[1:3], **options)

@@ -46,7 +46,7 @@ def augment(
     size : (h, w) of the crops
     scale : number
     depth : Depth, optional
-        Write the crops in the depth layout of a convolution, (N, I, J, D), see
+        Write the crops in the space-to-depth layout of a convolution, (N, I, J, D), see
         :mod:`pyconvnet.ops.space_to_depth`.
     out : array (N, h, w, C), or (N, I, J, D), optional; float32 or bfloat16, on the cpu also float64
     kernel : str, optional
@@ -120,8 +120,8 @@ def prepare(
         allowed = (BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (BFLOAT16,)
         dtype = np.dtype(dtype if dtype in allowed else np.float32)
     else:
-        wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
-        dtype = np.dtype(np.float64 if wide else np.float32)
+        precise = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
+        dtype = np.dtype(np.float64 if precise else np.float32)
     shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
     y = core.output(op, dev, inputs, out, (n, *shape), dtype)
     if dev.ext is None:

@@ -1,4 +1,4 @@
-"""The depth layout: images regrouped so that a convolution's stride becomes channels.
+"""The space-to-depth layout: images regrouped so that a convolution's stride becomes channels.
 
 A first layer sees few channels and takes large strides: AlexNet's has 11x11 filters at stride 4 on 3
 channels. With blocks of t x t pixels (t the stride) taken as the channels of one pixel, it is exactly a 3x3
@@ -7,8 +7,9 @@ convolution of stride 1 on 48 channels, which the fast kernels take:
 ``x'[n, i, j, (a t + b) C + c] = x[n, t i + a - top, t j + b - left, c]``, 0 outside the image
 ``w'[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c]``, 0 beyond the filter
 
-``conv2d`` rearranges both at each call where that pays. Here the images are given in the depth layout from
-the start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both directions.
+``conv2d`` rearranges both at each call where that pays. Here the images are given in the space-to-depth
+layout from the start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both
+directions.
 
 Padding lies in x' as zeros, and so do channels that fill D up to whole accesses of 16 bytes: D is t t C
 rounded up to a multiple of 4, in bfloat16 of 8.
@@ -38,7 +39,7 @@ def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side:
 
 @operation()
 def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Rearrange images (N, H, W, C) for the depth layout of a convolution.
+    """Rearrange images (N, H, W, C) for the space-to-depth layout of a convolution.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
 
 @operation()
 def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Rearrange filters for images in the depth layout.
+    """Rearrange filters for images in the space-to-depth layout.
 
     Parameters
     ----------
@@ -87,15 +88,15 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
     side = block_side(op, stride)
     checks.check_contiguous(op, w=w)
     to = core.output(op, dev, inputs, out, filters_shape(w_shape, side, dtype), dtype)
-    return Prepared(dev, to, _filters_to_depth(dev, w, side, to, kernel))
+    return Prepared(dev, to, _rearrange(op, dev, w, to, side, kernel))
 
 
-def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Step:
-    """Prepare :func:`filters_to_depth` of arrays that have been checked."""
-    op = "filters_to_depth"
+def _rearrange(op: str, dev: Device, w: Any, filters: Any, side: int, kernel: str | None = None) -> Step:
+    """Prepare filters_to_depth, of w, or filters_from_depth, of filters; the arrays have been checked."""
+    target, source = (filters, w) if op == "filters_to_depth" else (w, filters)
     if dev.ext is None:
-        return HostCall(reference.filters_to_depth, w, side, out=to)
-    return Launch(op, dev, op, _extent(dev, w.shape, to.shape, side), (to, w), kernel=kernel)
+        return HostCall(getattr(reference, op), source, side, out=target)
+    return Launch(op, dev, op, _extent(dev, w.shape, filters.shape, side), (target, source), kernel=kernel)
 
 
 @operation()
@@ -140,15 +141,7 @@ def filters_from_depth(
         )
     checks.check_contiguous(op, filters=filters)
     dw = core.output(op, dev, inputs, out, w_shape, filters.dtype)
-    return Prepared(dev, dw, _filters_from_depth(dev, filters, side, dw, kernel))
-
-
-def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Step:
-    """Prepare :func:`filters_from_depth` of arrays that have been checked."""
-    op = "filters_from_depth"
-    if dev.ext is None:
-        return HostCall(reference.filters_from_depth, filters, side, out=dw)
-    return Launch(op, dev, op, _extent(dev, dw.shape, filters.shape, side), (dw, filters), kernel=kernel)
+    return Prepared(dev, dw, _rearrange(op, dev, dw, filters, side, kernel))
 
 
 @operation(updated=("filters",), alignment=True)
@@ -165,12 +158,12 @@ def conv2d_depth(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Compute :func:`pyconvnet.ops.conv2d` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d` of images in the space-to-depth layout.
 
     Parameters
     ----------
     x : array (N, I, J, D)
-        In the depth layout of the convolution, its padding included.
+        In the space-to-depth layout of the convolution, its padding included.
     w : array (K, R, S, C), b : array (K,), optional
         As ``conv2d`` takes them.
     stride : int
@@ -193,15 +186,15 @@ def conv2d_depth(
     op = "conv2d_depth"
     dev, inputs = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w = inputs["x"], inputs["w"]
-    dtype, side = core.check_float(op, dev, x=x, w=w), block_side(op, stride)
-    w_shape = checks.check_rank(op, "w", w, "K, R, S, C")
-    _check_channels(op, x, w_shape, side, dtype)
+    dtype, w_shape = core.check_float(op, dev, x=x, w=w), checks.check_rank(op, "w", w, "K, R, S, C")
+    side, shape = _rearranged(op, x, w_shape, stride, dtype)
     checks.check_contiguous(op, w=w)
-    shape = filters_shape(w_shape, side, dtype)
     filters = core.output(op, dev, inputs, filters, shape, dtype, name="filters")
     options = {"activation": activation, "precision": precision, "kernel": kernel, "workspace": workspace}
     product = conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
-    return Prepared(dev, product.result, _filters_to_depth(dev, w, side, filters), *product.steps)
+    return Prepared(
+        dev, product.result, _rearrange("filters_to_depth", dev, w, filters, side), *product.steps
+    )
 
 
 @operation(updated=("filters",), alignment=True)
@@ -217,7 +210,7 @@ def conv2d_depth_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Compute :func:`pyconvnet.ops.conv2d_wgrad` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d_wgrad` of images in the space-to-depth layout.
 
     Parameters
     ----------
@@ -246,23 +239,27 @@ def conv2d_depth_wgrad(
     op = "conv2d_depth_wgrad"
     dev, inputs = core.arrays(op, dy=dy, x=x)
     dtype = core.check_float(op, dev, **inputs)
-    w_shape, side = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
-    _check_channels(op, inputs["x"], w_shape, side, dtype)
-    shape = filters_shape(w_shape, side, dtype)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
+    side, shape = _rearranged(op, inputs["x"], w_shape, stride, dtype)
     options = {"precision": precision, "kernel": kernel, "workspace": workspace}
     product = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
     filters = product.result
     dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
-    return Prepared(dev, dw, *product.steps, _filters_from_depth(dev, filters, side, dw))
+    return Prepared(dev, dw, *product.steps, _rearrange("filters_from_depth", dev, dw, filters, side))
 
 
-def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype: np.dtype) -> None:
+def _rearranged(
+    op: str, x: Any, w_shape: tuple[int, ...], stride: Any, dtype: np.dtype
+) -> tuple[int, tuple[int, int, int, int]]:
+    """Return a block's side and the shape of the rearranged filters, for x whose channels are checked."""
+    side = block_side(op, stride)
     shape, wanted = checks.check_rank(op, "x", x, "N, I, J, D"), channels(w_shape[3], side, dtype)
     if shape[3] != wanted:
         raise ValueError(
-            f"{op}: x must have {wanted} channels, the depth layout of {w_shape[3]} at stride {side} in "
-            f"{dtype}, got shape {shape}"
+            f"{op}: x must have {wanted} channels, those of the space-to-depth layout of {w_shape[3]} at "
+            f"stride {side} in {dtype}, got shape {shape}"
         )
+    return side, filters_shape(w_shape, side, dtype)
 
 
 @core.lists_kernels("filters_to_depth", "filters_from_depth")

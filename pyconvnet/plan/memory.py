@@ -47,7 +47,7 @@ class Shard:
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
-    depth : ops.space_to_depth.Depth or None
+    space_to_depth : ops.space_to_depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     class_weights : dict of str to array (outputs,)
@@ -65,11 +65,11 @@ class Shard:
         activations: np.dtype,
         training: bool,
         input_gradient: bool,
-        depth: Depth | None,
+        space_to_depth: Depth | None,
     ):
         self.index, self.device, self.partition = index, device, partition
         self.network, self.batch_size, self.dtype = partition.network, batch_size, dtype
-        self.activations, self.training, self.depth = activations, training, depth
+        self.activations, self.training, self.space_to_depth = activations, training, space_to_depth
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
@@ -148,8 +148,8 @@ class Shard:
         held = self.partition.held[INPUT][self.index]
         if self._sees_images():
             shape = self.network.input_shape
-            if self.depth is not None:
-                shape = self.depth.shape("Plan", shape, self.activations)
+            if self.space_to_depth is not None:
+                shape = self.space_to_depth.shape("Plan", shape, self.activations)
             self.outputs[INPUT] = self.zeros((held.capacity(self.batch_size), *shape), self.activations)
         for source, region, _ in self.partition.gathers(self.index):
             shape = self._shape(source)
@@ -241,5 +241,5 @@ class Shard:
 
     @property
     def input(self) -> Any:
-        """The images' part that is fed to this device, in the layout ``depth`` says."""
+        """The images' part that is fed to this device, in the layout ``space_to_depth`` says."""
         return self.outputs[INPUT]

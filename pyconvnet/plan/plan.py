@@ -29,8 +29,8 @@ from ..ops import tuning
 from ..ops.core import as_int32
 from .communicator import Communicator
 from .feed import Feeder
-from .fuse import depth_of_images
 from .fuse import fuse as fuse_layers
+from .fuse import space_to_depth_of_images
 from .host_values import PlanValues
 from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled
 from .layer_calls import Calls
@@ -163,7 +163,7 @@ class Plan(PlanValues):
             fuse_layers(self.partition, train)
         self.depth = None
         if fuse and self.device.kind != "cpu" and not input_gradient:
-            self.depth = depth_of_images(self.partition)
+            self.depth = space_to_depth_of_images(self.partition)
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
         self._communicator = communicator
@@ -346,11 +346,11 @@ class Plan(PlanValues):
     def use_kernels(self, kernels: Mapping[str, str] | None) -> None:
         """Run these; see the parameter ``kernels``. To be called before the first step."""
         self.selection = tuning.Selection(kernels)
-        self._settled = 0  # examples of the largest pass whose kernels have been chosen
+        self._chosen_for = 0  # examples of the largest pass whose kernels have been chosen
 
     def choose_kernels(self) -> dict[str, tuning.Choice]:
         """Choose the kernels of a pass over ``batch_size`` examples now, not at the first; by problem."""
-        if tuning.enabled(self.device) and not self.selection.settled:
+        if tuning.enabled(self.device) and not self.selection.heuristic:
             self.tasks("forward", n=self.batch_size, train=self.training)
         return dict(self.selection.choices)
 
@@ -359,7 +359,7 @@ class Plan(PlanValues):
         self.tasks("forward", n=n, train=self.training)
         program, found = self._programs[self._batch(n)], {}
         if self.training:
-            program.tasks("backward")  # settles where the gradients go
+            program.tasks("backward")  # which chooses where the gradients go
         for i in range(len(self.shards)):
             with self.lanes.active(i):
                 found |= {k: call for k, call in program.calls.rehearse(i).items() if k not in found}
@@ -367,12 +367,12 @@ class Plan(PlanValues):
 
     def _choose_kernels(self, n: int) -> None:
         """Choose before the first one runs: no step is disturbed, and its graph is captured with the same."""
-        if self.selection.settled or n <= self._settled or not tuning.enabled(self.device):
+        if self.selection.heuristic or n <= self._chosen_for or not tuning.enabled(self.device):
             return
-        self._settled = n
+        self._chosen_for = n
         found = self.rehearse(n)
         with self.lanes.active(0):
-            self.selection.settle(found, near=not self.training, progress=sys.stderr.isatty())
+            self.selection.choose(found, near=not self.training, progress=sys.stderr.isatty())
 
     def _run(self, *phases: str, **options: Any) -> None:
         tasks = self.tasks(*phases, **options)

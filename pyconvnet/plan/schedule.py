@@ -1,6 +1,6 @@
 """What a pass does on every device, as tasks: layers, gathers, reduce-scatters, sums over replicas.
 
-Every array and every argument is settled; what changes from step to step is read from device memory. So a
+Every array and every argument is chosen; what changes from step to step is read from device memory. So a
 list of tasks can be run again and again, and on CUDA be captured as a graph.
 """
 

@@ -63,7 +63,7 @@ def tune(
         seconds = positive("tune: seconds", seconds)
     plan = Plan(network, dev, batch_size, train=train, initialise=False, precision=precision, kernels={})
     how = {"seconds": seconds or seconds_per_problem(), "again": again, "progress": progress}
-    return list(tuning.settle(plan.rehearse(), **how).values())
+    return list(tuning.choose_all(plan.rehearse(), **how).values())
 
 
 def table(choices: Sequence[tuning.Choice]) -> str:

@@ -33,7 +33,7 @@ from .log import Log, Progress, Signals
 from .ranks import Ranks
 from .report import write_start
 from .resume import Saved
-from .run import BEST, LAST, LOG, NonFiniteLossError, Run, afterwards, score
+from .run import BEST, LAST, LOG, NonFiniteLossError, Run, score, warn_on_error
 from .settings import Settings, make_preprocessing
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
@@ -238,7 +238,7 @@ class Trainer:
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
         resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        with afterwards("the log does not tell of the checkpoint"):
+        with warn_on_error("the log does not tell of the checkpoint"):
             self.log.write("checkpoint", **self._position(), file=LAST, reason=reason)
 
     def _position(self) -> dict[str, int]:
@@ -275,7 +275,7 @@ class Trainer:
             finally:
                 self.progress.close()
         if interrupted:
-            with afterwards("the end cannot be told"):
+            with warn_on_error("the end cannot be told"):
                 self.progress.note(
                     f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
                     f"saved {self.out / LAST}; go on with resume=True"
@@ -472,20 +472,20 @@ class Trainer:
                 "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
             )
         error = NonFiniteLossError(text)
-        with afterwards("the log does not tell of the end"):
+        with warn_on_error("the log does not tell of the end"):
             self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
         return self.ranks.shared(error)
 
     # ---- log -----------------------------------------------------------------------------------------------
     def _write_end(self, reason: str) -> None:
-        with afterwards("the log does not tell of the end"):
+        with warn_on_error("the log does not tell of the end"):
             self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
         if reason == "interrupted":
             return
         if self.history and self.ranks.main:
-            with afterwards("no curves are drawn"):
+            with warn_on_error("no curves are drawn"):
                 self._draw()
-        with afterwards("the end cannot be told"):
+        with warn_on_error("the end cannot be told"):
             if reason == "stopped early":
                 self.progress.note(
                     f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}"

@@ -188,7 +188,7 @@ def enabled(device: Device) -> bool:
 
 
 class Selection:
-    """The kernels of one plan: settled before its first step, and the same until its end.
+    """The kernels of one plan: chosen before its first step, and the same until its end.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Selection:
     """
 
     def __init__(self, kernels: Mapping[str, str] | None = None):
-        self.settled = kernels is not None and not kernels  # nothing is to be chosen
+        self.heuristic = kernels is not None and not kernels  # nothing is to be chosen
         self.kernels: dict[str, str] = dict(kernels or {})
         self.choices: dict[str, Choice] = {}
 
@@ -223,10 +223,10 @@ class Selection:
         kernel = self.kernels[min(others)[1]]
         return kernel if call.applies(kernel) else kernel.partition("/")[0]
 
-    def settle(self, calls: Mapping[str, Any], near: bool = False, progress: bool = False) -> None:
+    def choose(self, calls: Mapping[str, Any], near: bool = False, progress: bool = False) -> None:
         """Choose the kernels of problems that have none yet."""
         new = {key: call for key, call in calls.items() if key not in self.kernels}
-        for key, choice in settle(new, near=near, progress=progress).items():
+        for key, choice in choose_all(new, near=near, progress=progress).items():
             self.kernels[key], self.choices[key] = choice.kernel, choice
 
     @contextlib.contextmanager
@@ -245,7 +245,7 @@ def _split_batch(key: str) -> tuple[int, str]:
     return (int(found[1]), key[: found.start()] + key[found.end() :]) if found else (0, key)
 
 
-def settle(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict[str, Choice]:
+def choose_all(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict[str, Choice]:
     """Choose for launches by problem; ``how``: see :func:`choose`."""
     items: Iterable = calls.items()
     if progress and calls:
