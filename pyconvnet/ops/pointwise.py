@@ -20,7 +20,7 @@ from ..common.devices import Device
 from ..common.precision import accumulation_dtype
 from . import core
 from .launch import HostCall, Launch, Prepared
-from .operation import operation
+from .operation import Varying, operation
 
 # ---- what the functions share ------------------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
 # ---- dropout -----------------------------------------------------------------------------------------------
 
 
-@operation()
+@operation(varying="step")
 def dropout(
     x: Any,
     p: float = 0.5,
@@ -440,7 +440,8 @@ def _with_step(
 ) -> tuple[Device, dict[str, Any], int, Any]:
     """Take arrays and step of a call that draws random bits: (device, arrays, number, array or None)."""
     if isinstance(step, int | np.integer):
-        return *core.arrays(op, optional, **named), checks.integer(op, "step", step) % 2**32, None
+        number = step if isinstance(step, Varying) else checks.integer(op, "step", step) % 2**32
+        return *core.arrays(op, optional, **named), number, None
     dev, inputs = core.arrays(op, optional, **named, step=step)
     step_array = inputs["step"]
     checks.check_dtype(op, "step", step_array, np.int64)

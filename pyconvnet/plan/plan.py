@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import ops
 from ..common.checks import check_number, unmasked
-from ..common.devices import Device, cpu, get_device
+from ..common.devices import Device, get_device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
 from ..network.node import INPUT
@@ -26,7 +26,6 @@ from ..network.partition import Partition, partition
 from ..network.preprocessing import Preprocessing
 from ..network.regions import gradient_names
 from ..ops import tuning
-from ..ops.core import as_int32
 from .communicator import Communicator
 from .feed import Feeder
 from .fuse import fuse as fuse_layers
@@ -260,7 +259,7 @@ class Plan(PlanValues):
                 raise ValueError(
                     f"Plan.feed: labels must be {n} integers, got {given.dtype} of shape {given.shape}"
                 )
-            labels = as_int32("Plan.feed", cpu(), "labels", given)
+            labels = given.astype(np.int32)
             if (labels != given).any():
                 wrong = given[labels != given][0]
                 raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
