@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from support.fakes.fake_order import (
-    CAPTURED_EVENT, ISOLATION,
+    CAPTURED_EVENT,
+    ISOLATION,
     Capture,
     CUDARuntimeError,
     FakePinned,
@@ -202,8 +203,7 @@ class FakeArray:
     def set(self, value: np.ndarray) -> None:
         m = self._machine
         m.refuse_during_capture("the current stream is capturing, so H2D transfers are disallowed")
-        assert isinstance(value, np.ndarray)
-        assert (value.dtype, value.shape) == (self.dtype, self.shape)
+        assert isinstance(value, np.ndarray) and (value.dtype, value.shape) == (self.dtype, self.shape)
         # From pageable memory: CUDA waits for the stream, and has read it all when it returns.
         m.xp.cuda.get_current_stream().synchronize()
         host, copy = self._host, np.ascontiguousarray(value).copy()
