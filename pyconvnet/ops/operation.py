@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -289,9 +290,12 @@ class _NotKnownError(Exception):
 
 
 class _Template:
-    """Values with places for the arrays of a call, which it does not hold."""
+    """Values with places for the arrays of a call, which it does not hold.
 
-    __slots__ = ("fills", "values")
+    ``filled(arrays)`` gives the values, with those of `arrays` that belong there.
+    """
+
+    __slots__ = ("filled", "fills", "values")
 
     def __init__(self, values: Iterable[Any], places: dict[int, int]):
         self.values: list[Any] = list(values)
@@ -306,8 +310,11 @@ class _Template:
             else:
                 continue
             self.values[i] = None
+        everywhere = [place for _, place, kind in self.fills if kind is None]
+        only_arrays = len(everywhere) == len(self.values) > 1
+        self.filled = operator.itemgetter(*everywhere) if only_arrays else self._filled
 
-    def filled(self, arrays: list[Any]) -> list[Any]:
+    def _filled(self, arrays: list[Any]) -> list[Any]:
         values = self.values.copy()
         for i, place, kind in self.fills:
             values[i] = arrays[place] if kind is None else kind(place.filled(arrays))
@@ -324,6 +331,9 @@ class _HostStep:
         self.names, self.options = tuple(call.options), _Template(call.options.values(), places)
 
     def run(self, arrays: list[Any], workspace: Any) -> None:
+        if not self.names:
+            self.function(*self.args.filled(arrays))
+            return
         options = dict(zip(self.names, self.options.filled(arrays), strict=True))
         self.function(*self.args.filled(arrays), **options)
 
