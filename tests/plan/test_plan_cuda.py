@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.fakes.fake_cuda import Machine, Race
+from support.fakes.fake_cuda import Race
 from support.helpers import same_bits
 from support.networks import batch, everything, plain, random_graph
 
@@ -34,12 +34,6 @@ NETWORKS = {"plain": plain, "everything": everything, "alexnet": two_towers}
 #: Devices, and whether they reach each other's memory.
 PLACES = [("0", True), ("00", True), ("01", True), ("01", False)]
 STEPS, N = 4, 4
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """``machine(seed=, peer=)`` makes and installs one with two devices."""
-    return lambda **options: Machine(2, **options).install(monkeypatch)
 
 
 def cuda(places: str) -> list[str]:

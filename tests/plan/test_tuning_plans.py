@@ -17,6 +17,7 @@ from pyconvnet.data.dataset import ArrayDataset
 from pyconvnet.ops import tuning
 from pyconvnet.ops.tuning.cache import Cache
 from pyconvnet.plan import Plan
+from pyconvnet.training.loop import Trainer
 from pyconvnet.training.ranks import Ranks
 
 N = 4
@@ -80,7 +81,7 @@ def test_a_rehearsal_changes_nothing(clock, make):
 def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch, precision):
     timer = clock()
     asked = []
-    plan = Plan(two_towers(), "emulator", N, precision=precision)
+    plan = Plan(everything(), "emulator", N, precision=precision)
     assert plan.kernels == {}
     plan.feed(*batch(plan.network, N))
     plan.tasks("forward", n=N)
@@ -106,7 +107,7 @@ def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch, precis
 def test_the_chosen_kernels_run(clock, monkeypatch):
     """What was chosen is what is launched; here mostly not what the heuristic would."""
     clock()
-    plan = Plan(two_towers(), "emulator", N)
+    plan = Plan(everything(), "emulator", N)
     choices = plan.choose_kernels().values()
     assert sum(c.kernel != c.heuristic for c in choices) > len(choices) / 2
     launched = []
@@ -126,7 +127,7 @@ def test_the_chosen_kernels_run(clock, monkeypatch):
 
 def test_smaller_batches_take_the_kernels_of_the_whole(clock):
     timer = clock()
-    plan = Plan(two_towers(), "emulator", N)
+    plan = Plan(everything(), "emulator", N)
     train(plan, (N,))
     rounds, kernels = len(timer.rounds), plan.kernels
     train(plan, (N - 1, 1))
@@ -296,8 +297,6 @@ def test_another_card_chooses_anew(clock, tmp_path, monkeypatch):
 
 def test_all_ranks_run_rank_0s_kernels(clock):
     """Rank 1 measures nothing, also where its own clock and card would choose otherwise."""
-    from pyconvnet.training.loop import Trainer
-
     said = {}
 
     class Rank(Ranks):

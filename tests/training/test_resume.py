@@ -22,13 +22,6 @@ from pyconvnet.training import loop as trainer
 from pyconvnet.training.loop import Trainer
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(request, monkeypatch):
-    """Curves take longer to draw than most of these runs to train."""
-    if "curves" not in request.node.name:
-        monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 # ---- resuming ----------------------------------------------------------------------------------------------
 class Stop(Exception):
     pass

@@ -19,16 +19,8 @@ import pyconvnet as pcn
 from pyconvnet.data import Augmentation
 from pyconvnet.layers import Add, Conv2d, Linear, Normal, SoftmaxCrossEntropy
 from pyconvnet.network import Network
-from pyconvnet.training.loop import Trainer
 from pyconvnet.training.schedules import Plateau
 from pyconvnet.training.train import train as train_function
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(request, monkeypatch):
-    """Curves take longer to draw than most of these runs to train."""
-    if "curves" not in request.node.name:
-        monkeypatch.setattr(Trainer, "_draw", lambda self: None)
 
 
 # ---- learning ----------------------------------------------------------------------------------------------
@@ -71,7 +63,7 @@ def test_a_run_leaves_log_history_and_checkpoints(tmp_path):
     assert best.info["epoch"] == run.best["epoch"]
 
 
-def test_a_run_leaves_curves(tmp_path):
+def test_a_run_leaves_curves(tmp_path, drawing):
     pytest.importorskip("matplotlib")
     run = go(tmp_path / "run", epochs=2)
     assert (run.out / "curves.png").read_bytes().startswith(b"\x89PNG")
