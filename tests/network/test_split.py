@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from support.few import few
 from support.networks import batch, everything, plain, random_graph
 
 from pyconvnet import models, ops
@@ -99,7 +100,7 @@ def test_every_kind_of_layer_to_1e_12(count, replicas, hybrid, n):
 
 
 @pytest.mark.parametrize(("count", "replicas", "hybrid"), [g for g in GRIDS if g[0] != 3])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", few(range(12), 8))
 def test_random_graphs_to_1e_12(count, replicas, hybrid, seed):
     net = random_graph(seed)
     split = make(net, ["cpu"] * count, 3, np.float64, replicas=replicas, hybrid=hybrid)
@@ -185,7 +186,7 @@ def test_a_window_of_a_bigger_batch():
 
 
 # ---- AlexNet -----------------------------------------------------------------------------------------------
-few_steps = pytest.mark.parametrize("steps", [5, pytest.param(20, marks=pytest.mark.slow)])
+few_steps = pytest.mark.parametrize("steps", few([5, 20], 1))
 
 
 def some_steps(net, devices, n, dtype=np.float32, parameters=None, lr=0.01, steps=20, **options):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from support import ROOT
+from support.few import few
 from support.own_layers import (
     ChannelMean,
     Filters,
@@ -166,9 +167,7 @@ def compare(net, grids=GRIDS, **options):
         assert relative(got[5], wanted[5]) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "grids", [GRIDS[:2], pytest.param(GRIDS[2:], marks=pytest.mark.slow)], ids=["few", "more"]
-)
+@pytest.mark.parametrize("grids", few([GRIDS[:2], GRIDS[2:]], 1), ids=["few", "more"])
 @pytest.mark.parametrize(("layer", "place"), CASES, ids=IDS)
 def test_several_devices_compute_what_one_does(layer, place, grids):
     compare(network(layer, place), grids)

@@ -176,21 +176,20 @@ def test_inference_takes_what_is_known_of_other_batches(clock):
 def test_given_kernels_are_kept_and_nothing_is_measured(clock):
     timer = clock()
     first = Plan(two_towers(), "emulator", N)
-    want = train(first)
+    want = train(first, (N, N))
     rounds = len(timer.rounds)
     clock(lambda i, count: 1.0 / (i + 1))  # the clock would now choose others
     Cache().clear()
     second = Plan(two_towers(), "emulator", N, kernels=first.kernels)
-    assert same(want, train(second))
+    assert same(want, train(second, (N, N)))
     assert second.kernels == first.kernels
     assert len(timer.rounds) == rounds
     third = Plan(two_towers(), "emulator", N)
-    assert not same(want, train(third))
+    assert not same(want, train(third, (N, N)))
     assert third.kernels != first.kernels
     tuning.configure()
-    assert same(
-        train(Plan(two_towers(), "emulator", N)), train(Plan(two_towers(), "emulator", N, kernels={}))
-    )
+    untuned = [Plan(two_towers(), "emulator", N, **given) for given in ({}, {"kernels": {}})]
+    assert same(*(train(plan, (N,)) for plan in untuned))
 
 
 @pytest.mark.parametrize("places", ["0", "00", "01"])
@@ -199,10 +198,10 @@ def test_on_cuda_graphs_are_captured_with_the_chosen_kernels(clock, monkeypatch,
     clock()
     Machine(2).install(monkeypatch)
     plan = Plan(two_towers(), [f"cuda:{i}" for i in places], N)
-    tuned = train(plan, (N,) * 4)
+    tuned = train(plan, (N,) * 3)
     assert [made.graph is not None for made in plan._passes.values()].count(True) == 1
     assert plan.kernels
-    want = train(Plan(two_towers(), ["emulator"] * len(places), N, kernels=plan.kernels), (N,) * 4)
+    want = train(Plan(two_towers(), ["emulator"] * len(places), N, kernels=plan.kernels), (N,) * 3)
     assert same(tuned, want)
 
 

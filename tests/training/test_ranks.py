@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from support.few import few
 from support.mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
 from support.once import once
 from support.runs import events, go, small, toy
@@ -235,7 +236,7 @@ def _can_go_on(tmp_path):
     close(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("trial", [0, 1, 2, *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 10))])
+@pytest.mark.parametrize("trial", few(range(10), 3))
 def test_kill_9_of_one_rank_ends_the_job_and_leaves_a_run_that_goes_on(tmp_path, trial):
     random_ = random.Random(trial)
     job = _long(tmp_path, 3)
