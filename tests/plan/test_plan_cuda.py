@@ -94,11 +94,11 @@ def test_random_graphs(machine, seed):
 
 @pytest.mark.parametrize("options", [{"replicas": 2}, {"replicas": 2, "hybrid": True}], ids=str)
 def test_replicas(machine, options):
-    for count, places in ((2, "01"), (4, "0110")):
-        want = on_the_emulator("alexnet", count, **options)
+    for name, count, places in (("alexnet", 2, "01"), ("everything", 4, "0110")):
+        want = on_the_emulator(name, count, **options)
         for peer in (True, False):
             machine(peer=peer, seed=count)
-            assert same(train(Plan(two_towers(), cuda(places), N, **options)), want)
+            assert same(train(Plan(NETWORKS[name](), cuda(places), N, **options)), want)
 
 
 @pytest.mark.parametrize("places", ["0", "01"])

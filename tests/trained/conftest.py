@@ -1,3 +1,3 @@
 """Runs leave no pictures, unless a test asks for ``drawing``."""
 
-from support.drawing import drawing, no_drawing  # noqa: F401
+from support.quick import drawing, quick  # noqa: F401

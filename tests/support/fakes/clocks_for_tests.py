@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from pyconvnet.ops import tuning
+
 
 class FakeTimer:
     """Answers scripted times; the work, which ``measure`` has done once before it asks, it does not do again.
@@ -32,3 +36,18 @@ class FakeTimer:
             values.append(self.times(position, len(self.rounds)))
         self.rounds.append(values)
         return values
+
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch):
+    """``clock(times)`` makes kernels be measured by it, into a cache of the test's own."""
+    monkeypatch.setenv("PYCONVNET_TUNE", "1")
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
+
+    def start(times=None):
+        timer = FakeTimer(times)
+        tuning.configure(timer)
+        return timer
+
+    yield start
+    tuning.configure()

@@ -1,4 +1,4 @@
-"""Pictures are drawn by the tests that look at them alone: they take longer than most runs to train."""
+"""What takes longer than most runs to train and few tests look at: pictures, and waiting for the disk."""
 
 import pytest
 
@@ -9,9 +9,12 @@ def drawing():
 
 
 @pytest.fixture(autouse=True)
-def no_drawing(request):
-    """Train without pictures, unless the test asks for ``drawing``."""
+def quick(request):
+    """Train without pictures, unless the test asks for ``drawing``; leave the disk to the system, which a
+    process that is killed does not disturb.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
         if "drawing" not in request.fixturenames:
             patch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
             patch.setattr("pyconvnet.cli.main._pictures", lambda run, data: [])
