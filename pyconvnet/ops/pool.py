@@ -41,13 +41,12 @@ class _Geometry:
         self.size = checks.pair(op, "size", size, 1)
         self.stride = checks.pair(op, "stride", stride, 1)
         self.pad = checks.padding(op, "pad", pad)
-        if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"{op}: ceil_mode must be True or False, got {type(ceil_mode).__name__}")
+        ceil_mode = checks.flag(op, "ceil_mode", ceil_mode)
         for before_after, extent in zip(self.pad, self.size, strict=True):
             if max(before_after) >= extent:
                 raise ValueError(f"{op}: pad must be smaller than size {self.size}, got {pad}")
         n, h, w, c = x_shape
-        p, q = (self._windows(axis, x_shape[1 + axis], bool(ceil_mode)) for axis in (0, 1))
+        p, q = (self._windows(axis, x_shape[1 + axis], ceil_mode) for axis in (0, 1))
         if p < 1 or q < 1:
             raise ValueError(
                 f"{op}: a window of {self.size} pixels does not fit x of {h} x {w} with padding {self.pad}"
@@ -247,11 +246,8 @@ def max_pool2d_backward(
 
 def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
     """Return the padding whose pixels an average divides by: (top, bottom, left, right)."""
-    if not isinstance(count_include_pad, bool | np.bool_):
-        raise TypeError(
-            f"{op}: count_include_pad must be True or False, got {type(count_include_pad).__name__}"
-        )
-    return (*geometry.pad[0], *geometry.pad[1]) if count_include_pad else (0, 0, 0, 0)
+    counts = checks.flag(op, "count_include_pad", count_include_pad)
+    return (*geometry.pad[0], *geometry.pad[1]) if counts else (0, 0, 0, 0)
 
 
 @operation()

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..common.checks import check_contiguous
 from ..common.devices import Device
 from .lanes import copy_async
 
@@ -70,7 +71,7 @@ class HostCommunicator:
         self._requests: list[Any] = []
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         self._sum(array)
         self._progress()
 
@@ -107,7 +108,7 @@ class StagedCommunicator(HostCommunicator):
         self._up: list[_Copy] = []  # their sums have been started
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         device = self._devices[shard]
         with device.activate():
             key = (shard, array.data.ptr, array.nbytes)
@@ -185,7 +186,7 @@ class NcclCommunicator:
         self._callers: dict[tuple[int, int], Any] = {}  # by shard and address: streams that wait for sums
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         kinds = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}
         device, stream = self._devices[shard], self._streams[shard]
         with device.activate():
@@ -206,11 +207,6 @@ class NcclCommunicator:
         if waits:
             _let_current_stream_wait(self._devices[0], waits)
         self._callers = {}
-
-
-def _check_contiguous(array: Any) -> None:
-    if not array.flags.c_contiguous:
-        raise ValueError(f"Communicator.start: array must be contiguous, got strides {array.strides}")
 
 
 def _record(device: Device, stream: Any) -> Any:

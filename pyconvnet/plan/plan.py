@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..common.checks import check_number, unmasked
+from ..common.checks import check_number, flag, unmasked
 from ..common.devices import Device, get_device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
@@ -150,9 +150,7 @@ class Plan(PlanValues):
             )
         self.precision = check_precision("Plan", precision)
         self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
-        if fuse is not None and not isinstance(fuse, bool):
-            raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
-        fuse = self.device.kind != "cpu" if fuse is None else fuse
+        fuse = self.device.kind != "cpu" if fuse is None else flag("Plan", "fuse", fuse)
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(

@@ -459,5 +459,5 @@ def test_convolution_in_a_forked_child(rng, threads):
 
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, "2", None])
 def test_set_num_threads_refuses(count):
-    with pytest.raises(ValueError, match="set_num_threads: count must be a positive integer"):
+    with pytest.raises(ValueError, match="set_num_threads: count must be"):
         _threads.set_num_threads(count)

@@ -14,6 +14,9 @@ chooser    what is used for a call: given, remembered, measured, or estimated
 ========== ===========================================================================================
 """
 
+# ruff: noqa: F401  (all that is imported here is meant to be read from here)
+
+from ...common.names import public_names as _public_names
 from .cache import Cache, Card, card_of, default_path, shipped
 from .chooser import (
     Choice,
@@ -30,22 +33,4 @@ from .chooser import (
     state,
 )
 
-__all__ = [
-    "Cache",
-    "Card",
-    "Choice",
-    "Selection",
-    "card_of",
-    "choose",
-    "choose_all",
-    "configure",
-    "default_path",
-    "enabled",
-    "forget",
-    "kernel_for",
-    "mode",
-    "on_this_device",
-    "problem",
-    "shipped",
-    "state",
-]
+__all__ = _public_names(globals())
