@@ -132,7 +132,7 @@ def _shorten_list_of_tiles(folder: Path, alone: set[str]) -> None:
 
 
 def _host_jobs(folder: Path, made: dict) -> list[tuple[list[str], str]]:
-    """Commands for all that is no kernel, and their folders; notes what they make, and how kernels are made."""
+    """Commands for all that is no kernel, and their folders; notes what they and kernels are made by."""
     (folder / "common.h").write_text(f'#include "{COMMON}"\n')
     jobs, bindings = [], []
     for entry in json.loads((folder / "build" / "compile_commands.json").read_text()):
