@@ -14,7 +14,14 @@ import numpy as np
 from ..common.checks import unmasked
 from ..common.devices import Device, cpu, cuda, get_device
 
-_forced = threading.local()
+
+class _Forced(threading.local):
+    """Of each thread."""
+
+    device: Device | None = None
+
+
+_forced = _Forced()
 _HOST = ("host", 0)
 #: What PyTorch sets instead of writing to memory, and what writes it: whoever reads the memory misses it.
 _UNWRITTEN = (("negative", "is_neg", "resolve_neg"), ("conjugate", "is_conj", "resolve_conj"))
@@ -35,7 +42,7 @@ def on(device: str | Device) -> Iterator[Device]:
     dev = get_device(device)
     if dev.kind == "cuda":
         raise ValueError("ops.on: only 'cpu' and 'emulator' can be chosen, CUDA arrays have a device")
-    previous = getattr(_forced, "device", None)
+    previous = _forced.device
     _forced.device = dev
     try:
         yield dev
@@ -45,7 +52,7 @@ def on(device: str | Device) -> Iterator[Device]:
 
 def host_device() -> Device:
     """Return the device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
-    return getattr(_forced, "device", None) or cpu()
+    return _forced.device or cpu()
 
 
 def capability(dev: Device) -> int:

@@ -12,7 +12,7 @@ from ..common.devices import Device
 from ..common.precision import BFLOAT16, accumulation_dtype
 from ..reference.space_to_depth import Depth, images_to_depth
 from . import core
-from .launch import HostCall, Launch, Prepared
+from .launch import HostCall, Launch, Prepared, as_flags, as_int32
 from .operation import operation
 
 
@@ -108,13 +108,14 @@ def prepare(
     scale = checks.real(op, "scale", scale)
     if depth is not None and not isinstance(depth, Depth):
         raise TypeError(f"{op}: depth must be a Depth or None, got {type(depth).__name__}")
-    content_checks = ()
+    content_checks, conversions = (), ()
     if crop is not None:
-        crop = core.as_int32(op, dev, "crop", crop)
+        crop, conversions = as_int32(op, dev, "crop", crop)
         if dev.kind != "cuda":
-            content_checks = (HostCall(_check_crop, op, inputs["crop"], crop, (h, w), (height, width)),)
+            content_checks = (HostCall(_check_crop, op, inputs["crop"], (h, w), (height, width)),)
     if mirror is not None:
-        mirror = core.as_flags(op, dev, "mirror", mirror)
+        mirror, conversion = as_flags(op, dev, "mirror", mirror)
+        conversions += conversion
     if out is not None:
         dtype = getattr(out, "dtype", np.float32)
         allowed = (BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (BFLOAT16,)
@@ -127,21 +128,23 @@ def prepare(
     if dev.ext is None:
         layout = None if depth is None else (h, w, channels, depth.stride, depth.corner)
         args = (images, crop, mirror, colour, mean, scale, layout)
-        return Prepared(dev, y, HostCall(_on_host, *args, out=y), checks=content_checks)
+        step = HostCall(_on_host, *args, out=y)
+        return Prepared(dev, y, *conversions, step, checks=content_checks, scratch=(crop, mirror))
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
     args = (y, images, crop, mirror, colour, mean, scale)
-    return Prepared(dev, y, Launch(op, dev, "augment", extent, args, kernel=kernel), checks=content_checks)
+    step = Launch(op, dev, "augment", extent, args, kernel=kernel)
+    return Prepared(dev, y, *conversions, step, checks=content_checks, scratch=(crop, mirror))
 
 
-def _check_crop(op: str, given: Any, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
-    """Check that every crop, as int32 in ``crop``, lies in its image; ValueError else."""
+def _check_crop(op: str, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
+    """Check that every crop lies in its image; ValueError else."""
     room = np.array([extent[0] - size[0], extent[1] - size[1]], np.int32)
     outside = ((crop < 0) | (crop > room)).any(axis=1)
     if outside.any():
         i = int(outside.argmax())
         raise ValueError(
             f"{op}: crop must keep {size} pixels inside images of {extent}, "
-            f"got top left {tuple(given[i].tolist())} at index {i}"
+            f"got top left {tuple(crop[i].tolist())} at index {i}"
         )
 
 

@@ -14,7 +14,7 @@ from .operation import operation
 _OP = "bias_relu_dropout"
 
 
-@operation()
+@operation(varying="step")
 def bias_relu_dropout(
     x: Any,
     b: Any = None,

@@ -38,33 +38,6 @@ def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
     return first[1]
 
 
-def as_int32(op: str, dev: Device, name: str, array: Any) -> Any:
-    """Convert integers of any dtype to int32, on their device and without waiting for it.
-
-    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
-    """
-    if array.dtype == np.int32:
-        return array
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: {name} must be integers, got {array.dtype}")
-    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
-    low, high = max(has.min, wants.min), min(has.max, wants.max)
-    with dev.activate():
-        if (low, high) != (has.min, has.max):
-            array = dev.xp.clip(array, low, high)
-        return array.astype(np.int32)
-
-
-def as_flags(op: str, dev: Device, name: str, array: Any) -> Any:
-    """Convert integers of any dtype, or bool, to uint8 that is 0 where they are; likewise without waiting."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "iub":
-        raise TypeError(f"{op}: {name} must be integers or bool, got {array.dtype}")
-    with dev.activate():
-        return (array if array.dtype.kind == "b" else dev.xp.not_equal(array, 0)).view(np.uint8)
-
-
 # ---------------------------------------------------------------- outputs, scratch memory, kernels
 
 

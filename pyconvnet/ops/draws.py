@@ -10,6 +10,7 @@ from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from . import core
+from .operation import Varying
 
 
 class Draw(NamedTuple):
@@ -49,7 +50,7 @@ def check_draw(
     layer = checks.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
     scale = check_scale(op, p, scale)
     if isinstance(step, int | np.integer):
-        step = checks.integer(op, "step", step) % 2**32
+        step = step if isinstance(step, Varying) else checks.integer(op, "step", step) % 2**32
         return *core.arrays(op, optional, **named), Draw(p, seed, step, None, layer, scale)
     dev, inputs = core.arrays(op, optional, **named, step=step)
     step_array = inputs["step"]

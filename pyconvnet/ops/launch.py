@@ -37,10 +37,12 @@ class HostCall:
     """
 
     def __init__(self, function: Callable[..., Any], *args: Any, **options: Any):
-        self.args, self.options = args, options
-        if not any(a.dtype == BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
-            function = getattr(function, "__wrapped__", function)  # has nothing to widen
-        self.function = function
+        self.function, self.args, self.options = function, args, options
+        tiny = getattr(function, "tiny", None)  # the same in fewer steps, of arrays alone
+        if tiny is not None and (call := tiny(*args, **options)) is not None:
+            (self.function, self.args), self.options = call, {}
+        elif not any(a.dtype == BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
+            self.function = getattr(function, "__wrapped__", function)  # has nothing to widen
 
     def run(self) -> None:
         """Call the function."""
@@ -275,6 +277,40 @@ class Launch:
         return works
 
 
+def as_int32(op: str, dev: Device, name: str, array: Any) -> tuple[Any, tuple[HostCall, ...]]:
+    """Return integers of any dtype as int32, and the steps that convert them, on their device, unread.
+
+    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
+    """
+    return _converted(op, dev, name, array, np.int32, "iu", "integers", _fill_int32)
+
+
+def as_flags(op: str, dev: Device, name: str, array: Any) -> tuple[Any, tuple[HostCall, ...]]:
+    """Return integers of any dtype, or bool, as uint8 that is 0 where they are, and the converting steps."""
+    return _converted(op, dev, name, array, np.uint8, "iub", "integers or bool", _fill_flags)
+
+
+def _converted(
+    op: str, dev: Device, name: str, array: Any, dtype: Any, kinds: str, words: str, fill: Callable[..., None]
+) -> tuple[Any, tuple[HostCall, ...]]:
+    if array.dtype == dtype:
+        return array, ()
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{op}: {name} must be {words}, got {array.dtype}")
+    converted = dev.empty(array.shape, dtype)
+    return converted, (HostCall(fill, dev, array, out=converted),)
+
+
+def _fill_int32(dev: Device, array: Any, *, out: Any) -> None:
+    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
+    low, high = max(has.min, wants.min), min(has.max, wants.max)
+    out[...] = array if (low, high) == (has.min, has.max) else dev.xp.clip(array, low, high)
+
+
+def _fill_flags(dev: Device, array: Any, *, out: Any) -> None:
+    out[...] = dev.xp.not_equal(array, 0)
+
+
 Step = Launch | HostCall
 
 
@@ -290,10 +326,19 @@ class Prepared:
     checks : tuple of HostCall
         Of what the arrays hold, on host devices; they raise ValueError. A plan, whose arrays are filled by
         kernels and checked feeds, leaves them out.
+    scratch : tuple of arrays or None
+        Those that are no arguments are allocated for this call; the steps fill them before they read them.
     """
 
-    def __init__(self, dev: Device, result: Any, *steps: Step, checks: tuple[HostCall, ...] = ()):
-        self.dev, self.result, self.steps, self.checks = dev, result, steps, checks
+    def __init__(
+        self,
+        dev: Device,
+        result: Any,
+        *steps: Step,
+        checks: tuple[HostCall, ...] = (),
+        scratch: tuple[Any, ...] = (),
+    ):
+        self.dev, self.result, self.steps, self.checks, self.scratch = dev, result, steps, checks, scratch
 
     def run(self) -> Any:
         """Run the checks, then the steps; return the result."""
@@ -306,7 +351,7 @@ class Prepared:
 
     def then(self, result: Any, *steps: Step) -> Prepared:
         """Append steps, and give another result."""
-        return Prepared(self.dev, result, *self.steps, *steps, checks=self.checks)
+        return Prepared(self.dev, result, *self.steps, *steps, checks=self.checks, scratch=self.scratch)
 
 
 def problems(prepared: Iterable[Prepared]) -> dict[str, Launch]:

@@ -11,7 +11,7 @@ from ..common import checks
 from ..common.devices import Device
 from ..common.precision import accumulation_dtype
 from . import core
-from .launch import HostCall, Launch, Prepared
+from .launch import HostCall, Launch, Prepared, as_int32
 from .operation import operation
 
 
@@ -112,10 +112,10 @@ def softmax_cross_entropy(
         checks.check_dtype(op, "class_weights", class_weights, accumulation_dtype(dtype))
         checks.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
     checks.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
-    classified = core.as_int32(op, dev, "labels", labels)
+    classified, conversion = as_int32(op, dev, "labels", labels)
     content_checks = ()
     if dev.kind != "cuda":
-        content_checks = (HostCall(_check_labels, op, labels, classified, classes),)
+        content_checks = (HostCall(_check_labels, op, labels, classes),)
         if class_weights is not None:
             content_checks += (HostCall(_check_weights, op, class_weights),)
     if metrics is not None:
@@ -132,12 +132,13 @@ def softmax_cross_entropy(
         args = (loss, dlogits, metrics, logits, classified, class_weights, topk, grad_scale)
         how = {"with_workspace": True, "kernel": kernel, "workspace": workspace}
         step = Launch(op, dev, op, extent, args, **how)
-    return Prepared(dev, (loss, dlogits), step, checks=content_checks)
+    how = {"checks": content_checks, "scratch": (classified,)}
+    return Prepared(dev, (loss, dlogits), *conversion, step, **how)
 
 
-def _check_labels(op: str, labels: Any, classified: Any, classes: int) -> None:
-    """Check that every label, as int32 in ``classified``, is a class; ValueError else."""
-    wrong = (classified < 0) | (classified >= classes)
+def _check_labels(op: str, labels: Any, classes: int) -> None:
+    """Check that every label is a class; ValueError else."""
+    wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")

@@ -314,7 +314,7 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
 # ---- dropout -----------------------------------------------------------------------------------------------
 
 
-@operation()
+@operation(varying="step")
 def dropout(
     x: Any,
     p: float = 0.5,

@@ -192,9 +192,8 @@ def conv2d_depth(
     filters = core.output(op, dev, inputs, filters, shape, dtype, name="filters")
     options = {"activation": activation, "precision": precision, "kernel": kernel, "workspace": workspace}
     product = conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
-    return Prepared(
-        dev, product.result, _rearrange("filters_to_depth", dev, w, filters, side), *product.steps
-    )
+    steps = _rearrange("filters_to_depth", dev, w, filters, side), *product.steps
+    return Prepared(dev, product.result, *steps, scratch=(filters,))
 
 
 @operation(updated=("filters",), alignment=True)
@@ -245,7 +244,8 @@ def conv2d_depth_wgrad(
     product = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
     filters = product.result
     dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
-    return Prepared(dev, dw, *product.steps, _rearrange("filters_from_depth", dev, dw, filters, side))
+    steps = *product.steps, _rearrange("filters_from_depth", dev, dw, filters, side)
+    return Prepared(dev, dw, *steps, scratch=(filters,))
 
 
 def _rearranged(

@@ -32,8 +32,7 @@ class PlanValues:
     _costs: list[str]
     _n: int  # examples of the last pass
     _programs: dict
-    _lists: dict
-    _graphs: dict
+    _passes: dict
 
     # ---- parameters, whole and unsplit ---------------------------------------------------------------------
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
@@ -134,8 +133,8 @@ class PlanValues:
             for i, shard in enumerate(self.shards):
                 with self.lanes.active(i):
                     shard.class_weights[node.name] = self.devices[i].asarray(padded)
-        for prepared in (self._programs, self._lists, self._graphs):
-            prepared.clear()  # they know the weights of before
+        for made in (self._programs, self._passes):
+            made.clear()  # they know the weights of before
 
     # ---- results -------------------------------------------------------------------------------------------
     def get_metrics(self) -> np.ndarray:

@@ -11,13 +11,14 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import ops
 from ..common.checks import check_number, flag, unmasked
-from ..common.devices import Device, cpu, get_device
+from ..common.devices import Device, get_device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
 from ..network.node import INPUT
@@ -25,13 +26,12 @@ from ..network.partition import Partition, partition
 from ..network.preprocessing import Preprocessing
 from ..network.regions import gradient_names
 from ..ops import tuning
-from ..ops.core import as_int32
 from .communicator import Communicator
 from .feed import Feeder
 from .fuse import fuse as fuse_layers
 from .fuse import space_to_depth_of_images
 from .host_values import PlanValues
-from .lanes import CaptureError, Replay, StreamLanes, graphs_enabled
+from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled
 from .layer_calls import Calls
 from .memory import Shard
 from .schedule import Program
@@ -43,6 +43,14 @@ _OF_ONE_DEVICE = (
     *("w_bf16", "operands"),
     *("input", "labels", "outputs", "gradients", "metrics", "workspace"),
 )
+
+
+@dataclass
+class _Pass:
+    """The tasks of some phases on some examples, and their graph once it is captured."""
+
+    tasks: PreparedTasks
+    graph: Replay | None = None
 
 
 class Plan(PlanValues):
@@ -157,8 +165,7 @@ class Plan(PlanValues):
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
         self._communicator = communicator
         self._programs: dict[tuple, Program] = {}
-        self._lists: dict[tuple, list[Task]] = {}
-        self._graphs: dict[tuple, Replay] = {}
+        self._passes: dict[tuple, _Pass] = {}
         capturable = communicator is None or communicator.capturable
         self._graphs_wanted = self.lanes.cuda and capturable and graphs_enabled()
         self.use_kernels(kernels)
@@ -250,7 +257,7 @@ class Plan(PlanValues):
                 raise ValueError(
                     f"Plan.feed: labels must be {n} integers, got {given.dtype} of shape {given.shape}"
                 )
-            labels = as_int32("Plan.feed", cpu(), "labels", given)
+            labels = given.astype(np.int32)
             if (labels != given).any():
                 wrong = given[labels != given][0]
                 raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
@@ -313,18 +320,19 @@ class Plan(PlanValues):
     # ---- one step ------------------------------------------------------------------------------------------
     def tasks(
         self, *phases: str, n: int | None = None, train: bool = True, start: str | None = None
-    ) -> list[Task]:
+    ) -> Sequence[Task]:
         """List the tasks of the phases "forward", "backward" and "update" on ``n`` examples."""
         batch = self._batch(n)
         first = 0 if start is None else self.network[start].index
         key = (phases, *batch, train, first)
-        if key not in self._lists:
+        if key not in self._passes:
             if batch not in self._programs:
                 calls = Calls(self.partition, self.shards, *batch, self.seed, self.precision)
                 self._programs[batch] = Program(calls, self.lanes, self._communicator)
-            self._lists[key] = self._programs[batch].tasks(*phases, train=train, start=first)
+            tasks = self._programs[batch].tasks(*phases, train=train, start=first)
+            self._passes[key] = _Pass(self.lanes.prepare(tasks))
             self._choose_kernels(batch[0])
-        return self._lists[key]
+        return self._passes[key].tasks
 
     # ---- which kernels -------------------------------------------------------------------------------------
     @property
@@ -405,12 +413,12 @@ class Plan(PlanValues):
         if not self.training:
             raise ValueError("Plan.step: the plan was made with train=False")
         phases = ("forward", "backward", "update")
-        self._n, batch = self._check_count(n), self._batch(n)
-        graph = self._graphs.get(batch)
-        if graph is None and self._graphs_wanted and (phases, *batch, True, 0) in self._lists:
-            graph = self._capture(batch, self.tasks(*phases, n=n))
-        if graph is not None:
-            graph.launch()
+        self._n = self._check_count(n)
+        made = self._passes.get((phases, *self._batch(n), True, 0))
+        if made is not None and made.graph is None and self._graphs_wanted:
+            self._capture(made)
+        if made is not None and made.graph is not None:
+            made.graph.launch()
         else:
             self._run(*phases, n=n)
 
@@ -419,16 +427,15 @@ class Plan(PlanValues):
         n = self._check_count(n)
         return (n, *(self._window or (0, n)))
 
-    def _capture(self, key: tuple, tasks: list[Task]) -> Replay | None:
+    def _capture(self, made: _Pass) -> None:
         try:
             # A workspace may grow later, for another batch size; the graph goes on with the one of now.
             lent = [shard.workspace.get(1) for shard in self.shards]
             with self.selection.used():
-                self._graphs[key] = self.lanes.capture(tasks, keep=lent)
+                made.graph = self.lanes.capture(made.tasks, keep=lent)
         except CaptureError as error:
             self._graphs_wanted = False
             warnings.warn(f"training goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=4)
-        return self._graphs.get(key)
 
     # ---- settings ------------------------------------------------------------------------------------------
     def _upload(self, attribute: str, value: Callable[[Shard], np.ndarray]) -> None:

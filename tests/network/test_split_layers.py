@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from support import ROOT
+from support.few import few
 from support.own_layers import (
     ChannelMean,
     Filters,
@@ -98,8 +99,8 @@ OWN = [
 CASES = [(layer, place) for layer, places in TABLE + OWN for place in places]
 IDS = [f"{type(layer).__name__}{i}-{place}" for i, (layer, place) in enumerate(CASES)]
 
-#: (devices, replicas, hybrid)
-GRIDS = [(2, 1, False), (4, 1, False), (2, 2, False), (4, 2, True)]
+#: (devices, replicas, hybrid); the first two have every kind of split and of copy between them.
+GRIDS = [(2, 1, False), (4, 2, True), (4, 1, False), (2, 2, False)]
 
 
 def test_every_layer_of_the_library_is_in_the_table():
@@ -166,9 +167,10 @@ def compare(net, grids=GRIDS, **options):
         assert relative(got[5], wanted[5]) < 1e-12
 
 
+@pytest.mark.parametrize("grids", few([GRIDS[:2], GRIDS[2:]], 1), ids=["few", "more"])
 @pytest.mark.parametrize(("layer", "place"), CASES, ids=IDS)
-def test_several_devices_compute_what_one_does(layer, place):
-    compare(network(layer, place))
+def test_several_devices_compute_what_one_does(layer, place, grids):
+    compare(network(layer, place), grids)
 
 
 # ---- layers derived from the library's ---------------------------------------------------------------------
