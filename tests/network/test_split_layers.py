@@ -56,7 +56,7 @@ from pyconvnet.network.node import INPUT
 from pyconvnet.network.partition import partition
 from pyconvnet.network.regions import PartitionError
 from pyconvnet.plan import Plan
-from pyconvnet.plan.fuse import depth_of_images, fuse
+from pyconvnet.plan.fuse import fuse, space_to_depth_of_images
 
 STD = {"init": Normal(0.2), "bias_init": Constant(0.1)}
 
@@ -294,8 +294,8 @@ def test_what_a_derived_layer_may_say_again():
 
 def test_images_stay_as_a_derived_first_layer_reads_them():
     plain = Network("plain", (9, 8, 3)).add(Conv2d(8, 3, stride=2, **STD), "conv1").add(Linear(5), "scores")
-    assert depth_of_images(partition(plain, 1)).stride == 2
-    assert depth_of_images(partition(derived(), 1)) is None
+    assert space_to_depth_of_images(partition(plain, 1)).stride == 2
+    assert space_to_depth_of_images(partition(derived(), 1)) is None
 
 
 # ---- where they lie ----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def same_arithmetic(monkeypatch):
         return joined(first, second, train) if isinstance(second, Dropout) else None
 
     monkeypatch.setattr(fusion, "joined", join_only_dropout)
-    monkeypatch.setattr("pyconvnet.plan.plan.depth_of_images", lambda split: None)
+    monkeypatch.setattr("pyconvnet.plan.plan.space_to_depth_of_images", lambda split: None)
 
 
 def run(net, devices, n=4, steps=3, **options):

@@ -62,7 +62,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def graphs(plan: Plan) -> int:
-    return len(plan._graphs)
+    return sum(made.graph is not None for made in plan._passes.values())
 
 
 @functools.cache

@@ -264,7 +264,7 @@ BAD = [
         "replicas must divide the number of devices, 2, got 3",
     ),
     ({"replicas": 0}, ValueError, "replicas must be at least 1"),
-    ({"hybrid": 1}, TypeError, "hybrid must be True or False, got 1"),
+    ({"hybrid": 1}, TypeError, "hybrid must be True or False, got int 1"),
     ({"devices": ["cpu", "tpu"]}, ValueError, "device must be 'cpu'"),
     ({"devices": []}, ValueError, "devices must name at least one device"),
     ({"devices": "tpu"}, ValueError, "device must be 'cpu'"),
