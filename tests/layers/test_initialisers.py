@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support.runs import events, go, small, toy
+from support.runs import events, go, small, toy, toys
 
 import pyconvnet as pcn
 from pyconvnet import layers, models
@@ -254,9 +254,7 @@ def test_a_loaded_model_has_its_own_values(tmp_path):
 
 
 def test_the_command_line(tmp_path, capsys):
-    x, y = toy(60)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    words = ["train", "digits", str(tmp_path / "data.npz"), "--option", "input_shape=8x8x3", "--epochs", "0"]
+    words = ["train", *toys(tmp_path), "--epochs", "0"]
     assert cli.main([*words, "--init", "orthogonal:gain=1.4", "--out", str(tmp_path / "run"), "--quiet"]) == 0
     assert pcn.load(tmp_path / "run").network.init == Orthogonal(1.4)
     assert cli.main([*words, "--init", "best", "--out", str(tmp_path / "no")]) == 2

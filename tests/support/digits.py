@@ -28,14 +28,14 @@ def shell(*arguments, cwd, **options):
 
 def _train(folder):
     folder.mkdir()
-    output, errors = (process := shell("train", "--epochs", "8", cwd=folder)).communicate(timeout=300)
+    output, errors = (process := shell("train", "--epochs", "5", cwd=folder)).communicate(timeout=300)
     assert process.returncode == 0, errors
     (folder / "said.txt").write_text(output)
 
 
 @pytest.fixture
 def digits_run(tmp_path_factory):
-    """The folder of a run of eight epochs, made by the command line without a word but ``--epochs``; not to
+    """The folder of a run of five epochs, made by the command line without a word but ``--epochs``; not to
     be written to. What it printed is in ``said.txt``, two folders up.
     """
     for module in ("sklearn", "matplotlib"):

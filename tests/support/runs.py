@@ -24,6 +24,13 @@ def toy(n=150, size=8, classes=4, seed=0):
     return x.astype(np.uint8), y
 
 
+def toys(folder, n=60, **arrays):
+    """What is typed to train on a few of them, which a file in the folder then holds."""
+    x, y = toy(n)
+    np.savez(folder / "data.npz", x=x, y=y, **arrays)
+    return ["digits", str(folder / "data.npz"), "--option", "input_shape=8x8x3"]
+
+
 def small(dropout=True):
     """A net with dropout, so that resuming must restore the random numbers too."""
     net = Network("small", (6, 6, 3), {"augment": {"crop": 6, "mirror": True, "pca": 0.1, "scale": 0.02}})

@@ -8,10 +8,9 @@ import sys
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import make_files as mk
-from support.runs import events, go, same_model, toy
+from support.runs import events, go, same_model, toy, toys
 
 import pyconvnet as pcn
 from pyconvnet.cli.main import main
@@ -198,12 +197,10 @@ def test_a_finished_run_is_returned_whatever_fails_then(drawing, tmp_path, monke
 @pytest.mark.parametrize("name", ["curves.png", "filters.png", "predictions.png"])
 def test_the_command_line_ends_well_without_pictures(drawing, tmp_path, monkeypatch, capsys, name):
     pytest.importorskip("matplotlib")
-    x, y = toy(40)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    typed = ["--option", "input_shape=8x8x3", "--validation", "0.5", "--epochs", "1", "--quiet"]
+    typed = [*toys(tmp_path), "--validation", "0.5", "--epochs", "1", "--quiet"]
     no_room(monkeypatch, tmp_path / name)
     with pytest.warns(RuntimeWarning, match=f"No space left.*{name}"):
-        assert main(["train", "digits", str(tmp_path / "data.npz"), *typed, "--out", str(tmp_path)]) == 0
+        assert main(["train", *typed, "--out", str(tmp_path)]) == 0
     written = {"curves.png", "filters.png", "predictions.png"} - {name}
     assert {p.name for p in tmp_path.glob("*.png")} == written
     output = capsys.readouterr().out

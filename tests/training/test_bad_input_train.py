@@ -58,46 +58,31 @@ def checkpoint(tmp_path_factory) -> Path:
 
 # ---- train -------------------------------------------------------------------------------------------------
 
+#: Beside those of ``test_train``.
 TRAIN = [
-    *[({"lr": v}, e, "lr") for v, e in [(NAN, V), (INF, V), (-0.1, V), ("0.1", T),
-                                        (True, T), (1j, T)]],
-    *[({"momentum": v}, e, "momentum") for v, e in [(NAN, V), (1.0, V), (-0.5, V),
-                                                    ("0.9", T)]],
-    *[({"weight_decay": v}, e, "weight_decay") for v, e in [(NAN, V), (-1e-3, V), ([], T)]],
-    *[({"batch_size": v}, e, "batch_size") for v, e in [(0, V), (-1, V), (2.0, T),
-                                                        ("8", T), (True, T)]],
-    *[({"epochs": v}, e, "epochs") for v, e in [(-1, V), (1.5, T), (NAN, T), ("1", T)]],
-    *[({"seed": v}, e, "seed") for v, e in [(-1, V), (2**63, V), (0.5, T), ("x", T)]],
-    *[({"precision": v}, V, "precision") for v in ("fp16", "bfloat16", "TF32", "", None, 32)],
+    *[({"lr": v}, e, "lr") for v, e in [(INF, V), (True, T), (1j, T)]],
+    *[({"momentum": v}, e, "momentum") for v, e in [(-0.5, V), ("0.9", T)]],
+    ({"weight_decay": []}, T, "weight_decay"),
+    *[({"batch_size": v}, e, "batch_size") for v, e in [(-1, V), (2.0, T), (True, T)]],
+    *[({"epochs": v}, T, "epochs") for v in (NAN, "1")],
+    *[({"seed": v}, e, "seed") for v, e in [(2**63, V), (0.5, T), ("x", T)]],
+    *[({"precision": v}, V, "precision") for v in ("bfloat16", "TF32", "", 32)],
     *[({"schedule": v}, (V, T), "schedule") for v in
       ("warp", "steps:", "steps:a=b", "plateau:speed=3", [(1,)], [(-1, 0.1)], [(1, NAN)], [(5, 1), (2, 1)])],
-    *[({"devices": v}, e, "device") for v, e in [("gpu", V), ("cuda:x", V), ([], V),
-                                                 (["cpu", "gpu"], V), (0, T), (b"cpu", T), (["cpu", 1], T)]],
-    *[({"devices": ["cpu", "cpu"], "replicas": v}, e, "replicas") for v, e in
-      [(3, V), (0, V), (1.0, T), (True, T)]],
-    *[({"hybrid": v}, T, "hybrid") for v in (1, None, "yes")],
+    *[({"devices": v}, e, "device") for v, e in [("cuda:x", V), (b"cpu", T), (["cpu", 1], T)]],
+    *[({"devices": ["cpu", "cpu"], "replicas": v}, T, "replicas") for v in (1.0, True)],
+    *[({"hybrid": v}, T, "hybrid") for v in (None, "yes")],
     ({"devices": "cuda:99"}, pcn.DeviceUnavailableError, "cuda"),
-    *[({"resume": v}, V, "resume") for v in ("yes", 1, None)],
-    ({"resume": True}, FileNotFoundError, "resume|no such|holds"),
-    *[({"progress": v}, T, "progress") for v in ("no", 2, None)],
-    *[({"workers": v}, e, "workers") for v, e in [(-1, V), (1.0, T), ("2", T)]],
-    ({"checkpoint_minutes": -1.0}, V, "checkpoint_minutes"),
-    ({"checkpoint_batches": 0}, V, "checkpoint_batches"),
-    ({"out": 3}, T, "out"),
-    *[({"model": v}, e, "model") for v, e in [("resnet50", V), ("", V), (None, T), (3, T),
-                                              (Linear(3), T), ({"layers": []}, T)]],
-    ({"model": net(classes=2)}, V, "class|label"),
+    *[({"resume": v}, V, "resume") for v in (1, None)],
+    *[({"progress": v}, T, "progress") for v in ("no", None)],
+    *[({"workers": v}, T, "workers") for v in (1.0, "2")],
+    *[({"model": v}, e, "model") for v, e in [("", V), (None, T), (Linear(3), T), ({"layers": []}, T)]],
     ({"model": net(shape=(9, 8, 3))}, V, "shape|crop|fit|images"),
     ({"model": net(shape=(8, 8, 1))}, V, "shape|channel|fit|images"),
     ({"model": pcn.Network("empty", (8, 8, 3))}, V, "layer|cost"),
-    ({"model": pcn.Network("no cost", (8, 8, 3)).add(Linear(3))}, V, "cost"),
     ({"data": None}, T, "data"),
-    ({"data": "no/such/folder"}, FileNotFoundError, "no/such/folder"),
-    ({"data": (X, Y[:3])}, V, "label"),
-    ({"validation": 1.5}, V, "validation|between"),
-    ({"validation": (X[:, :4], Y)}, V, "shape"),
     *[({"augment": v}, (V, T), "augment|crop|pca|scale|mirror") for v in
-      ("flip", 3, {"zoom": 2}, {"crop": 99}, {"crop": 0}, {"pca": NAN}, {"scale": INF}, {"mirror": "yes"})],
+      (3, {"crop": 0}, {"pca": NAN}, {"scale": INF}, {"mirror": "yes"})],
 ]  # fmt: skip
 
 
@@ -114,27 +99,6 @@ def test_train(tmp_path, options, error, fragment):
 def test_an_unknown_option_of_train(tmp_path, option):
     with pytest.raises(TypeError, match=option):
         train(tmp_path, **{option: 1})
-
-
-def test_the_folder_of_another_run_is_not_overwritten(checkpoint):
-    before = (checkpoint / "last.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="resume"):
-        train(checkpoint.parent, out=checkpoint)
-    assert (checkpoint / "last.safetensors").read_bytes() == before
-
-
-def test_resuming_with_another_network_or_data(checkpoint):
-    other = pcn.Network("small", (8, 8, 3)).add(Linear(3), "fc").add(SoftmaxCrossEntropy(), "loss")
-    with pytest.raises(ValueError, match=r"network|model"):
-        train(checkpoint.parent, out=checkpoint, resume=True, model=other)
-    with pytest.raises(ValueError, match=r"data|fingerprint|images"):
-        train(checkpoint.parent, out=checkpoint, resume=True, data=(X[::-1].copy(), Y), epochs=2)
-
-
-def test_out_that_is_a_file(tmp_path):
-    (tmp_path / "run").write_text("a file")
-    with pytest.raises((ValueError, OSError), match="run"):
-        train(tmp_path)
 
 
 # ---- layers, network, plan ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from support.kernels.placing import blank, kernels_of, place
-from support.runs import events, go, small, toy
+from support.runs import events, go, small, toy, toys
 
 from pyconvnet import ops
 from pyconvnet.cli import main as cli
@@ -250,15 +250,13 @@ def test_options_that_make_no_sense(tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    x, y = toy(60)
-    np.savez(tmp_path / "data.npz", x=x, y=y, classes=["ant", "bee", "cat", "dog"])
-    words = ["train", "digits", str(tmp_path / "data.npz"), "--option", "input_shape=8x8x3", "--epochs", "0"]
+    words = ["train", *toys(tmp_path, classes=["ant", "bee", "cat", "dog"]), "--epochs", "0"]
     for text, want in (("balanced", None), ("1,2,0.5,0", [1, 2, 0.5, 0]), ("bee=3,dog=0.5", [1, 3, 1, 0.5])):
         out = tmp_path / text
         assert cli.main([*words, "--class-weights", text, "--balance", "--quiet", "--out", str(out)]) == 0
         options = events(out, "start")[0]["options"]
         assert options["balance"] is True
-        assert options["class_weights"] == (want or class_weights("balanced", y, ["0"] * 4))
+        assert options["class_weights"] == (want or class_weights("balanced", toy(60)[1], ["0"] * 4))
     assert cli.main([*words, "--class-weights", "bee=", "--out", str(tmp_path / "no")]) == 2
 
 

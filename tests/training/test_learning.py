@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from support import ROOT
-from support.runs import events, go, toy
+from support.runs import events, go, toys
 
 from pyconvnet.cli import main as cli
 from pyconvnet.layers import Constant, Linear, SoftmaxCrossEntropy
@@ -209,9 +209,7 @@ def test_stopping_early_needs_validation(tmp_path):
 
 
 def test_stopping_early_on_the_command_line(tmp_path, capsys):
-    x, y = toy(60)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    words = ["train", "digits", str(tmp_path / "data.npz"), "--option", "input_shape=8x8x3", "--epochs", "9"]
+    words = ["train", *toys(tmp_path), "--epochs", "9"]
     words += ["--lr", "0", "--validation", "0.3", "--stop-after", "1", "--out", str(tmp_path / "run")]
     assert cli.main(words) == 0
     assert "stopped early after epoch 2: no gain since epoch 1" in capsys.readouterr().out

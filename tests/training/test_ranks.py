@@ -12,7 +12,7 @@ import pytest
 from support.few import few
 from support.mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
 from support.once import once
-from support.runs import events, go, small, toy
+from support.runs import events, go, small, toy, toys
 
 from pyconvnet.common import files
 from pyconvnet.plan import Plan
@@ -179,10 +179,8 @@ def test_ranks_go_on_at_an_example_with_another_batch_size(jobs):
 
 def test_the_command_line(tmp_path):
     """One voice only; what is wrong everywhere is told once."""
-    x, y = toy(60)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    typed = ["-m", "pyconvnet", "train", "digits", "data.npz", "--option", "input_shape=8x8x3"]
-    typed += ["--validation", "0.2", "--epochs", "1", "--device", "cpu", "--out", "run"]
+    typed = ["-m", "pyconvnet", "train", *toys(tmp_path), "--validation", "0.2", "--epochs", "1"]
+    typed += ["--device", "cpu", "--out", "run"]
     status, output, errors = finish(start(2, typed, tmp_path))
     assert status == 0, errors
     assert output.count("epoch 1/1") == 1

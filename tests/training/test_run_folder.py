@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import events, go, python_path, same_model, toy
+from support.runs import events, go, python_path, same_model, toy, toys
 
 import pyconvnet as pcn
 from pyconvnet.cli.main import main
@@ -130,15 +130,16 @@ def test_an_epoch_saved_to_its_last_batch_is_told_once(tmp_path, monkeypatch):
 
 
 def test_the_command_line_begins_and_goes_on(tmp_path, capsys):
-    pytest.importorskip("sklearn")
+    model, *data = toys(tmp_path)
     (tmp_path / "log.jsonl").write_text(LINE)
-    train = ["train", "digits", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    options = [*data, "--batch-size", "6", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    train = ["train", model, *options]
     for epochs, typed in (("1", ["--resume", "auto"]), ("2", ["--resume=auto"])):
         assert main([*train, "--epochs", epochs, "--checkpoint-batches", "5", *typed]) == 0
     assert [e["epoch"] for e in events(tmp_path, "train")] == [1, 2]
     assert [e["resumed"] for e in events(tmp_path, "start")] == [False, True]
     assert next(e["step"] for e in events(tmp_path, "checkpoint") if e["reason"] == "batches") == 5
-    assert main(["train", "--resume", "digits", *train[2:], "--epochs", "2"]) == 0  # the word is the model
+    assert main(["train", "--resume", model, *options, "--epochs", "2"]) == 0  # the word is the model
     capsys.readouterr()
     assert main([*train, "--resume=often"]) == 2
     assert "--resume: stands alone or before auto, got 'often'" in capsys.readouterr().err
