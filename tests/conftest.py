@@ -97,7 +97,14 @@ def any_device(request):
     return devices.get_device(request.param)
 
 
-@pytest.fixture(params=list(SCHEDULES))
+def _schedules():
+    """Every schedule; of sanitized builds, whose checks hold for any order, one, the others with --slow."""
+    if devices.emulator().ext.flavour() in ("plain", "count"):
+        return list(SCHEDULES)
+    return ["mix", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES if name != "mix")]
+
+
+@pytest.fixture(params=_schedules())
 def schedule(request):
     """Runs the test under one of the emulator's schedules; a device's own order is not ours to choose."""
     ext = devices.emulator().ext

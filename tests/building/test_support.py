@@ -56,7 +56,7 @@ def test_same_bits():
     assert not same_bits(np.float32([1.0]), np.float64([1.0]))
 
 
-@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "two workers"])
+@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n2"]], ids=["alone", "two workers"])
 @pytest.mark.parametrize("all_launched", [False, True], ids=["rows left out", "every row"])
 def test_a_row_no_test_launched_fails_the_session(tmp_path, workers, all_launched):
     """Halves of the tables are launched by two tests, which two workers share."""
@@ -74,7 +74,8 @@ def test_a_row_no_test_launched_fails_the_session(tmp_path, workers, all_launche
         f"def test_half(half): LAUNCHED.update(ROWS[half + {0 if all_launched else 2}::2])\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
+    # No plugins but the one: they take longer to start than the test.
+    environment = {**os.environ, "PYTHONPATH": python_path(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == (0 if all_launched else 1), done.stdout + done.stderr
     assert "2 passed" in done.stdout

@@ -10,8 +10,10 @@ from support.kernels.conv_problems import (
     CASES,
     DIRECTIONS,
     FEW,
+    PLAIN,
     compute,
     kernels,
+    once_each,
     problem,
     reached,
     rows,
@@ -22,6 +24,10 @@ from support.kernels.conv_shapes import Conv, alexnet_convs
 from pyconvnet import ops
 from pyconvnet.common import devices
 from pyconvnet.reference import conv as reference
+
+FEW_ROWS = [
+    pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in DIRECTIONS for row in rows(op, FEW)
+]
 
 
 def check(op: str, case: Conv, dev, kernel: str) -> None:
@@ -149,10 +155,7 @@ def _bits_in_plain_order(op: str, case: Conv, kernel: str) -> np.ndarray:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(
-    ("op", "case", "kernel"),
-    [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in DIRECTIONS for row in rows(op, FEW)],
-)
+@pytest.mark.parametrize(("op", "case", "kernel"), FEW_ROWS if PLAIN else once_each(FEW_ROWS))
 def test_every_schedule_gives_the_same_bits(op, case, kernel, schedule):
     with ops.on("emulator"):
         result = compute(op, case, devices.emulator(), kernel)

@@ -19,8 +19,10 @@ from support.kernels.conv_problems import (
     TINY,
     compute,
     kernels,
+    once_each,
     problem,
     reached,
+    representative,
     slow,
     table,
 )
@@ -32,8 +34,7 @@ from pyconvnet.ops.conv import capability
 
 BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 HALF_ULP = 2.0**-8  # the largest relative error of rounding to 8 significant bits
-# Sanitized builds are some 30 times slower.
-BF16_CASES = [*([*TINY, *RAGGED_CONVS] if PLAIN else [*TINY[1:2], *FEW]), *RAGGED_OF_EIGHT]
+BF16_CASES = [*TINY, *RAGGED_CONVS, *RAGGED_OF_EIGHT]
 LARGE = ALEXNET if PLAIN else []
 FEW_BF16 = [
     *(case for case in RAGGED_OF_EIGHT if case.name in ("eight_rectangular", "eight_many_channels")),
@@ -68,7 +69,9 @@ def rows(cases: list[Conv]) -> list:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel"), [*rows(BF16_CASES), *slow(rows(LARGE))])
+@pytest.mark.parametrize(
+    ("op", "case", "kernel"), [*representative(rows(BF16_CASES)), *slow(rows(LARGE))]
+)
 def test_kernel(op, case, kernel, device, run_on):
     if "_mma" in kernel and capability(device) < 80:
         pytest.skip("the GPU has no tensor cores for bfloat16")
@@ -95,7 +98,7 @@ def _bits_in_plain_order(op: str, case: Conv, kernel: str) -> np.ndarray:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel"), rows(FEW_BF16))
+@pytest.mark.parametrize(("op", "case", "kernel"), once_each(rows(FEW_BF16)))
 def test_every_schedule_gives_the_same_bits(op, case, kernel, schedule):
     """Threads in any order, asynchronous copies as early and as late as may be."""
     with ops.on("emulator"):

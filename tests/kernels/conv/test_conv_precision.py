@@ -11,10 +11,13 @@ from support.kernels.conv_problems import (
     DIRECTIONS,
     FEW,
     PLAIN,
+    REPRESENTATIVE,
     TINY,
     compute,
     kernels,
+    once_each,
     problem,
+    representative,
     slow,
 )  # fmt: skip
 from support.kernels.conv_shapes import RAGGED_CONVS, Conv, alexnet_convs
@@ -25,13 +28,7 @@ from pyconvnet.ops.conv import capability
 
 EPS_TF32 = 2.0**-11  # half the spacing of numbers with 11 significant bits
 EPS = {"tf32": EPS_TF32, "fp32x3": EPS32}
-# Sanitized builds are some 30 times slower: shapes that between them have every row, groups, strides,
-# padding, ragged tiles and split reductions.
-SANITIZED = (
-    "conv2_tiny", "first_overhang", "odd_extent", "rectangular", "stride_skips_taps",
-    "padding_only_strided", "many_groups", "wide_filters", "many_channels", "fast_in_odd_out",
-)  # fmt: skip
-TENSOR_CASES = [case for case in [*TINY, *RAGGED_CONVS] if PLAIN or case.name in SANITIZED]
+TENSOR_CASES = [*TINY, *RAGGED_CONVS]
 LARGE = ALEXNET if PLAIN else []
 FEW_TENSOR = [case for case in CASES if case.name in ("rectangular", "many_groups", "fast_in_odd_out")] + FEW
 LINEARS = [(1, 36, 20), (17, 68, 132), (130, 40, 12), (3, 2052, 8), (600, 12, 20)]
@@ -70,7 +67,9 @@ def rms(values: np.ndarray) -> float:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel", "precision"), [*rows(TENSOR_CASES), *slow(rows(LARGE))])
+@pytest.mark.parametrize(
+    ("op", "case", "kernel", "precision"), [*representative(rows(TENSOR_CASES)), *slow(rows(LARGE))]
+)
 def test_kernel(op, case, kernel, precision, device, run_on):
     p = problem(case)
     with run_on(device):
@@ -88,7 +87,7 @@ def test_kernel(op, case, kernel, precision, device, run_on):
         pytest.param(op, case, id=f"{case}-{op}")
         for op in DIRECTIONS
         for case in TENSOR_CASES
-        if on_tensor_cores(op, case)
+        if case.name.startswith(REPRESENTATIVE) and on_tensor_cores(op, case)
     ],
 )
 def test_fp32x3_is_nearly_as_exact_as_ffma(op, case, device, run_on):
@@ -112,7 +111,7 @@ def _bits_in_plain_order(op: str, case: Conv, kernel: str, precision: str) -> np
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("op", "case", "kernel", "precision"), rows(FEW_TENSOR))
+@pytest.mark.parametrize(("op", "case", "kernel", "precision"), once_each(rows(FEW_TENSOR)))
 def test_every_schedule_gives_the_same_bits(op, case, kernel, precision, schedule):
     """Threads in any order, asynchronous copies as early and as late as may be."""
     with ops.on("emulator"):

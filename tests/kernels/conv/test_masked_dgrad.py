@@ -4,7 +4,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from support.helpers import EPS32, assert_close, filled_with_nan, same_bits
-from support.kernels.conv_problems import CASES, FEW, compute, kernels, problem, reached, table
+from support.kernels.conv_problems import (
+    CASES,
+    FEW,
+    PLAIN,
+    compute,
+    kernels,
+    problem,
+    reached,
+    representative,
+    table,
+)  # fmt: skip
 from support.kernels.conv_shapes import RAGGED_OF_EIGHT, Conv
 
 from pyconvnet import ops
@@ -52,7 +62,7 @@ def on_every_kernel() -> list:
             for precision in ("tf32", "fp32x3") if "_mma" in kernel else ("fp32",):
                 name = f"{case}-{kernel.removeprefix('conv2d_')}-{precision}"
                 rows.append(pytest.param(case, kernel, precision, id=name))
-    return rows
+    return rows if PLAIN else representative(rows)
 
 
 @pytest.mark.kernels

@@ -18,6 +18,14 @@ PLAIN = devices.emulator().ext.flavour() == "plain"
 TINY = reduced_convs(tiny=True)
 ALEXNET = reduced_convs() if PLAIN else TINY
 CASES = [*ALEXNET, *RAGGED_CONVS]
+# How the names begin of shapes that between them reach every row, whole and split reductions, groups,
+# strides, padding and ragged tiles: what the default run takes of the tensor cores' grids, which are the
+# largest, and sanitized builds, some 30 times slower, of all.
+REPRESENTATIVE = (
+    "conv2_tiny", "first_overhang", "odd_extent", "rectangular", "stride_skips_taps",
+    "padding_only_strided", "many_groups", "wide_filters", "many_channels", "odd_everything",
+    "fast_in_odd_out", "eight",
+)  # fmt: skip
 DIRECTIONS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
 # Shapes that between them reach every kernel, for the tests that look at something else than shapes.
 FEW = [
@@ -58,16 +66,39 @@ def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[s
 
 def rows(op: str, cases: list[Conv]) -> list:
     """One test for each case and each kernel that applies to it."""
-    return [
+    found = [
         pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_')}")
         for case in cases
         for kernel in kernels(op, case)
     ]
+    return found if PLAIN else representative(found)
 
 
-def slow(parameters: list) -> list:
-    """The same parameters of tests that take --slow."""
-    return [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in parameters]
+def slow(parameters: list, unless=lambda *values: False) -> list:
+    """The same parameters of tests that take --slow, but those whose values are to be run always."""
+    marks = ([] if unless(*p.values) else [pytest.mark.slow] for p in parameters)
+    return [pytest.param(*p.values, id=p.id, marks=m) for p, m in zip(parameters, marks, strict=True)]
+
+
+def representative(parameters: list) -> list:
+    """The same parameters, of which those of :data:`REPRESENTATIVE` shapes run by default."""
+
+    def always(*values):
+        return any(isinstance(v, Conv) and v.name.startswith(REPRESENTATIVE) for v in values)
+
+    return slow(parameters, always)
+
+
+def once_each(parameters: list) -> list:
+    """The same parameters, of which each kernel's first by default: shapes do not matter, or all alike."""
+    seen = set()
+
+    def first(op, case, kernel, *options):
+        new = (kernel, *options) not in seen
+        seen.add((kernel, *options))
+        return new
+
+    return slow(parameters, first)
 
 
 class Problem:

@@ -45,11 +45,12 @@ def start() -> None:
 
 
 def whole(config) -> bool:
-    """Whether the command line asks for all tests, not some."""
+    """Whether the command line asks for all tests, or all that sanitized builds run, not some."""
     options = config.option
     everything = {config.rootpath, config.rootpath / "tests"}
     places = {Path(os.path.normpath(config.invocation_params.dir / arg)) for arg in config.args}
-    some = (options.keyword, options.markexpr, options.collectonly, options.deselect, options.ignore)
+    marked = options.markexpr not in ("", "kernels")
+    some = (options.keyword, marked, options.collectonly, options.deselect, options.ignore)
     return places <= everything and not any(some) and not getattr(options, "lf", False)
 
 

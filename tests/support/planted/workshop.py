@@ -104,9 +104,12 @@ def prepare(folder: Path, mutations: list[Mutation]) -> None:
     _run(*made["kernel"], "-xc++-header", *workshop.includes, header, "-o", f"{header}.gch")
     sources = {file: workshop.source(file) for file in sorted(alone)}
     for family in FAMILIES:
-        rest = [f for f in sorted((KERNELS / family).glob("*.cu")) if f"{family}/{f.name}" not in alone]
-        if rest:
-            sources[family] = _unit(folder / f"{family}.cu", rest)
+        names = [f"{family}/{path.name}" for path in sorted((KERNELS / family).glob("*.cu"))]
+        rest = [name for name in names if name not in alone]
+        if family == "conv":  # files that hide what others of them hide under the same name
+            sources |= {name: workshop.source(name) for name in rest}
+        elif rest:
+            sources[family] = _unit(folder / f"{family}.cu", [workshop.source(name) for name in rest])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(_run, *command, cwd=place) for command, place in host]
         for file, source in sources.items():
@@ -132,7 +135,7 @@ def _shorten_list_of_tiles(folder: Path, alone: set[str]) -> None:
 
 
 def _host_jobs(folder: Path, made: dict) -> list[tuple[list[str], str]]:
-    """Commands for all that is no kernel, and their folders; notes what they and kernels are made by."""
+    """Commands for all that is no kernel, and their folders; notes in `made` what they make."""
     (folder / "common.h").write_text(f'#include "{COMMON}"\n')
     jobs, bindings = [], []
     for entry in json.loads((folder / "build" / "compile_commands.json").read_text()):
