@@ -1,0 +1,175 @@
+"""Predict AlexNet's kernels and training step on an H200 from machine code: see docs/cycle-model.md.
+
+    python benchmarks/cycle_model.py                      the step, and the rows that the heuristic chooses
+    python benchmarks/cycle_model.py --all --only conv2   every row of some layers
+    python benchmarks/cycle_model.py --order              where heuristic and model rank rows otherwise
+    python benchmarks/cycle_model.py --results FOLDER     beside the times that on_gpu.sh left below it
+    python benchmarks/cycle_model.py --module FILE --write  the code of a build, into docs/kernel-report
+
+Kernels and rows are those of docs/kernel-report.json; --order, --module and --write ask this library for the
+rows and their costs anew. ``kernel_report.py --write``, which compiles everything, writes the predictions,
+too. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import operator
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import kernel_report
+from report import alexnet, compiler, loops, predictions, render, sass
+from report.reasons import REASONS
+
+BATCHES = (128, 256, 1024)
+CLEAR = 1.05  #: the model's times must differ by so much before an order counts as another
+
+
+def add_loops(kernels: list[dict], text: str) -> int:
+    """Put the main loops of ``cuobjdump -sass`` into a report's kernels; how many were found."""
+    found = loops.main_loops(text)
+    names = {compiler.short(name): symbol for symbol, name in compiler.demangle(sorted(found)).items()}
+    count = 0
+    for row in kernels:
+        if row["family"] == "conv" and (symbol := names.get(row["kernel"])):
+            predictions.cycles.newest(row)["loop"] = found[symbol]
+            count += 1
+    return count
+
+
+def disagreements(rows: list[dict]) -> list[dict]:
+    """A row per product of which heuristic and model put another kernel first, clearly so, or order a pair
+    otherwise.
+
+    ``loss`` is the predicted time of the heuristic's choice over that of the model's; ``pairs`` are clearly
+    different in the model, ``swapped`` those of them that costs order the other way.
+    """
+    found = []
+    for name, group in itertools.groupby(rows, operator.itemgetter("layer", "op", "precision")):
+        group = list(group)  # cheapest first
+        best = min(group, key=lambda row: row["us"])
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(group, 2)
+            if max(a["us"], b["us"]) > CLEAR * min(a["us"], b["us"])
+        ]
+        swapped = sum(a["us"] > b["us"] for a, b in pairs)
+        if swapped:
+            loss = group[0]["us"] / best["us"]
+            found.append(
+                dict(zip(("layer", "op", "precision"), name, strict=True))
+                | {"heuristic": group[0]["row"], "model": best["row"], "loss": round(loss, 3)}
+                | {"pairs": len(pairs), "swapped": swapped}
+            )
+    return found
+
+
+def _print(head: list[str], rows: list[list[object]]) -> None:
+    texts = [
+        head,
+        *([f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_steps(steps: list[dict]) -> None:
+    """The whole step."""
+    print("a training step, predicted, us")
+    _print(list(steps[0]), [list(row.values()) for row in steps])
+
+
+def print_products(rows: list[dict]) -> None:
+    """The rows of a table, cycles of a block's step by unit."""
+    units = list(rows[0]["cycles"]) if rows else []
+    head = [
+        "layer",
+        "op",
+        "precision",
+        "row",
+        "splits",
+        "steps",
+        "tail",
+        *units,
+        "step",
+        "bound",
+        "us",
+        "%",
+        "measured",
+    ]
+    print("\nproducts, predicted")
+    _print(
+        head,
+        [
+            [
+                *(row[cell] for cell in ("layer", "op", "precision", "row", "splits", "steps", "tail")),
+                *(*row["cycles"].values(), row["step_cycles"], row["bound"], row["us"], row["percent"]),
+                f"{row['measured_us']} ({row['ratio']})" if row["measured_us"] else "-",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def print_order(kernels: list[dict]) -> None:
+    """Where the heuristic ranks otherwise than the model, at every batch of the benchmarks."""
+    for batch in BATCHES:
+        rows = predictions.products(kernels, alexnet.rows(batch), batch)
+        found = disagreements(rows)
+        print(
+            f"\nbatch {batch}: of {len(predictions.chosen(rows))} products the order differs in {len(found)}"
+        )
+        if found:
+            _print(
+                list(found[0]),
+                [[f"{c}" for c in row.values()] for row in sorted(found, key=lambda r: -r["loss"])],
+            )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--all", action="store_true", help="every row, not the chosen ones alone")
+    parser.add_argument("--only", default="", help="rows whose layer, op, precision or kernel contains it")
+    parser.add_argument("--order", action="store_true", help="compare the orders of heuristic and model")
+    parser.add_argument("--module", type=Path, help="a compiled module or cubin whose loops to read")
+    parser.add_argument("--disassembler", type=Path, help="as for kernel_report.py")
+    parser.add_argument("--results", type=Path, default=kernel_report.ROOT / "benchmarks" / "results")
+    parser.add_argument("--json", type=Path, help="write the predictions to this file")
+    parser.add_argument("--write", action="store_true", help="into docs/kernel-report.json and .md")
+    given = parser.parse_args(arguments)
+    file = kernel_report.REPORT.with_suffix(".json")
+    report = json.loads(file.read_text())
+    if given.module:
+        cuobjdump = sass.find(given.disassembler)
+        if cuobjdump is None:
+            sys.exit("cycle_model: no cuobjdump (--disassembler FOLDER)")
+        count = add_loops(report["kernels"], sass.dump(cuobjdump, "-sass", given.module, "-arch", "sm_90"))
+        print(f"{count} loops read from {given.module}")
+    anew = given.order or given.module or given.write
+    rows = alexnet.rows() if anew else [{k: row[k] for k in alexnet.CELLS} for row in report["products"]]
+    found = predictions.predict(report["kernels"], rows, given.results)
+    if given.json:
+        given.json.write_text(kernel_report.dump(found))
+    if given.write:
+        report |= found
+        file.write_text(kernel_report.dump(report))
+        file.with_suffix(".md").write_text(render.markdown(report, REASONS))
+    print_steps(found["steps"])
+    rows = found["products"] if given.all else predictions.chosen(found["products"])
+    shown = [
+        row for row in rows if any(given.only in str(row[c]) for c in ("layer", "op", "precision", "row"))
+    ]
+    print_products(shown)
+    if given.order:
+        print_order(report["kernels"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
