@@ -69,10 +69,10 @@ def disagreements(rows: list[dict]) -> list[dict]:
 
 
 def _print(head: list[str], rows: list[list[object]]) -> None:
-    texts = [
-        head,
-        *([f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows),
-    ]
+    def text(cell: object) -> str:
+        return str(cell) if not isinstance(cell, float) else f"{cell:.3g}" if cell < 100 else f"{cell:.0f}"
+
+    texts = [head, *([text(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for row in texts:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -21,6 +21,7 @@ from report.alexnet import BATCH, PRECISIONS, operations, output_shape
 PARTS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
 MASKED = {"conv4", "conv5", "fc7", "fc8"}  # read the output of a ReLU, through which their dgrad goes back
 PARAMETERS = 60_965_224
+_NEEDED = {"name", "op", "precision", "kernel"}
 
 
 def product_of(layer: str, op: str, shapes: dict[str, Any], precision: str, useful: float) -> cycles.Product:
@@ -134,14 +135,15 @@ def predict(kernels: list[dict], rows: list[dict], results: Path | None = None) 
 
 # ---- measured
 def measured(folder: Path) -> Iterator[dict]:
-    """Yield the rows of benchmarks that ran on an H200 at this batch; see :mod:`harness` for what they
-    hold."""
+    """Yield the rows of benchmarks that ran on an H200 at this batch; :mod:`harness` says what they hold."""
     for path in sorted(folder.rglob("*.json")):
         content = json.loads(path.read_text())
         for document in content.get("documents", [content]) if isinstance(content, dict) else []:
             gpu = document.get("machine", {}).get("gpu", "")
             if "H200" in gpu and document.get("batch") == BATCH and not document.get("tiny"):
-                yield from (row for row in document["rows"] if row.get("median_us") and not row.get("error"))
+                for row in document.get("rows", []):
+                    if row.get("median_us") and not row.get("error") and row.keys() >= _NEEDED:
+                        yield row
 
 
 def _fill(found: dict[str, list[dict]], row: dict) -> None:
