@@ -54,8 +54,8 @@ WGRAD = ("test_conv.py", "test_wgrad and tile64")
 SPLIT = ("test_conv.py", "test_wgrad and tile96")
 GROUPS = ("test_conv.py", "test_every_schedule_gives_the_same_bits and fprop_tile64 and (fwd or rev)")
 MMA = {op: ("test_conv_precision.py", f"test_kernel and {op}_mma64x64") for op in ("fprop", "dgrad", "wgrad")}
-MMA64 = {op: (f"conv/conv2d_{op}_mma64x64.cu",) for op in ("fprop", "dgrad", "wgrad")}
-TILE64 = {op: (f"conv/conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
+MMA64 = {op: (f"conv2d_{op}_mma64x64.cu",) for op in ("fprop", "dgrad", "wgrad")}
+TILE64 = {op: (f"conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 LAST_BARRIER = "    }\n    __syncthreads();\n  }\n}"
 
 MUTATIONS = [
