@@ -130,7 +130,7 @@ def _train(args: argparse.Namespace) -> int:
 def _pictures(run: Any, data: Any) -> list[Path]:
     """Draw what can be drawn of a finished run; nothing where matplotlib is missing."""
     from ..trained import plots
-    from ..training.run import afterwards
+    from ..training.run import warn_on_error
 
     made = [path for path in [run.out / "curves.png"] if path.is_file()]  # train() draws it
     drawers: dict[str, Callable[[Path], Path]] = {
@@ -139,7 +139,7 @@ def _pictures(run: Any, data: Any) -> list[Path]:
     }
     for name, draw in drawers.items():
         try:
-            with afterwards(f"no {name}", ValueError, plots.NotInstalledError):
+            with warn_on_error(f"no {name}", ValueError, plots.NotInstalledError):
                 made.append(draw(run.out / name))
         except plots.NotInstalledError as error:
             print(f"no pictures: {error}", file=sys.stderr)

@@ -63,14 +63,14 @@ def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
         check_contiguous(op, mask=mask)
 
 
-def shape_tuple(op: str, name: str, value: Any, axes: str) -> tuple[int, ...]:
-    """Return a shape given as an argument: as many positive integers as `axes` names."""
-    rank = axes.count(",") + 1
+def shape_tuple(op: str, name: str, value: Any, axes: str = "...") -> tuple[int, ...]:
+    """Return a shape given as an argument: as many positive integers as `axes` names, "...": at least one."""
+    rank = "at least 1" if axes == "..." else axes.count(",") + 1
     try:
         shape = tuple(value)
     except TypeError:
         raise TypeError(f"{op}: {name} must be a shape ({axes}), got {type(value).__name__}") from None
-    if len(shape) != rank:
+    if not shape if axes == "..." else len(shape) != rank:
         raise ValueError(f"{op}: {name} must have {rank} entries ({axes}), got {shape}")
     shape = tuple(integer(op, f"{name}[{i}]", extent, minimum=1) for i, extent in enumerate(shape))
     if math.prod(shape) > MAX_ELEMENTS:

@@ -119,7 +119,7 @@ class Context:
         the arrays of inputs, outputs, their gradients and of those parameters that are ``operand`` are
         bfloat16.
     depth : bool
-        The layer reads the images, and they are in the depth layout of its convolution, see
+        The layer reads the images, and they are in the space-to-depth layout of its convolution, see
         :mod:`pyconvnet.ops.space_to_depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -45,12 +46,12 @@ _caches: list[dict] = []
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Prepared]]:
-    """Inside, operations of this thread check their arguments and run nothing.
+    """Record what the operations of this thread would run: inside, they check arguments and run nothing.
 
     Yields
     ------
     list of Prepared
-        What the operations would have run; filled inside the block.
+        One for each operation called; filled inside the block.
     """
     before, _state.recorded = _state.recorded, []
     try:
@@ -105,7 +106,7 @@ def forget() -> None:
 
 
 def recipes() -> int:
-    """The number of recipes that are kept."""
+    """Count the recipes that are kept."""
     return sum(map(len, _caches))
 
 
@@ -158,7 +159,7 @@ def operation(
 def _key(
     args: tuple, kwargs: dict[str, Any], arrays: list[Any], alignment: bool
 ) -> tuple[tuple | None, Device | None]:
-    """What a recipe holds for, and its device; (None, None) for arguments out of the ordinary.
+    """Build the key a recipe is kept under, and its device; (None, None) for arguments out of the ordinary.
 
     Parameters
     ----------
@@ -266,7 +267,7 @@ def _first(
 
 
 def _apart(arrays: list[Any]) -> list[Any]:
-    """The arrays, those that are there a second time as views, so that each can be told from the others."""
+    """Return the arrays, those that are there a second time as views: each can be told from the others."""
     seen: set[int] = set()
     result = []
     for array in arrays:
@@ -276,7 +277,7 @@ def _apart(arrays: list[Any]) -> list[Any]:
 
 
 def _replaced(value: Any, arrays: Iterator[Any]) -> Any:
-    """An argument with the next ones of `arrays` in place of its own."""
+    """Put the next ones of `arrays` in place of an argument's own."""
     if isinstance(value, list | tuple):
         return type(value)(_replaced(item, arrays) for item in value)
     return next(arrays) if is_array(value) else value
@@ -289,9 +290,12 @@ class _NotKnownError(Exception):
 
 
 class _Template:
-    """Values with places for the arrays of a call, which it does not hold."""
+    """Values with places for the arrays of a call, which it does not hold.
 
-    __slots__ = ("fills", "values")
+    ``filled(arrays)`` gives the values, with those of `arrays` that belong there.
+    """
+
+    __slots__ = ("filled", "fills", "values")
 
     def __init__(self, values: Iterable[Any], places: dict[int, int]):
         self.values: list[Any] = list(values)
@@ -306,8 +310,11 @@ class _Template:
             else:
                 continue
             self.values[i] = None
+        everywhere = [place for _, place, kind in self.fills if kind is None]
+        only_arrays = len(everywhere) == len(self.values) > 1
+        self.filled = operator.itemgetter(*everywhere) if only_arrays else self._filled
 
-    def filled(self, arrays: list[Any]) -> list[Any]:
+    def _filled(self, arrays: list[Any]) -> list[Any]:
         values = self.values.copy()
         for i, place, kind in self.fills:
             values[i] = arrays[place] if kind is None else kind(place.filled(arrays))
@@ -324,6 +331,9 @@ class _HostStep:
         self.names, self.options = tuple(call.options), _Template(call.options.values(), places)
 
     def run(self, arrays: list[Any], workspace: Any) -> None:
+        if not self.names:
+            self.function(*self.args.filled(arrays))
+            return
         options = dict(zip(self.names, self.options.filled(arrays), strict=True))
         self.function(*self.args.filled(arrays), **options)
 
@@ -377,7 +387,7 @@ class _Recipe:
         ]
 
     def _state(self) -> tuple:
-        """What the choice of kernels depends on beside the kind of arguments."""
+        """Return what the choice of kernels depends on beside the kind of arguments."""
         return capability(self.dev), tuning.state(self.dev)
 
     def run(self, arrays: list[Any], workspace: Any) -> Any:

@@ -49,7 +49,7 @@ class Communicator(Protocol):
         """
 
     def finish(self) -> None:
-        """Work enqueued from here on sees all the sums."""
+        """Let work enqueued from here on see all the sums."""
 
 
 class HostCommunicator:
@@ -220,14 +220,14 @@ def _record(device: Device, stream: Any) -> Any:
 
 
 def _let_current_stream_wait(device: Device, events: Sequence[Any]) -> None:
-    """The stream ``finish`` was called on waits too, whichever device's it is: events are known on all."""
+    """Let the stream ``finish`` was called on wait too, whichever device's it is: events are known on all."""
     here = device.xp.cuda.get_current_stream()
     for event in events:
         here.wait_event(event)
 
 
 def connect(comm: Any, devices: Sequence[Device]) -> Communicator:
-    """Collective: the fastest road that all ranks can take.
+    """Find, collectively, the fastest road that all ranks can take.
 
     ``PYCONVNET_NCCL=0`` in any rank turns NCCL off.
 
@@ -255,7 +255,7 @@ def connect(comm: Any, devices: Sequence[Device]) -> Communicator:
 
 
 def _mpi(comm: Any) -> tuple[Any, Any]:
-    """A communicator of their own for the sums, the same in every run of this process, and the module."""
+    """Return a communicator for the sums alone, the same in every run of this process, and the module."""
     from mpi4py import MPI
 
     if comm.handle not in _duplicates:
@@ -285,5 +285,5 @@ def _nccl_works() -> bool:
 
 
 def _place(gpu: Device) -> tuple[str, str]:
-    """(host, PCI address): the same for one GPU whatever number CUDA_VISIBLE_DEVICES gives it."""
+    """Name a GPU by (host, PCI address): the same whatever number CUDA_VISIBLE_DEVICES gives it."""
     return socket.gethostname(), str(gpu.xp.cuda.Device(gpu.index).pci_bus_id)

@@ -158,7 +158,7 @@ def _check(
 
 
 def plan_loss(plan: Plan) -> float:
-    """The training objective of the batch fed last."""
+    """Compute the training objective of the batch fed last."""
     plan.forward()
     return plan.loss()
 

@@ -107,7 +107,7 @@ def read(path: Path) -> Saved:
 
 
 def _check_state(model: Model, state: dict[str, Any]) -> None:
-    """Raise unless a state is as :meth:`Trainer._write` makes it; earlier versions' come up to date."""
+    """Raise unless a state is as :meth:`RunState._write` makes it; earlier versions' come up to date."""
     for name in ("options", "data", "schedule"):
         _check_kind(name, state[name], dict)
     kernels = _check_kind("kernels", state.get("kernels") or {}, dict)

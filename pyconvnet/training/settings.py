@@ -16,7 +16,7 @@ from ..data.augmentation import UNIT_SCALE, Augmentation
 from ..layers.initialisers import Initialiser, initialiser
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing
-from . import schedules as _optim
+from . import schedules
 from .class_weights import class_weights
 
 DEFAULTS = {
@@ -98,7 +98,7 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
     if given.get("seed", 0) >= 2**63:
         raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
     if "schedule" in given:
-        _optim.schedule(given["schedule"])
+        schedules.schedule(given["schedule"])
     if not isinstance(given.get("balance", False), bool):
         raise TypeError(f"train: balance must be True or False, got {given['balance']!r}")
     if "init" in given:
@@ -149,7 +149,7 @@ def make_settings(
     values["class_weights"] = weights
     try:
         # A copy: a schedule's state is this run's, not the caller's.
-        values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
+        values["schedule"] = copy.copy(schedules.schedule(values["schedule"]))
     except (ValueError, TypeError) as error:
         if given["schedule"] is not None or saved is None:
             raise

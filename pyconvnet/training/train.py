@@ -204,7 +204,7 @@ def train(
             )
             train_set, validation_set, share = _data(data, validation, seed, saved, asked)
             network, start = _network(model, train_set, saved)
-            train_set, validation_set = _outputs_of(model, saved, train_set, validation_set)
+            train_set, validation_set = _match_labels(model, saved, train_set, validation_set)
             network = _with_init(network, init, model, saved)
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
@@ -264,7 +264,7 @@ def _data(
     return train_set, validation_set, float(validation) if share else None
 
 
-def _outputs_of(
+def _match_labels(
     model: Any, saved: Any, train_set: Dataset, validation_set: Dataset | None
 ) -> tuple[Dataset, Dataset | None]:
     """Return the images, their labels the numbers of the outputs of the model to go on from."""

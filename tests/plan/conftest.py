@@ -1,6 +1,7 @@
-"""CUDA devices that are not there."""
+"""CUDA devices that are not there; runs leave no pictures, unless a test asks for ``drawing``."""
 
 import pytest
+from support.drawing import drawing, no_drawing  # noqa: F401
 from support.fakes.fake_cuda import Machine
 
 

@@ -18,11 +18,6 @@ from pyconvnet.trained import checkpoint_file
 from pyconvnet.training.loop import Trainer
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(JSON header, tensors) of a run stopped in the middle of its second epoch, with all there can be."""
@@ -124,8 +119,8 @@ def check(tmp_path, saved, cases):
 
 def test_mutated_headers(tmp_path, saved):
     cases = list(mutants(saved[0]))
-    chosen = np.random.default_rng(9).choice(len(cases), 250, replace=False)
-    assert check(tmp_path, saved, [cases[i] for i in chosen]) > 150
+    chosen = np.random.default_rng(9).choice(len(cases), 100, replace=False)
+    assert check(tmp_path, saved, [cases[i] for i in chosen]) > 60
 
 
 @pytest.mark.slow

@@ -15,13 +15,6 @@ from pyconvnet.cli.main import main
 from pyconvnet.trained import plots
 from pyconvnet.training.loop import Trainer
 
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer to draw than these runs to train."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 TWELVE = [str(i) for i in range(12)]
 
 

@@ -22,11 +22,6 @@ from pyconvnet.training.ranks import RankError, Ranks, current, launched
 train_module = importlib.import_module("pyconvnet.training.train")
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 # ---- who ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("environment", "count"),

@@ -19,6 +19,7 @@ from .chooser import (
     Choice,
     Selection,
     choose,
+    choose_all,
     configure,
     enabled,
     forget,
@@ -26,7 +27,6 @@ from .chooser import (
     mode,
     on_this_device,
     problem,
-    settle,
     state,
 )
 
@@ -37,6 +37,7 @@ __all__ = [
     "Selection",
     "card_of",
     "choose",
+    "choose_all",
     "configure",
     "default_path",
     "enabled",
@@ -45,7 +46,6 @@ __all__ = [
     "mode",
     "on_this_device",
     "problem",
-    "settle",
     "shipped",
     "state",
 ]
