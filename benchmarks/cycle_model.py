@@ -3,6 +3,7 @@
     python benchmarks/cycle_model.py                      the step, and the rows that the heuristic chooses
     python benchmarks/cycle_model.py --all --only conv2   every row of some layers
     python benchmarks/cycle_model.py --order              where heuristic and model rank rows otherwise
+    python benchmarks/cycle_model.py --costs             efficiencies for tiles.inc (--write: into it)
     python benchmarks/cycle_model.py --results FOLDER     beside the times that on_gpu.sh left below it
     python benchmarks/cycle_model.py --module FILE --write  the code of a build, into docs/kernel-report
 
@@ -17,14 +18,17 @@ import argparse
 import itertools
 import json
 import operator
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import kernel_report
-from report import alexnet, compiler, loops, predictions, render, sass
+from report import alexnet, compiler, loops, predictions, render, sass, tiles
 from report.reasons import REASONS
 
+#: A tile of kernels/conv/tiles.inc: all before its efficiency, the list, the stem, the efficiency.
+LINE = re.compile(r"^(PCN_(\w+_(?:TILE|MMA|MMA_BF16))\((\w+), \d+, )(\d+)", re.MULTILINE)
 BATCHES = (128, 256, 1024)
 CLEAR = 1.05  #: the model's times must differ by so much before an order counts as another
 
@@ -39,6 +43,26 @@ def add_loops(kernels: list[dict], text: str) -> int:
             predictions.cycles.newest(row)["loop"] = found[symbol]
             count += 1
     return count
+
+
+def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int]]]:
+    """The list of tiles with the model's efficiencies, and (stem, percent in `text`, the model's) of each.
+
+    A tile's is that of its loop over the fastest one's of its kind: FFMA, TF32, bf16. Lines of ROWS keep
+    theirs, since memory bounds them.
+    """
+    stems, lines = predictions.by_stem(kernels), LINE.findall(text)
+    percents: dict[str, int] = {}
+    for kind in {_kind(line) for line in lines}:
+        own = [line[2] for line in lines if _kind(line) == kind]
+        found = predictions.cycles.efficiencies([stems[stem] for stem in own])
+        percents |= zip(own, found, strict=True)
+    changed = LINE.sub(lambda m: f"{m[1]}{percents[m[3]]}", text)
+    return changed, [(stem, int(percent), percents[stem]) for _, _, stem, percent in lines]
+
+
+def _kind(line: tuple[str, str, str, str]) -> str:
+    return line[1].partition("_")[2]  # of FPROP_TILE, say
 
 
 def disagreements(rows: list[dict]) -> list[dict]:
@@ -137,14 +161,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="every row, not the chosen ones alone")
     parser.add_argument("--only", default="", help="rows whose layer, op, precision or kernel contains it")
     parser.add_argument("--order", action="store_true", help="compare the orders of heuristic and model")
+    parser.add_argument(
+        "--costs", action="store_true", help="compare the tiles' efficiencies with the model's"
+    )
     parser.add_argument("--module", type=Path, help="a compiled module or cubin whose loops to read")
     parser.add_argument("--disassembler", type=Path, help="as for kernel_report.py")
     parser.add_argument("--results", type=Path, default=kernel_report.ROOT / "benchmarks" / "results")
     parser.add_argument("--json", type=Path, help="write the predictions to this file")
-    parser.add_argument("--write", action="store_true", help="into docs/kernel-report.json and .md")
+    parser.add_argument(
+        "--write", action="store_true", help="into docs/kernel-report.json and .md; or the costs"
+    )
     given = parser.parse_args(arguments)
     file = kernel_report.REPORT.with_suffix(".json")
     report = json.loads(file.read_text())
+    if given.costs:
+        text, found = costs(report["kernels"], tiles.LIST.read_text())
+        _print(["row", "tiles.inc", "model"], [list(row) for row in found])
+        if given.write:
+            tiles.LIST.write_text(text)
+        return 0
     if given.module:
         cuobjdump = sass.find(given.disassembler)
         if cuobjdump is None:
@@ -157,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json:
         given.json.write_text(kernel_report.dump(found))
     if given.write:
-        report |= found
+        report |= {"alexnet": alexnet.step(), **found}
         file.write_text(kernel_report.dump(report))
         file.with_suffix(".md").write_text(render.markdown(report, REASONS))
     print_steps(found["steps"])

@@ -45,7 +45,7 @@ REPORT = ROOT / "docs" / "kernel-report"
 def _key(tools: str, path: Path, arch: str) -> str:
     """What a compilation depends on: tools, architecture, the file, its headers, and this report's code."""
     digest = hashlib.sha256(f"{tools} {arch} {compiler.family_of(path)}/{path.stem}".encode())
-    for file in [*compiler.with_headers(path), *map(Path, (compiler.__file__, sass.__file__, loops.__file__))]:
+    for file in compiler.with_headers(path) + [Path(m.__file__) for m in (compiler, sass, loops)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

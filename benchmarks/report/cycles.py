@@ -56,7 +56,7 @@ class Product:
 
     Attributes
     ----------
-    flops : useful ones, without what the depth layout pads
+    flops : useful ones, without what the space-to-depth layout pads
     nbytes : operands and result, each once
     """
 
@@ -146,6 +146,15 @@ def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
 def step_cycles(units: dict[str, float], blocks: int) -> float:
     """Cycles in which so many blocks of a multiprocessor do a step each."""
     return blocks * sum(cycles**POWER for cycles in units.values()) ** (1 / POWER)
+
+
+def efficiencies(rows: list[dict]) -> list[int]:
+    """Percent of the fastest of these kernels' multiply-adds a cycle, of each of them, in their loops."""
+    rates = []
+    for row in rows:
+        tile = tile_of(row)
+        rates.append(tile.bm * tile.bn * tile.bk / step_cycles(unit_cycles(tile, newest(row)["loop"]), 1))
+    return [round(100 * rate / max(rates)) for rate in rates]
 
 
 def edge_cycles(tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: int) -> float:

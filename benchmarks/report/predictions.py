@@ -41,11 +41,17 @@ def product_of(layer: str, op: str, shapes: dict[str, Any], precision: str, usef
     return cycles.Product(*extent, groups, useful, nbytes)
 
 
+def by_stem(kernels: list[dict]) -> dict[str, dict]:
+    """Find a report's kernels by file or line; of those that have fp32x3 beside TF32, which is chosen by name
+    alone, the one of TF32.
+    """
+    return {row["stem"]: row for row in kernels if not row["kernel"].endswith(", 3>")}
+
+
 def products(kernels: list[dict], rows: list[dict], batch: int = BATCH) -> list[dict]:
     """Predict every row of :func:`report.alexnet.rows`: its cells and those of
     :func:`report.cycles.predict`."""
-    # "..., 3>" is fp32x3, chosen by name alone
-    by_stem = {row["stem"]: row for row in kernels if not row["kernel"].endswith(", 3>")}
+    stems = by_stem(kernels)
     shapes = {(layer, op): found for layer, op, found in operations(batch)}
     useful = {layer.name: layer.flops for layer in (*alexnet_convs(batch), *alexnet_linears(batch))}
     found = []
@@ -53,7 +59,7 @@ def products(kernels: list[dict], rows: list[dict], batch: int = BATCH) -> list[
         layer, op, precision = row["layer"], row["op"], row["precision"]
         product = product_of(layer, op, shapes[layer, op], precision, useful[layer])
         out_item = 4 if op == "conv2d_wgrad" else ITEM[precision]
-        more = cycles.predict(by_stem[row["row"]], product, row["splits"], precision, out_item)
+        more = cycles.predict(stems[row["row"]], product, row["splits"], precision, out_item)
         found.append(row | more | {"measured_us": None, "ratio": None})
     return found
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import re
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ from support import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cycle_model
-from report import alexnet, cycles, loops, predictions, render
+from report import alexnet, cycles, loops, predictions, render, tiles
 from report.reasons import REASONS
 
 COMMITTED = json.loads((ROOT / "docs" / "kernel-report.json").read_text())
@@ -339,6 +340,31 @@ def test_orders_that_differ_are_found():
     (row,) = cycle_model.disagreements(ranked(150, 100, 90))
     assert (row["heuristic"], row["model"], row["loss"]) == ("row0", "row2", round(150 / 90, 3))
     assert (row["pairs"], row["swapped"]) == (3, 3)
+
+
+def test_costs_of_the_tiles_are_the_models():
+    """Within a tenth, lest each change of an instruction be another order of kernels."""
+    text = tiles.LIST.read_text()
+    changed, found = cycle_model.costs(COMMITTED["kernels"], text)
+    assert [row[0] for row in found] == [tile.stem for tile in tiles.TILES if "_rows" not in tile.stem]
+    off = [row for row in found if abs(row[1] - row[2]) > 0.1 * row[2]]
+    assert not off, "python benchmarks/cycle_model.py --costs --write"
+    assert cycle_model.costs(COMMITTED["kernels"], changed)[0] == changed
+    without = [re.sub(r"(?m)^(PCN_\w+\(\w+, \d+), \d+", r"\1", t) for t in (text, changed)]
+    assert without[0] == without[1]
+
+
+def test_efficiencies_by_hand():
+    """Of three tiles, whose loops multiply 128 x 128 x 16 in so many cycles, and half of that."""
+    kernels = [copy.deepcopy(KERNEL) for _ in range(3)]
+    for kernel, issue in zip(kernels, (2000, 1000, 1000), strict=True):
+        kernel["arch"]["90"]["loop"] = with_counts(issue=issue, alu=0, imad=0, passes=0)
+    kernels[2] |= {"kernel": "k<MmaTile<128, 64, 16, 64, 32, 4, float>, 1>", "threads": 128}
+    times = [(cycles**4 + 512**4 + (262144 / 1024 / 0.62) ** 4) ** 0.25 for cycles in (4000, 2000)]
+    times.append((1000**4 + 384**4 + (131072 / 1024 / 0.62) ** 4) ** 0.25)
+    rates = [262144 / times[0], 262144 / times[1], 131072 / times[2]]
+    assert cycles.efficiencies(kernels) == [round(100 * rate / max(rates)) for rate in rates]
+    assert rates[1] > 1.9 * rates[0]
 
 
 def test_loops_are_put_into_the_kernels_that_have_them():
