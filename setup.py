@@ -2,7 +2,8 @@
 
 ``_cuda`` is built where there is an nvcc, a GPU, or a GPU architecture asked for; on a machine with none of
 them it is left out, and ``CMAKE_ARGS=-DPYCONVNET_CUDA=ON`` builds it there, too (``OFF`` leaves it out
-anywhere). Where it is built and no nvcc is new enough, pip fetches one.
+anywhere, ``-DPYCONVNET_EMULATOR=OFF`` the emulator). Where it is built and no nvcc is new enough, pip fetches
+one.
 
 Environment: CMAKE_ARGS (extra CMake options, e.g. -DCMAKE_CUDA_ARCHITECTURES=90), CUDACXX (the nvcc to use),
 PYCONVNET_JOBS (parallel compilations, default: one per core).
@@ -41,6 +42,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPYCONVNET_CUDA={'ON' if wants_cuda() else 'OFF'}",
+            f"-DPYCONVNET_EMULATOR={'ON' if wants_emulator() else 'OFF'}",
             f"-DPYCONVNET_WHEEL_NVCC={'OFF' if usable_nvcc() else 'ON'}",
         ]
         if shutil.which("ninja"):
@@ -122,12 +124,17 @@ def has_gpu():
         return os.path.exists("/dev/nvidiactl")
 
 
+def option(name):
+    """What CMAKE_ARGS say of an option of CMakeLists.txt; None where they do not."""
+    said = re.findall(rf"-D{name}(?::\w+)?=(\w+)", os.environ.get("CMAKE_ARGS", ""))
+    return said[-1].upper() in ("ON", "1", "TRUE", "YES", "Y") if said else None
+
+
 def wants_cuda():
     """Whether to build the CUDA module: as CMAKE_ARGS say, else where something can compile or run it."""
-    arguments = os.environ.get("CMAKE_ARGS", "")
-    if said := re.findall(r"-DPYCONVNET_CUDA(?::\w+)?=(\w+)", arguments):
-        return said[-1].upper() in ("ON", "1", "TRUE", "YES", "Y")
-    asked = "CMAKE_CUDA_ARCHITECTURES" in arguments or "CUDAARCHS" in os.environ
+    if (said := option("PYCONVNET_CUDA")) is not None:
+        return said
+    asked = "CMAKE_CUDA_ARCHITECTURES" in os.environ.get("CMAKE_ARGS", "") or "CUDAARCHS" in os.environ
     return asked or find_nvcc() is not None or has_gpu()
 
 
@@ -156,7 +163,12 @@ def missing_tools():
     return need
 
 
-EXTENSIONS = ["pyconvnet._emulator", *(["pyconvnet._cuda"] if wants_cuda() else [])]
+def wants_emulator():
+    """Whether to build the emulator: unless CMAKE_ARGS say no."""
+    return option("PYCONVNET_EMULATOR") is not False
+
+
+EXTENSIONS = ["pyconvnet._emulator"] * wants_emulator() + ["pyconvnet._cuda"] * wants_cuda()
 
 setup(
     ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS],

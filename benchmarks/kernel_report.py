@@ -11,6 +11,7 @@ architecture (files below a ``hopper`` folder for 90a only): registers, spills, 
 occupancy on sm_90, and from ``cuobjdump`` how often the instructions that matter occur. *Accesses*: the
 emulator's flavour `count` runs every kernel and counts sectors and bank conflicts; it is built below
 ``build/count`` where PYCONVNET_EMULATOR is not such a build.
+*Predictions*: what a cycle model makes of both, see docs/cycle-model.md and ``cycle_model.py``.
 
 Exit status 1 if anything does not compile, nvcc or ptxas warns, a kernel spills registers (only those named
 ``*_generic``, which AlexNet does not run, may), an access exceeds its bound without a reason in
@@ -32,7 +33,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report import compare, compiler, measure, occupancy, render, sass
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what is installed comes first
+from report import compare, compiler, loops, measure, occupancy, predictions, render, sass
 from report.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +45,7 @@ REPORT = ROOT / "docs" / "kernel-report"
 def _key(tools: str, path: Path, arch: str) -> str:
     """What a compilation depends on: tools, architecture, the file, its headers, and this report's code."""
     digest = hashlib.sha256(f"{tools} {arch} {compiler.family_of(path)}/{path.stem}".encode())
-    for file in [*compiler.with_headers(path), Path(compiler.__file__), Path(sass.__file__)]:
+    for file in compiler.with_headers(path) + [Path(m.__file__) for m in (compiler, sass, loops)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -71,11 +73,14 @@ def _compile_anew(nvcc: str, cuobjdump: str | None, path: Path, arch: str) -> tu
         if status != 0 and not complaints:
             complaints = [f"nvcc failed with status {status}: {text[-500:]}"]
         if cuobjdump and status == 0 and int(arch[:2]) >= 80:
-            counts = sass.instructions(cuobjdump, cubin)
-            threads = sass.block_sizes(cuobjdump, cubin) if arch.startswith("90") else {}
+            text = sass.dump(cuobjdump, "-sass", cubin)
+            counts, newest = sass.count(text), arch.startswith("90")
+            main = loops.main_loops(text) if newest else {}
+            threads = sass.block_sizes(cuobjdump, cubin) if newest else {}
             for row in rows:
                 row["sass"] = counts.get(row["symbol"], {})
                 row["threads"] = threads.get(row["symbol"])
+                row["loop"] = main.get(row["symbol"]) if row["family"] == "conv" else None
     return rows, [f"{path.name} sm_{arch}: {line}" for line in complaints]
 
 
@@ -105,7 +110,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
             "shared": row.get("shared", 0),
             "spill": row.get("spill", 0),
             "sass": row.get("sass", {}),
-        }
+        } | ({"loop": row["loop"]} if row.get("loop") else {})
     return _once(table), failures
 
 
@@ -166,13 +171,14 @@ sys.path.insert(0, sys.argv[1])
 from report import alexnet, compiler, measure, render
 rows = measure.run(json.loads(sys.argv[2]))
 counted = render.measured(rows, compiler.short, lines=json.loads(sys.argv[3]))
-json.dump([counted, [] if json.loads(sys.argv[2]) else alexnet.step()], sys.stdout)
+some = json.loads(sys.argv[2])
+json.dump([counted, *([[], []] if some else [alexnet.step(), alexnet.rows()])], sys.stdout)
 """
 
 
-def accesses(module: Path, families: list[str] | None, lines: bool) -> tuple[list[dict], list[dict]]:
-    """A row per kernel that was run, and the kernels of AlexNet's step, in a process of its own: this one may
-    hold another emulator.
+def accesses(module: Path, families: list[str] | None, lines: bool) -> tuple[list[dict], ...]:
+    """A row per kernel that was run, the kernels of AlexNet's step and all that may take them, in a process
+    of its own: this one may hold another emulator.
     """
     here = str(Path(__file__).resolve().parent)
     return tuple(json.loads(_python(_MEASURE, module, here, json.dumps(families), json.dumps(lines))))
@@ -196,7 +202,7 @@ def not_counted(kernels: list[dict], counted: list[dict]) -> list[str]:
     return [f"{stem}: no case of report/measure.py runs it" for stem in sorted(files)]
 
 
-def _dump(report: dict) -> str:
+def dump(report: dict) -> str:
     """JSON with a line per kernel, so that a change shows as a line."""
     parts = []
     for name, value in report.items():
@@ -276,12 +282,14 @@ def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
     if given.only != "code":
         module = count_module(given.build, given.jobs)
         report["g++"] = _gxx()
-        report["accesses"], report["alexnet"] = accesses(module, given.family, given.lines)
+        report["accesses"], report["alexnet"], rows = accesses(module, given.family, given.lines)
         failures += measure.unexplained(report["accesses"], REASONS, whole=not given.family)
     if report["kernels"] is not None:
         add_occupancy(report["kernels"], report["accesses"])
         if report["accesses"] is not None:
             failures += not_counted(report["kernels"], report["accesses"])
+        if report["alexnet"]:  # of the whole library
+            report |= predictions.predict(report["kernels"], rows, ROOT / "benchmarks" / "results")
     return report, failures
 
 
@@ -290,10 +298,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse_arguments(arguments)
     report, failures = collect(given)
     if given.json:
-        given.json.write_text(_dump(report))
+        given.json.write_text(dump(report))
     if given.write:
         if not failures:
-            REPORT.with_suffix(".json").write_text(_dump(report))
+            REPORT.with_suffix(".json").write_text(dump(report))
             REPORT.with_suffix(".md").write_text(render.markdown(report, REASONS))
             print(f"wrote {REPORT}.md and .json")
     elif given.check:

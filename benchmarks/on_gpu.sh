@@ -3,7 +3,8 @@
 # compares the emulator with the device, runs the kernels under compute-sanitizer, trains a small net.
 #
 #   benchmarks/on_gpu.sh OUT              the usual parts, in under 8 minutes:
-#                                         build tests layers network kernels primitives graph sanitizer train
+#                                         build emulator tests layers network kernels primitives graph sanitizer
+#                                         train
 #   benchmarks/on_gpu.sh OUT build layers some parts, in the order above; also these, which take longer:
 #                                         full   layers, network and kernels at every batch, torch.compile unhurried
 #                                         cifar  CIFAR-10's 80sec net to convergence in fp32, tf32 and bf16
@@ -19,9 +20,13 @@
 # PYCONVNET_ONLY=TEXT    only benchmark rows whose layer, op, precision or kernel contains it
 # PYCONVNET_PEERS=no     time ours alone
 # PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
+# The part build compiles for the GPU that is here and nothing else: about 180 seconds of one core. The emulator, which
+# the tests compare the GPU with, is a part of its own.
 # OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, tuning.json,
-# machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts).
-# The exit status is 1 when a part failed; a part that this machine cannot run is skipped and says why.
+# machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts); on an H200
+# also predictions.txt and .json, the times beside those of the cycle model.
+# The exit status is 1 when a part failed, which stops no other one, except that without the build there is nothing to
+# run. A part that this machine cannot run is skipped and says why. OUT is complete after every part.
 set -uo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 2; }
 [ $# -ge 1 ] && [ "${1#-}" = "$1" ] || usage
@@ -32,7 +37,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
 
 device=${PYCONVNET_DEVICE:-cuda:0}
-usual=(build tests layers network kernels primitives graph sanitizer train)
+usual=(build emulator tests layers network kernels primitives graph sanitizer train)
 all=("${usual[@]}" full cifar)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${usual[@]}")
@@ -50,15 +55,14 @@ export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MPLBACKEND
 # Which kernels were chosen on this card is a result too; less time for each choice than in earnest.
 export PYCONVNET_TUNE_CACHE=$out/tuning.json PYCONVNET_TUNE_SECONDS=${PYCONVNET_TUNE_SECONDS:-0.1}
 python=${PYTHON:-python3}
-summary=()
 failed=0
 
 # Seconds of a part: what it takes at most, and what the parts before leave it at least (both together make the whole
 # fit: the least ones and the build's most are less than the time for everything).
-declare -A most=([build]=180 [tests]=120 [layers]=160 [network]=80 [kernels]=80 [primitives]=40 [graph]=50
-  [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
-declare -A least=([build]=150 [tests]=40 [layers]=90 [network]=40 [kernels]=35 [primitives]=15 [graph]=20
-  [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
+declare -A most=([build]=150 [emulator]=120 [tests]=120 [layers]=160 [network]=80 [kernels]=80 [primitives]=40
+  [graph]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
+declare -A least=([build]=120 [emulator]=30 [tests]=40 [layers]=90 [network]=40 [kernels]=35 [primitives]=15
+  [graph]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
 
 # part NAME RESERVED COMMAND...: runs it under its time limit, RESERVED seconds being for the parts after it, with its
 # output in the logs; a line for the summary.
@@ -70,11 +74,7 @@ part() {
   [ "$limit" -le "${most[$name]}" ] || limit=${most[$name]}
   [ "$limit" -le "$left" ] || limit=$left
   export limit
-  if [ "$limit" -lt 5 ]; then
-    failed=1
-    summary+=("$(printf '%-12s %s' "$name" "NOT RUN: no time left")")
-    return
-  fi
+  [ "$limit" -ge 5 ] || { not_run "$name" "no time left"; return 1; }
   echo "==== $name (at most $limit s)"
   timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
   note=$(grep -v '^[[:space:]]*$' "$logs/$name.log" | tail -n 1 | cut -c1-110)
@@ -85,9 +85,14 @@ part() {
     *) result="FAILED ($status)" ;;
   esac
   [ "$status" = 0 ] || [ "$status" = 77 ] || { failed=1; tail -n 25 "$logs/$name.log"; }
-  summary+=("$(printf '%-12s %-20s %4d s  %s' "$name" "$result" $((SECONDS - start)) "$note")")
-  echo "${summary[-1]}"
+  say "$(printf '%-12s %-20s %4d s  %s' "$name" "$result" $((SECONDS - start)) "$note")"
+  tar -C "$work" -czf "$out/logs.tar.gz" logs
+  return $status
 }
+
+# A line of the summary, which is there after every part.
+say() { echo "$1" | tee -a "$out/summary.txt"; }
+not_run() { failed=1; say "$(printf '%-12s %s' "$1" "NOT RUN: $2")"; }
 
 machine() {
   date -u +%Y-%m-%dT%H:%M:%SZ
@@ -121,6 +126,9 @@ if lacking:
 if missing:
     sys.exit("missing: " + ", ".join(missing) + "; put their wheels in a folder and name it in PYCONVNET_WHEELS")
 PY
+  local only=-DPYCONVNET_EMULATOR=OFF
+  [ "${device%%:*}" = cuda ] || only=-DPYCONVNET_CUDA=OFF
+  export CMAKE_ARGS="$only ${CMAKE_ARGS:-}"
   "$python" -m pip install -v --no-build-isolation --no-deps --no-index --upgrade --target "$site" . \
     >"$logs/pip.log" 2>&1 || { tail -n 60 "$logs/pip.log"; exit 1; }
   grep -E 'CUDA architectures|Kernel families|warning' "$logs/pip.log" || true
@@ -134,9 +142,26 @@ devices.get_device('$device')
 print('built, and $device works')"
 }
 
+has_emulator() { "$python" -P -c "from pyconvnet.common import devices; devices.emulator()" 2>/dev/null; }
+
+emulator() {
+  set -e
+  if ! has_emulator; then
+    local ninja=()
+    ! command -v ninja >/dev/null || ninja=(-GNinja)
+    cmake -S . -B "$work/emulator" "${ninja[@]}" -DCMAKE_BUILD_TYPE=Release -DPYCONVNET_CUDA=OFF \
+      -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')"
+    cmake --build "$work/emulator" --parallel "${PYCONVNET_JOBS:-$(nproc)}"
+    cmake --install "$work/emulator" --prefix "$site"
+    has_emulator
+  fi
+  echo "there is an emulator"
+}
+
 tests() {
   set -e
   "$python" -P -c "import pytest" || { echo "skipped: pytest is missing"; exit 77; }
+  has_emulator || { echo "skipped: the tests compare the GPU with the emulator, which is missing"; exit 77; }
   if [ "${device%%:*}" = cuda ]; then
     "$python" -P -m pytest -q -rs -m gpu --junitxml="$out/tests.xml" tests
   else
@@ -270,22 +295,29 @@ PY
 }
 
 export python device out work logs site
-export -f build tests bench layers network kernels primitives sanitizer graph train full cifar
+export -f build has_emulator emulator tests bench layers network kernels primitives sanitizer graph train full cifar
 asked=" ${parts[*]} "
+built=yes
+echo "pyconvnet on $device: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)" \
+  >"$out/summary.txt"
 for name in "${all[@]}"; do
   case "$asked" in *" $name "*) ;; *) continue ;; esac
   asked=${asked/" $name "/ }
   reserved=0
   for later in $asked; do [ "$later" = "$name" ] || reserved=$((reserved + least[$later])); done
-  part "$name" "$reserved" bash -c "$name"
-  if [ "$name" = build ] && [ $failed = 1 ]; then break; fi # nothing to run
+  # (The primitives are a program of their own.)
+  if [ $built = no ] && [ "$name" != primitives ]; then
+    not_run "$name" "nothing was built"
+  elif ! part "$name" "$reserved" bash -c "$name" && [ "$name" = build ]; then
+    built=no
+  fi
 done
+cat "$out/summary.txt"
 
-tar -C "$work" -czf "$out/logs.tar.gz" logs
-{
-  echo "pyconvnet on $device: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
-  printf '%s\n' "${summary[@]}"
-} | tee "$out/summary.txt"
+if nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | grep -q H200; then
+  "$python" benchmarks/cycle_model.py --all --results "$out" --json "$work/predictions.json" \
+    >"$out/predictions.txt" && mv "$work/predictions.json" "$out" || failed=1
+fi
 
 # The short table last; the long one, with what bounds the slow rows, and the chart into OUT.
 results=()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from report.alexnet import BATCH, PRECISIONS
+from report.alexnet import BATCH, OPS, PRECISIONS
+from report.cycles import ERROR
+from report.predictions import chosen
 from report.sass import COUNTED
 
 #: What the accesses of a kernel must not exceed: cost over ideal of all requests together.
@@ -43,6 +45,24 @@ The first layer, 11x11 filters at stride 4 on 3 channels, is done in the space-t
 channels, by the kernels of the row `conv1`. `ops.conv2d` of plain images, and a plan with `fuse=False`, do
 the same inside `conv2d_fprop_first_layer` and `conv2d_wgrad_first_layer`, copies included. On `cpu` it is one
 convolution of NumPy's.
+"""
+
+PREDICTED = """\
+## What a cycle model predicts of them
+
+**Nothing here was measured.** Microseconds of these kernels on an H200, ±{product:.0f} %, and in brackets the
+share of the card's limit: forward, gradient of the input, gradient of the weights. The
+[cycle model](cycle-model.md) reckons them from the loops' machine code, tiles and shapes;
+[kernel-report.json](kernel-report.json) has every row with the units that bound it, and takes times that a
+card has given.
+"""
+
+STEPS = """\
+A whole training step, predicted likewise, as a captured graph:
+"""
+
+MEASURED = """\
+Measured on a card, microseconds, and in brackets times the prediction:
 """
 
 KERNELS = """\
@@ -132,10 +152,42 @@ def _spills(report: dict) -> list[str]:
 
 
 def _products(report: dict) -> Iterator[str]:
-    head = ["layer", "operation", "fp32", "tf32", "bf16"]
+    head = ["layer", "operation", *PRECISIONS]
     yield from _table(
-        head, [[r["layer"], _code(r["op"]), *(_code(r[p]) for p in head[2:])] for r in report["alexnet"]], 5
+        head, [[r["layer"], _code(r["op"]), *(_code(r[p]) for p in PRECISIONS)] for r in report["alexnet"]], 5
     )
+
+
+def _by_layer(report: dict, first: str, second: str) -> Iterator[str]:
+    """A row per layer of two figures of its operations: "forward/input/weights (forward/input/weights)"."""
+    rows = {(r["layer"], r["precision"], r["op"]): r for r in chosen(report["products"])}
+
+    def figures(layer: str, precision: str, what: str) -> str:
+        keys = [(layer, precision, op) for op in OPS]
+        found = [rows[key][what] if key in rows else None for key in keys]
+        return "/".join("–" if f is None else f"{f:.2f}" if f < 10 else f"{f:.0f}" for f in found)
+
+    for layer in dict.fromkeys(r["layer"] for r in report["alexnet"]):
+        yield [layer, *(f"{figures(layer, p, first)} ({figures(layer, p, second)})" for p in PRECISIONS)]
+
+
+def _predictions(report: dict) -> Iterator[str]:
+    yield PREDICTED.format(product=100 * ERROR["product"])
+    yield from _table(["layer", *PRECISIONS], list(_by_layer(report, "us", "percent")), 1)
+    yield from ("", STEPS)
+    rows = []
+    for r in report["steps"]:
+        parts = [f"{r[part] / 1000:.2f}" for part in ("conv_us", "fc_us", "other_us")]
+        step = f"{r['us'] / 1000:.1f} ±{100 * r['error']:.0f} %"
+        measured = f"{r['measured_us'] / 1000:.2f} ({r['ratio']:.2f})" if r["measured_us"] else "–"
+        rows.append([r["precision"], *parts, step, f"{round(r['images_per_second'], -2):,}", measured])
+    head = ["precision", "convolutions, ms", "fully connected", "the rest", "step", "images/s", "measured"]
+    yield from _table(head, rows, 1)
+    yield ""
+    if any(r["measured_us"] for r in report["products"]):
+        yield MEASURED
+        yield from _table(["layer", *PRECISIONS], list(_by_layer(report, "measured_us", "ratio")), 1)
+        yield ""
 
 
 def _kernels_of(report: dict, stems: set[str]) -> Iterator[list[str]]:
@@ -173,7 +225,7 @@ def _places(report: dict, reasons: dict[str, str]) -> Iterator[list[str]]:
 
 def markdown(report: dict, reasons: dict[str, str]) -> str:
     """The committed page. `reasons`: why a place that exceeds its bound does so."""
-    lines = [INTRODUCTION, ALEXNET.format(batch=BATCH), *_products(report), ""]
+    lines = [INTRODUCTION, ALEXNET.format(batch=BATCH), *_products(report), "", *_predictions(report)]
     stems = {row[precision] for row in report["alexnet"] for precision in PRECISIONS}
     lines.append(KERNELS.format(nvcc=report["nvcc"]))
     header = ["row", "kernel", "registers", "spill", "shared", "blocks", "warps", "limit", "product"]

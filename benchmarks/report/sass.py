@@ -30,7 +30,7 @@ COUNTED = {
 }
 PACKAGES = ("nvidia-cuda-cuobjdump==13.5.*", "nvidia-cuda-nvdisasm==13.5.*")
 
-_FUNCTION = re.compile(r"^\s*Function : (\S+)")
+FUNCTION = re.compile(r"^\s*Function : (\S+)")
 _OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 _INFO = re.compile(r"^\.nv\.info\.(\S+)")
 _VALUE = re.compile(r"Value:\s*(0x\w+) (0x\w+) (0x\w+)")
@@ -57,12 +57,15 @@ def install(folder: Path) -> None:
     subprocess.run([*pip, *PACKAGES], check=True)
 
 
-def _dump(cuobjdump: str, option: str, cubin: Path) -> str:
+def dump(cuobjdump: str, option: str, file: Path, *more: str) -> str:
+    """What ``cuobjdump OPTION FILE`` prints; RuntimeError where it fails."""
     # cuobjdump looks for nvdisasm on PATH.
     environment = {**os.environ, "PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    done = subprocess.run([cuobjdump, option, str(cubin)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [cuobjdump, option, *more, str(file)], env=environment, capture_output=True, text=True
+    )
     if done.returncode != 0:
-        raise RuntimeError(f"{cuobjdump} {option} {cubin} failed: {done.stderr[-500:]}")
+        raise RuntimeError(f"{cuobjdump} {option} {file} failed: {done.stderr[-500:]}")
     return done.stdout
 
 
@@ -71,7 +74,7 @@ def count(text: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     row: dict[str, int] = {}
     for line in text.splitlines():
-        if match := _FUNCTION.match(line):
+        if match := FUNCTION.match(line):
             row = found.setdefault(match[1], dict.fromkeys(COUNTED, 0))
         elif match := _OPCODE.match(line):
             for name, pattern in COUNTED.items():
@@ -96,11 +99,6 @@ def threads(text: str) -> dict[str, int]:
     return found
 
 
-def instructions(cuobjdump: str, cubin: Path) -> dict[str, dict[str, int]]:
-    """Instruction counts of the kernels in a cubin."""
-    return count(_dump(cuobjdump, "-sass", cubin))
-
-
 def block_sizes(cuobjdump: str, cubin: Path) -> dict[str, int]:
     """Block sizes of the kernels in a cubin."""
-    return threads(_dump(cuobjdump, "-elf", cubin))
+    return threads(dump(cuobjdump, "-elf", cubin))

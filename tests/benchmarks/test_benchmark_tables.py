@@ -177,3 +177,14 @@ def test_parts_of_the_script_on_the_emulator(tmp_path):
     drawn = (tmp_path / "speed.png").exists()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)
     assert on_gpu(tmp_path, "warp").returncode == 2
+
+
+def test_what_a_failed_build_leaves(tmp_path):
+    (tmp_path / "wheels").mkdir()  # none to install
+    done = on_gpu(tmp_path, "layers", "build", PYCONVNET_WHEELS=str(tmp_path / "wheels"))
+    assert done.returncode == 1
+    summary = (tmp_path / "summary.txt").read_text().splitlines()
+    assert re.match(r"build +FAILED", summary[1])
+    assert re.match(r"layers +NOT RUN: nothing was built", summary[2])
+    assert (tmp_path / "logs.tar.gz").exists()
+    assert not (tmp_path / "layers.json").exists()

@@ -204,6 +204,14 @@ def test_another_choice_of_kernels_is_noticed():
     assert compare.differences(COMMITTED, other)[0] == ["! alexnet: other kernels take the layers of a step"]
 
 
+@pytest.mark.parametrize("part", compare.PREDICTIONS)
+def test_another_prediction_is_noticed(part):
+    other = copy.deepcopy(COMMITTED)
+    other[part][0]["us"] += 1
+    (found,) = compare.differences(COMMITTED, other)[0]
+    assert found == "! predictions: they are not those of the cycle model"
+
+
 def test_the_page_has_the_kernels_that_run_today():
     assert COMMITTED["alexnet"] == alexnet.step()
     stems = {row["stem"] for row in COMMITTED["kernels"]}
@@ -244,7 +252,8 @@ def test_half_a_report_is_not_committed(wrong, capsys):
 
 
 def test_the_dump_has_a_line_a_kernel():
-    text = kernel_report._dump(COMMITTED)
+    text = kernel_report.dump(COMMITTED)
     assert json.loads(text) == COMMITTED
-    rows = sum(len(COMMITTED[part]) for part in ("kernels", "accesses", "alexnet"))
-    assert len(text.splitlines()) == rows + 10
+    parts = [rows for rows in COMMITTED.values() if isinstance(rows, list)]
+    assert len(parts) == 6
+    assert len(text.splitlines()) == sum(map(len, parts)) + 2 * len(parts) + 4

@@ -250,6 +250,15 @@ def test_where_the_cuda_module_is_built(
     assert any("nvcc" in need for need in setup_script["missing_tools"]()) == fetched
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [("", True), ("-DPYCONVNET_EMULATOR=OFF", False), ("-DPYCONVNET_EMULATOR_FLAVOUR=race", True)],
+)
+def test_where_the_emulator_is_left_out(setup_script, monkeypatch, arguments, wanted):
+    monkeypatch.setenv("CMAKE_ARGS", arguments)
+    assert setup_script["wants_emulator"]() == wanted
+
+
 def test_a_module_that_was_left_out_is_named(setup_script):
     """By the device's reason and by the build's last line, both with the words that bring it back."""
     words = "CMAKE_ARGS=-DPYCONVNET_CUDA=ON pip install ."

@@ -1,0 +1,225 @@
+"""A cycle model of the product kernels on an H200: predictions from machine code, tile and shape. Nothing is
+measured.
+
+A block's step of the reduction keeps every unit of its multiprocessor busy for a number of cycles that its
+code tells (:func:`unit_cycles`). Units work side by side, though not perfectly: the step takes the fourth
+root of the sum of the fourth powers (:func:`step_cycles`), which is the busiest unit's cycles where one is
+far ahead, and a fifth more where two are equal. What stands outside the loop is not hidden
+(:func:`edge_cycles`). The multiprocessor with the most blocks decides (:func:`busiest_cycles`), unless memory
+takes longer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from scaling.hardware import GPUS
+
+H200 = GPUS["h200"]  #: the limits, and what memory and a launch are reckoned with
+MULTIPROCESSORS = 132
+CLOCK = 1.755e9  #: Hz under load, assumed: the vendor's boost is 1.98
+#: Multiply-adds a cycle: the data sheet's dense rate is 4096 bf16 flops a cycle at 1.83 GHz, TF32's the half.
+TENSOR = {2: 2048, 4: 1024}
+#: What mma.sync reaches of that, as microbenchmarks of Hopper are quoted (arXiv 2402.13499).
+MMA_SHARE = 0.62
+MMA_PRODUCTS = {2: 16 * 8 * 16, 4: 16 * 8 * 8}  #: multiply-adds of an HMMA by bytes of an element
+#: Bytes a cycle and multiprocessor from L2, 7.4 TB/s in all: what TF32 kernels of 128x128 tiles are seen to
+#: reach on an H100 (240 TFLOP/s at 32 flops a byte).
+L2 = 32
+LATENCY = 800  #: cycles until a block's first operands are there, and until its results are away; assumed
+#: Of the instructions outside the loop, those that a warp runs: code for whole vectors and for single
+#: elements is both there.
+OUTSIDE_RUN = 0.5
+POWER = 4.0  #: of the sum over the units; assumed
+#: What a prediction may be wrong by: a product, a kernel bound by memory, the whole step.
+ERROR = {"product": 0.25, "memory": 0.15, "step": 0.25}
+
+_TILE = re.compile(r"Tile<(\d+), (\d+), (\d+),")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows, columns and depth of a block's step, its warps, bytes of an element, blocks a multiprocessor."""
+
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    item: int
+    resident: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a layer's operation is as a matrix product, `batches` of rows x depth by depth x cols.
+
+    Attributes
+    ----------
+    flops : useful ones, without what the space-to-depth layout pads
+    nbytes : operands and result, each once
+    """
+
+    rows: int
+    cols: int
+    depth: int
+    batches: int
+    flops: float
+    nbytes: float
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Quotient, rounded up."""
+    return -(-a // b)
+
+
+def newest(row: dict) -> dict:
+    """What the newest architecture made of a kernel of the report."""
+    return row["arch"].get("90") or row["arch"]["90a"]
+
+
+def tile_of(row: dict) -> Tile:
+    """The tile of a kernel of the report; ValueError where its name does not tell."""
+    found = _TILE.search(row["kernel"])
+    if found is None or not row["threads"] or not row.get("occupancy"):
+        raise ValueError(f"{row['stem']}: no tile, block size or occupancy in the report of {row['kernel']}")
+    return Tile(
+        *map(int, found.groups()),
+        warps=row["threads"] // 32,
+        item=2 if "Bf16" in row["kernel"] else 4,
+        resident=row["occupancy"]["blocks"],
+    )
+
+
+def step_counts(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]:
+    """Instructions of a warp for one step of the reduction, by unit.
+
+    The compiler may have unrolled steps, or left the products of one to a loop inside: how many multiply-adds
+    the tile asks for tells.
+
+    Raises
+    ------
+    ValueError
+        Products of a kind the model does not know, or so many that no whole number of steps makes them.
+    """
+    name = "HMMA" if loop.get("inner", loop["step"]).get("HMMA") else "FFMA"
+    once = MMA_PRODUCTS[tile.item] if name == "HMMA" else 32
+    wanted = tile.bm * tile.bn * tile.bk / (tile.warps * once)
+    step, inner = loop["step"], loop.get("inner", {})
+    outer_products, inner_products = step.get(name, 0), inner.get(name, 0)
+    trips = (wanted - outer_products) / inner_products if inner else 0.0
+    steps = outer_products / wanted if not inner else 1.0
+    if steps < 1 or trips % 1 or steps % 1 or "HGMMA" in (step | inner):
+        raise ValueError(
+            f"{outer_products} and {inner_products} {name} in the loop do not make the {wanted:g} of a step "
+            f"of {tile}"
+        )
+    return {
+        unit: (step.get(unit, 0) + trips * inner.get(unit, 0)) / steps
+        for unit in sorted(step.keys() | inner.keys())
+    }
+
+
+def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]:
+    """Cycles for which a block's step keeps each unit of its multiprocessor busy.
+
+    A quarter of the multiprocessor issues an instruction a cycle to a fourth of the warps. Integers,
+    comparisons and selections take its 16 lanes 2 cycles (`alu`); float32 has 32 lanes, of which the integer
+    multiplier shares half (`fma`). Operands come from L2 once a block (`l2`).
+    """
+    counts = step_counts(tile, loop)
+    quarter = tile.warps / 4
+    imad, ffma = counts.get("imad", 0), counts.get("ffma", 0)
+    found = {
+        "issue": quarter * counts["issue"],
+        "alu": quarter * 2 * counts.get("alu", 0),
+        "fma": quarter * max(2 * imad, imad + ffma),
+        "shared": tile.warps * counts.get("passes", 0),
+        "l2": (tile.bm + tile.bn) * tile.bk * tile.item / L2,
+        "tensor": 0.0,
+    }
+    if counts.get("HMMA"):
+        found["tensor"] = tile.bm * tile.bn * tile.bk / (TENSOR[tile.item] * MMA_SHARE)
+    return found
+
+
+def step_cycles(units: dict[str, float], blocks: int) -> float:
+    """Cycles in which so many blocks of a multiprocessor do a step each."""
+    return blocks * sum(cycles**POWER for cycles in units.values()) ** (1 / POWER)
+
+
+def efficiencies(rows: list[dict]) -> list[int]:
+    """Percent of the fastest of these kernels' multiply-adds a cycle, of each of them, in their loops."""
+    rates = []
+    for row in rows:
+        tile = tile_of(row)
+        rates.append(tile.bm * tile.bn * tile.bk / step_cycles(unit_cycles(tile, newest(row)["loop"]), 1))
+    return [round(100 * rate / max(rates)) for rate in rates]
+
+
+def edge_cycles(tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: int) -> float:
+    """Cycles that so many blocks, side by side, spend before and after the loop."""
+    instructions = OUTSIDE_RUN * loop["rest"]["issue"] * tile.warps / 4
+    return blocks * (instructions + tile.bm * tile.bn * out_item / L2) + 2 * LATENCY
+
+
+def busiest_cycles(blocks: int, resident: int, steps: int, units: dict[str, float], edge) -> float:
+    """Cycles of the multiprocessor that has the most of so many blocks; `edge(n)` of n side by side.
+
+    It has `resident` of them at a time, and in the end the rest.
+    """
+    rounds, rest = divmod(ceil_div(blocks, MULTIPROCESSORS), resident)
+    cycles = rounds * (steps * step_cycles(units, resident) + edge(resident))
+    return cycles + (steps * step_cycles(units, rest) + edge(rest) if rest else 0.0)
+
+
+def limit_us(flops: float, nbytes: float, precision: str) -> float:
+    """The least time on the card, in microseconds: multiply-adds or bytes, whichever takes longer."""
+    return 1e6 * max(flops / H200.rate(precision), nbytes / H200.bandwidth)
+
+
+def memory_us(nbytes: float, launches: int = 1) -> float:
+    """Time of kernels that memory bounds."""
+    return 1e6 * (nbytes / H200.bandwidth + launches * H200.overhead)
+
+
+def predict(row: dict, product: Product, splits: int, precision: str, out_item: int) -> dict:
+    """Predict a kernel's time for a product; `row`: the kernel in the report, `splits`: pieces of the
+    reduction.
+
+    Returns
+    -------
+    dict
+        ``tiles``, ``splits``, ``steps`` of a block; ``resident`` blocks a multiprocessor; ``waves`` of
+        resident blocks and ``tail``, the share of the last one that is idle; ``cycles`` of a step by unit,
+        ``step_cycles`` with all resident blocks at work (a block's share), ``bound``; ``us`` and ``percent``
+        of the limit.
+    """
+    loop, tile = newest(row)["loop"], tile_of(row)
+    tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
+    steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
+    units = unit_cycles(tile, loop)
+    item = 4 if splits > 1 else out_item
+    cycles = busiest_cycles(
+        tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item)
+    )
+    busy, memory = 1e6 * cycles / CLOCK, 1e6 * product.nbytes / H200.bandwidth
+    us = max(busy, memory) + 1e6 * H200.overhead
+    if splits > 1:  # the pieces are written and read once more, and the sum written
+        out = product.rows * product.cols * product.batches
+        us += memory_us(out * (8 * splits + out_item))
+    slots = MULTIPROCESSORS * tile.resident
+    waves = ceil_div(tiles * splits, slots)
+    return {
+        "tiles": tiles,
+        "splits": splits,
+        "steps": steps,
+        "resident": tile.resident,
+        "waves": waves,
+        "tail": round(1 - tiles * splits / (waves * slots), 3),
+        "cycles": {unit: round(value) for unit, value in units.items()},
+        "step_cycles": round(step_cycles(units, 1)),
+        "bound": "hbm" if memory > busy else max(units, key=units.__getitem__),
+        "us": round(us, 1),
+        "percent": round(100 * limit_us(product.flops, product.nbytes, precision) / us, 1),
+    }

@@ -1,0 +1,124 @@
+"""The loop of a product kernel's machine code that multiplies, and which unit each of its instructions needs.
+
+Read from ``cuobjdump -sass``. The *inner* loop is the smallest that holds most of the products (HGMMA, HMMA
+or FFMA). Where it takes no part in bringing operands (the FFMA kernels multiply a step in a loop of its own),
+the step of the reduction is the smallest loop around it that does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from report.sass import FUNCTION
+
+#: Unit -> opcodes of sm_90, the part before the first dot. What is not named, and what starts with U (the
+#: uniform datapath), costs its issue alone.
+UNITS = {
+    "tensor": {"HMMA", "IMMA", "HGMMA", "QGMMA", "IGMMA", "BGMMA"},
+    "ffma": {"FFMA", "FFMA2", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2"},
+    "imad": {"IMAD"},  # also moves, shifts and sums that the compiler gives the multiplier
+    "alu": {
+        "IADD3", "VIADD", "LEA", "LOP3", "LOP", "SHF", "SEL", "FSEL", "ISETP", "FSETP", "PLOP3", "PRMT",
+        "FMNMX", "IMNMX", "VIMNMX", "VIADDMNMX", "IABS", "MOV", "P2R", "R2P", "BMSK", "SGXT", "HSETP2",
+        "HSET2", "HMNMX2",
+    },
+    "shared": {"LDS", "LDSM", "STS", "STSM", "LDGSTS"},
+    "global": {"LDG", "LD", "STG", "ST"},
+}  # fmt: skip
+UNIT_OF = {opcode: unit for unit, opcodes in UNITS.items() for opcode in opcodes}
+#: What is counted by opcode beside the units.
+NAMED = ("HGMMA", "HMMA", "FFMA", "LDSM", "LDS", "STS", "LDGSTS", "LDG", "BAR")
+#: Passes over the 32 banks of an access to shared memory, by the end of its opcode: 128 bytes each. A wide
+#: LDS takes half of them, since it is the FFMA tiles' alone, whose lanes read each address in pairs (see
+#: conv/gemm_tile.h).
+_WIDTHS = {"128": 4, "4": 4, "64": 2, "2": 2}
+#: What brings operands to the product, or waits for it.
+_BRINGS = {"BAR", "LDGSTS", "LDG", "UTMALDG", "SYNCS", "STS"}
+_PRODUCTS = UNITS["tensor"] | {"FFMA", "FFMA2"}
+
+_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);")
+_TARGET = re.compile(r"\b0x([0-9a-f]+)\s*$")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a kernel; `never`: its predicate is false for good, so that it only takes its issue."""
+
+    address: int
+    opcode: str
+    never: bool
+    target: int | None
+
+    @property
+    def name(self) -> str:
+        """The opcode without its suffixes."""
+        return self.opcode.split(".")[0]
+
+    @property
+    def passes(self) -> int:
+        """Passes over the banks of shared memory, free of conflicts."""
+        if UNIT_OF.get(self.name) != "shared":
+            return 0
+        passes = _WIDTHS.get(self.opcode.split(".")[-1], 1)
+        return max(passes // 2, 1) if self.name == "LDS" else passes
+
+
+def read(text: str) -> dict[str, list[Instruction]]:
+    """Kernel symbol -> its instructions, from ``cuobjdump -sass``."""
+    found: dict[str, list[Instruction]] = {}
+    code: list[Instruction] = []
+    for line in text.splitlines():
+        if match := FUNCTION.match(line):
+            code = found.setdefault(match[1], [])
+        elif match := _LINE.match(line):
+            jump = _TARGET.search(match[4]) if match[3].startswith("BRA") else None
+            code.append(
+                Instruction(
+                    int(match[1], 16), match[3], match[2] == "!PT", int(jump[1], 16) if jump else None
+                )
+            )
+    return found
+
+
+def _count(code: list[Instruction]) -> dict[str, int]:
+    """Instructions by unit and, of some, by name; `issue` is all of them, `passes` those of shared memory."""
+    row = Counter(issue=len(code))
+    for instruction in code:
+        if instruction.never:
+            continue
+        row["passes"] += instruction.passes
+        if unit := UNIT_OF.get(instruction.name):
+            row[unit] += 1
+        if instruction.name in NAMED:
+            row[instruction.name] += 1
+    return {name: row[name] for name in ("issue", *UNITS, "passes", *NAMED) if row[name]}
+
+
+def main_loop(code: list[Instruction]) -> dict[str, dict[str, int]] | None:
+    """Count the loop that multiplies: ``{"step": ...}``, what a step does once, ``"inner"`` where a loop
+    inside it multiplies, and ``"rest"``, all that lies outside. None for a kernel without products in a loop.
+    """
+    loops = []
+    for jump in code:
+        if jump.target is not None and jump.target <= jump.address:
+            body = [i for i in code if jump.target <= i.address <= jump.address]
+            loops.append((sum(i.name in _PRODUCTS for i in body), body))
+    most = max((products for products, _ in loops), default=0)
+    if most == 0:
+        return None
+    inner = min((body for products, body in loops if products == most), key=len)
+    around = sorted((body for _, body in loops if body[0].address <= inner[0].address
+                     and inner[-1].address <= body[-1].address), key=len)  # fmt: skip
+    step = next((body for body in around if any(i.name in _BRINGS for i in body)), inner)
+    found = {"step": _count(step), "rest": {"issue": len(code) - len(step)}}
+    if step is not inner:
+        once = [i for i in step if not inner[0].address <= i.address <= inner[-1].address]
+        found |= {"step": _count(once), "inner": _count(inner)}
+    return found
+
+
+def main_loops(text: str) -> dict[str, dict[str, dict[str, int]]]:
+    """Kernel symbol -> its main loop, of those that have one."""
+    return {symbol: loop for symbol, code in read(text).items() if (loop := main_loop(code))}
