@@ -290,7 +290,7 @@ def test_nan_and_infinity_are_not_lost(precision, device, run_on):
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", DIRECTIONS)
 def test_roundings_have_no_bias(op, device, run_on):
-    """Long sums of positive numbers: what is cut off, not rounded, of an operand alone would be 0.7 EPS_TF32."""
+    """Long sums of positive numbers: an operand cut off, not rounded, would alone make 0.7 EPS_TF32."""
     case = Conv("positive", (8, 8, 8, 64), (64, 3, 3, 64), pad=((1, 1), (1, 1)))
     rng = np.random.default_rng(3)
     x, w, dy = (np.abs(rng.standard_normal(s)).astype(np.float32) for s in (case.x, case.w, case.y))
@@ -310,7 +310,8 @@ def test_tf32_numbers_are_not_rounded(op, device, run_on):
     """Integers of up to 11 bits, whose sums float32 holds: the very result of float32 arithmetic."""
     case = Conv("integers", (1, 6, 6, 8), (8, 3, 3, 8), pad=((1, 1), (1, 1)))
     rng = np.random.default_rng(4)
-    x, w, dy = (rng.integers(-limit, limit, s).astype(np.float32) for s, limit in ((case.x, 2047), (case.w, 15), (case.y, 15)))
+    limits = ((case.x, 2047), (case.w, 15), (case.y, 15))
+    x, w, dy = (rng.integers(-limit, limit, shape).astype(np.float32) for shape, limit in limits)
     arrays = {"conv2d": (x, w), "conv2d_dgrad": (dy, w), "conv2d_wgrad": (dy, x)}[op]
     shape = {"conv2d": (), "conv2d_dgrad": (case.x,), "conv2d_wgrad": (case.w,)}[op]
     with run_on(device):
