@@ -38,7 +38,7 @@ struct GemmGrid {
 // order of every sum, and with it every bit, depends on the shape alone.
 constexpr int kMultiprocessors = 132;
 // A piece is at least so many steps of the inner loop: enough to be worth its start.
-constexpr int min_steps_per_split(int bk) { return bk >= 32 ? 8 : 16; }
+constexpr int min_steps_per_split(int bk) { return bk >= 64 ? 4 : bk >= 32 ? 8 : 16; }
 constexpr std::int64_t kMaxSplitBytes = 64ll << 20;  // of scratch memory
 // Where a number of pieces is asked for, only memory and the grid's height bound it.
 constexpr std::int64_t kMostWaves = 8;  // beyond what fills the device, pieces that are tried
@@ -100,13 +100,13 @@ inline std::size_t split_bytes(const GemmExtent& e, const TileInfo& t) {
   return splits == 1 ? 0 : static_cast<std::size_t>(splits) * e.rows * e.cols * e.batches * sizeof(float);
 }
 
-// Multiply-adds on the busiest multiprocessor, over the efficiency of the tile; on tensor cores, the pieces
-// besides. Infinite where the pieces asked for cannot be had: whole steps of the inner loop are dealt out
-// evenly, so that 10 steps make 5 pieces or 10, but not 7.
-inline double gemm_cost(const GemmExtent& e, const TileInfo& t) {
+// Multiply-adds on the busiest multiprocessor, over the efficiency of the tile; and the pieces, but in fp32,
+// all of whose rows cut alike. Infinite where the pieces asked for cannot be had: whole steps of the inner
+// loop are dealt out evenly, so that 10 steps make 5 pieces or 10, but not 7.
+inline double gemm_cost(const GemmExtent& e, const TileInfo& t, Precision precision) {
   const GemmGrid g = gemm_grid(e, t);
   if (e.splits != 0 && g.splits != e.splits) return std::numeric_limits<double>::infinity();
-  return busiest(g, e, t) / t.efficiency + (t.rate == 0 ? 0 : pieces_cost(g, e));
+  return busiest(g, e, t) / t.efficiency + (precision == Precision::kFp32 ? 0 : pieces_cost(g, e));
 }
 
 // Scratch memory and cost of a kernel by its direction's extent and its tile; PERCENT is the tile's
@@ -118,7 +118,7 @@ std::size_t split_workspace(const Conv2dShape& s) {
 }
 template <ExtentFn* EXTENT, class T, int PERCENT>
 double tile_cost(const Conv2dShape& s) {
-  return gemm_cost(EXTENT(s), T::info(PERCENT / 100.0));
+  return gemm_cost(EXTENT(s), T::info(PERCENT / 100.0), s.precision);
 }
 
 }  // namespace pcn::conv

@@ -419,7 +419,7 @@ bool whole_chunks(int count, int groups) {
 
 template <ExtentFn* EXTENT, class T, int PERCENT>
 double mma_cost(const Conv2dShape& s) {
-  return gemm_cost(EXTENT(s), mma_info<T>(s, PERCENT / 100.0));
+  return gemm_cost(EXTENT(s), mma_info<T>(s, PERCENT / 100.0), s.precision);
 }
 
 }  // namespace pcn::conv
