@@ -390,7 +390,9 @@ template <class T>
 TileInfo mma_info(const Conv2dShape& s, double efficiency) {
   // Of Bf16, twice as many products in the same time as of TF32, on every device.
   const double products = s.precision == Precision::kFp32x3 ? 3 : s.precision == Precision::kBf16 ? 0.5 : 1;
-  return T::info(efficiency * tf32_rate(s.capability) / products);
+  TileInfo info = T::info(efficiency * tf32_rate(s.capability) / products);
+  if (s.precision == Precision::kFp32x3) info.threads = T::template For<3>::THREADS;
+  return info;
 }
 
 // What every kernel on tensor cores wants beside its layout: T::Element is the type that the precision has,

@@ -19,8 +19,13 @@ class Mutation:
     new: str
     plants: str
     tests: tuple[str, str]  # file, and the expression of pytest -k
-    rebuild: tuple[str, ...] = ()  # files to compile anew; default: the mutated one
+    rebuild: tuple[str, ...] = ()  # files to compile anew, or KERNEL.cu of a tile; default: the mutated one
     slow: bool = False
+
+    @property
+    def concerned(self) -> tuple[str, ...]:
+        """The files to compile with it."""
+        return self.rebuild or (self.file,)
 
     @property
     def family(self) -> str:
@@ -77,8 +82,8 @@ MUTATIONS = [
         "for (int s = 1; s < splits; ++s)",
         "one piece of a split reduction lost",
         SPLIT,
-        # add_pieces is the same function in every file; the linker takes the first.
-        ("conv/conv2d_dgrad_generic.cu",),
+        # add_pieces is the same function in every file; the linker takes the planted one, which comes first.
+        ("conv2d_wgrad_tile96.cu",),
     ),
     Mutation(
         "conv/fprop.h",

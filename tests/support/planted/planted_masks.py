@@ -38,7 +38,7 @@ BUGS = [
         "mask_part<VEC>(epilogue.mask, sum, i % cols, count, true)",
         "mask of the first row, after a split reduction",
         MASKED,
-        # add_pieces is the same function in every file; the linker takes the first.
+        # add_pieces is the same function in every file; the linker takes the planted one, which comes first.
         ("conv/conv2d_dgrad_generic.cu",),
         True,
     ),
