@@ -23,9 +23,9 @@ namespace pcn {
 
 // How exactly the products of a sum are formed. Sums are float32 always.
 //   kFp32    float32 operands, by fused multiply-adds (FFMA)
-//   kTf32    operands rounded to TF32 (11 significant bits, nearest, ties away from zero)
-//   kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about float32's accuracy
-//   kBf16    operands bfloat16 in memory, whose products are exact in float32
+//   kTf32    operands rounded to TF32 (11 significant bits, a neighbour, nearly always the nearer:
+//   mma_tile.h) kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about
+//   float32's accuracy kBf16    operands bfloat16 in memory, whose products are exact in float32
 // A kernel may be more exact than asked for: FFMA kernels serve every precision. kBf16 is the precision of
 // the Bf16 kernels, and theirs alone.
 enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2, kBf16 = 3 };

@@ -19,7 +19,9 @@ static_assert(Tile::THREADS == 128, "threads a block");
 
 // ---- supports
 std::size_t workspace_bytes(const Conv2dShape& shape) { return conv::dgrad_workspace<Tile>(shape); }
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::dgrad_extent(shape), kTile); }
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::dgrad_extent(shape), kTile, shape.precision);
+}
 
 }  // namespace
 

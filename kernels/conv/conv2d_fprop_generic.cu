@@ -73,7 +73,7 @@ double cost(const Conv2dShape& shape) {
   // Of few outputs no operand is used twice. (Lower precisions stay with the tensor cores.)
   if (shape.precision == Precision::kFp32 && few_outputs(shape) && e.splits == 0)
     return 256.0 * static_cast<double>(e.depth) / 0.05;
-  return gemm_cost(e, kTile);
+  return gemm_cost(e, kTile, shape.precision);
 }
 
 }  // namespace

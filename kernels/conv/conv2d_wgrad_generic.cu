@@ -21,7 +21,9 @@ static_assert(Tile::THREADS == 128, "threads a block");
 std::size_t workspace_bytes(const Conv2dShape& shape) {
   return conv::split_bytes(conv::wgrad_extent(shape), kTile);
 }
-double cost(const Conv2dShape& shape) { return conv::gemm_cost(conv::wgrad_extent(shape), kTile); }
+double cost(const Conv2dShape& shape) {
+  return conv::gemm_cost(conv::wgrad_extent(shape), kTile, shape.precision);
+}
 
 }  // namespace
 

@@ -22,6 +22,7 @@ struct TileInfo {
   int bm, bn, bk;
   int threads, min_ctas;
   double efficiency;  // its inner loop's multiply-adds in units of the FFMA rate; estimated, not measured
+  double rate = 0;  // of tensor cores, whatever the device: the grid weighs time against the pieces' traffic
 };
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -37,10 +38,34 @@ struct GemmGrid {
 // order of every sum, and with it every bit, depends on the shape alone.
 constexpr int kMultiprocessors = 132;
 // A piece is at least so many steps of the inner loop: enough to be worth its start.
-constexpr int min_steps_per_split(int bk) { return bk >= 32 ? 8 : 16; }
+constexpr int min_steps_per_split(int bk) { return bk >= 64 ? 4 : bk >= 32 ? 8 : 16; }
 constexpr std::int64_t kMaxSplitBytes = 64ll << 20;  // of scratch memory
 // Where a number of pieces is asked for, only memory and the grid's height bound it.
+constexpr std::int64_t kMostWaves = 8;  // beyond what fills the device, pieces that are tried
 constexpr std::int64_t kMaxAskedSplitBytes = 1ll << 30, kMaxAskedSplits = 1024;
+
+// Lays pieces of `splits` out over the grid.
+inline void cut(GemmGrid& g, const GemmExtent& e, const TileInfo& t, std::int64_t splits) {
+  const std::int64_t steps = ceil_div(e.depth, t.bk);
+  g.chunk = std::max<std::int64_t>(ceil_div(steps, std::max<std::int64_t>(splits, 1)), 1) * t.bk;
+  g.splits = static_cast<int>(std::max<std::int64_t>(ceil_div(e.depth, g.chunk), 1));
+}
+
+// Multiply-adds on the busiest multiprocessor. A model, not a measurement: it weighs the padding of ragged
+// tiles, the last wave of blocks, and multiprocessors that hold too few threads to hide latency.
+inline double busiest(const GemmGrid& g, const GemmExtent& e, const TileInfo& t) {
+  const double block =
+      static_cast<double>(t.bm) * t.bn * std::min<double>(g.chunk, static_cast<double>(e.depth) + t.bk);
+  const double waves = static_cast<double>(ceil_div(g.tiles * g.splits, kMultiprocessors));
+  return block * std::max(waves, std::max(1.0, 256.0 / t.threads));
+}
+
+// The time of writing the pieces, reading them and launching what adds them, in multiply-adds of FFMA: a
+// multiprocessor of an H200 does 128 in a cycle, in which its share of the memory moves 21 bytes.
+inline double pieces_cost(const GemmGrid& g, const GemmExtent& e) {
+  const double bytes = 2. * g.splits * e.rows * e.cols * e.batches * 4 / kMultiprocessors;
+  return g.splits == 1 ? 0. : 128 * (2500 + bytes / 21);
+}
 
 inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
   GemmGrid g;
@@ -53,10 +78,20 @@ inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
   splits = std::min({splits, steps / min_steps_per_split(t.bk), kMaxSplitBytes / out_bytes});
   if (e.splits > 0)
     splits = std::min({std::int64_t{e.splits}, kMaxAskedSplits, kMaxAskedSplitBytes / out_bytes});
-  splits = std::max<std::int64_t>(splits, 1);
-  g.chunk = std::max<std::int64_t>(ceil_div(steps, splits), 1) * t.bk;
-  g.splits = static_cast<int>(std::max<std::int64_t>(ceil_div(e.depth, g.chunk), 1));
-  return g;
+  cut(g, e, t, splits);
+  if (t.rate == 0 || e.splits > 0) return g;
+  // On tensor cores, where a step is short, the number that is estimated to take least: pieces also fill a
+  // last wave that tiles, more than the device holds at once, would leave ragged.
+  const std::int64_t most =
+      std::min({steps / min_steps_per_split(t.bk), kMaxSplitBytes / out_bytes, 2 * splits + kMostWaves});
+  double least = std::numeric_limits<double>::infinity();
+  GemmGrid best = g;
+  for (std::int64_t s = 1; s <= std::max<std::int64_t>(most, 1); ++s) {
+    cut(g, e, t, s);
+    const double cost = busiest(g, e, t) / t.rate + pieces_cost(g, e);
+    if (cost < least) least = cost, best = g;
+  }
+  return best;
 }
 
 // Scratch memory of the pieces' partial results.
@@ -65,18 +100,13 @@ inline std::size_t split_bytes(const GemmExtent& e, const TileInfo& t) {
   return splits == 1 ? 0 : static_cast<std::size_t>(splits) * e.rows * e.cols * e.batches * sizeof(float);
 }
 
-// Multiply-adds on the busiest multiprocessor, over the efficiency of the tile. A model, not a measurement:
-// it weighs the padding of ragged tiles, the last wave of blocks, and multiprocessors that hold too few
-// threads to hide latency. Infinite where the pieces asked for cannot be had: whole steps of the inner loop
-// are dealt out evenly, so that 10 steps make 5 pieces or 10, but not 7.
-inline double gemm_cost(const GemmExtent& e, const TileInfo& t) {
+// Multiply-adds on the busiest multiprocessor, over the efficiency of the tile; and the pieces, but in fp32,
+// all of whose rows cut alike. Infinite where the pieces asked for cannot be had: whole steps of the inner
+// loop are dealt out evenly, so that 10 steps make 5 pieces or 10, but not 7.
+inline double gemm_cost(const GemmExtent& e, const TileInfo& t, Precision precision) {
   const GemmGrid g = gemm_grid(e, t);
   if (e.splits != 0 && g.splits != e.splits) return std::numeric_limits<double>::infinity();
-  const double block =
-      static_cast<double>(t.bm) * t.bn * std::min<double>(g.chunk, static_cast<double>(e.depth) + t.bk);
-  const double waves = static_cast<double>(ceil_div(g.tiles * g.splits, kMultiprocessors));
-  const double alone = std::max(1.0, 256.0 / t.threads);
-  return block * std::max(waves, alone) / t.efficiency;
+  return busiest(g, e, t) / t.efficiency + (precision == Precision::kFp32 ? 0 : pieces_cost(g, e));
 }
 
 // Scratch memory and cost of a kernel by its direction's extent and its tile; PERCENT is the tile's
@@ -88,7 +118,7 @@ std::size_t split_workspace(const Conv2dShape& s) {
 }
 template <ExtentFn* EXTENT, class T, int PERCENT>
 double tile_cost(const Conv2dShape& s) {
-  return gemm_cost(EXTENT(s), T::info(PERCENT / 100.0));
+  return gemm_cost(EXTENT(s), T::info(PERCENT / 100.0), s.precision);
 }
 
 }  // namespace pcn::conv

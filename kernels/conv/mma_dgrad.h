@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
       start[row] = m < rows ? ((ni / ph.count * s.h + h) * s.w + w) * s.c + group * group_channels + n0 : -1;
     }
     __syncthreads();
-    PixelCopies<E, T::BM, T::BK, T::THREADS, -1, int> pixels(
-        args.dy, s.p, s.q, s.k, group * group_filters, radix, taps_r, T::BK, k_begin, [&](int row) {
+    PixelCopies<E, T::BM, T::BK, T::THREADS, -1> pixels(
+        args.dy, s.p, s.q, s.k, group * group_filters, radix, taps_r, digits_of(T::BK, radix), k_begin,
+        [&](int row) {
           const int m = m0 + row, j = m % pw.count, ni = m / pw.count;
           return Digits{pw.first_out + j, ph.first_out + ni % ph.count, m < rows ? ni / ph.count : -1};
         });
@@ -68,13 +69,12 @@ cudaError_t mma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E*
                       const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = dgrad_grid<T>(shape);
   const DgradArgs<E> args = dgrad_args(dx, dy, w, mask, shape, workspace, grid);
-  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
-  auto* kernel = mma_dgrad_kernel<T, 1>;
-  if constexpr (std::is_same<E, float>::value)
-    if (shape.precision == Precision::kFp32x3) kernel = mma_dgrad_kernel<T, 3>;
-  const cudaError_t status =
-      launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AlongTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
+  const cudaError_t status = by_products<T, E>(shape, [&](auto products) {
+    constexpr int PRODUCTS = decltype(products)::value;
+    using For = typename T::template For<PRODUCTS>;
+    return launch(stem, mma_dgrad_kernel<For, PRODUCTS>, blocks_of(grid), dim3(For::THREADS),
+                  ring_bytes<T, AlongTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
+  });
   if (status != cudaSuccess) return status;
   return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
 }

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS)
     const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
     const int first_filter = group * group_filters + n0;
 
-    PixelCopies<E, T::BM, T::BK, T::THREADS, 1, Digits> pixels(
+    PixelCopies<E, T::BM, T::BK, T::THREADS, 1> pixels(
         args.x, s.h, s.w, s.c, group * group_channels, Radix{group_channels, s.s}, s.r, args.step, k_begin,
         [&](int row) {
           const int m = m0 + row;
@@ -53,13 +53,12 @@ cudaError_t mma_fprop(const char* stem, E* y, const E* x, const E* w, const floa
                       const Conv2dShape& shape, Activation activation, void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(fprop_extent(shape), T::info(1));
   const FpropArgs<E> args = fprop_args(y, x, w, b, shape, activation, workspace, grid, T::BK);
-  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
-  auto* kernel = mma_fprop_kernel<T, 1>;
-  if constexpr (std::is_same<E, float>::value)
-    if (shape.precision == Precision::kFp32x3) kernel = mma_fprop_kernel<T, 3>;
-  const cudaError_t status =
-      launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AlongTile<E, T::BM, T::BK>, AlongTile<E, T::BN, T::BK>>(), stream, args);
+  const cudaError_t status = by_products<T, E>(shape, [&](auto products) {
+    constexpr int PRODUCTS = decltype(products)::value;
+    using For = typename T::template For<PRODUCTS>;
+    return launch(stem, mma_fprop_kernel<For, PRODUCTS>, blocks_of(grid), dim3(For::THREADS),
+                  ring_bytes<T, AlongTile<E, T::BM, T::BK>, AlongTile<E, T::BN, T::BK>>(), stream, args);
+  });
   if (status != cudaSuccess) return status;
   return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
 }

@@ -29,22 +29,21 @@ struct CopyAlongK {
 };
 
 // Pixels under a moving filter tap: row m sees pixel (h0 + SIGN * r, w0 + SIGN * s) of its image.
-template <class E, int ROWS, int BK, int THREADS, int SIGN, class Step>
+template <class E, int ROWS, int BK, int THREADS, int SIGN>
 struct PixelCopies : CopyAlongK<E, ROWS, BK, THREADS> {
   using Map = CopyAlongK<E, ROWS, BK, THREADS>;
   const E* image;
   int height, width, channels;  // of the whole tensor
   Radix radix;                  // channels of the group, tap columns
   int taps_r;
-  Step step;  // of BK along the reduction
-  Digits at;
+  Digits step, at;  // of BK along the reduction
   unsigned base[Map::PASSES];
   int h0[Map::PASSES], w0[Map::PASSES];
 
   // first(m): the digits (w0, h0, image) of row m; an image index < 0 where there is no such row.
   template <class First>
   __device__ __forceinline__ PixelCopies(const E* image_, int height_, int width_, int channels_,
-                                         int channel0, Radix radix_, int taps_r_, Step step_, int k_begin,
+                                         int channel0, Radix radix_, int taps_r_, Digits step_, int k_begin,
                                          First first)
       : image(image_),
         height(height_),
@@ -159,7 +158,7 @@ struct FilterTapCopies : CopyAcrossK<E, COLS, BK, THREADS> {
   int filter_stride, row_stride, column_stride;
   Radix radix;  // filters of the group, tap columns of the phase
   int taps_r;
-  Digits at;
+  Digits step, at;  // of K_STEP along the reduction
   bool exists;
 
   __device__ __forceinline__ FilterTapCopies(const E* filters_, unsigned start_, int filter_stride_,
@@ -172,6 +171,7 @@ struct FilterTapCopies : CopyAcrossK<E, COLS, BK, THREADS> {
         column_stride(column_stride_),
         radix(radix_),
         taps_r(taps_r_),
+        step(digits_of(Map::K_STEP, radix_)),
         at(digits_of(k_begin + Map::k(), radix_)),
         exists(Map::column() < cols) {}
 
@@ -183,7 +183,7 @@ struct FilterTapCopies : CopyAcrossK<E, COLS, BK, THREADS> {
                               static_cast<unsigned>(at.middle) * column_stride;
       if (Map::active())
         copy_chunk(tile + Map::slot(p), filters, start + offset, exists && at.outer < taps_r);
-      advance(at, Map::K_STEP, radix);
+      advance(at, step, radix);
     }
   }
 };

@@ -9,8 +9,9 @@
 // ones are multiplied.
 //
 // Precision. Products of Bf16 are exact. Operands that are float32 in memory become TF32 in registers,
-// rounded to nearest (cvt.rna), which halves the error of the hardware's own truncation and frees it of bias.
-// With PRODUCTS = 3 each operand is the sum of two TF32 numbers, big = tf32(x) and small = tf32(x - big), and
+// rounded by raised(), which halves the error of the hardware's own truncation and frees it of bias. With
+// PRODUCTS = 3 each operand is the sum of two TF32 numbers, the nearest ones (cvt.rna), big = tf32(x) and
+// small = tf32(x - big), and
 //   a b = small big + big small + big big      (small small is below float32's own rounding)
 // is summed over 8 terms from zero and then added to the float32 accumulator by an ordinary, rounded
 // addition: tensor cores cut off the bits of a sum that do not fit, and over a long reduction these losses,
@@ -43,12 +44,9 @@ struct AlongTile {
   }
   // Fragments of the warp's rows from `first` (a multiple of 8) at chunk 2 * ks along the reduction; see
   // "m16n8k8" and "m16n8k16" in the PTX ISA.
-  template <int COUNT>
-  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const E* tile, int first, int ks) {
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[4], const E* tile, int first, int ks) {
     const int lane = threadIdx.x % 32;  // matrices: rows 0-7, rows 8-15, the same one chunk further
-    PCN_UNROLL_ON_DEVICE
-    for (int i = 0; i < COUNT; ++i)
-      ldmatrix_x4(a[i], tile + at(first + 16 * i + lane % 16, 2 * ks + lane / 16));
+    ldmatrix_x4(a, tile + at(first + lane % 16, 2 * ks + lane / 16));
   }
   template <int COUNT>
   static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const E* tile, int first, int ks) {
@@ -75,18 +73,13 @@ struct AcrossTile<float, SIDE, BK> {
   static constexpr int ELEMENTS = BK * STRIDE;
   static_assert(STRIDE % 32 == 8 || STRIDE % 32 == 24, "bank-conflict-free fragments");
   static __device__ __forceinline__ int at(int k, int column) { return k * STRIDE + column; }
-  template <int COUNT>
-  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const float* tile, int first,
-                                                int ks) {
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[4], const float* tile, int first, int ks) {
     const int lane = threadIdx.x % 32;
     const float* mine = tile + at(8 * ks + lane % 4, first + lane / 4);
-    PCN_UNROLL_ON_DEVICE
-    for (int i = 0; i < COUNT; ++i) {
-      a[i][0] = __float_as_uint(mine[16 * i]);
-      a[i][1] = __float_as_uint(mine[16 * i + 8]);
-      a[i][2] = __float_as_uint(mine[16 * i + 4 * STRIDE]);
-      a[i][3] = __float_as_uint(mine[16 * i + 4 * STRIDE + 8]);
-    }
+    a[0] = __float_as_uint(mine[0]);
+    a[1] = __float_as_uint(mine[8]);
+    a[2] = __float_as_uint(mine[4 * STRIDE]);
+    a[3] = __float_as_uint(mine[4 * STRIDE + 8]);
   }
   template <int COUNT>
   static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const float* tile, int first,
@@ -110,13 +103,9 @@ struct AcrossTile<Bf16, SIDE, BK> {
   static constexpr int ELEMENTS = BK * STRIDE;
   static_assert(STRIDE / 8 % 2 == 1 && SIDE % 16 == 0, "bank-conflict-free fragments");
   static __device__ __forceinline__ int at(int k, int column) { return k * STRIDE + column; }
-  template <int COUNT>
-  static __device__ __forceinline__ void read_a(uint32_t (&a)[COUNT][4], const Bf16* tile, int first,
-                                                int ks) {
+  static __device__ __forceinline__ void read_a(uint32_t (&a)[4], const Bf16* tile, int first, int ks) {
     const int lane = threadIdx.x % 32;  // matrices: columns 0-7, columns 8-15, the same eight rows k further
-    const Bf16* mine = tile + at(16 * ks + lane / 16 * 8 + lane % 8, first + lane / 8 % 2 * 8);
-    PCN_UNROLL_ON_DEVICE
-    for (int i = 0; i < COUNT; ++i) ldmatrix_x4_trans(a[i], mine + 16 * i);
+    ldmatrix_x4_trans(a, tile + at(16 * ks + lane / 16 * 8 + lane % 8, first + lane / 8 % 2 * 8));
   }
   template <int COUNT>
   static __device__ __forceinline__ void read_b(uint32_t (&b)[COUNT][2], const Bf16* tile, int first,
@@ -152,8 +141,16 @@ struct MmaTile {
     return warp_row() + 16 * i + 8 * half + threadIdx.x % 32 / 4;
   }
   static __device__ __forceinline__ int column(int j) { return warp_column() + 8 * j + threadIdx.x % 4 * 2; }
+  // The same tile for PRODUCTS = 3, which hold so many more values at a time: warps of half the outputs.
+  static constexpr bool kWide = WM * WN > 64 * 32, kHalveN = WN % 32 == 0;
+  using Narrow =
+      MmaTile<BM, BN, BK, kWide && !kHalveN ? WM / 2 : WM, kWide && kHalveN ? WN / 2 : WN, STAGES, Element>;
+  template <int PRODUCTS>
+  using For = typename std::conditional<PRODUCTS == 1, MmaTile, Narrow>::type;
   // For the estimate of the time; mma_info() adds the rate of the tensor cores to the efficiency.
-  static constexpr TileInfo info(double efficiency) { return {BM, BN, BK, THREADS, MIN_CTAS, efficiency}; }
+  static constexpr TileInfo info(double efficiency) {
+    return {BM, BN, BK, THREADS, MIN_CTAS, efficiency, std::is_same<E, Bf16>::value ? 9. : 4.5};
+  }
 };
 
 template <class T, class TileA, class TileB>
@@ -164,30 +161,39 @@ constexpr std::size_t ring_bytes() {
   return bytes;
 }
 
-// acc += a b, 32 bytes along the reduction.
-template <class T, int PRODUCTS>
-__device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4],
-                                                   const uint32_t (&a)[T::MI][4],
-                                                   const uint32_t (&b)[T::NI][2]) {
+// Makes of the tensor core's cut a rounding. It drops the 13 lowest bits of an operand, as numbers go half a
+// step of TF32 on the average; this adds about as much beforehand, 0.36 to 0.72 steps (23 2^-16 of a number
+// that is 1 to 2 times 2^10 steps). Of 2^-11 of the operand, errors are 0.45 rms and at most 1.28 (nearest:
+// 0.42, 1), their mean is 0.002. A TF32 number stays it; NaN and infinity stay what they are.
+__device__ __forceinline__ uint32_t raised(uint32_t x) {
+  return __float_as_uint(__uint_as_float(x) * (1.f + 23.f / 65536.f));
+}
+
+// acc += a b, 32 bytes along the reduction. The next fragments are read meanwhile: read_a(i) when a[i] has
+// been used and may be overwritten, read_b() at the start or, with PRODUCTS = 3, when b may be.
+template <class T, int PRODUCTS, class ReadA, class ReadB>
+__device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4], uint32_t (&a)[T::MI][4],
+                                                   uint32_t (&b)[T::NI][2], ReadA read_a, ReadB read_b) {
+  if constexpr (PRODUCTS == 1) read_b();
   if constexpr (std::is_same<typename T::Element, Bf16>::value) {
     static_assert(PRODUCTS == 1, "products of Bf16 are exact");
     PCN_UNROLL_ON_DEVICE
-    for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
-    for (int j = 0; j < T::NI; ++j) mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
+    for (int i = 0; i < T::MI; ++i) {
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::NI; ++j) mma_m16n8k16_bf16(acc[i][j], a[i], b[j]);
+      read_a(i);
+    }
   } else if constexpr (PRODUCTS == 1) {
-    // Into registers of their own: the fragments are kept as they are past the last step, whose successor
-    // is not read, and would otherwise be masked to TF32's bits for nothing.
-    uint32_t b_tf32[T::NI][2];
     PCN_UNROLL_ON_DEVICE
     for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
-    for (int e = 0; e < 2; ++e) b_tf32[j][e] = to_tf32(__uint_as_float(b[j][e]));
+    for (int e = 0; e < 2; ++e) b[j][e] = raised(b[j][e]);
     PCN_UNROLL_ON_DEVICE
     for (int i = 0; i < T::MI; ++i) {
-      uint32_t a_tf32[4];
       PCN_UNROLL_ON_DEVICE
-      for (int e = 0; e < 4; ++e) a_tf32[e] = to_tf32(__uint_as_float(a[i][e]));
+      for (int e = 0; e < 4; ++e) a[i][e] = raised(a[i][e]);
       PCN_UNROLL_ON_DEVICE
-      for (int j = 0; j < T::NI; ++j) mma_m16n8k8_tf32(acc[i][j], a_tf32, b_tf32[j]);
+      for (int j = 0; j < T::NI; ++j) mma_m16n8k8_tf32(acc[i][j], a[i], b[j]);
+      read_a(i);
     }
   } else {
     uint32_t b_big[T::NI][2], b_small[T::NI][2];
@@ -198,6 +204,7 @@ __device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4]
       b_big[j][e] = to_tf32(x);
       b_small[j][e] = to_tf32(x - __uint_as_float(b_big[j][e]));
     }
+    read_b();
     PCN_UNROLL_ON_DEVICE
     for (int i = 0; i < T::MI; ++i) {
       uint32_t a_big[4], a_small[4];
@@ -207,6 +214,7 @@ __device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4]
         a_big[e] = to_tf32(x);
         a_small[e] = to_tf32(x - __uint_as_float(a_big[e]));
       }
+      read_a(i);
       float sum[T::NI][4];
       PCN_UNROLL_ON_DEVICE
       for (int j = 0; j < T::NI; ++j) {
@@ -251,28 +259,35 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
   PCN_UNROLL_ON_DEVICE
   for (int s = 0; s < T::STAGES - 1; ++s) fetch(s < steps);
 
-  uint32_t a[2][T::MI][4], b[2][T::NI][2];
+  constexpr int BUFFERS = PRODUCTS == 1 ? 2 : 1;  // of b; what three products are made of are copies already
+  uint32_t a[T::MI][4], b[BUFFERS][T::NI][2];
   const int m = T::warp_row(), n = T::warp_column();
   cp_async_wait<T::STAGES - 2>();
   __syncthreads();
-  TileA::read_a(a[0], ring, m, 0);
+  PCN_UNROLL_ON_DEVICE
+  for (int i = 0; i < T::MI; ++i) TileA::read_a(a[i], ring, m + 16 * i, 0);
   TileB::read_b(b[0], ring + TileA::ELEMENTS, n, 0);
+  const auto multiply = [&](int step, int ks) {
+    if (ks == KS - 1) {
+      // The next step has landed, and every warp has read the last of this one, whose place the fetch of
+      // the next round overwrites.
+      cp_async_wait<T::STAGES - 2>();
+      __syncthreads();
+      // After the last step its own first fragments are read again, in vain: a condition would cost more.
+      if (step + 1 < steps) from = from == (T::STAGES - 1) * STAGE ? 0 : from + STAGE;
+    }
+    if (ks == 0) fetch(step + T::STAGES - 1 < steps);
+    multiply_fragments<T, PRODUCTS>(
+        acc, a, b[ks % BUFFERS], [&](int i) { TileA::read_a(a[i], ring + from, m + 16 * i, (ks + 1) % KS); },
+        [&] { TileB::read_b(b[(ks + 1) % BUFFERS], ring + from + TileA::ELEMENTS, n, (ks + 1) % KS); });
+  };
   for (int step = 0; step < steps; ++step) {
-    PCN_UNROLL_ON_DEVICE
-    for (int ks = 0; ks < KS; ++ks) {
-      if (ks == KS - 1) {
-        // The next step has landed, and every warp has read the last of this one, whose place the fetch of
-        // the next round overwrites.
-        cp_async_wait<T::STAGES - 2>();
-        __syncthreads();
-        from = from == (T::STAGES - 1) * STAGE ? 0 : from + STAGE;
-      }
-      if (ks < KS - 1 || step + 1 < steps) {
-        TileA::read_a(a[(ks + 1) % 2], ring + from, m, (ks + 1) % KS);
-        TileB::read_b(b[(ks + 1) % 2], ring + from + TileA::ELEMENTS, n, (ks + 1) % KS);
-      }
-      if (ks == 0) fetch(step + T::STAGES - 1 < steps);
-      multiply_fragments<T, PRODUCTS>(acc, a[ks % 2], b[ks % 2]);
+    if constexpr (BUFFERS == 1) {  // more at a time, and some of these spill
+      PCN_NO_UNROLL
+      for (int ks = 0; ks < KS; ks += 2) multiply(step, ks), multiply(step, ks + 1);
+    } else {
+      PCN_UNROLL_ON_DEVICE
+      for (int ks = 0; ks < KS; ++ks) multiply(step, ks);
     }
   }
 }
@@ -375,7 +390,9 @@ template <class T>
 TileInfo mma_info(const Conv2dShape& s, double efficiency) {
   // Of Bf16, twice as many products in the same time as of TF32, on every device.
   const double products = s.precision == Precision::kFp32x3 ? 3 : s.precision == Precision::kBf16 ? 0.5 : 1;
-  return T::info(efficiency * tf32_rate(s.capability) / products);
+  TileInfo info = T::info(efficiency * tf32_rate(s.capability) / products);
+  if (s.precision == Precision::kFp32x3) info.threads = T::template For<3>::THREADS;
+  return info;
 }
 
 // What every kernel on tensor cores wants beside its layout: T::Element is the type that the precision has,
@@ -387,6 +404,15 @@ bool mma_supports(const Conv2dShape& s, Kernel* kernel) {
          s.capability >= kTensorCoresSince && image_at_least(kernel, kTensorCoresSince);
 }
 
+// run(the products that each element of a sum takes, as a type with a `value`) for the shape's precision.
+template <class T, class E, class Run>
+cudaError_t by_products(const Conv2dShape& s, Run run) {
+  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
+  if constexpr (std::is_same<E, float>::value)
+    if (s.precision == Precision::kFp32x3) return run(std::integral_constant<int, 3>{});
+  return run(std::integral_constant<int, 1>{});
+}
+
 // Channels or filters of a group that are copied by whole chunks.
 template <class T>
 bool whole_chunks(int count, int groups) {
@@ -395,7 +421,7 @@ bool whole_chunks(int count, int groups) {
 
 template <ExtentFn* EXTENT, class T, int PERCENT>
 double mma_cost(const Conv2dShape& s) {
-  return gemm_cost(EXTENT(s), mma_info<T>(s, PERCENT / 100.0));
+  return gemm_cost(EXTENT(s), mma_info<T>(s, PERCENT / 100.0), s.precision);
 }
 
 }  // namespace pcn::conv

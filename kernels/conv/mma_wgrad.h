@@ -56,15 +56,14 @@ template <class T, class E>
 cudaError_t mma_wgrad(const char* stem, float* dw, const E* dy, const E* x, const Conv2dShape& shape,
                       void* workspace, cudaStream_t stream) {
   const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
-  const WgradArgs<E> args =
-      wgrad_args(dw, dy, x, shape, workspace, grid, CopyAcrossK<E, T::BN, T::BK, T::THREADS>::K_STEP);
-  static_assert(std::is_same<E, typename T::Element>::value, "the tile is made for the arrays' type");
-  auto* kernel = mma_wgrad_kernel<T, 1>;
-  if constexpr (std::is_same<E, float>::value)
-    if (shape.precision == Precision::kFp32x3) kernel = mma_wgrad_kernel<T, 3>;
-  const cudaError_t status =
-      launch(stem, kernel, blocks_of(grid), dim3(T::THREADS),
-             ring_bytes<T, AcrossTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
+  const cudaError_t status = by_products<T, E>(shape, [&](auto products) {
+    constexpr int PRODUCTS = decltype(products)::value;
+    using For = typename T::template For<PRODUCTS>;
+    const WgradArgs<E> args =
+        wgrad_args(dw, dy, x, shape, workspace, grid, CopyAcrossK<E, T::BN, T::BK, For::THREADS>::K_STEP);
+    return launch(stem, mma_wgrad_kernel<For, PRODUCTS>, blocks_of(grid), dim3(For::THREADS),
+                  ring_bytes<T, AcrossTile<E, T::BM, T::BK>, AcrossTile<E, T::BN, T::BK>>(), stream, args);
+  });
   if (status != cudaSuccess) return status;
   return wgrad_finish(stem, dw, shape, workspace, grid, stream);
 }

@@ -12,7 +12,7 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     How exactly the products of a sum are formed; sums are float32. None, the default, is what the arrays say:
     ``"bf16"`` for bfloat16 ones, else ``"fp32"``; the others are for float32 arrays.
 
-    ``"fp32"`` float32 products. ``"tf32"`` operands rounded to 11 significant bits (to nearest)
+    ``"fp32"`` float32 products. ``"tf32"`` operands rounded to 11 significant bits (without bias)
     for the tensor cores: an error of about 2^-11 sqrt(terms) of the result's size. ``"fp32x3"`` three
     tensor-core products in place of one, about float32's own accuracy; an infinite operand gives NaN, and so
     do magnitudes next to the largest float32. A precision is a lower bound on exactness: devices below

@@ -19,6 +19,7 @@ from support.kernels.conv_problems import (
     problem,
     representative,
     slow,
+    table,
 )  # fmt: skip
 from support.kernels.conv_shapes import RAGGED_CONVS, Conv, alexnet_convs
 
@@ -153,7 +154,8 @@ def test_linear(n, i, o, precision, device, run_on):
         for op, (result, terms, arrays) in expected.items():
             names = ops.kernels(op, (n, i), (o, i), precision=precision, device=device)
             names = [name for name in names if "_mma" in name]
-            assert len(names) == 4
+            every = table(op.replace("linear", "conv2d"))
+            assert set(names) == {name for name in every if "_mma" in name}
             for kernel in names:
                 out = filled_with_nan(device, result.shape)
                 args = [device.asarray(a) for a in arrays]
@@ -271,13 +273,54 @@ def test_the_binding_checks_precision_itself():
 def test_nan_and_infinity_are_not_lost(precision, device, run_on):
     case = next(case for case in CASES if case.name == "odd_extent")
     p = problem(case)
-    for bad in (np.nan, np.inf):
+    canonical = np.array([0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)  # the GPU's own NaN
+    for bad in (np.nan, np.inf, -np.inf, *canonical):
         x = p.x.copy()
         x[0, 2, 3, 0] = bad
         with run_on(device):
             y = ops.conv2d(device.asarray(x), device.asarray(p.w), precision=precision, **case.options)
             exact = ops.conv2d(device.asarray(x), device.asarray(p.w), **case.options)
         np.testing.assert_array_equal(np.isfinite(device.to_numpy(y)), np.isfinite(device.to_numpy(exact)))
+
+
+# ---------------------------------------------------------------- what TF32 rounds, and how
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("op", DIRECTIONS)
+def test_roundings_have_no_bias(op, device, run_on):
+    """Long sums of positive numbers: an operand cut off, not rounded, would alone make 0.7 EPS_TF32."""
+    case = Conv("positive", (8, 8, 8, 64), (64, 3, 3, 64), pad=((1, 1), (1, 1)))
+    rng = np.random.default_rng(3)
+    x, w, dy = (np.abs(rng.standard_normal(s)).astype(np.float32) for s in (case.x, case.w, case.y))
+    arrays = {"conv2d": (x, w), "conv2d_dgrad": (dy, w), "conv2d_wgrad": (dy, x)}[op]
+    shape = {"conv2d": (), "conv2d_dgrad": (case.x,), "conv2d_wgrad": (case.w,)}[op]
+    expected = getattr(reference, op)(*(a.astype(np.float64) for a in arrays), *shape, **case.options)
+    with run_on(device):
+        for kernel in on_tensor_cores(op, case):
+            args = (device.asarray(a) for a in arrays)
+            result = getattr(ops, op)(*args, *shape, **case.options, precision="tf32", kernel=kernel)
+            error = (device.to_numpy(result) - expected) / expected
+            assert abs(error.mean()) < 0.1 * EPS_TF32
+
+
+@pytest.mark.parametrize("op", DIRECTIONS)
+def test_tf32_numbers_are_not_rounded(op, device, run_on):
+    """Integers of up to 11 bits, whose sums float32 holds: the very result of float32 arithmetic."""
+    case = Conv("integers", (1, 6, 6, 8), (8, 3, 3, 8), pad=((1, 1), (1, 1)))
+    rng = np.random.default_rng(4)
+    limits = ((case.x, 2047), (case.w, 15), (case.y, 15))
+    x, w, dy = (rng.integers(-limit, limit, shape).astype(np.float32) for shape, limit in limits)
+    arrays = {"conv2d": (x, w), "conv2d_dgrad": (dy, w), "conv2d_wgrad": (dy, x)}[op]
+    shape = {"conv2d": (), "conv2d_dgrad": (case.x,), "conv2d_wgrad": (case.w,)}[op]
+    with run_on(device):
+        for kernel in on_tensor_cores(op, case):
+            args = [device.asarray(a) for a in arrays]
+            found, exact = (
+                device.to_numpy(getattr(ops, op)(*args, *shape, **case.options, **options))
+                for options in ({"precision": "tf32", "kernel": kernel}, {"precision": "fp32"})
+            )
+            np.testing.assert_array_equal(found, exact)
 
 
 # ---------------------------------------------------------------- layers and training

@@ -142,16 +142,16 @@ MUTATIONS = [
     # ---- conv on tensor cores
     Mutation(
         "conv/mma_tile.h",
-        "        cp_async_wait<T::STAGES - 2>();\n        __syncthreads();",
-        "        cp_async_wait<T::STAGES - 1>();\n        __syncthreads();",
+        "      cp_async_wait<T::STAGES - 2>();\n      __syncthreads();",
+        "      cp_async_wait<T::STAGES - 1>();\n      __syncthreads();",
         "a stage read before its copies landed",
         MMA["fprop"],
         MMA64["fprop"],
     ),
     Mutation(
         "conv/mma_tile.h",
-        "        cp_async_wait<T::STAGES - 2>();\n        __syncthreads();",
-        "        cp_async_wait<T::STAGES - 2>();",
+        "      cp_async_wait<T::STAGES - 2>();\n      __syncthreads();",
+        "      cp_async_wait<T::STAGES - 2>();",
         "no barrier between stages",
         MMA["wgrad"],
         MMA64["wgrad"],
@@ -194,8 +194,8 @@ MUTATIONS = [
     ),
     Mutation(
         "conv/mma_tile.h",
-        "a[i][1] = __float_as_uint(mine[16 * i + 8]);",
-        "a[i][1] = __float_as_uint(mine[16 * i + 4 * STRIDE]);",
+        "a[1] = __float_as_uint(mine[8]);",
+        "a[1] = __float_as_uint(mine[4 * STRIDE]);",
         "a fragment's registers swapped",
         MMA["wgrad"],
         MMA64["wgrad"],
@@ -220,8 +220,8 @@ MUTATIONS = [
     ),
     Mutation(
         "conv/mma_tile.h",
-        "b_tf32[j][e] = to_tf32(__uint_as_float(b[j][e]));",
-        "b_tf32[j][e] = b[j][e];",
+        "return __float_as_uint(__uint_as_float(x) * (1.f + 23.f / 65536.f));",
+        "return x;",
         "operands cut off, not rounded",
         MMA["fprop"],
         MMA64["fprop"],
