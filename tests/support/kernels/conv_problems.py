@@ -24,7 +24,7 @@ CASES = [*ALEXNET, *RAGGED_CONVS]
 REPRESENTATIVE = (
     "conv2_tiny", "first_overhang", "odd_extent", "rectangular", "stride_skips_taps",
     "padding_only_strided", "many_groups", "wide_filters", "many_channels", "odd_everything",
-    "fast_in_odd_out", "eight",
+    "fast_in_odd_out", "grouped", "eight",
 )  # fmt: skip
 DIRECTIONS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
 # Shapes that between them reach every kernel, for the tests that look at something else than shapes.
@@ -80,11 +80,17 @@ def slow(parameters: list, unless=lambda *values: False) -> list:
     return [pytest.param(*p.values, id=p.id, marks=m) for p, m in zip(parameters, marks, strict=True)]
 
 
+def is_representative(case: Conv, kernel: str) -> bool:
+    """Whether a shape is among those that show all a kernel does; only weight gradients sum over pixels."""
+    return case.name.startswith(REPRESENTATIVE) or ("wgrad" in kernel and case.name == "many_pixels")
+
+
 def representative(parameters: list) -> list:
-    """The same parameters, of which those of :data:`REPRESENTATIVE` shapes run by default."""
+    """The same parameters, ..., case, kernel, ..., of which those of representative shapes run by default."""
 
     def always(*values):
-        return any(isinstance(v, Conv) and v.name.startswith(REPRESENTATIVE) for v in values)
+        at = next(i for i, value in enumerate(values) if isinstance(value, Conv))
+        return is_representative(*values[at : at + 2])
 
     return slow(parameters, always)
 
