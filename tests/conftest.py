@@ -23,6 +23,7 @@ _prefer_installed()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from support.fakes.fake_ptx import install_from_environment  # noqa: E402
 from support.kernels import kernel_record  # noqa: E402
 from support.kernels.kernel_record import pytest_sessionfinish, pytest_testnodedown  # noqa: E402, F401
 
@@ -34,6 +35,9 @@ SCHEDULES = {"fwd": ("fwd", 1, "late"), "rev": ("rev", 1, "eager"), "mix": ("mix
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+PTX = install_from_environment()
 
 
 def _cuda():
