@@ -59,7 +59,8 @@ cudaError_t copy(void* target, const void* source, size_t bytes, cudaMemcpyKind 
   if (kind != cudaMemcpyDefault && (to_device != wants_to || from_device != wants_from))
     return failed(cudaErrorInvalidValue, "a copy between other kinds of memory than it says");
   if ((to_device && !s.memory.covers(target, bytes)) || (from_device && !s.memory.covers(source, bytes)))
-    return failed(cudaErrorInvalidValue, "a copy of " + std::to_string(bytes) + " bytes leaves its allocation");
+    return failed(cudaErrorInvalidValue,
+                  "a copy of " + std::to_string(bytes) + " bytes leaves its allocation");
   std::memmove(target, source, bytes);
   if (to_device && (!from_device || s.memory.initialised(source, bytes)))
     s.memory.mark_initialised(target, bytes);
@@ -73,7 +74,8 @@ cudaError_t fill(void* target, int value, size_t bytes) {
   const std::lock_guard<std::recursive_mutex> lock(s.mutex);
   if (const cudaError_t lost = context()) return lost;
   if (!s.memory.covers(target, bytes))
-    return failed(cudaErrorInvalidValue, "a fill of " + std::to_string(bytes) + " bytes leaves device memory");
+    return failed(cudaErrorInvalidValue,
+                  "a fill of " + std::to_string(bytes) + " bytes leaves device memory");
   std::memset(target, value, bytes);
   s.memory.mark_initialised(target, bytes);
   return cudaSuccess;
@@ -104,7 +106,8 @@ const ErrorText kErrors[] = {
     {cudaErrorInvalidPtx, "cudaErrorInvalidPtx", "a PTX JIT compilation failed"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
-    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources", "too many resources requested for launch"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
     {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
@@ -155,8 +158,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       return *value = static_cast<int>(stand_in::most_shared()), cudaSuccess;
     default:
-      return failed(cudaErrorNotSupported,
-                    "the stand-in runtime does not know attribute " + std::to_string(attribute) + " of devices");
+      return failed(cudaErrorNotSupported, "the stand-in runtime does not know attribute " +
+                                               std::to_string(attribute) + " of devices");
   }
 }
 cudaError_t cudaDeviceSynchronize() { return context(); }
@@ -196,7 +199,8 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
   Lock lock(state().mutex);
   if (!pointer) return context();
-  if (!state().memory.remove(pointer)) return failed(cudaErrorInvalidValue, "cudaFree: not what cudaMalloc gave");
+  if (!state().memory.remove(pointer))
+    return failed(cudaErrorInvalidValue, "cudaFree: not what cudaMalloc gave");
   std::free(pointer);
   return context();
 }
@@ -214,7 +218,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
   return stand_in::copy(target, source, bytes, kind);
 }
-cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   Lock lock(state().mutex);
   const cudaError_t status = stand_in::on_stream(stream);
   return status == cudaSuccess ? stand_in::copy(target, source, bytes, kind) : status;
@@ -228,7 +233,8 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t 
 
 // ---- the driver's functions ---------------------------------------------------------------------
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned /*version*/,
-                                             unsigned long long /*flags*/, cudaDriverEntryPointQueryResult* found) {
+                                             unsigned long long /*flags*/,
+                                             cudaDriverEntryPointQueryResult* found) {
   *function = stand_in::driver_function(name);
   if (!*function) stand_in::say(std::string("the stand-in runtime has no ") + name);
   if (found) *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;

@@ -27,7 +27,8 @@ extern "C" {
 // How the executor runs what is launched from now on; 0 where it cannot.
 int ptx_configure(const char* order, const char* async, uint64_t seed, int threads) {
   Lock lock(state().mutex);
-  const int o = index_of(order, {"forward", "reverse", "random"}), a = index_of(async, {"late", "early", "random"});
+  const int o = index_of(order, {"forward", "reverse", "random"}),
+            a = index_of(async, {"late", "early", "random"});
   if (o < 0 || a < 0 || threads < 0) return 0;
   ptx::Options& options = state().options;
   options.order = static_cast<ptx::Order>(o), options.async = static_cast<ptx::Async>(a);

@@ -54,7 +54,8 @@ std::string find_ptx(const void* wrapper, int capability, std::string* reason) {
     }
     at += header + bytes;
   }
-  if (found.empty()) *reason = "there is no PTX for a device of " + std::to_string(capability) + ": it holds " + held;
+  if (found.empty())
+    *reason = "there is no PTX for a device of " + std::to_string(capability) + ": it holds " + held;
   return found;
 }
 

@@ -50,7 +50,8 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, size_t dynamic_bytes
   const std::string wrong = beyond_limits(grid, block);
   if (!wrong.empty()) return failed(cudaErrorInvalidConfiguration, name + ": " + wrong);
   if (uint64_t{block.x} * block.y * block.z > info.max_threads)
-    return failed(cudaErrorLaunchOutOfResources, name + ": a block of " + text(block) + " threads; it was compiled for " +
+    return failed(cudaErrorLaunchOutOfResources, name + ": a block of " + text(block) +
+                                                     " threads; it was compiled for " +
                                                      std::to_string(info.max_threads));
   const size_t all = info.static_shared_bytes + dynamic_bytes;
   if (info.static_shared_bytes > kUnasked || all > most_shared() ||
@@ -60,7 +61,8 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, size_t dynamic_bytes
                       std::to_string(dynamic_bytes) + " dynamic bytes of shared memory, " +
                       std::to_string(function->asked_dynamic) + " asked for by cudaFuncSetAttribute");
   if (info.param_bytes > kMostParameters)
-    return failed(cudaErrorInvalidValue, name + ": " + std::to_string(info.param_bytes) + " bytes of parameters");
+    return failed(cudaErrorInvalidValue,
+                  name + ": " + std::to_string(info.param_bytes) + " bytes of parameters");
   std::vector<unsigned char> parameters(info.param_bytes);
   for (size_t i = 0; i < info.params.size(); ++i)
     std::memcpy(parameters.data() + info.params[i].offset, arguments[i], info.params[i].bytes);
@@ -129,7 +131,8 @@ cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, 
   const size_t fixed = stand_in::info_of(*function)->static_shared_bytes;
   if (value < 0 || fixed + static_cast<size_t>(value) > stand_in::most_shared())
     return failed(cudaErrorInvalidValue, function->name + ": asks for " + std::to_string(value) +
-                                             " dynamic bytes beside " + std::to_string(fixed) + " static ones");
+                                             " dynamic bytes beside " + std::to_string(fixed) +
+                                             " static ones");
   function->asked_dynamic = static_cast<size_t>(value);
   return cudaSuccess;
 }

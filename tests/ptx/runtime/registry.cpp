@@ -1,10 +1,27 @@
 // registry.cpp: what the host code that nvcc generates calls before main and for <<<>>>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
 #include "state.h"
 
 using stand_in::state;
 typedef std::lock_guard<std::recursive_mutex> Lock;
 
 namespace stand_in {
+namespace {
+
+// The PTX of a binary, or what PYCONVNET_PTX_TEXT puts in its place: the same kernels, compiled otherwise.
+std::string text_of(const Binary& binary, std::string* reason) {
+  const char* file = std::getenv("PYCONVNET_PTX_TEXT");
+  if (!file) return find_ptx(binary.wrapper, state().capability, reason);
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  *reason = std::string("PYCONVNET_PTX_TEXT: ") + file + " cannot be read";
+  return text.str();
+}
+
+}  // namespace
 
 Function* function_of(const void* stub, cudaError_t* status) {
   State& s = state();
@@ -20,7 +37,7 @@ Function* function_of(const void* stub, cudaError_t* status) {
   if (!binary.loaded) {
     binary.loaded = true;
     std::string reason;
-    const std::string text = find_ptx(binary.wrapper, s.capability, &reason);
+    const std::string text = text_of(binary, &reason);
     if (text.empty()) {
       binary.status = failed(cudaErrorNoKernelImageForDevice, function->name + ": " + reason);
     } else {
@@ -68,6 +85,8 @@ void** __cudaRegisterFatBinary(void* wrapper) {
 }
 void __cudaRegisterFatBinaryEnd(void**) {}
 
+char __cudaInitModule(void**) { return 1; }
+
 void __cudaUnregisterFatBinary(void** handle) {
   Lock lock(state().mutex);
   auto& functions = state().functions;
@@ -103,13 +122,15 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
   Lock lock(state().mutex);
   const auto found = state().functions.find(stub);
   if (found == state().functions.end())
-    return stand_in::failed(cudaErrorInvalidDeviceFunction, "no kernel was registered for this host function");
+    return stand_in::failed(cudaErrorInvalidDeviceFunction,
+                            "no kernel was registered for this host function");
   *kernel = reinterpret_cast<cudaKernel_t>(found->second.get());
   return cudaSuccess;
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t dynamic_bytes,
-                               cudaStream_t stream) {
-  return stand_in::launch(reinterpret_cast<const void*>(kernel), grid, block, dynamic_bytes, stream, arguments);
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments,
+                               size_t dynamic_bytes, cudaStream_t stream) {
+  return stand_in::launch(reinterpret_cast<const void*>(kernel), grid, block, dynamic_bytes, stream,
+                          arguments);
 }
 
 #pragma GCC visibility pop

@@ -28,7 +28,7 @@ struct Binary {
 
 struct Function {
   Binary* binary = nullptr;
-  std::string name;  // mangled, as the PTX has it
+  std::string name;               // mangled, as the PTX has it
   std::size_t asked_dynamic = 0;  // by cudaFuncSetAttribute
 };
 
@@ -62,8 +62,8 @@ const ptx::KernelInfo* info_of(const Function& function);
 cudaError_t launch(const void* stub, dim3 grid, dim3 block, std::size_t dynamic_bytes, cudaStream_t stream,
                    void** arguments);
 
-// The PTX of a fat binary that a device of this capability runs: the newest that is not newer than the device.
-// Empty, with the reason, where there is none.
+// The PTX of a fat binary that a device of this capability runs: the newest that is not newer than the
+// device. Empty, with the reason, where there is none.
 std::string find_ptx(const void* wrapper, int capability, std::string* reason);
 
 // Driver functions by name; nullptr where there is none here.

@@ -1,4 +1,5 @@
-// tensor_map.cpp: cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col, which refuse what their documents refuse
+// tensor_map.cpp: cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col, which refuse what their documents
+// refuse
 //
 // "CUDA Driver API", Tensor Map Object Management. What they make is the executor's ptx::TensorMap.
 #include <cuda.h>
@@ -80,12 +81,12 @@ CUresult told(const char* name, const std::string& wrong, const ptx::TensorMap& 
 
 CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
                       const cuuint64_t* dim, const cuuint64_t* stride, const cuuint32_t* box,
-                      const cuuint32_t* element_stride, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
-                      CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+                      const cuuint32_t* element_stride, CUtensorMapInterleave interleave,
+                      CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   ptx::TensorMap made;
   std::string wrong = rank < 1 || rank > 5 ? "tensorRank must be 1 to 5"
-                                           : describe(&made, type, rank, address, dim, stride, element_stride, box[0],
-                                                      interleave, swizzle, fill);
+                                           : describe(&made, type, rank, address, dim, stride, element_stride,
+                                                      box[0], interleave, swizzle, fill);
   for (cuuint32_t i = 0; wrong.empty() && i < rank; ++i) {
     if (box[i] == 0 || box[i] > 256) wrong = "boxDim must be 1 to 256";
     made.box[i] = static_cast<uint16_t>(box[i]);
