@@ -1,4 +1,4 @@
-"""Builds what tests/ptx run: the stand-in for CUDA's runtime, ``_cuda`` on it, the program of the primitives."""
+"""Builds what tests/ptx run: the stand-in for CUDA's runtime, ``_cuda`` on it, the primitives' program."""
 
 from __future__ import annotations
 

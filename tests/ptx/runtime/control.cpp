@@ -25,7 +25,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 // How the executor runs what is launched from now on; 0 where it cannot.
-int ptx_configure(const char* order, const char* async, uint64_t seed, int threads) {
+int stand_in_configure(const char* order, const char* async, uint64_t seed, int threads) {
   Lock lock(state().mutex);
   const int o = index_of(order, {"forward", "reverse", "random"}),
             a = index_of(async, {"late", "early", "random"});
@@ -37,13 +37,13 @@ int ptx_configure(const char* order, const char* async, uint64_t seed, int threa
 }
 
 // The device's compute capability, 10 * major + minor: to be set before anything is loaded.
-void ptx_set_capability(int capability) { state().capability = capability; }
+void stand_in_set_capability(int capability) { state().capability = capability; }
 
 // The newest error in words.
-const char* ptx_explanation() { return state().explanation.c_str(); }
+const char* stand_in_explanation() { return state().explanation.c_str(); }
 
 // Forgets a kernel's fault: a new context, in which the memory is still there.
-void ptx_reset() {
+void stand_in_reset() {
   Lock lock(state().mutex);
   state().sticky = cudaSuccess;
   state().explanation.clear();
@@ -51,7 +51,7 @@ void ptx_reset() {
 }
 
 // What the host has written past CUDA's functions, and what a pool hands out again.
-void ptx_mark(void* pointer, size_t bytes, int initialised) {
+void stand_in_mark(void* pointer, size_t bytes, int initialised) {
   Lock lock(state().mutex);
   if (initialised)
     state().memory.mark_initialised(pointer, bytes);
@@ -59,13 +59,13 @@ void ptx_mark(void* pointer, size_t bytes, int initialised) {
     state().memory.mark_uninitialised(pointer, bytes);
 }
 
-int ptx_initialised(const void* pointer, size_t bytes) {
+int stand_in_initialised(const void* pointer, size_t bytes) {
   Lock lock(state().mutex);
   return state().memory.initialised(pointer, bytes);
 }
 
 // Kernels that ran (different ones), launches, blocks, instructions of warps, of threads.
-void ptx_counts(uint64_t* counts) {
+void stand_in_counts(uint64_t* counts) {
   Lock lock(state().mutex);
   const ptx::Stats& s = state().stats;
   const uint64_t found[] = {s.kernels.size(), s.launches, s.blocks, s.warp_instructions, s.lane_instructions};

@@ -23,6 +23,18 @@ std::string text_of(const Binary& binary, std::string* reason) {
 
 }  // namespace
 
+// "primitives.cu" of "..._GLOBAL__N__a1a6714c_13_primitives_cu_main...", as nvcc mangles what is in an
+// unnamed namespace; else the whole name.
+std::string source_of(const std::string& kernel) {
+  const std::string mark = "_GLOBAL__N__";
+  const size_t at = kernel.find(mark);
+  if (at == std::string::npos) return kernel;
+  const size_t length = kernel.find('_', at + mark.size()) + 1, name = kernel.find('_', length) + 1;
+  std::string file = kernel.substr(name, std::strtoul(kernel.c_str() + length, nullptr, 10));
+  const size_t suffix = file.rfind("_cu");
+  return suffix == std::string::npos ? file : file.replace(suffix, 3, ".cu");
+}
+
 Function* function_of(const void* stub, cudaError_t* status) {
   State& s = state();
   const auto found = s.functions.find(stub);
@@ -99,7 +111,7 @@ void __cudaRegisterFunction(void** handle, const char* stub, char* /*device_func
                             int /*thread_limit*/, uint3*, uint3*, dim3*, dim3*, int*) {
   Lock lock(state().mutex);
   stand_in::Binary* binary = state().binaries.at(handle).get();
-  if (binary->unit.empty()) binary->unit = name;
+  if (binary->unit.empty()) binary->unit = stand_in::source_of(name);
   auto function = std::make_unique<stand_in::Function>();
   function->binary = binary, function->name = name;
   state().functions[stub] = std::move(function);

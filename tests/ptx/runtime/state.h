@@ -20,7 +20,7 @@ namespace stand_in {
 // A fat binary as a translation unit has registered it.
 struct Binary {
   const void* wrapper = nullptr;
-  std::string unit;                     // of its first kernel's name: for messages
+  std::string unit;                     // its source: for messages
   std::shared_ptr<ptx::Module> module;  // parsed when the first of its kernels is asked for
   cudaError_t status = cudaSuccess;     // of the parsing
   bool loaded = false;
@@ -47,7 +47,7 @@ struct State {
 
 State& state();
 
-// Keeps a text for ptx_explanation() and writes it to stderr.
+// Keeps a text for stand_in_explanation() and writes it to stderr.
 void say(const std::string& why);
 // Notes an error for cudaGetLastError, and says why.
 cudaError_t failed(cudaError_t status, const std::string& why);
@@ -65,6 +65,9 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, std::size_t dynamic_
 // The PTX of a fat binary that a device of this capability runs: the newest that is not newer than the
 // device. Empty, with the reason, where there is none.
 std::string find_ptx(const void* wrapper, int capability, std::string* reason);
+
+// The source file that a kernel's mangled name tells, else the name.
+std::string source_of(const std::string& kernel);
 
 // Driver functions by name; nullptr where there is none here.
 void* driver_function(const char* name);

@@ -28,12 +28,12 @@ _ARGUMENTS = {
     "cudaMalloc": [ctypes.POINTER(_P), _N],
     "cudaStreamCreateWithFlags": [ctypes.POINTER(_P), ctypes.c_uint],
     "cudaDeviceSynchronize": [],
-    "ptx_configure": [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int],
-    "ptx_explanation": [],
-    "ptx_reset": [],
-    "ptx_mark": [_P, _N, ctypes.c_int],
-    "ptx_initialised": [_P, _N],
-    "ptx_counts": [_P],
+    "stand_in_configure": [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int],
+    "stand_in_explanation": [],
+    "stand_in_reset": [],
+    "stand_in_mark": [_P, _N, ctypes.c_int],
+    "stand_in_initialised": [_P, _N],
+    "stand_in_counts": [_P],
 }
 
 
@@ -58,7 +58,7 @@ class Runtime:
         for name, types in _ARGUMENTS.items():
             function = getattr(self._library, name)
             function.argtypes = types
-        self._library.ptx_explanation.restype = ctypes.c_char_p
+        self._library.stand_in_explanation.restype = ctypes.c_char_p
 
     def _call(self, name: str, *args: Any) -> None:
         status = getattr(self._library, name)(*args)
@@ -67,7 +67,7 @@ class Runtime:
 
     def explanation(self) -> str:
         """The newest error in words."""
-        return self._library.ptx_explanation().decode()
+        return self._library.stand_in_explanation().decode()
 
     def malloc(self, nbytes: int) -> int:
         """Address of uninitialised memory of exactly that size."""
@@ -87,27 +87,27 @@ class Runtime:
 
     def reset(self) -> None:
         """Forget a kernel's fault, after which a card's context would be lost."""
-        self._library.ptx_reset()
+        self._library.stand_in_reset()
 
     def mark(self, pointer: int, nbytes: int, written: bool) -> None:
         """Say whether bytes are initialised that were written, or lent again, without the runtime."""
-        self._library.ptx_mark(pointer, nbytes, int(written))
+        self._library.stand_in_mark(pointer, nbytes, int(written))
 
     def initialised(self, pointer: int, nbytes: int) -> bool:
         """Whether all those bytes have been written."""
-        return bool(self._library.ptx_initialised(pointer, nbytes))
+        return bool(self._library.stand_in_initialised(pointer, nbytes))
 
     def configure(self, order: str = "forward", async_: str = "late", seed: int = 1, threads: int = 1):
         """Set the order of warps (forward, reverse, random) and when asynchronous copies land (late, early,
         random) of the following launches, and the threads over which blocks are spread.
         """
-        if not self._library.ptx_configure(order.encode(), async_.encode(), seed, threads):
+        if not self._library.stand_in_configure(order.encode(), async_.encode(), seed, threads):
             raise ValueError(f"the executor has no order {order!r} or no async_ {async_!r}")
 
     def counts(self) -> Counts:
         """What has been run."""
         found = (ctypes.c_uint64 * len(Counts._fields))()
-        self._library.ptx_counts(found)
+        self._library.stand_in_counts(found)
         return Counts(*found)
 
 
