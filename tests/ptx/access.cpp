@@ -169,7 +169,11 @@ namespace {
 
 // ---- loads --------------------------------------------------------------------------------------
 
-template <class T, int COUNT>
+// A register of 64 bits for a narrower type: extended as the type says.
+template <class T, bool WIDE>
+using Held = std::conditional_t<WIDE, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>, T>;
+
+template <class T, int COUNT, bool WIDE>
 void load(Warp& w, const Instr& in) {
   constexpr size_t BYTES = sizeof(T) * COUNT;
   Places p;
@@ -208,15 +212,16 @@ void load(Warp& w, const Instr& in) {
   }
   for (int k = 0; k < COUNT; ++k) {
     const Operand d = COUNT == 1 ? in.d : in.list[k];
-    define<T>(w, d, ok[k]);
+    using D = Held<T, WIDE>;
+    define<D>(w, d, ok[k]);
     const T* v = values[k];
-    store_lanes<T>(w, d, [=](int i) { return v[i]; });
+    store_lanes<D>(w, d, [=](int i) { return static_cast<D>(v[i]); });
   }
 }
 
 // ---- stores -------------------------------------------------------------------------------------
 
-template <class T, int COUNT>
+template <class T, int COUNT, bool WIDE>
 void store(Warp& w, const Instr& in) {
   constexpr size_t BYTES = sizeof(T) * COUNT;
   Places p;
@@ -225,10 +230,11 @@ void store(Warp& w, const Instr& in) {
   Mask ok[COUNT], every = ALL;
   for (int k = 0; k < COUNT; ++k) {
     const Operand o = COUNT == 1 ? in.b : in.list[k];
-    ok[k] = defined<T>(w, o);
+    using D = Held<T, WIDE>;
+    ok[k] = defined<D>(w, o);
     every &= ok[k];
-    const auto* r = row<T>(w, o);
-    for (int i = 0; i < LANES; ++i) values[i][k] = get<T>(r, i);
+    const auto* r = row<D>(w, o);
+    for (int i = 0; i < LANES; ++i) values[i][k] = static_cast<T>(get<D>(r, i));
   }
   if (p.global && (w.active & ~every)) w.undefined("what it writes to global memory", w.active & ~every);
   if (w.active == ALL) {
@@ -250,21 +256,28 @@ void store(Warp& w, const Instr& in) {
   if (state == UNFENCED) w.block.written(w, p.shadow, BYTES);
 }
 
-template <class T>
-Handler loads(size_t count) {
-  return count == 1 ? load<T, 1> : count == 2 ? load<T, 2> : count == 4 && sizeof(T) < 8 ? load<T, 4> : nullptr;
+template <class T, bool WIDE>
+Handler pick(size_t count, bool loads) {
+  if (count == 1) return loads ? load<T, 1, WIDE> : store<T, 1, WIDE>;
+  if (count == 2) return loads ? load<T, 2, WIDE> : store<T, 2, WIDE>;
+  if constexpr (sizeof(T) < 8) {
+    if (count == 4) return loads ? load<T, 4, WIDE> : store<T, 4, WIDE>;
+  }
+  return nullptr;
 }
-template <class T>
-Handler stores(size_t count) {
-  return count == 1 ? store<T, 1> : count == 2 ? store<T, 2> : count == 4 && sizeof(T) < 8 ? store<T, 4> : nullptr;
-}
-Handler find(const std::string& type, size_t count, bool load) {
-  const auto pick = [&](auto t) { return load ? loads<decltype(t)>(count) : stores<decltype(t)>(count); };
+Handler find(const std::string& type, size_t count, bool loads, bool wide) {
+  const auto of = [&](auto t) {
+    using T = decltype(t);
+    if constexpr (sizeof(T) < 8) {
+      if (wide) return pick<T, true>(count, loads);
+    }
+    return pick<T, false>(count, loads);
+  };
   switch (type_bits(type)) {
-    case 8: return type == "s8" ? pick(int8_t{}) : pick(uint8_t{});
-    case 16: return type == "s16" ? pick(int16_t{}) : pick(uint16_t{});
-    case 32: return pick(uint32_t{});
-    case 64: return pick(uint64_t{});
+    case 8: return type == "s8" ? of(int8_t{}) : of(uint8_t{});
+    case 16: return type == "s16" ? of(int16_t{}) : of(uint16_t{});
+    case 32: return type == "s32" ? of(int32_t{}) : of(uint32_t{});
+    case 64: return of(uint64_t{});
   }
   return nullptr;
 }
@@ -281,10 +294,13 @@ void decode_access(Form& form, Instr& in) {
   const size_t count = vector.empty() ? 1 : static_cast<size_t>(vector[1] - '0');
   const std::vector<Arg> values = count == 1 ? std::vector<Arg>{value} : value.items;
   if (values.size() != count) form.fail("takes " + std::to_string(count) + " elements");
-  in.run = find(type, count, load);
+  const bool wide = type_bits(type) < 64 && form.is_64(values[0]);
+  in.run = find(type, count, load, wide);
   std::vector<Operand> list;
   for (const Arg& v : values) {
-    if (v.kind == Arg::kRegister && form.is_64(v) != (type_bits(type) == 64)) form.fail("registers of another width");
+    if (wide ? !form.is_64(v) : v.kind == Arg::kRegister && form.is_64(v) != (type_bits(type) == 64)) {
+      form.fail("registers of several widths");
+    }
     list.push_back(load ? form.destination(v, type_bits(type), true) : form.any_source(v, type, true));
   }
   if (count > 1) {

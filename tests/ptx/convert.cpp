@@ -22,6 +22,12 @@ struct Integers {
   }
 };
 
+// From the low bits of a register of 64.
+template <class D, class S>
+struct FromDouble {
+  static D f(uint64_t s) { return static_cast<D>(static_cast<S>(s)); }
+};
+
 // ---- floating-point numbers to integers: rounded, clamped; NaN is 0 ----
 template <class T, char MODE>
 T rounded(T x) {
@@ -153,6 +159,11 @@ void integers(const Conversion& c, Instr& in) {
     });
   });
 }
+void from_double(const Conversion& c, Instr& in) {
+  with_any_integer(c.to, [&](auto d) {
+    with_any_integer(c.from, [&](auto s) { in.run = unary<FromDouble<decltype(d), decltype(s)>, decltype(d), uint64_t>; });
+  });
+}
 void to_integer(const Conversion& c, Instr& in) {
   with_any_integer(c.to, [&](auto d) {
     with_real(c.from, [&](auto s) {
@@ -221,9 +232,10 @@ void decode_cvt(Form& form, Instr& in) {
   in.d = form.destination(form.args[0], type_bits(c.to), true);
   in.a = form.any_source(form.args[1], c.from, true);
   if (two) in.b = form.any_source(form.args[2], c.from);
+  const bool low_bits = form.is_64(form.args[1]) && type_bits(c.from) < 64;
   if (form.is_64(form.args[0]) != (type_bits(c.to) == 64) ||
-      (form.args[1].kind == Arg::kRegister && form.is_64(form.args[1]) != (type_bits(c.from) == 64))) {
-    form.fail("conversions within wider registers of 64 bits are not known");
+      (low_bits && (is_real(c.to) || is_real(c.from) || c.sat || is_small(c.to) || is_small(c.from)))) {
+    form.fail("this conversion between registers of 64 bits is not known");
   }
   if (c.to == "tf32") {
     if (c.mode == "rna" && c.from == "f32" && !c.ftz && !c.sat && !c.relu) in.run = unary<Tf32, uint32_t, float>;
@@ -244,7 +256,7 @@ void decode_cvt(Form& form, Instr& in) {
   } else if (is_real(c.from)) {
     to_integer(c, in);
   } else if (c.mode.empty() && !c.ftz) {
-    integers(c, in);
+    low_bits ? from_double(c, in) : integers(c, in);
   }
 }
 
