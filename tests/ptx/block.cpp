@@ -60,7 +60,7 @@ bool Block::late() {
 void Block::written(Warp& warp, uint8_t* const* shadow, size_t bytes) {
   each(warp.active, [&](int i) {
     if (shadow[i] >= shared_shadow.data() && shadow[i] < shared_shadow.data() + shared_shadow.size()) {
-      warp.unfenced.emplace_back(shadow[i], bytes);
+      warp.unfenced.push_back({shadow[i], bytes, i});
     }
   });
 }
@@ -96,11 +96,26 @@ void Block::run(uint64_t which) {
     if (alive && events == before && !async->land(*this)) stuck();
     if (options.async == Async::kRandom && random() % 4 == 0) async->land(*this);
   }
+  check_end();
   for (const auto& w : warps) {
     stats.warp_instructions += w->executed;
     stats.lane_instructions += w->executed_lanes;
   }
   ++stats.blocks;
+}
+
+// What a block may not leave behind.
+void Block::check_end() {
+  for (const auto& [thread, groups] : async->stores) {
+    if (groups.open.empty() && groups.closed.empty()) continue;
+    Warp& w = *warps[static_cast<size_t>(thread / LANES)];
+    w.pc = static_cast<int>(code.instrs.size()) - 1;
+    w.fault(thread % LANES, "ends while its bulk stores may still read shared memory");
+  }
+  if (!async->loads.empty()) {
+    warps[0]->pc = static_cast<int>(code.instrs.size()) - 1;
+    warps[0]->fault(0, "the block ends while bulk copies into its shared memory are under way");
+  }
 }
 
 void Block::stuck() {

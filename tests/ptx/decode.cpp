@@ -224,6 +224,7 @@ int64_t Form::immediate(const Arg& arg) const {
   if (arg.kind != Arg::kInteger) fail("a constant expected");
   return arg.integer;
 }
+void Form::uses_proxies() { decoder.code->proxies = true; }
 int Form::label(const Arg& arg) const {
   const auto found = decoder.function.labels.find(arg.name);
   if (found == decoder.function.labels.end()) fail("unknown label '" + arg.name + "'");

@@ -39,6 +39,8 @@ class Form {
   int label(const Arg& arg) const;  // the index of its instruction
   bool is_64(const Arg& arg) const;
 
+  void uses_proxies();  // the kernel's writes to shared memory need fences
+
   class Decoder& decoder;
   const Statement& statement;
   const std::vector<Arg>& args;

@@ -172,7 +172,12 @@ class Warp {
   std::deque<PendingCopy> copies;
   std::vector<uint32_t> open_group;  // a lane's
   std::unique_ptr<Products> products;
-  std::vector<std::pair<uint8_t*, size_t>> unfenced;  // shadows of shared bytes (Block::written)
+  struct Unfenced {
+    uint8_t* shadow;
+    size_t bytes;
+    int lane;
+  };
+  std::vector<Unfenced> unfenced;  // of shared bytes (Block::written)
 };
 
 struct NamedBarrier {
@@ -210,6 +215,7 @@ class Block {
 
   bool late();  // whether the asynchronous operation issued now takes effect as late as it may
   void arrive(Warp& warp, int64_t id, int64_t threads, bool wait, bool again = false, int trues = 0);
+  void check_end();
   [[noreturn]] void stuck();
   const Extent* find(const std::vector<Extent>& extents, uint64_t address) const;
   // Remembers shared bytes that a warp has written and not yet fenced for the asynchronous proxy.

@@ -2,6 +2,7 @@
 #pragma once
 #include <deque>
 #include <functional>
+#include <map>
 #include <vector>
 
 #include "machine.h"
@@ -9,9 +10,14 @@
 namespace ptx {
 
 struct Products {
-  bool fenced = false;  // a wgmma.fence since the registers may last have been touched
-  std::vector<std::function<void()>> open;
-  std::deque<std::vector<std::function<void()>>> closed;
+  bool fenced = false;  // since the sums may last have been touched
+  std::vector<std::function<void(Warp&)>> open;
+  std::deque<std::vector<std::function<void(Warp&)>>> closed;
+  struct Hidden {  // of a row of sums: how many products will still change it, which lanes are defined so far
+    int pending = 0;
+    Mask defined = 0;
+  };
+  std::map<uint32_t, Hidden> hidden;
 };
 
 }  // namespace ptx

@@ -32,6 +32,7 @@ void Warp::reset() {
   std::fill(open_group.begin(), open_group.end(), 0);
   copies.clear();
   products.reset();
+  unfenced.clear();
   groups.clear();
   mask = lanes;
   exited = 0;
