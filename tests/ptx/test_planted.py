@@ -23,18 +23,15 @@ def copied(folder):
     return folder
 
 
-def made(folder):
-    """The runtime, and the program without a fault."""
-    ptx.build(folder / "runtime")
-    copied(folder / "tree")
-    ptx.compile_program(ptx.PRIMITIVES, ROOT / "kernels", folder / "primitives")
-
-
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    if reason := ptx.missing():
-        pytest.skip(reason)
-    return once(tmp_path_factory, "planted_ptx", made)
+    """A folder with the sources and the program that has no fault."""
+
+    def make(folder):
+        ptx.compile_program(ptx.PRIMITIVES, ROOT / "kernels", copied(folder / "tree").parent / "primitives")
+
+    ptx.built(tmp_path_factory)
+    return once(tmp_path_factory, "planted_ptx", make)
 
 
 def planted(tree, fault):
@@ -62,13 +59,13 @@ def test_there_are_faults_of_every_kind():
         assert text.count(fault.old) == 1, f"{fault.plants}: occurs {text.count(fault.old)} times"
 
 
-def test_without_a_fault_all_is_right(workshop):
-    found = ptx.run_program(workshop / "primitives", workshop / "runtime", *CASES)
+def test_without_a_fault_all_is_right(workshop, runtime):
+    found = ptx.run_program(workshop / "primitives", runtime, *CASES)
     assert {name for name, case in found.items() if case["error"] or case["wrong"]} == set()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.plants.replace(" ", "_"))
-def test_a_fault_is_noticed(workshop, tmp_path, fault):
+def test_a_fault_is_noticed(workshop, runtime, tmp_path, fault):
     tree = planted(tmp_path / "tree", fault)
     program, text = workshop / "primitives", None
     if fault.host:
@@ -76,7 +73,7 @@ def test_a_fault_is_noticed(workshop, tmp_path, fault):
         program = ptx.compile_program(source, tree / "kernels", tmp_path / "primitives")
     else:
         text = ptx.compile_text(ptx.PRIMITIVES, tree / "kernels", tmp_path / "primitives.ptx")
-    found = ptx.run_program(program, workshop / "runtime", *fault.cases, text=text)
+    found = ptx.run_program(program, runtime, *fault.cases, text=text)
     quiet = [name for name, case in found.items() if not case["error"] and not case["wrong"]]
     assert quiet == []
     assert as_the_emulator_sees_it(tree) == as_the_emulator_sees_it(workshop / "tree")

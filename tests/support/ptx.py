@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,12 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support import ROOT
 from support.emulator import probes
+from support.once import once
 
 RUNTIME = ROOT / "tests" / "ptx" / "runtime"
 PRIMITIVES = probes.HERE / "primitives.cu"
 ARCHITECTURE = "compute_90a"
+SMALLEST = "optim"
 
 
 def nvcc() -> str | None:
@@ -41,11 +46,8 @@ def _run(*command: object, **options: object) -> str:
     return done.stdout
 
 
-def build(folder: Path, families: str = "none") -> Path:
-    """Build the runtime and, for families separated by ``;``, the module; returns the folder.
-
-    ``PYCONVNET_PTX`` names a folder where all has been built before.
-    """
+def build(folder: Path, families: str = "none") -> None:
+    """Build the runtime and, for families separated by ``;``, the module with its PTX."""
     cmake = probes.tool("cmake")
     configure = [cmake, "-S", RUNTIME, "-B", folder, f"-DPYCONVNET_FAMILIES={families}"]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
@@ -53,12 +55,23 @@ def build(folder: Path, families: str = "none") -> Path:
         configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     _run(*configure)
     _run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
-    return folder
 
 
-def compile_program(source: Path, include: Path, program: Path) -> Path:
-    """Compile primitives.cu, host and PTX, with the shared runtime."""
-    code = ["-gencode", f"arch={ARCHITECTURE},code={ARCHITECTURE}", "--compress-mode=none"]
+def built(tmp_path_factory) -> Path:
+    """The folder with the runtime and the module: ``PYCONVNET_PTX`` where that is set, with all families;
+    else built here, once a session, of the smallest one. Skips the test where that is impossible.
+    """
+    if folder := os.environ.get("PYCONVNET_PTX"):
+        return Path(folder)
+    if reason := missing():
+        pytest.skip(reason)
+    return once(tmp_path_factory, "ptx", lambda folder: build(folder, SMALLEST))
+
+
+def compile_program(source: Path, include: Path, program: Path, architecture: str = ARCHITECTURE) -> Path:
+    """Compile a program, host and PTX, with the shared runtime."""
+    program.parent.mkdir(parents=True, exist_ok=True)
+    code = ["-gencode", f"arch={architecture},code={architecture}", "--compress-mode=none"]
     _run(nvcc(), "-std=c++17", "-I", include, "-cudart", "shared", *code, source, "-o", program)
     return program
 
@@ -83,7 +96,7 @@ def run_program(
     for case in cases:
         done = subprocess.run([program, case], env=environment, capture_output=True, text=True, timeout=120)
         try:
-            results |= probes.json.loads(done.stdout)
+            results |= json.loads(done.stdout)
         except ValueError:
             results[case] = {"error": f"ended with {done.returncode}", "wrong": 0, "bits": []}
         results[case]["words"] = done.stderr.strip()[-500:]

@@ -1,11 +1,14 @@
 // control.cpp: what tests ask of the stand-in beyond CUDA's interface
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "state.h"
 
 using stand_in::state;
 typedef std::lock_guard<std::recursive_mutex> Lock;
+
+extern "C" int stand_in_configure(const char* order, const char* async, uint64_t seed, int threads);
 
 namespace {
 
@@ -18,6 +21,15 @@ int index_of(const char* name, std::initializer_list<const char*> names) {
   }
   return -1;
 }
+
+// What the environment says of how to run, for programs without Python.
+const bool configured = [] {
+  const char *order = std::getenv("PYCONVNET_PTX_ORDER"), *async = std::getenv("PYCONVNET_PTX_ASYNC");
+  if (stand_in_configure(order ? order : "forward", async ? async : "late", 1, 1)) return true;
+  stand_in::say(
+      "PYCONVNET_PTX_ORDER must be forward, reverse or random, PYCONVNET_PTX_ASYNC late, early or random");
+  std::abort();
+}();
 
 }  // namespace
 
@@ -64,11 +76,20 @@ int stand_in_initialised(const void* pointer, size_t bytes) {
   return state().memory.initialised(pointer, bytes);
 }
 
-// Kernels that ran (different ones), launches, blocks, instructions of warps, of threads.
+// The mangled names of the kernels that ran, a line each.
+const char* stand_in_kernels() {
+  static std::string names;
+  Lock lock(state().mutex);
+  names.clear();
+  for (const auto& [name, _] : state().stats.kernels) names += name + "\n";
+  return names.c_str();
+}
+
+// Launches, blocks, instructions of warps, of threads.
 void stand_in_counts(uint64_t* counts) {
   Lock lock(state().mutex);
   const ptx::Stats& s = state().stats;
-  const uint64_t found[] = {s.kernels.size(), s.launches, s.blocks, s.warp_instructions, s.lane_instructions};
+  const uint64_t found[] = {s.launches, s.blocks, s.warp_instructions, s.lane_instructions};
   std::memcpy(counts, found, sizeof found);
 }
 

@@ -34,13 +34,14 @@ _ARGUMENTS = {
     "stand_in_mark": [_P, _N, ctypes.c_int],
     "stand_in_initialised": [_P, _N],
     "stand_in_counts": [_P],
+    "stand_in_kernels": [],
 }
+ROWS: set[str] = set()  #: of the tables, that ran to their end in this process
 
 
 class Counts(NamedTuple):
     """What the executor has run in this process."""
 
-    kernels: int
     launches: int
     blocks: int
     warp_instructions: int
@@ -58,7 +59,8 @@ class Runtime:
         for name, types in _ARGUMENTS.items():
             function = getattr(self._library, name)
             function.argtypes = types
-        self._library.stand_in_explanation.restype = ctypes.c_char_p
+        for name in ("stand_in_explanation", "stand_in_kernels"):
+            getattr(self._library, name).restype = ctypes.c_char_p
 
     def _call(self, name: str, *args: Any) -> None:
         status = getattr(self._library, name)(*args)
@@ -103,6 +105,10 @@ class Runtime:
         """
         if not self._library.stand_in_configure(order.encode(), async_.encode(), seed, threads):
             raise ValueError(f"the executor has no order {order!r} or no async_ {async_!r}")
+
+    def kernels(self) -> set[str]:
+        """The mangled names of the kernels that ran."""
+        return set(self._library.stand_in_kernels().decode().split())
 
     def counts(self) -> Counts:
         """What has been run."""
@@ -200,6 +206,7 @@ class _Kernel:
     def __call__(self) -> None:
         self._function(*self._args)
         self._runtime.synchronize()
+        ROWS.add(self._args[0])
 
 
 class _Extension(FakeExtension):
@@ -207,21 +214,21 @@ class _Extension(FakeExtension):
 
     def __init__(self, machine: PtxMachine, ext: Any):
         super().__init__(machine)
-        self._cuda = ext
+        self.module = ext
         self.architectures = ext.architectures
         self.runtime_version = ext.runtime_version
         self.device_count = ext.device_count
         self.families = ext.families
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(self._cuda, name)
+        function = getattr(self.module, name)
         if isinstance(function, type) or name.endswith(("_kernels", "_costs", "_table")):
             return function
         return lambda *args: self._launch(name, getattr(self._ext, name), args)
 
     def _work(self, name: str, args: tuple, plain: list) -> Callable[[], None]:
         held = tuple(_Held(a) if isinstance(a, FakeArray) else a for a in args)
-        return _Kernel(self._machine.runtime, getattr(self._cuda, name), held)
+        return _Kernel(self._machine.runtime, getattr(self.module, name), held)
 
 
 class _Held:
