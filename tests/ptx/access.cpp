@@ -62,8 +62,8 @@ void place_lane(Warp& w, int lane, Space space, uint64_t address, size_t bytes, 
   if (!e || address - window + bytes > e->end) outside(w, lane, space, address - window, bytes, write);
   if (write && !e->writable) w.fault(lane, "writes " + std::string(e->name) + ", which is read-only");
   const uint64_t at = address - window + e->stride * static_cast<uint64_t>(lane);
-  p.data[lane] = reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->data));
-  p.shadow[lane] = e->has_shadow ? reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->shadow)) : nullptr;
+  p.one[lane].data = reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->data));
+  p.one[lane].shadow = e->has_shadow ? reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->shadow)) : nullptr;
   p.has_shadow |= e->has_shadow;
   p.global |= space == Space::kGlobal || space == Space::kConst;
 }
@@ -83,26 +83,28 @@ void load_addresses(Warp& w, Operand address, bool wide, int64_t offset, uint64_
   }
 }
 
+namespace {
+
+// Whether all addresses are in an extent: no difference to either end is negative.
+bool inside(const Extent& e, const uint64_t* at, size_t bytes) {
+  const uint64_t begin = e.begin, last = e.end - bytes;
+  uint64_t any = last - begin;  // negative where the extent is shorter than the access
+  for (int i = 0; i < LANES; ++i) any |= (at[i] - begin) | (last - at[i]);
+  return !(any >> 63);
+}
+
+}  // namespace
+
 void place_at(Warp& w, const Instr& in, Space space, size_t bytes, size_t align, bool write, Places& p,
               size_t slot) {
   const Mask active = w.active;
-  uint64_t low = ~uint64_t{0}, high = 0, any = 0;
-  if (active == ALL) {
-    for (int i = 0; i < LANES; ++i) {
-      low = std::min(low, p.at[i]);
-      high = std::max(high, p.at[i]);
-      any |= p.at[i];
-    }
-  } else {
-    const uint64_t other = p.at[first(active)];
-    for (int i = 0; i < LANES; ++i) {
-      p.at[i] = active & BIT[i] ? p.at[i] : other;
-      low = std::min(low, p.at[i]);
-      high = std::max(high, p.at[i]);
-      any |= p.at[i];
-    }
+  const uint64_t lead = p.at[first(active)];
+  if (active != ALL) {
+    for (int i = 0; i < LANES; ++i) p.at[i] = active & BIT[i] ? p.at[i] : lead;
   }
-  if (any & (align - 1)) {
+  uint64_t low_bits = 0;
+  for (int i = 0; i < LANES; ++i) low_bits |= p.at[i];
+  if (low_bits & (align - 1)) {
     each(active, [&](int i) {
       if (p.at[i] & (align - 1)) {
         w.fault(i, "misaligned " + std::string(write ? "write" : "read") + ": address " + hex(p.at[i]) +
@@ -113,42 +115,29 @@ void place_at(Warp& w, const Instr& in, Space space, size_t bytes, size_t align,
   p.has_shadow = p.mixed = p.global = false;
   uint64_t window = 0;
   Space found = space;
-  bool one = true;
   if (space == Space::kGeneric) {
-    uint64_t other = 0;
-    found = space_of(low, &window);
-    one = found == space_of(high, &other) && found != Space::kGeneric;
-  }
-  const Extent* e = nullptr;
-  if (one) {
-    const Extent*& last = w.block.cache[2 * size_t{in.index} + slot];
-    e = last;
-    if (!e || low - window < e->begin || high - window + bytes > e->end || space == Space::kGeneric) {
-      e = w.block.find(extents_of(w.block, found), low - window);
-      last = e;
+    found = space_of(lead, &window);
+    if (window) {
+      for (int i = 0; i < LANES; ++i) p.at[i] -= window;
     }
-    one = e && high - window + bytes <= e->end && (e->writable || !write);
   }
-  if (!one) {
+  const Extent*& last = w.block.cache[2 * size_t{in.index} + slot];
+  const Extent* e = found == Space::kGeneric ? nullptr : last;
+  if (found != Space::kGeneric && (!e || space == Space::kGeneric || !inside(*e, p.at, bytes))) {
+    e = w.block.find(extents_of(w.block, found), lead - window);
+    last = e;
+    if (e && !inside(*e, p.at, bytes)) e = nullptr;
+  }
+  if (!e || e->stride || (write && !e->writable)) {
     p.mixed = true;
-    for (int i = 0; i < LANES; ++i) p.data[i] = p.idle, p.shadow[i] = nullptr;
-    each(active, [&](int i) { place_lane(w, i, space, p.at[i], bytes, write, p); });
+    each(active, [&](int i) { place_lane(w, i, space, p.at[i] + window, bytes, write, p); });
+    each(~active, [&](int i) { p.one[i] = {p.one[first(active)].data, nullptr}; });
     return;
   }
   p.global = found == Space::kGlobal || found == Space::kConst;
-  const uint64_t data = static_cast<uint64_t>(e->data) - window, stride = e->stride;
-  for (int i = 0; i < LANES; ++i) {
-    const auto at = reinterpret_cast<uint8_t*>(p.at[i] + data + stride * static_cast<uint64_t>(i));
-    p.data[i] = active & BIT[i] ? at : p.idle;
-  }
-  if (!e->has_shadow) return;
-  p.has_shadow = true;
-  const uint64_t shadow = static_cast<uint64_t>(e->shadow) - window;
-  for (int i = 0; i < LANES; ++i) {
-    const auto at = reinterpret_cast<uint8_t*>(p.at[i] + shadow + stride * static_cast<uint64_t>(i));
-    p.shadow[i] = active & BIT[i] ? at : p.idle_shadow;
-  }
-  if (active != ALL) std::memset(p.idle_shadow, WRITTEN, sizeof p.idle_shadow);
+  p.to_data = static_cast<uint64_t>(e->data);
+  p.to_shadow = static_cast<uint64_t>(e->shadow);
+  p.has_shadow = e->has_shadow;
 }
 
 void place(Warp& w, const Instr& in, Space space, size_t bytes, bool write, Places& p) {
@@ -162,7 +151,7 @@ Range range_of(Warp& w, int lane, Space space, uint64_t address, size_t bytes, s
   }
   Places p;
   place_lane(w, lane, space, address, bytes, write, p);
-  return {p.data[lane], p.shadow[lane]};
+  return {p.one[lane].data, p.one[lane].shadow};
 }
 
 namespace {
@@ -173,6 +162,22 @@ namespace {
 template <class T, bool WIDE>
 using Held = std::conditional_t<WIDE, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>, T>;
 
+template <size_t BYTES>
+bool all_lanes_written(const uint64_t* at, uint64_t to_shadow) {
+  using Word = std::conditional_t<BYTES >= 8, uint64_t, std::conditional_t<BYTES == 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>>;
+  Word all = static_cast<Word>(~Word{0});
+  for (int i = 0; i < LANES; ++i) {
+    for (size_t k = 0; k < BYTES; k += sizeof(Word)) {
+      Word here;
+      std::memcpy(&here, reinterpret_cast<const uint8_t*>(at[i] + to_shadow) + k, sizeof here);
+      all &= here;
+    }
+  }
+  Word least;
+  std::memset(&least, UNFENCED, sizeof least);
+  return (all & least) == least;
+}
+
 template <class T, int COUNT, bool WIDE>
 void load(Warp& w, const Instr& in) {
   constexpr size_t BYTES = sizeof(T) * COUNT;
@@ -180,35 +185,27 @@ void load(Warp& w, const Instr& in) {
   place(w, in, static_cast<Space>(in.space), BYTES, false, p);
   Mask ok[COUNT];
   for (int k = 0; k < COUNT; ++k) ok[k] = ALL;
-  if (p.has_shadow) {
-    constexpr uint8_t LEAST = UNFENCED;
-    uint8_t all[BYTES];
-    std::memset(all, LEAST, BYTES);
-    if (!p.mixed) {
-      for (int i = 0; i < LANES; ++i) {
-        uint8_t here[BYTES];
-        std::memcpy(here, p.shadow[i], BYTES);
-        for (size_t k = 0; k < BYTES; ++k) all[k] &= here[k];
+  if (p.has_shadow && (p.mixed || !all_lanes_written<BYTES>(p.at, p.to_shadow))) {
+    each(w.active, [&](int i) {
+      const uint8_t* shadow = p.shadow(i);
+      for (int k = 0; shadow && k < COUNT; ++k) {
+        if (all_written(shadow + k * sizeof(T), sizeof(T))) continue;
+        ok[k] &= ~BIT[i];
+        w.note_undefined(i, "bytes at " + hex(p.at[i] + k * sizeof(T)) + " that nothing has written, or a copy not waited for");
       }
-    }
-    uint8_t want[BYTES];
-    std::memset(want, LEAST, BYTES);
-    if (p.mixed || std::memcmp(all, want, BYTES) != 0) {
-      each(w.active, [&](int i) {
-        if (!p.shadow[i]) return;
-        for (int k = 0; k < COUNT; ++k) {
-          if (all_written(p.shadow[i] + k * sizeof(T), sizeof(T))) continue;
-          ok[k] &= ~BIT[i];
-          w.note_undefined(i, "bytes at " + hex(p.at[i] + k * sizeof(T)) + " that nothing has written, or a copy not waited for");
-        }
-      });
-    }
+    });
   }
   alignas(64) T values[COUNT][LANES];
-  for (int i = 0; i < LANES; ++i) {
+  const auto take = [&](int i, const uint8_t* data) {
     T here[COUNT];
-    std::memcpy(here, p.data[i], BYTES);
+    std::memcpy(here, data, BYTES);
     for (int k = 0; k < COUNT; ++k) values[k][i] = here[k];
+  };
+  if (p.mixed) {
+    for (int i = 0; i < LANES; ++i) take(i, p.one[i].data);
+  } else {
+    const uint64_t to_data = p.to_data;
+    for (int i = 0; i < LANES; ++i) take(i, reinterpret_cast<const uint8_t*>(p.at[i] + to_data));
   }
   for (int k = 0; k < COUNT; ++k) {
     const Operand d = COUNT == 1 ? in.d : in.list[k];
@@ -237,23 +234,26 @@ void store(Warp& w, const Instr& in) {
     for (int i = 0; i < LANES; ++i) values[i][k] = static_cast<T>(get<D>(r, i));
   }
   if (p.global && (w.active & ~every)) w.undefined("what it writes to global memory", w.active & ~every);
-  if (w.active == ALL) {
-    for (int i = 0; i < LANES; ++i) std::memcpy(p.data[i], values[i], BYTES);
+  const bool every_lane = w.active == ALL && !p.mixed;
+  const uint64_t to_data = p.to_data, to_shadow = p.to_shadow;
+  if (every_lane) {
+    for (int i = 0; i < LANES; ++i) std::memcpy(reinterpret_cast<uint8_t*>(p.at[i] + to_data), values[i], BYTES);
   } else {
-    each(w.active, [&](int i) { std::memcpy(p.data[i], values[i], BYTES); });
+    each(w.active, [&](int i) { std::memcpy(p.data(i), values[i], BYTES); });
   }
   if (!p.has_shadow) return;
   const uint8_t state = w.code.proxies && !p.global ? UNFENCED : WRITTEN;
-  if (!p.mixed && !(w.active & ~every)) {
-    for (int i = 0; i < LANES; ++i) std::memset(p.shadow[i], state, BYTES);
+  if (every_lane && every == ALL) {
+    for (int i = 0; i < LANES; ++i) std::memset(reinterpret_cast<uint8_t*>(p.at[i] + to_shadow), state, BYTES);
   } else {
     each(w.active, [&](int i) {
-      for (int k = 0; k < COUNT && p.shadow[i]; ++k) {
-        std::memset(p.shadow[i] + k * sizeof(T), ok[k] & BIT[i] ? state : UNDEFINED, sizeof(T));
+      uint8_t* shadow = p.shadow(i);
+      for (int k = 0; shadow && k < COUNT; ++k) {
+        std::memset(shadow + k * sizeof(T), ok[k] & BIT[i] ? state : UNDEFINED, sizeof(T));
       }
     });
   }
-  if (state == UNFENCED) w.block.written(w, p.shadow, BYTES);
+  if (state == UNFENCED) each(w.active, [&](int i) { w.block.written(w, i, p.shadow(i), BYTES); });
 }
 
 template <class T, bool WIDE>

@@ -4,15 +4,21 @@
 
 namespace ptx {
 
-// Of each lane: its bytes, and their shadow, in memory of the host. Idle lanes have places of their own.
+// Of each lane: its bytes, and their shadow, in memory of the host.
 struct Places {
-  alignas(64) uint64_t at[LANES];  // addresses in their space
-  alignas(64) uint8_t* data[LANES];
-  alignas(64) uint8_t* shadow[LANES];  // only where has_shadow; null for a lane without
+  alignas(64) uint64_t at[LANES];  // addresses in their space; idle lanes have an active one's
   bool has_shadow = false;
-  bool mixed = false;   // lanes in several allocations or spaces: some have no shadow
+  bool mixed = false;   // lanes in several allocations or spaces, or in local memory: `one` says where each is
   bool global = false;  // some lane's bytes are in global memory
-  alignas(64) uint8_t idle[64], idle_shadow[64];
+  uint64_t to_data = 0, to_shadow = 0;  // from addresses, where not mixed
+  struct One {
+    uint8_t* data;
+    uint8_t* shadow;  // null: all is written
+  } one[LANES];
+  uint8_t* data(int i) const { return mixed ? one[i].data : reinterpret_cast<uint8_t*>(at[i] + to_data); }
+  uint8_t* shadow(int i) const {
+    return mixed ? one[i].shadow : has_shadow ? reinterpret_cast<uint8_t*>(at[i] + to_shadow) : nullptr;
+  }
 };
 
 // Checks the addresses in in.a + in.imm: defined, aligned to `bytes`, within one allocation each, writable.

@@ -58,13 +58,13 @@ void atomic(Warp& w, const Instr& in) {
   const auto *b = row<T>(w, in.b), *c = row<T>(w, cas ? in.c : in.b);
   alignas(64) T result[LANES] = {};
   each(w.active, [&](int i) {
-    uint8_t* shadow = p.has_shadow ? p.shadow[i] : nullptr;
+    uint8_t* shadow = p.shadow(i);
     if (shadow && !std::is_same_v<F, Exch> && !all_written(shadow, sizeof(T))) {
       w.note_undefined(i, "bytes that nothing has written");
       w.undefined("the memory of an atomic operation", BIT[i]);
     }
     using W = Row<T>;
-    auto* at = reinterpret_cast<W*>(p.data[i]);
+    auto* at = reinterpret_cast<W*>(p.data(i));
     W old = __atomic_load_n(at, __ATOMIC_SEQ_CST), now;
     do now = bits<T>(F::f(get<T>(&old, 0), get<T>(b, i), get<T>(c, i)));
     while (!__atomic_compare_exchange_n(at, &old, now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));

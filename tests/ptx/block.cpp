@@ -57,12 +57,10 @@ bool Block::late() {
   return options.async == Async::kLate || (options.async == Async::kRandom && random() % 2);
 }
 
-void Block::written(Warp& warp, uint8_t* const* shadow, size_t bytes) {
-  each(warp.active, [&](int i) {
-    if (shadow[i] >= shared_shadow.data() && shadow[i] < shared_shadow.data() + shared_shadow.size()) {
-      warp.unfenced.push_back({shadow[i], bytes, i});
-    }
-  });
+void Block::written(Warp& warp, int lane, uint8_t* shadow, size_t bytes) {
+  if (shadow >= shared_shadow.data() && shadow < shared_shadow.data() + shared_shadow.size()) {
+    warp.unfenced.push_back({shadow, bytes, lane});
+  }
 }
 
 void Block::run(uint64_t which) {

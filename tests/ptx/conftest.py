@@ -1,22 +1,42 @@
-"""Fixtures: the stand-in for CUDA's runtime, and ``cuda:0`` on it."""
+"""Fixtures: the executor's library, the stand-in for CUDA's runtime, and ``cuda:0`` on it."""
+
+import os
+from pathlib import Path
 
 import pytest
-from support import ptx
+from support import executor, ptx
 from support.fakes import fake_ptx
+from support.once import once
 
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory):
-    """The folder that holds the runtime and ``_cuda``."""
-    return ptx.built(tmp_path_factory)
+def library(tmp_path_factory):
+    """The folder of the executor's library, built once a session."""
+    if folder := os.environ.get("PYCONVNET_PTX"):
+        return Path(folder) / "executor"
+    if reason := executor.missing():
+        pytest.skip(reason)
+    return once(tmp_path_factory, "ptx_executor", executor.build)
+
+
+@pytest.fixture(scope="session")
+def runtime(library, tmp_path_factory):
+    """The folder of the runtime and of ``_cuda``: of all families where ``PYCONVNET_PTX`` names it, else of
+    the smallest one, built once a session.
+    """
+    if folder := os.environ.get("PYCONVNET_PTX"):
+        return Path(folder)
+    if reason := ptx.missing():
+        pytest.skip(reason)
+    return once(tmp_path_factory, "ptx_runtime", lambda folder: ptx.build(folder, library, ptx.SMALLEST))
 
 
 @pytest.fixture
 def machine(runtime, monkeypatch):
     """``machine(seed=)`` makes a device whose kernels are PTX, and ``cuda:0`` of it; errors are forgotten."""
-    library, ext = fake_ptx.load(runtime)
-    library.reset()
-    library.configure()
-    yield lambda seed=None: fake_ptx.PtxMachine(library, ext, seed).install(monkeypatch)
-    library.reset()
-    library.configure()
+    loaded, ext = fake_ptx.load(runtime)
+    loaded.reset()
+    loaded.configure()
+    yield lambda seed=None: fake_ptx.PtxMachine(loaded, ext, seed).install(monkeypatch)
+    loaded.reset()
+    loaded.configure()

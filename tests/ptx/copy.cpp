@@ -10,6 +10,11 @@ namespace {
 void land(PendingCopy& copy, Mask which) {
   each(which & copy.pending, [&](int i) {
     const size_t n = copy.from_bytes[i], rest = copy.bytes - n;
+    if (n == 16 && !copy.from_shadow[i]) {  // the usual one
+      std::memcpy(copy.to[i], copy.from[i], 16);
+      std::memset(copy.to_shadow[i], WRITTEN, 16);
+      return;
+    }
     std::memmove(copy.to[i], copy.from[i], n);
     std::memset(copy.to[i] + n, 0, rest);
     for (size_t k = 0; k < n; ++k) {
@@ -49,7 +54,7 @@ void copy(Warp& w, const Instr& in) {
     each(reading, [&](int i) { whole &= c.from_bytes[i] == in.bytes; });
     if (whole) {
       place_at(w, in, static_cast<Space>(in.space), in.bytes, in.bytes, false, from, 1);
-      for (int i = 0; i < LANES; ++i) c.from[i] = from.data[i], c.from_shadow[i] = from.has_shadow ? from.shadow[i] : nullptr;
+      for (int i = 0; i < LANES; ++i) c.from[i] = from.data(i), c.from_shadow[i] = from.shadow(i);
     } else {
       each(reading, [&](int i) {
         const Range r = range_of(w, i, static_cast<Space>(in.space), from.at[i], c.from_bytes[i], in.bytes, false);
@@ -59,9 +64,9 @@ void copy(Warp& w, const Instr& in) {
     w.active = active;
   }
   for (int i = 0; i < LANES; ++i) {
-    c.to[i] = to.data[i], c.to_shadow[i] = to.shadow[i];
+    c.to[i] = to.data(i), c.to_shadow[i] = to.shadow(i);
     c.group[i] = w.open_group[static_cast<size_t>(i)];
-    if (!(reading & BIT[i])) c.from[i] = to.data[i], c.from_shadow[i] = nullptr;
+    if (!(reading & BIT[i])) c.from[i] = c.to[i], c.from_shadow[i] = nullptr;
   }
   if (!w.block.late()) return land(c, c.pending);
   each(c.pending, [&](int i) { std::memset(c.to_shadow[i], UNDEFINED, c.bytes); });

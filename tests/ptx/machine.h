@@ -218,8 +218,8 @@ class Block {
   void check_end();
   [[noreturn]] void stuck();
   const Extent* find(const std::vector<Extent>& extents, uint64_t address) const;
-  // Remembers shared bytes that a warp has written and not yet fenced for the asynchronous proxy.
-  void written(Warp& warp, uint8_t* const* shadow, size_t bytes);
+  // Remembers shared bytes that a lane has written and not yet fenced for the asynchronous proxy.
+  void written(Warp& warp, int lane, uint8_t* shadow, size_t bytes);
 };
 
 }  // namespace ptx

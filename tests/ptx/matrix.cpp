@@ -10,6 +10,23 @@ namespace {
 
 // ---- ldmatrix -----------------------------------------------------------------------------------
 
+// The lanes whose two elements of a matrix have been written.
+template <bool TRANSPOSED>
+Mask known_elements(Warp& w, const Places& p, int m) {
+  Mask ok = ALL;
+  for (int lane = 0; lane < LANES; ++lane) {
+    const int group = lane / 4, member = lane % 4;
+    for (int k = 0; k < 2; ++k) {
+      const int r = TRANSPOSED ? 2 * member + k : group, c = TRANSPOSED ? group : 2 * member + k;
+      if (all_written(p.shadow(8 * m + r) + 2 * c, 2)) continue;
+      ok &= ~BIT[lane];
+      w.note_undefined(lane, "row " + std::to_string(r) + " of matrix " + std::to_string(m) +
+                                 " has bytes that nothing has written, or a copy not waited for");
+    }
+  }
+  return ok;
+}
+
 template <int COUNT, bool TRANSPOSED>
 void ldmatrix(Warp& w, const Instr& in) {
   if (!w.whole()) return;
@@ -21,30 +38,24 @@ void ldmatrix(Warp& w, const Instr& in) {
   place_at(w, in, static_cast<Space>(in.space), 16, 16, false, p);
   w.active = ALL;
   for (int m = 0; m < COUNT; ++m) {
-    alignas(64) uint32_t out[LANES];
     alignas(64) uint16_t matrix[8][8];
+    alignas(64) uint32_t out[LANES];
     bool written = true;
     for (int r = 0; r < 8; ++r) {
-      std::memcpy(matrix[r], p.data[8 * m + r], 16);
-      if (p.shadow[8 * m + r] && p.has_shadow) written &= all_written(p.shadow[8 * m + r], 16);
+      std::memcpy(matrix[r], p.data(8 * m + r), 16);
+      if (const uint8_t* shadow = p.shadow(8 * m + r)) written &= all_written(shadow, 16);
     }
-    Mask ok = ALL;
-    for (int lane = 0; lane < LANES; ++lane) {
-      const int group = lane / 4, member = lane % 4;
-      out[lane] = TRANSPOSED ? matrix[2 * member][group] | uint32_t{matrix[2 * member + 1][group]} << 16
-                             : matrix[group][2 * member] | uint32_t{matrix[group][2 * member + 1]} << 16;
-      if (written) continue;
-      for (int k = 0; k < 2; ++k) {
-        const int r = TRANSPOSED ? 2 * member + k : group, c = TRANSPOSED ? group : 2 * member + k;
-        if (all_written(p.shadow[8 * m + r] + 2 * c, 2)) continue;
-        ok &= ~BIT[lane];
-        w.note_undefined(lane, "row " + std::to_string(r) + " of matrix " + std::to_string(m) +
-                                   " has bytes that nothing has written, or a copy not waited for");
+    if (TRANSPOSED) {
+      for (int lane = 0; lane < LANES; ++lane) {
+        const int group = lane / 4, member = lane % 4;
+        out[lane] = matrix[2 * member][group] | uint32_t{matrix[2 * member + 1][group]} << 16;
       }
+    } else {
+      std::memcpy(out, matrix, sizeof out);
     }
     const Operand d = in.list[m];
-    define<uint32_t>(w, d, ok);
-    store_lanes<uint32_t>(w, d, [&](int i) { return out[i]; });
+    defined<uint32_t>(w, d) = written ? ALL : known_elements<TRANSPOSED>(w, p, m);
+    std::memcpy(row<uint32_t>(w, d), out, sizeof out);
   }
 }
 
@@ -71,12 +82,15 @@ void decode_ldmatrix(Form& form, Instr& in) {
 typedef float V8 __attribute__((vector_size(32)));
 enum Kind { kTf32, kBf16, kF16 };
 
-// Elements of a fragment's register: one of TF32, of which the upper 19 bits count, or two of 16 bits.
+// Element k of a fragment's registers: one of TF32, of which the upper 19 bits count, or two of 16 bits.
 template <Kind KIND>
-inline float element(uint32_t word, int k) {
-  if (KIND == kTf32) return float_of(word & 0xffffe000);
-  const auto h = static_cast<uint16_t>(word >> (16 * k));
-  return KIND == kBf16 ? float_of(uint32_t{h} << 16) : Half::widen(h);
+inline void elements(const uint32_t* words, int k, float* out) {
+  for (int lane = 0; lane < LANES; ++lane) {
+    const uint32_t w = words[lane];
+    if constexpr (KIND == kTf32) out[lane] = float_of(w & 0xffffe000);
+    if constexpr (KIND == kBf16) out[lane] = float_of(k ? w & 0xffff0000 : w << 16);
+    if constexpr (KIND == kF16) out[lane] = Half::widen(static_cast<uint16_t>(w >> (16 * k)));
+  }
 }
 
 // Which sums are known where not all inputs are: those whose row of A, column of B and addend are.
@@ -104,49 +118,54 @@ void mma(Warp& w, const Instr& in) {
   if (!w.whole()) return;
   if (w.active != ALL) w.fault(first(w.active), "a warp of fewer than 32 lanes");
   const Operand *const d = in.list, *const a = d + 4, *const b = a + NA, *const c = b + NB;
-  alignas(64) float A[16][K], B[K][8], C[16][8];
+  // Four lanes hold neighbours of one row: a register's 32 words are 8 rows of 4.
+  alignas(64) float A[NA][PER][LANES], B[NB][PER][LANES];
   Mask ok = ALL;
   for (int r = 0; r < NA; ++r) {
-    const uint32_t* v = row<uint32_t>(w, a[r]);
     ok &= defined<uint32_t>(w, a[r]);
-    for (int lane = 0; lane < LANES; ++lane) {
-      for (int k = 0; k < PER; ++k) {
-        A[lane / 4 + r % 2 * 8][r / 2 * STEP + lane % 4 * PER + k] = element<KIND>(v[lane], k);
+    for (int k = 0; k < PER; ++k) elements<KIND>(row<uint32_t>(w, a[r]), k, A[r][k]);
+  }
+  for (int r = 0; r < NB; ++r) {
+    ok &= defined<uint32_t>(w, b[r]);
+    for (int k = 0; k < PER; ++k) elements<KIND>(row<uint32_t>(w, b[r]), k, B[r][k]);
+  }
+  for (int r = 0; r < 4; ++r) ok &= defined<uint32_t>(w, c[r]);
+  V8 column[K];  // of B: the 8 values at one k
+  for (int k = 0; k < K; ++k) {
+    const float* from = B[k / STEP][k % PER] + k % STEP / PER;
+    for (int n = 0; n < 8; ++n) column[k][n] = from[4 * n];
+  }
+  // Products are exact; sums are rounded one by one, in the order of k. (The ISA leaves order and rounding open.)
+  Mask known[4] = {ALL, ALL, ALL, ALL};
+  if (ok != ALL) known_sums(w, a, NA, b, NB, c, known);
+  alignas(64) float out[4][LANES];
+  for (int half = 0; half < 2; ++half) {
+    const auto* even = row<float>(w, c[2 * half]);
+    const auto* odd = row<float>(w, c[2 * half + 1]);
+    V8 sum[8];
+    for (int i = 0; i < 8; ++i) {
+      for (int n = 0; n < 4; ++n) {
+        sum[i][2 * n] = get<float>(even, 4 * i + n);
+        sum[i][2 * n + 1] = get<float>(odd, 4 * i + n);
+      }
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < K; ++k) {
+      const float* from = A[k / STEP * 2 + half][k % PER] + k % STEP / PER;
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) sum[i] += from[4 * i] * column[k];
+    }
+    for (int i = 0; i < 8; ++i) {
+      for (int n = 0; n < 4; ++n) {
+        out[2 * half][4 * i + n] = sum[i][2 * n];
+        out[2 * half + 1][4 * i + n] = sum[i][2 * n + 1];
       }
     }
   }
-  for (int r = 0; r < NB; ++r) {
-    const uint32_t* v = row<uint32_t>(w, b[r]);
-    ok &= defined<uint32_t>(w, b[r]);
-    for (int lane = 0; lane < LANES; ++lane) {
-      for (int k = 0; k < PER; ++k) B[r * STEP + lane % 4 * PER + k][lane / 4] = element<KIND>(v[lane], k);
-    }
-  }
   for (int r = 0; r < 4; ++r) {
-    const uint32_t* v = row<uint32_t>(w, c[r]);
-    ok &= defined<uint32_t>(w, c[r]);
-    for (int lane = 0; lane < LANES; ++lane) C[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2] = float_of(v[lane]);
-  }
-  // Products are exact; sums are rounded one by one, in the order of k. (The ISA leaves order and rounding open.)
-  V8 column[K];
-  std::memcpy(column, B, sizeof column);
-  for (int half = 0; half < 16; half += 8) {
-    V8 sum[8];
-    std::memcpy(sum, C[half], sizeof sum);
-    for (int k = 0; k < K; ++k) {
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) sum[i] += A[half + i][k] * column[k];
-    }
-    std::memcpy(C[half], sum, sizeof sum);
-  }
-  Mask known[4] = {ALL, ALL, ALL, ALL};
-  if (ok != ALL) known_sums(w, a, NA, b, NB, c, known);
-  for (int r = 0; r < 4; ++r) {
-    uint32_t* out = row<uint32_t>(w, d[r]);
+    uint32_t* to = row<uint32_t>(w, d[r]);
     defined<uint32_t>(w, d[r]) = known[r];
-    for (int lane = 0; lane < LANES; ++lane) {
-      out[lane] = bits_of(canonical(C[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2]));
-    }
+    for (int lane = 0; lane < LANES; ++lane) to[lane] = bits_of(canonical(out[r][lane]));
   }
 }
 

@@ -24,13 +24,12 @@ def copied(folder):
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
+def workshop(runtime, tmp_path_factory):
     """A folder with the sources and the program that has no fault."""
 
     def make(folder):
         ptx.compile_program(ptx.PRIMITIVES, ROOT / "kernels", copied(folder / "tree").parent / "primitives")
 
-    ptx.built(tmp_path_factory)
     return once(tmp_path_factory, "planted_ptx", make)
 
 

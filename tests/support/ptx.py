@@ -10,11 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
 from support import ROOT
 from support.emulator import probes
-from support.once import once
 
 RUNTIME = ROOT / "tests" / "ptx" / "runtime"
 PRIMITIVES = probes.HERE / "primitives.cu"
@@ -46,26 +44,16 @@ def _run(*command: object, **options: object) -> str:
     return done.stdout
 
 
-def build(folder: Path, families: str = "none") -> None:
-    """Build the runtime and, for families separated by ``;``, the module with its PTX."""
+def build(folder: Path, library: Path, families: str) -> None:
+    """Build the runtime on the executor's library, and the module with the PTX of families (``;`` between)."""
     cmake = probes.tool("cmake")
     configure = [cmake, "-S", RUNTIME, "-B", folder, f"-DPYCONVNET_FAMILIES={families}"]
+    configure += [f"-DPTX_LIBRARY={library / 'libptx.a'}"]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
     if ninja := probes.tool("ninja"):
         configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     _run(*configure)
     _run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
-
-
-def built(tmp_path_factory) -> Path:
-    """The folder with the runtime and the module: ``PYCONVNET_PTX`` where that is set, with all families;
-    else built here, once a session, of the smallest one. Skips the test where that is impossible.
-    """
-    if folder := os.environ.get("PYCONVNET_PTX"):
-        return Path(folder)
-    if reason := missing():
-        pytest.skip(reason)
-    return once(tmp_path_factory, "ptx", lambda folder: build(folder, SMALLEST))
 
 
 def compile_program(source: Path, include: Path, program: Path, architecture: str = ARCHITECTURE) -> Path:

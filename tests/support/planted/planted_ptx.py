@@ -242,13 +242,6 @@ FAULTS = [
         True,
     ),
     Fault(
-        "the dynamic window aligned to 4 bytes",
-        DEVICE,
-        "extern __shared__ __align__(16)",
-        "extern __shared__ __align__(4)",
-        ("window",),
-    ),
-    Fault(
         "a parameter struct wider on the device",
         PROBE,
         "  float two[2];\n",
@@ -257,11 +250,10 @@ FAULTS = [
         True,
     ),
     Fault(
-        "a parameter struct in another order on the device",
+        "a parameter struct packed on the device",
         PROBE,
-        "  int16_t three[3];\n  int64_t wide;\n",
-        "#ifdef __CUDA_ARCH__\n  int64_t wide;\n  int16_t three[3];\n#else\n"
-        "  int16_t three[3];\n  int64_t wide;\n#endif\n",
+        "struct Mixed {\n",
+        "#ifdef __CUDA_ARCH__\nstruct __attribute__((packed)) Mixed {\n#else\nstruct Mixed {\n#endif\n",
         ("parameters",),
         True,
     ),
