@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from support import ROOT
 from support.emulator import probes
 
@@ -45,7 +44,7 @@ def _run(*command: object, **options: object) -> str:
 
 
 def build(folder: Path, library: Path, families: str) -> None:
-    """Build the runtime on the executor's library, and the module with the PTX of families (``;`` between)."""
+    """Build the runtime on the executor's library, and the module with the PTX of families, ``;`` between."""
     cmake = probes.tool("cmake")
     configure = [cmake, "-S", RUNTIME, "-B", folder, f"-DPYCONVNET_FAMILIES={families}"]
     configure += [f"-DPTX_LIBRARY={library / 'libptx.a'}"]

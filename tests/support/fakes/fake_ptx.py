@@ -36,6 +36,7 @@ _ARGUMENTS = {
     "stand_in_counts": [_P],
     "stand_in_kernels": [],
 }
+_import = devices._extension  # as it is before a machine takes its place
 ROWS: set[str] = set()  #: of the tables, that ran to their end in this process
 
 
@@ -244,11 +245,12 @@ def library(folder: Path) -> Path:
     return folder / "libcudart.so.13"
 
 
+@functools.cache
 def load(folder: Path) -> tuple[Runtime, Any]:
     """The stand-in runtime and ``_cuda`` of a build folder of tests/ptx/runtime."""
     runtime = Runtime(library(folder))
     (module,) = folder.glob("**/_cuda.*.so")
-    return runtime, devices._extension("_cuda", str(module))
+    return runtime, _import("_cuda", str(module))
 
 
 def install_from_environment() -> PtxMachine | None:
