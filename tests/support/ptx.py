@@ -81,7 +81,7 @@ def run_program(
         environment["PYCONVNET_PTX_TEXT"] = str(text)
     results = {}
     for case in cases:
-        done = subprocess.run([program, case], env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([program, case], env=environment, capture_output=True, text=True, timeout=300)
         try:
             results |= json.loads(done.stdout)
         except ValueError:

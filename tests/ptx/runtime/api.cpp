@@ -12,7 +12,11 @@ thread_local cudaError_t last = cudaSuccess;
 }
 
 State& state() {
-  static auto& s = *new State;  // outlives the modules that unregister themselves at the end
+  static auto& s = *[] {
+    auto* made = new State;                    // outlives the modules that unregister themselves at the end
+    made->options.max_instructions = 1 << 24;  // of a warp: beyond, it waits for what never comes
+    return made;
+  }();
   return s;
 }
 
