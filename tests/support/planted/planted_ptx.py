@@ -31,14 +31,6 @@ class Fault:
     host: bool = False
 
 
-_TRY_WAIT = (
-    r'"{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"'
-    """
-        : "=r"(done)
-        : "r"(shared_address(b)), "r"(parity)"""
-)
-
-
 def _primitive(plants: str, old: str, new: str, *cases: str) -> Fault:
     return Fault(plants, PRIMITIVES, old, new, cases)
 
@@ -83,7 +75,7 @@ FAULTS = [
         "mbarrier",
     ),
     _primitive(
-        "mbarrier: initialised for one arrival too few", '"r"(count) :', '"r"(count - 1) :', "mbarrier"
+        "mbarrier: initialised for one arrival too many", '"r"(count) :', '"r"(count + 1) :', "mbarrier"
     ),
     _primitive("TMA: coordinates swapped", '"%4}], [%2];" ::"r"', '"%3}], [%2];" ::"r"', "tma_load_2d"),
     _primitive(
@@ -115,12 +107,6 @@ FAULTS = [
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                         \\
                  : "r"(shared_address(row)));""",
         "slot",
-    ),
-    _primitive(
-        "mbarrier: a wait neither volatile nor with a memory clobber",
-        f'    asm volatile(\n        {_TRY_WAIT}\n        : "memory");',
-        f"    asm({_TRY_WAIT});",
-        "mbarrier",
     ),
     # ---- addresses of shared memory
     _primitive(
