@@ -130,11 +130,13 @@ void mma(Warp& w, const Instr& in) {
     for (int k = 0; k < PER; ++k) elements<KIND>(row<uint32_t>(w, b[r]), k, B[r][k]);
   }
   for (int r = 0; r < 4; ++r) ok &= defined<uint32_t>(w, c[r]);
-  V8 column[K];  // of B: the 8 values at one k
+  alignas(64) float columns[K][8];  // of B: the 8 values at one k
   for (int k = 0; k < K; ++k) {
     const float* from = B[k / STEP][k % PER] + k % STEP / PER;
-    for (int n = 0; n < 8; ++n) column[k][n] = from[4 * n];
+    for (int n = 0; n < 8; ++n) columns[k][n] = from[4 * n];
   }
+  V8 column[K];
+  std::memcpy(column, columns, sizeof column);
   // Products are exact; sums are rounded one by one, in the order of k. (The ISA leaves order and rounding open.)
   Mask known[4] = {ALL, ALL, ALL, ALL};
   if (ok != ALL) known_sums(w, a, NA, b, NB, c, known);
@@ -142,24 +144,23 @@ void mma(Warp& w, const Instr& in) {
   for (int half = 0; half < 2; ++half) {
     const auto* even = row<float>(w, c[2 * half]);
     const auto* odd = row<float>(w, c[2 * half + 1]);
-    V8 sum[8];
-    for (int i = 0; i < 8; ++i) {
-      for (int n = 0; n < 4; ++n) {
-        sum[i][2 * n] = get<float>(even, 4 * i + n);
-        sum[i][2 * n + 1] = get<float>(odd, 4 * i + n);
-      }
+    alignas(64) float rows[8][8];
+    for (int lane = 0; lane < LANES; ++lane) {
+      rows[lane / 4][lane % 4 * 2] = get<float>(even, lane);
+      rows[lane / 4][lane % 4 * 2 + 1] = get<float>(odd, lane);
     }
+    V8 sum[8];
+    std::memcpy(sum, rows, sizeof sum);
 #pragma GCC unroll 16
     for (int k = 0; k < K; ++k) {
       const float* from = A[k / STEP * 2 + half][k % PER] + k % STEP / PER;
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) sum[i] += from[4 * i] * column[k];
     }
-    for (int i = 0; i < 8; ++i) {
-      for (int n = 0; n < 4; ++n) {
-        out[2 * half][4 * i + n] = sum[i][2 * n];
-        out[2 * half + 1][4 * i + n] = sum[i][2 * n + 1];
-      }
+    std::memcpy(rows, sum, sizeof sum);
+    for (int lane = 0; lane < LANES; ++lane) {
+      out[2 * half][lane] = rows[lane / 4][lane % 4 * 2];
+      out[2 * half + 1][lane] = rows[lane / 4][lane % 4 * 2 + 1];
     }
   }
   for (int r = 0; r < 4; ++r) {
