@@ -1,6 +1,6 @@
 """Benchmark of the space_to_depth family, ``python benchmarks/bench_space_to_depth.py``: filters of first
-layers rearranged, and conv1 on images that are in the depth layout already, as augmentation leaves them in
-training.
+layers rearranged, and conv1 on images that are in the space-to-depth layout already, as augmentation leaves
+them in training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bench_conv import applying
 from harness import OnDevice, Row, alexnet_convs, filters, images, main, normal
 
 from pyconvnet import ops
-from pyconvnet.common.precision import PRECISIONS
+from pyconvnet.common.precision import BFLOAT16, PRECISIONS
 from pyconvnet.ops import space_to_depth
 
 
@@ -30,11 +30,11 @@ class Plain:
 
 
 def first_layer(batch: int, tiny: bool, precision: str) -> Iterator[Row]:
-    """conv1 and the gradient of its filters, from the depth layout; the peers take the images themselves."""
+    """conv1 and the gradient of its filters, from the space-to-depth layout; peers take plain images."""
     s = next(iter(alexnet_convs(batch, tiny)))
     options = {"stride": s.stride, "pad": s.pad}
     depth = space_to_depth.Depth(s.w[1:3], **options)
-    dtype = ops.core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32)
+    dtype = BFLOAT16 if precision == "bf16" else np.dtype(np.float32)
     x = (batch, *depth.shape("conv1", s.x[1:], dtype))
     w = space_to_depth.filters_shape(s.w, s.stride, dtype)
     x_bytes, w_bytes, y_bytes = (float(np.prod(shape)) * dtype.itemsize for shape in (x, s.w, s.y))

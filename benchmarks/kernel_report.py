@@ -6,10 +6,11 @@
     python benchmarks/kernel_report.py --family conv       only some families (not with --write)
     python benchmarks/kernel_report.py --only code         not the emulator's part; or: --only accesses
 
-*Code*: nvcc compiles every ``kernels/*/*.cu`` for each architecture (files below a ``hopper`` folder for
-90a only): registers, spills, shared memory, block size, occupancy on sm_90, and from ``cuobjdump`` how often
-the instructions that matter occur. *Accesses*: the emulator's flavour `count` runs every kernel and counts
-sectors and bank conflicts; it is built below ``build/count`` where PYCONVNET_EMULATOR is not such a build.
+*Code*: nvcc compiles every ``kernels/*/*.cu`` and every line of ``kernels/conv/tiles.inc`` for each
+architecture (files below a ``hopper`` folder for 90a only): registers, spills, shared memory, block size,
+occupancy on sm_90, and from ``cuobjdump`` how often the instructions that matter occur. *Accesses*: the
+emulator's flavour `count` runs every kernel and counts sectors and bank conflicts; it is built below
+``build/count`` where PYCONVNET_EMULATOR is not such a build.
 
 Exit status 1 if anything does not compile, nvcc or ptxas warns, a kernel spills registers (only those named
 ``*_generic``, which AlexNet does not run, may), an access exceeds its bound without a reason in
@@ -41,7 +42,7 @@ REPORT = ROOT / "docs" / "kernel-report"
 # ---- code ----
 def _key(tools: str, path: Path, arch: str) -> str:
     """What a compilation depends on: tools, architecture, the file, its headers, and this report's code."""
-    digest = hashlib.sha256(f"{tools} {arch} {path.relative_to(ROOT)}".encode())
+    digest = hashlib.sha256(f"{tools} {arch} {compiler.family_of(path)}/{path.stem}".encode())
     for file in [*compiler.with_headers(path), Path(compiler.__file__), Path(sass.__file__)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -265,7 +266,12 @@ def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
         report["nvcc"] = compiler.version(nvcc)
         archs = given.arch or compiler.default_architectures()
         report["kernels"], failures = code(
-            nvcc, cuobjdump, compiler.sources(given.family), archs, given.jobs, given.build / "report"
+            nvcc,
+            cuobjdump,
+            compiler.sources(given.family, given.build / "tiles"),
+            archs,
+            given.jobs,
+            given.build / "report",
         )
     if given.only != "code":
         module = count_module(given.build, given.jobs)

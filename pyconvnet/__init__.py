@@ -9,6 +9,8 @@ nothing else: every name is looked up when it is first used. No compiled module 
 before a device is asked for.
 """
 
+# ruff: noqa: F401  (names for type checkers)
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -30,38 +32,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the 
     from .training.run import NonFiniteLossError, Run
     from .training.train import train
 
-__all__ = [
-    "ArrayDataset",
-    "Augmentation",
-    "CheckpointError",
-    "Cifar10",
-    "DeviceUnavailableError",
-    "Digits",
-    "Evaluation",
-    "ImageFiles",
-    "ImageFolder",
-    "LockedError",
-    "Model",
-    "Network",
-    "NonFiniteLossError",
-    "Preprocessing",
-    "Run",
-    "__version__",
-    "available_devices",
-    "check_gradients",
-    "data",
-    "evaluate",
-    "get_device",
-    "layers",
-    "load",
-    "models",
-    "ops",
-    "predict",
-    "save",
-    "train",
-    "tune",
-]
-
 #: By module, the public names that it defines. All others are modules of the package.
 _HOMES = {
     "common.devices": ("DeviceUnavailableError", "available_devices", "get_device"),
@@ -79,6 +49,8 @@ _HOMES = {
     "training.train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__", "data", "layers", "models", "ops"])
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ OPS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 
 def layers() -> list[tuple[str, dict[str, Any]]]:
     """List (name, shapes and options) of the convolutions as a plan runs them: the first one on images in the
-    depth layout, a fully connected one on images of one pixel.
+    space-to-depth layout, a fully connected one on images of one pixel.
     """
     from pyconvnet import ops
 

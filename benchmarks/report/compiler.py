@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from report.tiles import TILES
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels"
 
@@ -41,13 +43,15 @@ def version(nvcc: str) -> str:
     return found[1] if found else "?"
 
 
-def sources(families: list[str] | None) -> list[Path]:
-    """The kernel files, of all families or of some."""
-    return [
-        path
-        for path in sorted(KERNELS.rglob("*.cu"))
-        if not families or path.relative_to(KERNELS).parts[0] in families
-    ]
+def sources(families: list[str] | None, folder: Path) -> list[Path]:
+    """The kernel files, of all families or of some; those of the tiles are written below `folder`."""
+    every = [*sorted(KERNELS.rglob("*.cu")), *(tile.write(folder) for tile in TILES)]
+    return [path for path in every if not families or family_of(path) in families]
+
+
+def family_of(path: Path) -> str:
+    """The family of a kernel file."""
+    return path.relative_to(KERNELS).parts[0] if path.is_relative_to(KERNELS) else path.parent.name
 
 
 def default_architectures() -> list[str]:
@@ -84,7 +88,7 @@ def parse(path: Path, arch: str, text: str) -> tuple[list[dict], list[str]]:
         if match := ENTRY.search(line):
             row = {
                 "stem": path.stem,
-                "family": path.relative_to(KERNELS).parts[0],
+                "family": family_of(path),
                 "arch": arch,
                 "symbol": match[1],
             }

@@ -37,7 +37,7 @@ Which kernel takes each convolution and fully connected layer of a batch of {bat
 bf16: of compute capability 8.0 or more), as the kernels' own estimates rank them. Where kernels were measured
 (`pyconvnet tune`) another may, and of fully connected layers cuBLAS where CuPy brings it.
 
-The first layer, 11x11 filters at stride 4 on 3 channels, is done in the depth layout
+The first layer, 11x11 filters at stride 4 on 3 channels, is done in the space-to-depth layout
 (`kernels/common/space_to_depth.h`): augmentation writes the images in it (`augment_depth4_rgb`),
 `filters_to_depth_any` rearranges the filters, and the product is a 3x3 convolution of stride 1 over 48
 channels, by the kernels of the row `conv1`. `ops.conv2d` of plain images, and a plan with `fuse=False`, do

@@ -94,51 +94,23 @@ cudaError_t conv2d_wgrad_generic(float* dw, const E* dy, const E* x, const Conv2
 extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_traits,
     conv2d_dgrad_generic_traits, conv2d_wgrad_first_layer_traits, conv2d_wgrad_generic_traits;
 
-// ---- float, by FFMA
-Conv2dFpropFn<float> conv2d_fprop_tile128, conv2d_fprop_tile96, conv2d_fprop_tile64, conv2d_fprop_tile32,
-    conv2d_fprop_rows16;
-extern const Conv2dTraits conv2d_fprop_tile128_traits, conv2d_fprop_tile96_traits, conv2d_fprop_tile64_traits,
-    conv2d_fprop_tile32_traits, conv2d_fprop_rows16_traits;
-
-Conv2dDgradFn<float> conv2d_dgrad_tile128, conv2d_dgrad_tile96, conv2d_dgrad_tile64, conv2d_dgrad_tile48,
-    conv2d_dgrad_tile32, conv2d_dgrad_rows16;
-extern const Conv2dTraits conv2d_dgrad_tile128_traits, conv2d_dgrad_tile96_traits, conv2d_dgrad_tile64_traits,
-    conv2d_dgrad_tile48_traits, conv2d_dgrad_tile32_traits, conv2d_dgrad_rows16_traits;
-
-Conv2dWgradFn<float> conv2d_wgrad_tile128, conv2d_wgrad_tile96, conv2d_wgrad_tile64, conv2d_wgrad_tile32;
-extern const Conv2dTraits conv2d_wgrad_tile128_traits, conv2d_wgrad_tile96_traits, conv2d_wgrad_tile64_traits,
-    conv2d_wgrad_tile32_traits;
-
-// ---- float, on tensor cores
-Conv2dFpropFn<float> conv2d_fprop_mma128x128, conv2d_fprop_mma128x96, conv2d_fprop_mma128x64,
-    conv2d_fprop_mma64x64;
-extern const Conv2dTraits conv2d_fprop_mma128x128_traits, conv2d_fprop_mma128x96_traits,
-    conv2d_fprop_mma128x64_traits, conv2d_fprop_mma64x64_traits;
-
-Conv2dDgradFn<float> conv2d_dgrad_mma128x128, conv2d_dgrad_mma128x64, conv2d_dgrad_mma128x48,
-    conv2d_dgrad_mma64x64;
-extern const Conv2dTraits conv2d_dgrad_mma128x128_traits, conv2d_dgrad_mma128x64_traits,
-    conv2d_dgrad_mma128x48_traits, conv2d_dgrad_mma64x64_traits;
-
-Conv2dWgradFn<float> conv2d_wgrad_mma128x128, conv2d_wgrad_mma96x128, conv2d_wgrad_mma64x128,
-    conv2d_wgrad_mma64x64;
-extern const Conv2dTraits conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma96x128_traits,
-    conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x64_traits;
-
-// ---- Bf16, on tensor cores
-Conv2dFpropFn<Bf16> conv2d_fprop_mma128x128_bf16, conv2d_fprop_mma128x96_bf16, conv2d_fprop_mma128x64_bf16,
-    conv2d_fprop_mma64x64_bf16;
-extern const Conv2dTraits conv2d_fprop_mma128x128_bf16_traits, conv2d_fprop_mma128x96_bf16_traits,
-    conv2d_fprop_mma128x64_bf16_traits, conv2d_fprop_mma64x64_bf16_traits;
-
-Conv2dDgradFn<Bf16> conv2d_dgrad_mma128x128_bf16, conv2d_dgrad_mma128x96_bf16, conv2d_dgrad_mma128x48_bf16,
-    conv2d_dgrad_mma64x64_bf16;
-extern const Conv2dTraits conv2d_dgrad_mma128x128_bf16_traits, conv2d_dgrad_mma128x96_bf16_traits,
-    conv2d_dgrad_mma128x48_bf16_traits, conv2d_dgrad_mma64x64_bf16_traits;
-
-Conv2dWgradFn<Bf16> conv2d_wgrad_mma128x128_bf16, conv2d_wgrad_mma96x128_bf16, conv2d_wgrad_mma64x64_bf16;
-extern const Conv2dTraits conv2d_wgrad_mma128x128_bf16_traits, conv2d_wgrad_mma96x128_bf16_traits,
-    conv2d_wgrad_mma64x64_bf16_traits;
+// ---- the tiles: float by FFMA and on tensor cores, Bf16 on tensor cores
+#define PCN_DECLARE(Fn, E, stem)           \
+  extern const Conv2dTraits stem##_traits; \
+  Fn<E> stem;
+#define PCN_FPROP_MMA(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
+#define PCN_FPROP_TILE(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
+#define PCN_FPROP_ROWS(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
+#define PCN_FPROP_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dFpropFn, Bf16, stem)
+#define PCN_DGRAD_MMA(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
+#define PCN_DGRAD_TILE(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
+#define PCN_DGRAD_ROWS(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
+#define PCN_DGRAD_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dDgradFn, Bf16, stem)
+#define PCN_WGRAD_MMA(stem, ...) PCN_DECLARE(Conv2dWgradFn, float, stem)
+#define PCN_WGRAD_TILE(stem, ...) PCN_DECLARE(Conv2dWgradFn, float, stem)
+#define PCN_WGRAD_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dWgradFn, Bf16, stem)
+#include "conv/tiles.inc"
+#undef PCN_DECLARE
 
 // The tables of an element type, in order of preference among equals; every row accepts what its `supports`
 // says, the last one everything.

@@ -20,14 +20,10 @@ const conv::Candidate<Conv2dFpropFn<E>>& product(const Conv2dShape& to);
 template <>
 const conv::Candidate<Conv2dFpropFn<float>>& product<float>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dFpropFn<float>> candidates[] = {
-      {conv2d_fprop_tile128_traits, conv2d_fprop_tile128},
-      {conv2d_fprop_tile96_traits, conv2d_fprop_tile96},
-      {conv2d_fprop_tile64_traits, conv2d_fprop_tile64},
-      {conv2d_fprop_tile32_traits, conv2d_fprop_tile32},
-      {conv2d_fprop_mma128x128_traits, conv2d_fprop_mma128x128},
-      {conv2d_fprop_mma128x96_traits, conv2d_fprop_mma128x96},
-      {conv2d_fprop_mma128x64_traits, conv2d_fprop_mma128x64},
-      {conv2d_fprop_mma64x64_traits, conv2d_fprop_mma64x64},
+#define PCN_FPROP_TILE(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
+#define PCN_FPROP_MMA(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
   };
   return conv::cheapest(candidates, to);
 }
@@ -36,10 +32,8 @@ template <>
 const conv::Candidate<Conv2dFpropFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dFpropFn<Bf16>> candidates[] = {
       {conv2d_fprop_generic_traits, conv2d_fprop_generic<Bf16>},
-      {conv2d_fprop_mma64x64_bf16_traits, conv2d_fprop_mma64x64_bf16},
-      {conv2d_fprop_mma128x128_bf16_traits, conv2d_fprop_mma128x128_bf16},
-      {conv2d_fprop_mma128x96_bf16_traits, conv2d_fprop_mma128x96_bf16},
-      {conv2d_fprop_mma128x64_bf16_traits, conv2d_fprop_mma128x64_bf16},
+#define PCN_FPROP_MMA_BF16(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
   };
   return conv::cheapest(candidates, to);
 }

@@ -20,14 +20,10 @@ const conv::Candidate<Conv2dWgradFn<E>>& product(const Conv2dShape& to);
 template <>
 const conv::Candidate<Conv2dWgradFn<float>>& product<float>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dWgradFn<float>> candidates[] = {
-      {conv2d_wgrad_tile128_traits, conv2d_wgrad_tile128},
-      {conv2d_wgrad_tile96_traits, conv2d_wgrad_tile96},
-      {conv2d_wgrad_tile64_traits, conv2d_wgrad_tile64},
-      {conv2d_wgrad_tile32_traits, conv2d_wgrad_tile32},
-      {conv2d_wgrad_mma128x128_traits, conv2d_wgrad_mma128x128},
-      {conv2d_wgrad_mma96x128_traits, conv2d_wgrad_mma96x128},
-      {conv2d_wgrad_mma64x128_traits, conv2d_wgrad_mma64x128},
-      {conv2d_wgrad_mma64x64_traits, conv2d_wgrad_mma64x64},
+#define PCN_WGRAD_TILE(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
+#define PCN_WGRAD_MMA(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
   };
   return conv::cheapest(candidates, to);
 }
@@ -36,9 +32,8 @@ template <>
 const conv::Candidate<Conv2dWgradFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dWgradFn<Bf16>> candidates[] = {
       {conv2d_wgrad_generic_traits, conv2d_wgrad_generic<Bf16>},
-      {conv2d_wgrad_mma64x64_bf16_traits, conv2d_wgrad_mma64x64_bf16},
-      {conv2d_wgrad_mma128x128_bf16_traits, conv2d_wgrad_mma128x128_bf16},
-      {conv2d_wgrad_mma96x128_bf16_traits, conv2d_wgrad_mma96x128_bf16},
+#define PCN_WGRAD_MMA_BF16(stem, ...) {stem##_traits, stem},
+#include "conv/tiles.inc"
   };
   return conv::cheapest(candidates, to);
 }

@@ -17,16 +17,12 @@ Conv2dRow<Launch> row(const char* name, const Conv2dTraits& traits, Launch* laun
 template <>
 KernelTable<Conv2dFpropRow<float>> conv2d_fprop_kernels<float>() {
   static const Conv2dFpropRow<float> rows[] = {
-      PCN_ROW(conv2d_fprop_mma128x128),
-      PCN_ROW(conv2d_fprop_mma128x96),
-      PCN_ROW(conv2d_fprop_mma128x64),
-      PCN_ROW(conv2d_fprop_mma64x64),
+#define PCN_FPROP_MMA(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_fprop_first_layer),
-      PCN_ROW(conv2d_fprop_tile128),
-      PCN_ROW(conv2d_fprop_tile96),
-      PCN_ROW(conv2d_fprop_tile64),
-      PCN_ROW(conv2d_fprop_tile32),
-      PCN_ROW(conv2d_fprop_rows16),
+#define PCN_FPROP_TILE(stem, ...) PCN_ROW(stem),
+#define PCN_FPROP_ROWS(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_fprop_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
@@ -35,9 +31,10 @@ KernelTable<Conv2dFpropRow<float>> conv2d_fprop_kernels<float>() {
 template <>
 KernelTable<Conv2dFpropRow<Bf16>> conv2d_fprop_kernels<Bf16>() {
   static const Conv2dFpropRow<Bf16> rows[] = {
-      PCN_ROW(conv2d_fprop_mma128x128_bf16),      PCN_ROW(conv2d_fprop_mma128x96_bf16),
-      PCN_ROW(conv2d_fprop_mma128x64_bf16),       PCN_ROW(conv2d_fprop_mma64x64_bf16),
-      PCN_ROW_OF(Bf16, conv2d_fprop_first_layer), PCN_ROW_OF(Bf16, conv2d_fprop_generic),
+#define PCN_FPROP_MMA_BF16(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
+      PCN_ROW_OF(Bf16, conv2d_fprop_first_layer),
+      PCN_ROW_OF(Bf16, conv2d_fprop_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
 }
@@ -45,16 +42,10 @@ KernelTable<Conv2dFpropRow<Bf16>> conv2d_fprop_kernels<Bf16>() {
 template <>
 KernelTable<Conv2dDgradRow<float>> conv2d_dgrad_kernels<float>() {
   static const Conv2dDgradRow<float> rows[] = {
-      PCN_ROW(conv2d_dgrad_mma128x128),
-      PCN_ROW(conv2d_dgrad_mma128x64),
-      PCN_ROW(conv2d_dgrad_mma128x48),
-      PCN_ROW(conv2d_dgrad_mma64x64),
-      PCN_ROW(conv2d_dgrad_tile128),
-      PCN_ROW(conv2d_dgrad_tile96),
-      PCN_ROW(conv2d_dgrad_tile64),
-      PCN_ROW(conv2d_dgrad_tile48),
-      PCN_ROW(conv2d_dgrad_tile32),
-      PCN_ROW(conv2d_dgrad_rows16),
+#define PCN_DGRAD_MMA(stem, ...) PCN_ROW(stem),
+#define PCN_DGRAD_TILE(stem, ...) PCN_ROW(stem),
+#define PCN_DGRAD_ROWS(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_dgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
@@ -63,8 +54,8 @@ KernelTable<Conv2dDgradRow<float>> conv2d_dgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dDgradRow<Bf16>> conv2d_dgrad_kernels<Bf16>() {
   static const Conv2dDgradRow<Bf16> rows[] = {
-      PCN_ROW(conv2d_dgrad_mma128x128_bf16),  PCN_ROW(conv2d_dgrad_mma128x96_bf16),
-      PCN_ROW(conv2d_dgrad_mma128x48_bf16),   PCN_ROW(conv2d_dgrad_mma64x64_bf16),
+#define PCN_DGRAD_MMA_BF16(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(Bf16, conv2d_dgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
@@ -73,15 +64,11 @@ KernelTable<Conv2dDgradRow<Bf16>> conv2d_dgrad_kernels<Bf16>() {
 template <>
 KernelTable<Conv2dWgradRow<float>> conv2d_wgrad_kernels<float>() {
   static const Conv2dWgradRow<float> rows[] = {
-      PCN_ROW(conv2d_wgrad_mma128x128),
-      PCN_ROW(conv2d_wgrad_mma96x128),
-      PCN_ROW(conv2d_wgrad_mma64x128),
-      PCN_ROW(conv2d_wgrad_mma64x64),
+#define PCN_WGRAD_MMA(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_wgrad_first_layer),
-      PCN_ROW(conv2d_wgrad_tile128),
-      PCN_ROW(conv2d_wgrad_tile96),
-      PCN_ROW(conv2d_wgrad_tile64),
-      PCN_ROW(conv2d_wgrad_tile32),
+#define PCN_WGRAD_TILE(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_wgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};
@@ -90,8 +77,9 @@ KernelTable<Conv2dWgradRow<float>> conv2d_wgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dWgradRow<Bf16>> conv2d_wgrad_kernels<Bf16>() {
   static const Conv2dWgradRow<Bf16> rows[] = {
-      PCN_ROW(conv2d_wgrad_mma128x128_bf16),  PCN_ROW(conv2d_wgrad_mma96x128_bf16),
-      PCN_ROW(conv2d_wgrad_mma64x64_bf16),    PCN_ROW_OF(Bf16, conv2d_wgrad_first_layer),
+#define PCN_WGRAD_MMA_BF16(stem, ...) PCN_ROW(stem),
+#include "conv/tiles.inc"
+      PCN_ROW_OF(Bf16, conv2d_wgrad_first_layer),
       PCN_ROW_OF(Bf16, conv2d_wgrad_generic),
   };
   return {rows, static_cast<int>(std::size(rows))};

@@ -169,8 +169,7 @@ std::size_t dgrad_workspace(const Conv2dShape& s) {
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_dgrad_tile* or _rows* file: its launcher and its traits, THREADS
-// a block, efficiency in percent (TileInfo).
+// A line of PCN_DGRAD_TILE or _ROWS in tiles.inc: the kernel's launcher and its traits.
 #define PCN_DGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                                 \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                          \
   const Conv2dTraits stem##_traits = {conv::dgrad_vectors, conv::dgrad_workspace<conv::__VA_ARGS__>,        \
@@ -179,3 +178,4 @@ std::size_t dgrad_workspace(const Conv2dShape& s) {
                    void* workspace, cudaStream_t stream) {                                                  \
     return conv::dgrad<conv::__VA_ARGS__, 4>(#stem, dx, dy, w, mask, shape, workspace, stream);             \
   }
+#define PCN_DGRAD_ROWS PCN_DGRAD_TILE

@@ -120,8 +120,7 @@ cudaError_t fprop(const char* stem, E* y, const E* x, const E* w, const float* b
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_fprop_tile* or _rows* file: its launcher and its traits, THREADS
-// a block, efficiency in percent (TileInfo).
+// A line of PCN_FPROP_TILE or _ROWS in tiles.inc: the kernel's launcher and its traits.
 #define PCN_FPROP_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                             \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                      \
   const Conv2dTraits stem##_traits = {conv::fprop_vectors,                                              \
@@ -131,3 +130,4 @@ cudaError_t fprop(const char* stem, E* y, const E* x, const E* w, const float* b
                    Activation activation, void* workspace, cudaStream_t stream) {                       \
     return conv::fprop<conv::__VA_ARGS__, 4>(#stem, y, x, w, b, shape, activation, workspace, stream);  \
   }
+#define PCN_FPROP_ROWS PCN_FPROP_TILE

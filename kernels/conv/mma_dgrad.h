@@ -1,7 +1,7 @@
 // Gradient with respect to the input on tensor cores: the matrix product of dgrad.h, rows input pixels of a
 // stride's phase, columns channels, on the tile of mma_tile.h. dy is contiguous along the reduction:
 // ldmatrix; the filters are so across it: ldmatrix.trans of Bf16, 32-bit reads of float. The kernel of every
-// conv2d_dgrad_mma* file.
+// line of PCN_DGRAD_MMA and _MMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/dgrad.h"
 #include "conv/mma_loaders.h"
@@ -81,8 +81,7 @@ cudaError_t mma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E*
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_dgrad_mma* file: its launcher and its traits, THREADS a block,
-// efficiency in percent (TileInfo).
+// A line of PCN_DGRAD_MMA or _MMA_BF16 in tiles.inc: the kernel's launcher and its traits.
 #define PCN_DGRAD_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                             \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                     \
   const Conv2dTraits stem##_traits = {conv::mma_dgrad_supports<conv::__VA_ARGS__>,                     \
@@ -93,3 +92,4 @@ cudaError_t mma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E*
                    const Conv2dShape& shape, void* workspace, cudaStream_t stream) {                   \
     return conv::mma_dgrad<conv::__VA_ARGS__>(#stem, dx, dy, w, mask, shape, workspace, stream);       \
   }
+#define PCN_DGRAD_MMA_BF16 PCN_DGRAD_MMA

@@ -1,6 +1,6 @@
 // Forward convolution on tensor cores: the matrix product of fprop.h, rows output pixels, columns filters, on
 // the tile of mma_tile.h. Both operands are contiguous along the reduction: ldmatrix. The kernel of every
-// conv2d_fprop_mma* file.
+// line of PCN_FPROP_MMA and _MMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/fprop.h"
 #include "conv/mma_loaders.h"
@@ -66,8 +66,7 @@ cudaError_t mma_fprop(const char* stem, E* y, const E* x, const E* w, const floa
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_fprop_mma* file: its launcher and its traits, THREADS a block,
-// efficiency in percent (TileInfo).
+// A line of PCN_FPROP_MMA or _MMA_BF16 in tiles.inc: the kernel's launcher and its traits.
 #define PCN_FPROP_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                              \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                      \
   const Conv2dTraits stem##_traits = {conv::mma_fprop_supports<conv::__VA_ARGS__>,                      \
@@ -78,3 +77,4 @@ cudaError_t mma_fprop(const char* stem, E* y, const E* x, const E* w, const floa
                    Activation activation, void* workspace, cudaStream_t stream) {                       \
     return conv::mma_fprop<conv::__VA_ARGS__>(#stem, y, x, w, b, shape, activation, workspace, stream); \
   }
+#define PCN_FPROP_MMA_BF16 PCN_FPROP_MMA

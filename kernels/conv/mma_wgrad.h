@@ -1,7 +1,8 @@
 // Gradient with respect to the filters on tensor cores: the matrix product of wgrad.h, rows filters, columns
 // their weights, reduced over all output pixels, on the tile of mma_tile.h. Both operands are contiguous
 // across the reduction: ldmatrix.trans of Bf16, 32-bit reads of float. The reduction is cut into pieces that
-// are added in order. The kernel of every conv2d_wgrad_mma* file.
+// are added in order. The kernel of every line of PCN_WGRAD_MMA
+// and _MMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/mma_loaders.h"
 #include "conv/wgrad.h"
@@ -70,8 +71,7 @@ cudaError_t mma_wgrad(const char* stem, float* dw, const E* dy, const E* x, cons
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_wgrad_mma* file: its launcher and its traits, THREADS a block,
-// efficiency in percent (TileInfo).
+// A line of PCN_WGRAD_MMA or _MMA_BF16 in tiles.inc: the kernel's launcher and its traits.
 #define PCN_WGRAD_MMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                               \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                       \
   const Conv2dTraits stem##_traits = {conv::mma_wgrad_supports<conv::__VA_ARGS__>,                       \
@@ -81,3 +81,4 @@ cudaError_t mma_wgrad(const char* stem, float* dw, const E* dy, const E* x, cons
                    const Conv2dShape& shape, void* workspace, cudaStream_t stream) {                     \
     return conv::mma_wgrad<conv::__VA_ARGS__>(#stem, dw, dy, x, shape, workspace, stream);               \
   }
+#define PCN_WGRAD_MMA_BF16 PCN_WGRAD_MMA

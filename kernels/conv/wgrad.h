@@ -100,8 +100,7 @@ cudaError_t wgrad(const char* stem, float* dw, const E* dy, const E* x, const Co
 
 }  // namespace pcn::conv
 
-// A kernel of a tile, the whole of a conv2d_wgrad_tile* or _rows* file: its launcher and its traits, THREADS
-// a block, efficiency in percent (TileInfo).
+// A line of PCN_WGRAD_TILE in tiles.inc: the kernel's launcher and its traits.
 #define PCN_WGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                               \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                        \
   const Conv2dTraits stem##_traits = {conv::wgrad_vectors,                                                \

@@ -37,7 +37,7 @@ bool arrive(Barrier& b, int id, int threads, bool predicate, const char* file, i
     b.predicates = 0;
     b.wanted = threads;
   } else {
-    if (b.line != line || strcmp(b.file, file) != 0) {
+    if (b.line != line || (b.file != file && strcmp(b.file, file) != 0)) {
       b.diverged = true;
       b.other_file = file;
       b.other_line = line;

@@ -1,7 +1,7 @@
 // fiber.cpp: stacks and the switch between them
 //
-// On x86-64 a switch is fourteen instructions; elsewhere ucontext, ten times slower. Fibers never change OS
-// thread.
+// On x86-64 a switch is fifteen instructions; elsewhere ucontext, ten times slower. It ends in a jump:
+// processors predict a return by calls that the other stack has not made. Fibers never change OS thread.
 #include "emulation/executor.h"
 
 #include <sys/mman.h>
@@ -53,7 +53,8 @@ pcn_emulation_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmp *%rcx
 .size pcn_emulation_switch,.-pcn_emulation_switch
 )");
 #endif

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.text import columns
 from . import arguments
 from .parser import parser, version_text
 
@@ -130,7 +131,7 @@ def _train(args: argparse.Namespace) -> int:
 def _pictures(run: Any, data: Any) -> list[Path]:
     """Draw what can be drawn of a finished run; nothing where matplotlib is missing."""
     from ..trained import plots
-    from ..training.run import afterwards
+    from ..training.run import warn_on_error
 
     made = [path for path in [run.out / "curves.png"] if path.is_file()]  # train() draws it
     drawers: dict[str, Callable[[Path], Path]] = {
@@ -139,7 +140,7 @@ def _pictures(run: Any, data: Any) -> list[Path]:
     }
     for name, draw in drawers.items():
         try:
-            with afterwards(f"no {name}", ValueError, plots.NotInstalledError):
+            with warn_on_error(f"no {name}", ValueError, plots.NotInstalledError):
                 made.append(draw(run.out / name))
         except plots.NotInstalledError as error:
             print(f"no pictures: {error}", file=sys.stderr)
@@ -255,14 +256,12 @@ def _check_grads(args: argparse.Namespace) -> int:
         seed=args.seed,
         progress=sys.stderr.isatty(),
     )
-    width = max(len(r.name) for r in results)
-    failed = 0
+    rows = []
     for r in results:
-        good = r.error <= args.tolerance
-        failed += not good
-        verdict = "ok" if good else "WRONG"
-        figures = f"{r.checked:4d} derivatives  norm {r.norm:.3e}  relative error {r.error:.1e}"
-        print(f"{r.name:{width}}  {figures}  {verdict}")
+        figures = f"{r.checked} derivatives", f"norm {r.norm:.3e}", f"relative error {r.error:.1e}"
+        rows.append((r.name, *figures, "ok" if r.error <= args.tolerance else "WRONG"))
+    print("\n".join(columns(rows, right=(1,))))
+    failed = sum(row[-1] != "ok" for row in rows)
     print(f"{failed} of {len(results)} parameter arrays are wrong" if failed else f"all {len(results)} pass")
     return 1 if failed else 0
 
@@ -321,13 +320,13 @@ def _devices(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    width = max(len(name) for name, _ in found)
+    rows = []
     for name, reason in found:
         state = "works" if reason is None else f"does not work: {reason}"
         if name in codes:
             state += f", by {codes[name]}"
-        print(f"{name:{width}}  {state}{' (default)' if name == default else ''}")
-    print("\n".join(_peer_report(peers)))
+        rows.append((name, state + (" (default)" if name == default else "")))
+    print("\n".join([*columns(rows), *_peer_report(peers)]))
     return 0
 
 

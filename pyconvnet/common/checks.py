@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,21 @@ import numpy as np
 from .text import cut
 
 MAX_ELEMENTS = 2**31 - 1  # the kernels index with 32 bits
+
+
+class ArgumentError(TypeError, ValueError):
+    """An argument is wrong in a way that some functions have told as the one kind, some as the other."""
+
+
+@contextlib.contextmanager
+def either() -> Iterator[None]:
+    """Make an error of a check inside an :class:`ArgumentError`: for arguments of functions that have told a
+    wrong type as a ValueError.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(str(error)) from None
 
 
 def check_dtype(op: str, name: str, array: Any, *dtypes: Any) -> None:
@@ -63,14 +79,14 @@ def check_mask(op: str, mask: Any, shape: tuple[int, ...]) -> None:
         check_contiguous(op, mask=mask)
 
 
-def shape_tuple(op: str, name: str, value: Any, axes: str) -> tuple[int, ...]:
-    """Return a shape given as an argument: as many positive integers as `axes` names."""
-    rank = axes.count(",") + 1
+def shape_tuple(op: str, name: str, value: Any, axes: str = "...") -> tuple[int, ...]:
+    """Return a shape given as an argument: as many positive integers as `axes` names, "...": at least one."""
+    rank = "at least 1" if axes == "..." else axes.count(",") + 1
     try:
         shape = tuple(value)
     except TypeError:
         raise TypeError(f"{op}: {name} must be a shape ({axes}), got {type(value).__name__}") from None
-    if len(shape) != rank:
+    if not shape if axes == "..." else len(shape) != rank:
         raise ValueError(f"{op}: {name} must have {rank} entries ({axes}), got {shape}")
     shape = tuple(integer(op, f"{name}[{i}]", extent, minimum=1) for i, extent in enumerate(shape))
     if math.prod(shape) > MAX_ELEMENTS:
@@ -90,7 +106,9 @@ def _integer(what: str, value: Any, minimum: int | None = None, maximum: int | N
     if minimum is not None and value < minimum:
         raise ValueError(f"{what} must be at least {minimum}, got {value}")
     if maximum is not None and value > maximum:
-        raise ValueError(f"{what} must be at most {maximum}, got {value}")
+        bits = maximum.bit_length()
+        wanted = f"below 2^{bits}" if bits > 31 and maximum == 2**bits - 1 else f"at most {maximum}"
+        raise ValueError(f"{what} must be {wanted}, got {value}")
     return value
 
 
@@ -114,6 +132,8 @@ def _real(
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"{what} must be finite, got {value!r}")
+    if positive and below is not None and not 0 < value < below:
+        raise ValueError(f"{what} must be in (0, {below:g}), got {value!r}")
     if positive and value <= 0:
         raise ValueError(f"{what} must be positive, got {value!r}")
     if minimum is not None and below is not None and not minimum <= value < below:
@@ -143,27 +163,47 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def check_number(what: str, value: Any, rule: str) -> None:
+def check_number(what: str, value: Any, rule: str, below: int | None = None) -> None:
     """Check a number by a rule's name: "positive int", "int >= 0", "number", "number >= 0", "probability"."""
     _RULES[rule](what, value)
+    if below is not None and value >= below:
+        raise ValueError(f"{what} must be below {below}, got {value}")
+
+
+def check_type(what: str, value: Any, *kinds: type) -> Any:
+    """Check that a value is of one of the kinds, where a bool is no int; return it."""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        words = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise TypeError(f"{what} must be {'an' if words[0] in 'aeiou' else 'a'} {words}, got {_told(value)}")
+    return value
+
+
+def one_of(op: str, name: str, value: Any, *choices: Any) -> Any:
+    """Return a value that is one of the choices, texts or None, at least two; ValueError else."""
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        *words, last = map(repr, choices)
+        raise ValueError(f"{op}: {name} must be {', '.join(words)} or {last}, got {value!r}")
+    return value
 
 
 def flag(op: str, name: str, value: Any) -> bool:
     """Return True or False, as a bool."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+        raise TypeError(f"{op}: {name} must be True or False, got {_told(value)}")
     return bool(value)
 
 
-def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
+def pair(op: str, name: str, value: Any, minimum: int, maximum: int | None = None) -> tuple[int, int]:
     """Return an integer for both axes, or (vertical, horizontal), as the latter."""
     if isinstance(value, tuple | list):
         if len(value) != 2:
-            raise ValueError(f"{op}: {name} must be an integer or a pair (vertical, horizontal), got {value}")
+            raise ArgumentError(
+                f"{op}: {name} must be an integer or a pair (vertical, horizontal), got {value}"
+            )
         first, second = value
     else:
         first = second = value
-    return integer(op, name, first, minimum), integer(op, name, second, minimum)
+    return integer(op, name, first, minimum, maximum), integer(op, name, second, minimum, maximum)
 
 
 Padding = tuple[tuple[int, int], tuple[int, int]]

@@ -41,6 +41,3 @@ def activation_dtype(what: str, precision: str, dtype: np.dtype) -> np.dtype:
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """Return the dtype of sums and parameters beside arrays of `dtype`: float32 for bfloat16, else itself."""
     return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
-
-
-wide = accumulation_dtype  #: what :mod:`pyconvnet.ops` calls it

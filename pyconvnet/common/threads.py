@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from .checks import either, integer
+
 __all__ = ["get_num_threads", "parallel", "ranges", "scratch", "set_num_threads", "zero_outside"]
 
 _local = threading.local()
@@ -61,9 +63,8 @@ def set_num_threads(count: int) -> None:
         If `count` is not a positive integer.
     """
     global _num_threads
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"set_num_threads: count must be a positive integer, got {count!r}")
-    _num_threads = count
+    with either():
+        _num_threads = integer("set_num_threads", "count", count, 1)
 
 
 # ---- BLAS --------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Data: datasets, preparation, statistics, augmentation draws, and the loader that makes batches."""
 
+# ruff: noqa: F401  (all that is imported here is meant to be read from here)
+
+from ..common.names import public_names as _public_names
 from .augmentation import PAPER, VIEWS, Augmentation
 from .cifar import Cifar10
 from .dataset import ArrayDataset, Dataset, Subset, split
@@ -12,24 +15,4 @@ from .predecoded import Predecoded, predecode
 from .sources import open_dataset
 from .statistics import Statistics, statistics
 
-__all__ = [
-    "PAPER",
-    "VIEWS",
-    "ArrayDataset",
-    "Augmentation",
-    "Batch",
-    "Cifar10",
-    "Dataset",
-    "Digits",
-    "ImageFiles",
-    "ImageFolder",
-    "Loader",
-    "Predecoded",
-    "Statistics",
-    "Subset",
-    "load_image",
-    "open_dataset",
-    "predecode",
-    "split",
-    "statistics",
-]
+__all__ = _public_names(globals())

@@ -7,13 +7,13 @@ run see the same crops.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..common import philox
+from ..common.checks import either, flag, integer, one_of, pair, real
 from .dataset import PURPOSE_COLOUR, PURPOSE_CROP, check_seed
 
 if TYPE_CHECKING:
@@ -72,33 +72,13 @@ class Augmentation:
         if self.scale is None:
             object.__setattr__(self, "scale", 1.0)
         if self.crop is not None:
-            pair = self.crop if isinstance(self.crop, (tuple, list)) else (self.crop, self.crop)
-            if len(pair) != 2 or any(
-                isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in pair
-            ):
-                raise TypeError(
-                    f"Augmentation: crop must be None, an integer or (height, width), got {self.crop!r}"
-                )
-            if min(pair) < 1:
-                raise ValueError(f"Augmentation: crop must be positive, got {self.crop!r}")
-            object.__setattr__(self, "crop", (int(pair[0]), int(pair[1])))
-        if not isinstance(self.mirror, (bool, np.bool_)):
-            raise TypeError(f"Augmentation: mirror must be True or False, got {self.mirror!r}")
-        for name, value in (("pca", self.pca), ("scale", self.scale)):
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise TypeError(f"Augmentation: {name} must be a number, got {value!r}")
-            if not math.isfinite(value):
-                raise ValueError(f"Augmentation: {name} must be finite, got {value}")
-        if self.pca < 0:
-            raise ValueError(f"Augmentation: pca must not be negative, got {self.pca}")
-        if self.scale == 0:
+            object.__setattr__(self, "crop", pair("Augmentation", "crop", self.crop, 1))
+        object.__setattr__(self, "mirror", flag("Augmentation", "mirror", self.mirror))
+        real("Augmentation", "pca", self.pca, minimum=0)
+        if real("Augmentation", "scale", self.scale) == 0:
             raise ValueError("Augmentation: scale must not be zero")
-        if self.mean not in ("image", "pixel", None):
-            raise ValueError(f'Augmentation: mean must be "image", "pixel" or None, got {self.mean!r}')
-        if self.pca_scale not in ("deviation", "eigenvalue"):
-            raise ValueError(
-                f'Augmentation: pca_scale must be "deviation" or "eigenvalue", got {self.pca_scale!r}'
-            )
+        one_of("Augmentation", "mean", self.mean, "image", "pixel", None)
+        one_of("Augmentation", "pca_scale", self.pca_scale, "deviation", "eigenvalue")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for a log or checkpoint; ``Augmentation(**d)`` takes them."""
@@ -166,8 +146,8 @@ class Augmentation:
 
         0: centre, 1 to 4: top left, top right, bottom left, bottom right; 5 to 9: the same, mirrored.
         """
-        if isinstance(view, bool) or not isinstance(view, (int, np.integer)) or not 0 <= view < VIEWS:
-            raise ValueError(f"Augmentation: view must be an integer in [0, {VIEWS}), got {view!r}")
+        with either():
+            integer("Augmentation", "view", view, 0, VIEWS - 1)
         places = ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
         return self._fixed(n, image_shape, *places[view % 5], view // 5)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..common import philox
-from ..common.checks import channels_first_hint, unmasked
+from ..common.checks import channels_first_hint, integer, real, unmasked
 
 # Purposes of the Philox streams the data floor draws from (the "layer" word of the counter). Layers of a
 # network number themselves from 0, so these stay clear of them.
@@ -87,15 +87,7 @@ class Dataset:
         idx = np.asarray(indices)
         if idx.size == 0:
             return np.empty((0, *self.image_shape), self.dtype)
-        if idx.dtype.kind not in "iu" or idx.ndim != 1:
-            raise TypeError(
-                f"{self.name}: indices must be a sequence of integers, got {idx.dtype} of shape {idx.shape}"
-            )
-        idx = idx.astype(np.int64, copy=False)
-        low, high = int(idx.min()), int(idx.max())
-        if low < 0 or high >= len(self):
-            raise IndexError(f"{self.name}: indices must lie in [0, {len(self)}), got {low} to {high}")
-        return self._read(idx)
+        return self._read(_check_indices(self.name, idx, len(self)))
 
     def fingerprint(self) -> str:
         """Return the hexadecimal digest of images, labels and classes: the key of what is cached of them."""
@@ -201,16 +193,8 @@ class Subset(Dataset):
         idx = np.asarray(indices)
         if idx.size == 0:
             raise ValueError("Subset: indices must not be empty")
-        if idx.dtype.kind not in "iu" or idx.ndim != 1:
-            raise TypeError(
-                f"Subset: indices must be a sequence of integers, got {idx.dtype} of shape {idx.shape}"
-            )
-        if idx.min() < 0 or idx.max() >= len(dataset):
-            raise IndexError(
-                f"Subset: indices must lie in [0, {len(dataset)}), got {idx.min()} to {idx.max()}"
-            )
         self.dataset = dataset
-        self.indices = idx.astype(np.int64)
+        self.indices = np.array(_check_indices("Subset", idx, len(dataset)))
         self.labels = dataset.labels[self.indices]
         self.classes = dataset.classes
         self.class_names_given = dataset.class_names_given
@@ -254,10 +238,7 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subse
     ValueError
         `fraction` is outside (0, 1), or leaves one side empty.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.floating)):
-        raise TypeError(f"split: fraction must be a number between 0 and 1, got {fraction!r}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"split: fraction must lie strictly between 0 and 1, got {fraction}")
+    fraction = real("split", "fraction", fraction, positive=True, below=1)
     order = shuffled(len(dataset), check_seed("split", seed), 0, PURPOSE_SPLIT)
     labels = dataset.labels[order]
     chosen = np.zeros(len(dataset), bool)
@@ -309,11 +290,19 @@ def balanced(labels: np.ndarray, seed: int, step: int) -> np.ndarray:
 
 def check_seed(where: str, seed: Any) -> int:
     """Check `seed`; return it as an int in [0, 2**64)."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"{where}: seed must be an integer, got {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"{where}: seed must lie in [0, 2**64), got {seed}")
-    return int(seed)
+    return integer(where, "seed", seed, 0, 2**64 - 1)
+
+
+def _check_indices(where: str, indices: np.ndarray, count: int) -> np.ndarray:
+    """Check indices that are not empty; return them as int64 in [0, count)."""
+    if indices.dtype.kind not in "iu" or indices.ndim != 1:
+        raise TypeError(
+            f"{where}: indices must be a sequence of integers, got {indices.dtype} of shape {indices.shape}"
+        )
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= count:
+        raise IndexError(f"{where}: indices must lie in [0, {count}), got {low} to {high}")
+    return indices.astype(np.int64, copy=False)
 
 
 def check_labels(where: str, labels: np.ndarray, count: int, classes: int | None) -> np.ndarray:

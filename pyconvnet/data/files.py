@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .dataset import Dataset, check_labels, class_names
-from .images import MAX_PIXELS, check_max_pixels, image_size, load_image
+from .images import MAX_PIXELS, check_channels, check_max_pixels, check_on_error, image_size, load_image
 from .pillow import suffixes
 
 # Formats whose files differ in size where their pictures differ.
@@ -165,11 +165,8 @@ def check_options(
 ) -> tuple[tuple[int, int, int], str, int]:
     """Check and return image shape, `on_error` and `max_pixels`; an error names the one that is wrong."""
     height, width = image_size(where, size)
-    if channels not in (1, 3):
-        raise ValueError(f"{where}: channels must be 1 or 3, got {channels!r}")
-    if on_error not in ("skip", "raise"):
-        raise ValueError(f'{where}: on_error must be "skip" or "raise", got {on_error!r}')
-    return (height, width, int(channels)), on_error, check_max_pixels(where, max_pixels)
+    shape = height, width, check_channels(where, channels)
+    return shape, check_on_error(where, on_error), check_max_pixels(where, max_pixels)
 
 
 def file_stats(path: str | os.PathLike, kinds: dict[str, str]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..common.checks import integer, one_of, pair
 from .pillow import bombs_are_errors, refused_format
 
 MAX_PIXELS = 100_000_000  # of an image as it is decoded: 0.4 GB, some copies of it not counted
@@ -56,8 +57,7 @@ def load_image(
     TypeError
         `source` is nothing of the above.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"load_image: channels must be 1 or 3, got {channels!r}")
+    channels = check_channels("load_image", channels)
     height, width = image_size("load_image", size)
     max_pixels = check_max_pixels("load_image", max_pixels)
     is_path = isinstance(source, (str, os.PathLike))
@@ -213,24 +213,21 @@ def _eight_bits(image: Image.Image, key: Any, raw: str, form: str | None) -> Ima
 
 def image_size(where: str, size: Any) -> tuple[int, int]:
     """Check `size` (int or (height, width)); return a pair."""
-    pair = (size, size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else size
-    if (
-        not isinstance(pair, (tuple, list))
-        or len(pair) != 2
-        or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in pair)
-    ):
-        raise TypeError(f"{where}: size must be an integer or (height, width), got {size!r}")
-    if min(pair) < 1 or max(pair) > 16384:
-        raise ValueError(f"{where}: size must lie in [1, 16384], got {size!r}")
-    return int(pair[0]), int(pair[1])
+    return pair(where, "size", size, 1, 16384)
+
+
+def check_channels(where: str, value: Any) -> int:
+    """Check the number of channels files are decoded to; return it."""
+    if value not in (1, 3):
+        raise ValueError(f"{where}: channels must be 1 or 3, got {value!r}")
+    return int(value)
 
 
 def check_max_pixels(where: str, value: Any) -> int:
     """Check `value` to be a positive integer and return it; the default for None."""
-    if value is None:
-        return MAX_PIXELS
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{where}: max_pixels must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{where}: max_pixels must be at least 1, got {value}")
-    return int(value)
+    return MAX_PIXELS if value is None else integer(where, "max_pixels", value, 1)
+
+
+def check_on_error(where: str, value: Any) -> str:
+    """Check what is to be done with an unreadable file; return it."""
+    return one_of(where, "on_error", value, "skip", "raise")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..common.checks import integer
 from .dataset import PURPOSE_ORDER, Dataset, balanced, check_seed, shuffled
 from .workers import EpochEnded, WorkerPool
 
@@ -98,30 +99,21 @@ class Loader:
     ):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Loader: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
-        for name, value, low in (
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("prefetch", prefetch, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Loader: {name} must be an integer, got {value!r}")
-            if value < low:
-                raise ValueError(f"Loader: {name} must be at least {low}, got {value}")
+        self.batch_size = integer("Loader", "batch_size", batch_size, 1)
+        self.workers = integer("Loader", "workers", workers, 0)
+        self.prefetch = integer("Loader", "prefetch", prefetch, 1)
         if drop_last and batch_size > len(dataset):
             raise ValueError(
                 f"Loader: batch_size {batch_size} is more than the {len(dataset)} images, "
                 "so that drop_last leaves no batch"
             )
         self.dataset = dataset
-        self.batch_size = int(batch_size)
         self.seed = check_seed("Loader", seed)
         self.shuffle = bool(shuffle)
         if balance and not shuffle:
             raise ValueError("Loader: balance needs shuffle=True, got shuffle=False")
         self.balance = bool(balance)
-        self.workers = int(workers)
         self.drop_last = bool(drop_last)
-        self.prefetch = int(prefetch)
         self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
 
@@ -147,7 +139,7 @@ class Loader:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of `epoch` in the order of reading, (len(dataset),) int64."""
-        epoch = _whole("epoch", epoch)
+        epoch = integer("Loader", "epoch", epoch, 0)
         if not self.shuffle:
             return np.arange(len(self.dataset))
         if self.balance:
@@ -166,13 +158,9 @@ class Loader:
             A worker process died.
         """
         order = self.order(epoch)
-        start, skip = _whole("start", start), _whole("skip", skip)
-        if skip > len(order):
-            raise ValueError(f"Loader: skip must lie in [0, {len(order)}], got {skip}")
-        order = order[skip:]
+        order = order[integer("Loader", "skip", skip, 0, len(order)) :]
         count = self._batches(len(order))
-        if start > count:
-            raise ValueError(f"Loader: start must lie in [0, {count}], got {start}")
+        start = integer("Loader", "start", start, 0, count)
         plan = [self._share(order[b * self.batch_size :][: self.batch_size]) for b in range(start, count)]
         if self.dataset.in_memory:
             return (self._batch(share, self._images(share.indices)) for share in plan)
@@ -243,19 +231,7 @@ class Loader:
 
 
 def _check_share(share: Any) -> tuple[int, int]:
-    whole = isinstance(share, (tuple, list)) and all(
-        isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in share
-    )
-    if not whole or len(share) != 2:
-        raise TypeError(f"Loader: share must be (rank, size), two integers, got {share!r}")
-    if not 0 <= share[0] < share[1]:
-        raise ValueError(f"Loader: share must be (rank, size) with 0 <= rank < size, got {share}")
-    return int(share[0]), int(share[1])
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"Loader: {name} must be an integer, got {value!r}")
-    if value < 0:
-        raise ValueError(f"Loader: {name} must not be negative, got {value}")
-    return int(value)
+    if not isinstance(share, (tuple, list)) or len(share) != 2:
+        raise TypeError(f"Loader: share must be a pair (rank, size), got {share!r}")
+    size = integer("Loader", "share[1]", share[1], 1)
+    return integer("Loader", "share[0]", share[0], 0, size - 1), size

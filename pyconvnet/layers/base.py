@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..common.checks import check_number
+from ..common.checks import check_number, flag, one_of
 from . import initialisers
 from .initialisers import Constant, Initialiser, Normal, initialiser
 
@@ -119,7 +119,7 @@ class Context:
         the arrays of inputs, outputs, their gradients and of those parameters that are ``operand`` are
         bfloat16.
     depth : bool
-        The layer reads the images, and they are in the depth layout of its convolution, see
+        The layer reads the images, and they are in the space-to-depth layout of its convolution, see
         :mod:`pyconvnet.ops.space_to_depth`.
     workspace : object with ``get(nbytes)`` or None
         Scratch owned by the plan.
@@ -429,11 +429,9 @@ class WeightLayer(Layer):
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
-        if self.activation not in (None, "relu"):
-            raise ValueError(f"{kind}: activation must be None or 'relu', got {self.activation!r}")
+        one_of(kind, "activation", self.activation, None, "relu")
         for name in ("bias", "frozen"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{kind}: {name} must be True or False, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, flag(kind, name, getattr(self, name)))
         for name in ("init", "bias_init"):
             object.__setattr__(self, name, initialiser(getattr(self, name), f"{kind}: {name}"))
         if self.share is not None and not isinstance(self.share, str):

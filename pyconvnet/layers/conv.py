@@ -11,7 +11,7 @@ from ..common.checks import padding, pair
 from .base import Context, Parameter, Shape, Slice, WeightLayer, extent, maps, register
 
 #: Strides and channels of images up to which the rearranged convolution is no more than a little larger.
-_DEPTH_STRIDES, _DEPTH_CHANNELS = (2, 3, 4), 4
+_STRIDES, _MOST_CHANNELS = (2, 3, 4), 4  # for which space-to-depth pays
 
 
 @register
@@ -91,7 +91,7 @@ class Conv2d(WeightLayer):
     def depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
         """Return that of a convolution with a stride on few channels."""
         stride, also = pair("Conv2d", "stride", self.stride, 1)
-        if stride != also or stride not in _DEPTH_STRIDES or self.groups != 1 or images[2] > _DEPTH_CHANNELS:
+        if stride != also or stride not in _STRIDES or self.groups != 1 or images[2] > _MOST_CHANNELS:
             return None
         return ops.space_to_depth.Depth(
             pair("Conv2d", "size", self.size, 1), stride, padding("Conv2d", "pad", self.pad)
@@ -103,14 +103,14 @@ class Conv2d(WeightLayer):
             "precision": ctx.precision, "workspace": ctx.workspace,
         }  # fmt: skip
 
-    def _depth_options(self, ctx: Context, w_shape: Shape, images: Any, dtype: Any) -> dict:
-        """Return the convolution's options for images in the depth layout and of dtype ``images``, with
-        scratch of ``dtype`` for the rearranged filters.
+    def _space_to_depth_options(self, ctx: Context, w_shape: Shape, images: Any, dtype: Any) -> dict:
+        """Return the convolution's options for images in the space-to-depth layout and of dtype ``images``,
+        with scratch of ``dtype`` for the rearranged filters.
         """
         stride, _ = pair("Conv2d", "stride", self.stride, 1)
         shape = ops.space_to_depth.filters_shape(w_shape, stride, images)
         return {
-            "stride": stride, "filters": ctx.scratch("filters in depth", shape, dtype),
+            "stride": stride, "filters": ctx.scratch("space_to_depth filters", shape, dtype),
             "precision": ctx.precision, "workspace": ctx.workspace,
         }  # fmt: skip
 
@@ -123,7 +123,7 @@ class Conv2d(WeightLayer):
                 b,
                 activation=self.activation,
                 out=y,
-                **self._depth_options(ctx, w.shape, w.dtype, w.dtype),
+                **self._space_to_depth_options(ctx, w.shape, w.dtype, w.dtype),
             )
             return
         ops.conv2d(xs[0], w, b, activation=self.activation, out=y, **self._options(ctx))
@@ -142,7 +142,7 @@ class Conv2d(WeightLayer):
 
     def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any) -> None:
         if ctx.depth:
-            options = self._depth_options(ctx, dw.shape, x.dtype, dw.dtype)
+            options = self._space_to_depth_options(ctx, dw.shape, x.dtype, dw.dtype)
             ops.space_to_depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
         else:
             ops.conv2d_wgrad(dy, x, dw.shape, out=dw, **self._options(ctx))

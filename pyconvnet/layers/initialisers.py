@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..common.checks import one_of, real
+
 _CHUNK = 1 << 20  # draws at a time: bounds the memory of 37 million weights to a few megabytes
 
 
@@ -51,14 +53,6 @@ def _words(seed: int, layer: int, position: int, count: int):
         yield generator.random_raw(min(_CHUNK, count - start))
 
 
-def _finite(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-            raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{owner}: {name} must be finite, got {value!r}")
-
-
 @dataclass(frozen=True)
 class Constant(Initialiser):
     """Every element equal to ``value``."""
@@ -66,7 +60,7 @@ class Constant(Initialiser):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        _finite("Constant", value=self.value)
+        real("Constant", "value", self.value)
 
     def fill(self, out: np.ndarray, seed: int, layer: int, position: int, groups: int = 1) -> None:
         out[...] = self.value
@@ -81,9 +75,7 @@ class Normal(Initialiser):
     std: float = 0.01
 
     def __post_init__(self) -> None:
-        _finite("Normal", std=self.std)
-        if self.std < 0:
-            raise ValueError(f"Normal: std must not be negative, got {self.std!r}")
+        real("Normal", "std", self.std, minimum=0)
 
     def fill(self, out: np.ndarray, seed: int, layer: int, position: int, groups: int = 1) -> None:
         flat = out.reshape(-1)
@@ -107,8 +99,7 @@ class Uniform(Initialiser):
     high: float = 0.05
 
     def __post_init__(self) -> None:
-        _finite("Uniform", low=self.low, high=self.high)
-        if not self.low <= self.high:
+        if not real("Uniform", "low", self.low) <= real("Uniform", "high", self.high):
             raise ValueError(f"Uniform: low must not exceed high, got low={self.low!r}, high={self.high!r}")
 
     def fill(self, out: np.ndarray, seed: int, layer: int, position: int, groups: int = 1) -> None:
@@ -160,15 +151,9 @@ class VarianceScaling(Initialiser):
     needs_fans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _finite("VarianceScaling", scale=self.scale)
-        if self.scale <= 0:
-            raise ValueError(f"VarianceScaling: scale must be positive, got {self.scale!r}")
-        for name, value, known in (
-            ("mode", self.mode, ("fan_in", "fan_out", "fan_avg")),
-            ("distribution", self.distribution, ("normal", "uniform")),
-        ):
-            if value not in known:
-                raise ValueError(f"VarianceScaling: {name} must be one of {', '.join(known)}, got {value!r}")
+        real("VarianceScaling", "scale", self.scale, positive=True)
+        one_of("VarianceScaling", "mode", self.mode, "fan_in", "fan_out", "fan_avg")
+        one_of("VarianceScaling", "distribution", self.distribution, "normal", "uniform")
 
     def std(self, shape: tuple[int, ...], groups: int = 1) -> float:
         """Return the standard deviation of the values of a weight of that shape."""
@@ -197,7 +182,7 @@ class Orthogonal(Initialiser):
     needs_fans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _finite("Orthogonal", gain=self.gain)
+        real("Orthogonal", "gain", self.gain)
 
     def fill(self, out: np.ndarray, seed: int, layer: int, position: int, groups: int = 1) -> None:
         fan_in, _ = fans(out.shape, groups)

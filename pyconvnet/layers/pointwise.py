@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from .. import ops
+from ..common.checks import one_of
 from .base import Layer, Shape, Slice, register
 from .linear import rows
 
@@ -101,8 +102,7 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         self._check_numbers(p="probability")
-        if self.mode not in ("paper", "inverted"):
-            raise ValueError(f"Dropout: mode must be 'paper' or 'inverted', got {self.mode!r}")
+        one_of("Dropout", "mode", self.mode, "paper", "inverted")
 
     def output_shape(self, *inputs: Shape) -> Shape:
         return inputs[0]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import ops
-from ..common.checks import padding, pair
+from ..common.checks import flag, padding, pair
 from .base import Layer, Shape, extent, maps, register
 
 
@@ -27,8 +27,7 @@ class _Pool2d(Layer):
         size = pair(kind, "size", self.size, 1)
         pair(kind, "stride", self.stride, 1)
         pads = padding(kind, "pad", self.pad)
-        if not isinstance(self.ceil_mode, bool):
-            raise TypeError(f"{kind}: ceil_mode must be True or False, got {self.ceil_mode!r}")
+        object.__setattr__(self, "ceil_mode", flag(kind, "ceil_mode", self.ceil_mode))
         for extent_, before_after in zip(size, pads, strict=True):
             if max(before_after) >= extent_:
                 raise ValueError(

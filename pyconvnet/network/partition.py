@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from ..common.checks import check_number
+from ..common.checks import check_number, flag
 from ..layers import Layer, Slice
 from .crossings import Crossing, crossings, table
 from .node import INPUT, Graph, Node
@@ -253,8 +253,7 @@ def partition(
         raise ValueError("partition: devices must name at least one device, got an empty list")
     check_number("partition: replicas", replicas, "positive int")
     check_number("partition: batch_size", batch_size, "positive int")
-    if not isinstance(hybrid, bool):
-        raise TypeError(f"partition: hybrid must be True or False, got {hybrid!r}")
+    hybrid = flag("partition", "hybrid", hybrid)
     if len(names) % replicas:
         raise ValueError(
             f"partition: replicas must divide the number of devices, {len(names)}, got {replicas}"

@@ -9,6 +9,9 @@ its function says so. Masked arrays are refused, other subclasses of ``numpy.nda
 :mod:`pyconvnet.ops.space_to_depth` has what first layers with a stride can do with their images.
 """
 
+# ruff: noqa: F401  (all that is imported here is meant to be read from here)
+
+from ..common.names import public_names as _public_names
 from . import space_to_depth
 from .arrays import on
 from .augment import augment
@@ -42,50 +45,4 @@ from .space_to_depth import filters_from_depth, filters_to_depth
 
 depth = space_to_depth  #: the name until 0.1
 
-__all__ = [
-    "Launch",
-    "Prepared",
-    "Repeated",
-    "add",
-    "add_bias",
-    "augment",
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "bias_backward",
-    "bias_relu_dropout",
-    "choice",
-    "concat",
-    "conv2d",
-    "conv2d_dgrad",
-    "conv2d_wgrad",
-    "dropout",
-    "dropout_backward",
-    "filters_from_depth",
-    "filters_to_depth",
-    "kernels",
-    "linear",
-    "linear_dgrad",
-    "linear_wgrad",
-    "logistic",
-    "logistic_backward",
-    "lrn",
-    "lrn_backward",
-    "lrn_max_pool2d",
-    "lrn_max_pool2d_backward",
-    "lrn_spatial",
-    "lrn_spatial_backward",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "on",
-    "perform",
-    "problems",
-    "recording",
-    "relu",
-    "relu_backward",
-    "sgd_momentum",
-    "softmax",
-    "softmax_cross_entropy",
-    "split",
-    "tanh",
-    "tanh_backward",
-]
+__all__ = _public_names(globals())

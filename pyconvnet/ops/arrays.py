@@ -14,7 +14,14 @@ import numpy as np
 from ..common.checks import unmasked
 from ..common.devices import Device, cpu, cuda, get_device
 
-_forced = threading.local()
+
+class _Forced(threading.local):
+    """Of each thread."""
+
+    device: Device | None = None
+
+
+_forced = _Forced()
 _HOST = ("host", 0)
 #: What PyTorch sets instead of writing to memory, and what writes it: whoever reads the memory misses it.
 _UNWRITTEN = (("negative", "is_neg", "resolve_neg"), ("conjugate", "is_conj", "resolve_conj"))
@@ -35,7 +42,7 @@ def on(device: str | Device) -> Iterator[Device]:
     dev = get_device(device)
     if dev.kind == "cuda":
         raise ValueError("ops.on: only 'cpu' and 'emulator' can be chosen, CUDA arrays have a device")
-    previous = getattr(_forced, "device", None)
+    previous = _forced.device
     _forced.device = dev
     try:
         yield dev
@@ -44,8 +51,8 @@ def on(device: str | Device) -> Iterator[Device]:
 
 
 def host_device() -> Device:
-    """The device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
-    return getattr(_forced, "device", None) or cpu()
+    """Return the device NumPy arrays belong to here: ``cpu``, or what :func:`on` says."""
+    return _forced.device or cpu()
 
 
 def capability(dev: Device) -> int:
@@ -142,8 +149,8 @@ def _adopt(op: str, name: str, value: Any) -> tuple[Any, tuple[str, int]]:
 
 
 def _adopt_cuda(op: str, name: str, value: Any, index: int | None) -> tuple[Any, tuple[str, int]]:
-    """A CuPy view: through DLPack where `index`, its device, is known, since that can name bfloat16; objects
-    raise when asked for a ``__cuda_array_interface__`` they cannot describe.
+    """Make a CuPy view: through DLPack where `index`, its device, is known, since that can name bfloat16;
+    objects raise when asked for a ``__cuda_array_interface__`` they cannot describe.
     """
     cupy = cuda(index or 0).xp
     ways = [cupy.asarray] if index is None else [cupy.from_dlpack, cupy.asarray]
@@ -168,7 +175,7 @@ def refuse_overlap(
     inputs: Mapping[str, Any],
     itself: Mapping[str, tuple[str, ...]],
 ) -> None:
-    """No output shares memory with an input or another output, but it may be an input `itself` allows it.
+    """Refuse an output that shares memory with another array; it may only be an input that `itself` names.
 
     All arrays are contiguous, so that their bounds decide.
 
@@ -191,7 +198,7 @@ def refuse_overlap(
 
 
 def overlap(dev: Device, a: Any, b: Any) -> bool:
-    """Whether two contiguous arrays share memory."""
+    """Tell whether two contiguous arrays share memory."""
     if dev.kind != "cuda":
         return np.may_share_memory(a, b)
     first, second = a.data.ptr, b.data.ptr
@@ -199,10 +206,10 @@ def overlap(dev: Device, a: Any, b: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value is an array, of NumPy or CuPy."""
+    """Tell whether a value is an array, of NumPy or CuPy."""
     return hasattr(value, "dtype") and hasattr(value, "ndim") and not isinstance(value, np.generic)
 
 
 def pointer(dev: Device, array: Any) -> int:
-    """Address of the first element."""
+    """Return the address of the first element."""
     return array.data.ptr if dev.kind == "cuda" else array.__array_interface__["data"][0]

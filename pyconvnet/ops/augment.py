@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import BFLOAT16, accumulation_dtype
 from ..reference.space_to_depth import Depth, images_to_depth
 from . import core
-from .launch import HostCall, Launch, Prepared
+from .launch import HostCall, Launch, Prepared, as_flags, as_int32
 from .operation import operation
 
 
@@ -44,7 +46,7 @@ def augment(
     size : (h, w) of the crops
     scale : number
     depth : Depth, optional
-        Write the crops in the depth layout of a convolution, (N, I, J, D), see
+        Write the crops in the space-to-depth layout of a convolution, (N, I, J, D), see
         :mod:`pyconvnet.ops.space_to_depth`.
     out : array (N, h, w, C), or (N, I, J, D), optional; float32 or bfloat16, on the cpu also float64
     kernel : str, optional
@@ -83,76 +85,79 @@ def prepare(
     crop, mirror, colour, mean = map(inputs.get, ("crop", "mirror", "colour", "mean"))
     core.refuse_kernel_on_cpu(op, dev, kernel)
     floats = (np.float32,) if dev.ext is not None else (np.float32, np.float64)
-    core.check_dtype(op, name, images, np.uint8, *floats)
-    n, height, width, channels = core.check_rank(op, name, images, "N, H, W, C")
-    h, w = core.pair(op, "size", size, 1)
+    checks.check_dtype(op, name, images, np.uint8, *floats)
+    n, height, width, channels = checks.check_rank(op, name, images, "N, H, W, C")
+    h, w = checks.pair(op, "size", size, 1)
     if h > height or w > width:
         raise ValueError(f"{op}: size must be at most the {(height, width)} of the images, got {(h, w)}")
     if crop is not None:
-        core.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
+        checks.check_shape(op, "crop", crop, (n, 2), "(top, left) per image")
     if mirror is not None:
-        core.check_shape(op, "mirror", mirror, (n,), "for the images")
+        checks.check_shape(op, "mirror", mirror, (n,), "for the images")
     if colour is not None:
-        core.check_dtype(op, "colour", colour, *floats)
-        core.check_shape(op, "colour", colour, (n, channels), "for the images")
+        checks.check_dtype(op, "colour", colour, *floats)
+        checks.check_shape(op, "colour", colour, (n, channels), "for the images")
     if mean is not None:
-        core.check_dtype(op, "mean", mean, *floats)
+        checks.check_dtype(op, "mean", mean, *floats)
         if tuple(mean.shape) not in ((channels,), (height, width, channels)):
             raise ValueError(
                 f"{op}: mean must have shape {(channels,)} or {(height, width, channels)}, "
                 f"got {tuple(mean.shape)}"
             )
-    core.check_contiguous(op, **inputs)
-    scale = core.real(op, "scale", scale)
+    checks.check_contiguous(op, **inputs)
+    scale = checks.real(op, "scale", scale)
     if depth is not None and not isinstance(depth, Depth):
         raise TypeError(f"{op}: depth must be a Depth or None, got {type(depth).__name__}")
-    checks = ()
+    content_checks, conversions = (), ()
     if crop is not None:
-        crop = core.as_int32(op, dev, "crop", crop)
+        crop, conversions = as_int32(op, dev, "crop", crop)
         if dev.kind != "cuda":
-            checks = (HostCall(_check_crop, op, inputs["crop"], crop, (h, w), (height, width)),)
+            content_checks = (HostCall(_check_crop, op, inputs["crop"], (h, w), (height, width)),)
     if mirror is not None:
-        mirror = core.as_flags(op, dev, "mirror", mirror)
+        mirror, conversion = as_flags(op, dev, "mirror", mirror)
+        conversions += conversion
     if out is not None:
         dtype = getattr(out, "dtype", np.float32)
-        allowed = (core.BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (core.BFLOAT16,)
+        allowed = (BFLOAT16, np.dtype(np.float64)) if dev.ext is None else (BFLOAT16,)
         dtype = np.dtype(dtype if dtype in allowed else np.float32)
     else:
-        wide = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
-        dtype = np.dtype(np.float64 if wide else np.float32)
+        precise = any(a is not None and a.dtype == np.float64 for a in (images, colour, mean))
+        dtype = np.dtype(np.float64 if precise else np.float32)
     shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
     y = core.output(op, dev, inputs, out, (n, *shape), dtype)
     if dev.ext is None:
         layout = None if depth is None else (h, w, channels, depth.stride, depth.corner)
         args = (images, crop, mirror, colour, mean, scale, layout)
-        return Prepared(dev, y, HostCall(_on_host, *args, out=y), checks=checks)
+        step = HostCall(_on_host, *args, out=y)
+        return Prepared(dev, y, *conversions, step, checks=content_checks, scratch=(crop, mirror))
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
     args = (y, images, crop, mirror, colour, mean, scale)
-    return Prepared(dev, y, Launch(op, dev, "augment", extent, args, kernel=kernel), checks=checks)
+    step = Launch(op, dev, "augment", extent, args, kernel=kernel)
+    return Prepared(dev, y, *conversions, step, checks=content_checks, scratch=(crop, mirror))
 
 
-def _check_crop(op: str, given: Any, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
-    """Every crop, as int32 in ``crop``, lies in its image."""
+def _check_crop(op: str, crop: Any, size: tuple[int, int], extent: tuple[int, int]) -> None:
+    """Check that every crop lies in its image; ValueError else."""
     room = np.array([extent[0] - size[0], extent[1] - size[1]], np.int32)
     outside = ((crop < 0) | (crop > room)).any(axis=1)
     if outside.any():
         i = int(outside.argmax())
         raise ValueError(
             f"{op}: crop must keep {size} pixels inside images of {extent}, "
-            f"got top left {tuple(given[i].tolist())} at index {i}"
+            f"got top left {tuple(crop[i].tolist())} at index {i}"
         )
 
 
 def _on_host(
     images: Any, crop: Any, mirror: Any, colour: Any, mean: Any, scale: float, layout: Any, *, out: Any
 ) -> None:
-    """The reference, and then the depth layout where one is asked for: (h, w, channels, stride, corner)."""
+    """Augment by the reference; rearrange for the layout (h, w, channels, stride, corner), if any."""
     crop = np.zeros((len(images), 2), np.int32) if crop is None else crop
     if layout is None:
         reference.augment(images, crop, mirror, colour, mean, scale, out=out)
         return
     *shape, stride, corner = layout
-    crops = np.empty((len(images), *shape), core.wide(out.dtype))
+    crops = np.empty((len(images), *shape), accumulation_dtype(out.dtype))
     reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
     images_to_depth(crops, stride, corner, out=out)
 
@@ -190,11 +195,11 @@ def _extent(
 
 
 @core.lists_kernels("augment")
-def _list_augment(
-    dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
+def _list_kernels(
+    op: str, dev: Device, images_shape: tuple[int, ...], size: tuple[int, int], depth: Depth | None = None
 ) -> Any:
-    shape = core.shape_tuple("augment", "images_shape", images_shape, "N, H, W, C")
-    size = core.pair("augment", "size", size, 1)
+    shape = checks.shape_tuple(op, "images_shape", images_shape, "N, H, W, C")
+    size = checks.pair(op, "size", size, 1)
     out = (*size, shape[3])
-    out = out if depth is None else depth.shape("augment", out, np.float32)
+    out = out if depth is None else depth.shape(op, out, np.float32)
     return _extent(dev, shape, size, None, depth, out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import reference
+from ..common import checks
+from ..common.precision import accumulation_dtype
 from . import core, pointwise
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
@@ -12,10 +14,7 @@ from .operation import operation
 _OP = "bias_relu_dropout"
 
 
-pointwise.list_dropout(_OP)
-
-
-@operation()
+@operation(varying="step")
 def bias_relu_dropout(
     x: Any,
     b: Any = None,
@@ -29,7 +28,7 @@ def bias_relu_dropout(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """``y = dropout(relu(x + b))`` in one pass: :func:`add_bias`, :func:`relu` and :func:`dropout`.
+    """Compute ``y = dropout(relu(x + b))`` in one pass: :func:`add_bias`, :func:`relu`, :func:`dropout`.
 
     Which elements are kept is what :func:`dropout` says for the same arguments. No mask is returned: where
     y > 0, the element was kept and its ReLU active, so ``relu_backward(dy, y)`` times scale is the gradient
@@ -54,9 +53,9 @@ def bias_relu_dropout(
     TypeError, ValueError
         As for :func:`dropout`; b of another length.
     """
-    p = core.real(_OP, "p", p, minimum=0.0, below=1.0)
-    seed = core.integer(_OP, "seed", seed) % 2**64
-    layer = core.integer(_OP, "layer", layer, minimum=0, maximum=2**32 - 1)
+    p = checks.real(_OP, "p", p, minimum=0.0, below=1.0)
+    seed = checks.integer(_OP, "seed", seed) % 2**64
+    layer = checks.integer(_OP, "layer", layer, minimum=0, maximum=2**32 - 1)
     scale = pointwise._dropout_scale(_OP, p, scale)
     dev, inputs, step, step_array = pointwise._with_step(_OP, step, ("b",), x=x, b=b)
     x, b = inputs["x"], inputs["b"]
@@ -65,9 +64,9 @@ def bias_relu_dropout(
     shape = pointwise._check_channels(_OP, "x", x)
     cols = shape[-1]
     if b is not None:
-        core.check_dtype(_OP, "b", b, core.wide(dtype))
-        core.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
-    core.check_contiguous(_OP, x=x, b=b)
+        checks.check_dtype(_OP, "b", b, accumulation_dtype(dtype))
+        checks.check_shape(_OP, "b", b, (cols,), "for the last axis of x")
+    checks.check_contiguous(_OP, x=x, b=b)
     row0, col0, total_cols = pointwise._check_window(_OP, window, cols)
     y = core.output(_OP, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:

@@ -25,10 +25,10 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
 kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
-    ``"NAME/8"`` has it cut every sum into 8 pieces, which different blocks make and which are then added in
-    order; ``"NAME/1"`` into none. Without a number each kernel finds one by the shape. A piece is a whole
-    number of the kernel's steps, so not every number is possible; input gradients of stride 2 and more
-    cannot be cut.
+    ``"NAME/8"`` asks for split-K: every sum is cut into 8 splits, which different blocks make and which are
+    then added in order; ``"NAME/1"`` is without. Where no number is given each kernel finds one by the shape.
+    A split is a whole number of the kernel's steps, so not every number is possible; input gradients of
+    stride 2 and more have none.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 
@@ -41,8 +41,9 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import channels_first_hint
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import BFLOAT16, accumulation_dtype
 from ..reference import conv as reference
 from . import core
 from .arrays import capability, pointer
@@ -66,9 +67,9 @@ class _Geometry:
         self, op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, pad: Any, groups: Any
     ):
         self.x_shape, self.w_shape = x_shape, w_shape
-        self.stride = core.pair(op, "stride", stride, 1)
-        self.pad = core.padding(op, "pad", pad)
-        self.groups = core.integer(op, "groups", groups, 1)
+        self.stride = checks.pair(op, "stride", stride, 1)
+        self.pad = checks.padding(op, "pad", pad)
+        self.groups = checks.integer(op, "groups", groups, 1)
         n, h, w, c = x_shape
         k, r, s, group_channels = w_shape
         if c % self.groups:
@@ -80,7 +81,7 @@ class _Geometry:
         if group_channels * self.groups != c:
             raise ValueError(
                 f"{op}: w must have {c // self.groups} channels (C={c} of x over groups={self.groups}), "
-                f"got shape {w_shape} for x of shape {x_shape}{channels_first_hint(x_shape)}"
+                f"got shape {w_shape} for x of shape {x_shape}{checks.channels_first_hint(x_shape)}"
             )
         padded = h + sum(self.pad[0]), w + sum(self.pad[1])
         if r > padded[0] or s > padded[1]:
@@ -95,7 +96,7 @@ class _Geometry:
         self.y_shape = (n, p, q, k)
 
     def shape_of(self, dev: Device, precision: int, aligned: bool = True) -> Any:
-        """The kernels' shape struct."""
+        """Make the kernels' shape struct."""
         (n, h, w, c), (k, r, s, _), (_, p, q, _) = self.x_shape, self.w_shape, self.y_shape
         return dev.ext.Conv2dShape(
             n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=self.stride[0], stride_w=self.stride[1],
@@ -109,7 +110,7 @@ class _Geometry:
         return {"stride": self.stride, "pad": self.pad, "groups": self.groups}
 
     def check_dy(self, op: str, dy: Any) -> None:
-        shape = core.check_rank(op, "dy", dy, _AXES_Y)
+        shape = checks.check_rank(op, "dy", dy, _AXES_Y)
         if shape != self.y_shape:
             raise ValueError(
                 f"{op}: dy must have shape {self.y_shape} for x_shape {self.x_shape} and w_shape "
@@ -118,37 +119,32 @@ class _Geometry:
 
 
 def check_precision(op: str, precision: str | None, dtype: Any) -> int:
-    """The number the kernels know by the precision asked for, which must be one of arrays of `dtype`."""
+    """Return the kernels' number of a precision; ValueError unless arrays of `dtype` can have it."""
     if precision is None:
-        precision = "bf16" if dtype == core.BFLOAT16 else "fp32"
+        precision = "bf16" if dtype == BFLOAT16 else "fp32"
     if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise ValueError(
             f"{op}: precision must be None, 'fp32', 'tf32', 'fp32x3' or 'bf16', got {precision!r}"
         )
-    if (precision == "bf16") != (dtype == core.BFLOAT16):
-        wanted = "None or 'bf16' for bfloat16" if dtype == core.BFLOAT16 else f"other than 'bf16' for {dtype}"
+    if (precision == "bf16") != (dtype == BFLOAT16):
+        wanted = "None or 'bf16' for bfloat16" if dtype == BFLOAT16 else f"other than 'bf16' for {dtype}"
         raise ValueError(f"{op}: precision must be {wanted} arrays, got {precision!r}")
     return _PRECISIONS[precision]
 
 
 def listed_precision(op: str, precision: str | None) -> int:
-    """The same where there are no arrays: None is that of float32 ones."""
-    return check_precision(op, precision, core.BFLOAT16 if precision == "bf16" else np.dtype(np.float32))
+    """Return the same where there are no arrays: None is that of float32 ones."""
+    return check_precision(op, precision, BFLOAT16 if precision == "bf16" else np.dtype(np.float32))
 
 
 def check_bias(op: str, b: Any, dtype: np.dtype) -> None:
-    """A bias is float32 beside bfloat16 arrays, else of their dtype."""
-    if b is not None and b.dtype != (wanted := accumulated(dtype)):
+    """Check that a bias is float32 beside bfloat16 arrays, else of their dtype."""
+    if b is not None and b.dtype != (wanted := accumulation_dtype(dtype)):
         raise TypeError(f"{op}: b must be {wanted} beside {dtype} arrays, got {b.dtype}")
 
 
-def accumulated(dtype: np.dtype) -> np.dtype:
-    """The dtype of biases and of gradients with respect to weights, for arrays of `dtype`."""
-    return np.dtype(np.float32) if dtype == core.BFLOAT16 else dtype
-
-
 def aligned(dev: Device, *arrays: Any) -> bool:
-    """Whether every array (None: no array) starts at a multiple of 16 bytes, which the fast kernels want."""
+    """Tell whether every array (None: no array) starts at a multiple of 16 bytes, as fast kernels want."""
     return all(array is None or pointer(dev, array) % 16 == 0 for array in arrays)
 
 
@@ -163,39 +159,34 @@ def launch(
     **how: Any,
 ) -> Launch:
     """Prepare the forced or the chosen kernel of a direction ("fprop", "dgrad", "wgrad")."""
-    how |= {"kernel": kernel, "workspace": workspace, "scratched": True}
+    how |= {"kernel": kernel, "workspace": workspace, "with_workspace": True}
     return Launch(op, dev, f"conv2d_{direction}", shape, args, **how)
 
 
 def activation_code(op: str, activation: str | None) -> int:
-    """The number the kernels know an activation by."""
+    """Return the kernels' number of an activation; ValueError for an unknown one."""
     if not (activation is None or isinstance(activation, str)) or activation not in _ACTIVATIONS:
         raise ValueError(f"{op}: activation must be None or 'relu', got {activation!r}")
     return _ACTIVATIONS[activation]
 
 
-def _list_kernels(op: str, direction: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device,
-        x_shape: Any,
-        w_shape: Any,
-        *,
-        stride: Any = 1,
-        pad: Any = 0,
-        groups: int = 1,
-        precision: str | None = None,
-    ):
-        code = listed_precision(op, precision)
-        x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
-        w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-        shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
-        return f"conv2d_{direction}", shape
-
-
-_list_kernels("conv2d", "fprop")
-_list_kernels("conv2d_dgrad", "dgrad")
-_list_kernels("conv2d_wgrad", "wgrad")
+@core.lists_kernels("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+def _list_kernels(
+    op: str,
+    dev: Device,
+    x_shape: Any,
+    w_shape: Any,
+    *,
+    stride: Any = 1,
+    pad: Any = 0,
+    groups: int = 1,
+    precision: str | None = None,
+) -> tuple[str, Any]:
+    code = listed_precision(op, precision)
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
+    return "conv2d_fprop" if op == "conv2d" else op, shape
 
 
 @operation(alignment=True)
@@ -213,7 +204,7 @@ def conv2d(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Convolution (cross-correlation, as every network library means it) with bias and activation.
+    """Convolve (in fact cross-correlate, as every network library does), add a bias, apply an activation.
 
     ``y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride + r - top, q*stride + s - left, c] * w[k,r,s,c])``
 
@@ -263,12 +254,12 @@ def fprop(
     x, b = inputs["x"], inputs["b"]
     dtype = core.check_float(op, dev, x=x, w=w)
     check_bias(op, b, dtype)
-    x_shape = core.check_rank(op, "x", x, _AXES_X)
-    w_shape = core.check_rank(op, "w", w, _AXES_W)
+    x_shape = checks.check_rank(op, "x", x, _AXES_X)
+    w_shape = checks.check_rank(op, "w", w, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     if b is not None:
-        core.check_shape(op, "b", b, (w_shape[0],), "(K,)")
-    core.check_contiguous(op, x=x, w=w, b=b)
+        checks.check_shape(op, "b", b, (w_shape[0],), "(K,)")
+    checks.check_contiguous(op, x=x, w=w, b=b)
     code, exactness = activation_code(op, activation), check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
@@ -295,7 +286,7 @@ def conv2d_dgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`conv2d` for its input (also: transposed convolution).
+    """Compute the gradient of :func:`conv2d` for its input (also: transposed convolution).
 
     ``dx[n,h,w,c] = sum of dy[n,p,q,k] * w[k,r,s,c] over k and p*stride+r-top = h, q*stride+s-left = w``
 
@@ -325,12 +316,12 @@ def conv2d_dgrad(
     dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
     dy, w, mask = named["dy"], named["w"], named["mask"]
     dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
-    x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
-    w_shape = core.check_rank(op, "w", w, _AXES_W)
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = checks.check_rank(op, "w", w, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
-    core.check_contiguous(op, dy=dy, w=w)
-    core.check_mask(op, mask, x_shape)
+    checks.check_contiguous(op, dy=dy, w=w)
+    checks.check_mask(op, mask, x_shape)
     exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dx = core.output(op, dev, named, out, x_shape, dtype)
@@ -355,7 +346,7 @@ def conv2d_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`conv2d` for its filters.
+    """Compute the gradient of :func:`conv2d` for its filters.
 
     ``dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride + r - top, q*stride + s - left, c]``
 
@@ -401,14 +392,14 @@ def wgrad(
     """Prepare :func:`conv2d_wgrad` for an operation `op` on dy and x that calls the output `name`."""
     dy, x = inputs["dy"], inputs["x"]
     dtype = core.check_float(op, dev, dy=dy, x=x)
-    x_shape = core.check_rank(op, "x", x, _AXES_X)
-    w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    x_shape = checks.check_rank(op, "x", x, _AXES_X)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
     geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
-    core.check_contiguous(op, dy=dy, x=x)
+    checks.check_contiguous(op, dy=dy, x=x)
     exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dw = core.output(op, dev, inputs, out, w_shape, accumulated(dtype), name=name)
+    dw = core.output(op, dev, inputs, out, w_shape, accumulation_dtype(dtype), name=name)
     if dev.ext is None:
         return Prepared(dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options))
     shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))

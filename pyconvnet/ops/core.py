@@ -9,31 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.checks import (  # noqa: F401 (the operations find them here)
-    MAX_ELEMENTS,
-    Padding,
-    check_contiguous,
-    check_dtype,
-    check_mask,
-    check_rank,
-    check_shape,
-    check_size,
-    flag,
-    integer,
-    padding,
-    pair,
-    real,
-    shape_tuple,
-)
+from ..common.checks import MAX_ELEMENTS, check_contiguous, check_dtype, check_shape
 from ..common.devices import Device, emulator, get_device
-from ..common.precision import BFLOAT16, wide  # noqa: F401
+from ..common.precision import BFLOAT16
 from .arrays import arrays, refuse_overlap
 
 # ---------------------------------------------------------------- checks
 
 
 def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
-    """Every array has the same floating dtype: float32, bfloat16, or float64 on ``cpu``. Returns it."""
+    """Check that all arrays have one floating dtype: float32, bfloat16, or on ``cpu`` float64. Return it.
+
+    Raises TypeError; an array that is None is none.
+    """
     allowed = (np.float32, BFLOAT16, np.float64) if dev.ext is None else (np.float32, BFLOAT16)
     words = "float32, bfloat16 or float64" if dev.ext is None else f"float32 or bfloat16 on {dev.name}"
     first: tuple[str, np.dtype] | None = None
@@ -50,38 +38,11 @@ def check_float(op: str, dev: Device, **named: Any) -> np.dtype:
     return first[1]
 
 
-def as_int32(op: str, dev: Device, name: str, array: Any) -> Any:
-    """Integers of any dtype as int32, on their device and without waiting for it.
-
-    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
-    """
-    if array.dtype == np.int32:
-        return array
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: {name} must be integers, got {array.dtype}")
-    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
-    low, high = max(has.min, wants.min), min(has.max, wants.max)
-    with dev.activate():
-        if (low, high) != (has.min, has.max):
-            array = dev.xp.clip(array, low, high)
-        return array.astype(np.int32)
-
-
-def as_flags(op: str, dev: Device, name: str, array: Any) -> Any:
-    """Integers of any dtype, or truth values, as uint8 that is 0 where they are; likewise without waiting."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "iub":
-        raise TypeError(f"{op}: {name} must be integers or bool, got {array.dtype}")
-    with dev.activate():
-        return (array if array.dtype.kind == "b" else dev.xp.not_equal(array, 0)).view(np.uint8)
-
-
 # ---------------------------------------------------------------- outputs, scratch memory, kernels
 
 
 def writable(op: str, name: str, dev: Device, array: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array that the operation writes into, after checking it."""
+    """Return an array that the operation writes into, after checking it."""
     place, named = arrays(op, **{name: array})
     array = named[name]
     if place != dev:
@@ -105,7 +66,7 @@ def output(
     name: str = "out",
     itself: tuple[str, ...] = (),
 ) -> Any:
-    """The only output; ``itself`` names the inputs it may be. See :func:`outputs`."""
+    """Return the only output; ``itself`` names the inputs it may be. See :func:`outputs`."""
     return outputs(op, dev, inputs, (out,), (name, shape, dtype), itself={name: itself})[0]
 
 
@@ -118,7 +79,7 @@ def outputs(
     itself: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     updated: tuple[str, ...] = (),
 ) -> tuple[Any, ...]:
-    """The arrays an operation writes: those of `out` after checking them, or new ones.
+    """Return the arrays an operation writes: those of `out` after checking them, or new ones.
 
     Parameters
     ----------
@@ -151,14 +112,14 @@ def outputs(
 
 
 def scratch(dev: Device, nbytes: int, workspace: Any) -> Any:
-    """uint8 scratch memory for a kernel: from `workspace`, an object with ``get(nbytes)``, else allocated."""
+    """Give a kernel uint8 scratch memory: of `workspace`, an object with ``get(nbytes)``, else allocated."""
     if nbytes == 0:
         return None
     return dev.empty((nbytes,), np.uint8) if workspace is None else workspace.get(nbytes)
 
 
 def rows(dev: Device, table: str, shape: Any) -> list[tuple[str, int]]:
-    """The (name, workspace bytes) of the kernels of a table that apply to a shape, in order of preference.
+    """List the (name, workspace bytes) of the kernels of a table that apply to a shape, the preferred first.
 
     Asked with the device current: which code is loaded, and so which rows have any, may differ among devices.
     """
@@ -167,7 +128,7 @@ def rows(dev: Device, table: str, shape: Any) -> list[tuple[str, int]]:
 
 
 def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[str, int]:
-    """The (name, workspace bytes) of the forced kernel, or of the preferred one.
+    """Find the (name, workspace bytes) of the forced kernel, or of the preferred one.
 
     Parameters
     ----------
@@ -183,22 +144,22 @@ def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[st
     raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
 
 
-def cut(op: str, kernel: str | None) -> tuple[str | None, int]:
-    """A kernel's name and the number of pieces after its slash, 0 without: ``"conv2d_wgrad_tile64/8"``."""
+def parse_kernel(op: str, kernel: str | None) -> tuple[str | None, int]:
+    """Parse ``"NAME/SPLITS"``, e.g. ``"conv2d_wgrad_tile64/8"``, into name and number; ``"NAME"`` has 0."""
     if kernel is None:
         return None, 0
     if not isinstance(kernel, str):
         raise TypeError(f"{op}: kernel must be a string, got {type(kernel).__name__}")
-    stem, slash, pieces = kernel.partition("/")
+    stem, slash, splits = kernel.partition("/")
     if not slash:
         return stem, 0
-    if not (pieces.isascii() and pieces.isdigit() and 0 < int(pieces) < 2**31):
-        raise ValueError(f"{op}: kernel must be NAME or NAME/PIECES with a positive number, got {kernel!r}")
-    return stem, int(pieces)
+    if not (splits.isascii() and splits.isdigit() and 0 < int(splits) < 2**31):
+        raise ValueError(f"{op}: kernel must be NAME or NAME/SPLITS with a positive number, got {kernel!r}")
+    return stem, int(splits)
 
 
 def refuse_kernel_on_cpu(op: str, dev: Device, kernel: str | None) -> None:
-    """`kernel=` names a CUDA kernel, which the ``cpu`` device does not have."""
+    """Refuse `kernel=`, which names a CUDA kernel, on the ``cpu`` device, which has none."""
     if kernel is not None and dev.ext is None:
         raise ValueError(
             f"{op}: kernel={kernel!r} needs arrays on a CUDA device or the emulator, got {dev.name}"
@@ -217,14 +178,15 @@ class Listed(NamedTuple):
 _listings: dict[str, Callable[..., tuple]] = {}
 
 
-def lists_kernels(op: str):
-    """Decorator: the function answers ``ops.kernels(op, ...)``.
+def lists_kernels(*ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as what answers ``ops.kernels(op, ...)`` for these operations.
 
-    Its first parameter is the Device; it returns the shape struct, or the fields of :class:`Listed`.
+    Its first parameters are the operation's name and the Device; it returns the shape struct, or the fields
+    of :class:`Listed`.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _listings[op] = function
+        _listings.update(dict.fromkeys(ops, function))
         return function
 
     return register
@@ -236,7 +198,7 @@ def _check_known(op: str) -> None:
 
 
 def listed(op: str, dev: Device, *args: Any, **kwargs: Any) -> Listed:
-    """What an operation would launch on given shapes on a device that has kernels.
+    """Tell what an operation would launch on given shapes on a device that has kernels.
 
     Raises
     ------
@@ -244,7 +206,7 @@ def listed(op: str, dev: Device, *args: Any, **kwargs: Any) -> Listed:
         Unknown operation, or shapes the operation refuses.
     """
     _check_known(op)
-    found = _listings[op](dev, *args, **kwargs)
+    found = _listings[op](op, dev, *args, **kwargs)
     if not isinstance(found, tuple):
         found = op, found
     table, shape, *listing = found

@@ -32,7 +32,7 @@ _SIGNATURES = {
 
 @functools.cache
 def library(dev: Device) -> Any:
-    """cuBLAS with the signatures of what is called here.
+    """Load cuBLAS, with the signatures of what is called here.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def library(dev: Device) -> Any:
 
 
 def works(dev: Device) -> bool:
-    """Whether there is a cuBLAS that multiplies."""
+    """Try whether there is a cuBLAS that multiplies."""
     if dev.kind != "cuda":
         return False
     try:
@@ -97,7 +97,7 @@ _ONE, _ZERO = ctypes.c_float(1.0), ctypes.c_float(0.0)
 
 
 def sgemm(dev: Device, out: Any, transposed: tuple[int, int], a: Any, b: Any) -> None:
-    """out = op(a) op(b) in float32 (no TF32) on the current stream, op = transpose where ``T``.
+    """Compute out = op(a) op(b) in float32 (no TF32) on the current stream, op = transpose where ``T``.
 
     Parameters
     ----------

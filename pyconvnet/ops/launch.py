@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..common.devices import Device, emulator, get_device
+from ..common.precision import BFLOAT16
 from . import core, tuning
 from .arrays import is_array, pointer
 
@@ -36,10 +37,12 @@ class HostCall:
     """
 
     def __init__(self, function: Callable[..., Any], *args: Any, **options: Any):
-        self.args, self.options = args, options
-        if not any(a.dtype == core.BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
-            function = getattr(function, "__wrapped__", function)  # has nothing to widen
-        self.function = function
+        self.function, self.args, self.options = function, args, options
+        tiny = getattr(function, "tiny", None)  # the same in fewer steps, of arrays alone
+        if tiny is not None and (call := tiny(*args, **options)) is not None:
+            (self.function, self.args), self.options = call, {}
+        elif not any(a.dtype == BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
+            self.function = getattr(function, "__wrapped__", function)  # has nothing to widen
 
     def run(self) -> None:
         """Call the function."""
@@ -59,7 +62,7 @@ class Launch:
     shape : the kernels' shape struct
     args : tuple
         What the function takes between shape and workspace.
-    scratched : bool
+    with_workspace : bool
         Whether the function takes a workspace.
     rows : list of (name, workspace bytes), optional
         The rows that apply, in the heuristic's order; default: the table's.
@@ -87,7 +90,7 @@ class Launch:
         table: str,
         shape: Any,
         args: Sequence[Any],
-        scratched: bool = False,
+        with_workspace: bool = False,
         rows: Rows | None = None,
         libraries: Mapping[str, Library] | None = None,
         precision: str | None = None,
@@ -97,7 +100,7 @@ class Launch:
     ):
         self.op, self.dev, self.table, self.shape, self.args = op, dev, table, shape, tuple(args)
         self.caller = caller or op
-        self.scratched, self.libraries, self._precision = scratched, libraries or {}, precision
+        self.with_workspace, self.libraries, self._precision = with_workspace, libraries or {}, precision
         self.workspace = workspace
         self.rows = self._listed(shape) if rows is None else rows
         self.forced = kernel is not None
@@ -131,7 +134,7 @@ class Launch:
 
     @property
     def kernel(self) -> str | None:
-        """The row that runs, with its number of pieces where it was given; None before it is chosen."""
+        """The row that runs, with its number of splits where it was given; None before it is chosen."""
         return None if self.head is None else self.head[0]
 
     def run(self) -> None:
@@ -147,7 +150,7 @@ class Launch:
         """Call the compiled module with arguments like ``head``, which have been checked."""
         dev = self.dev
         try:
-            if self.scratched:
+            if self.with_workspace:
                 lent = core.scratch(dev, self._nbytes, workspace)
                 getattr(dev.ext, self.table)(*head, lent, dev.stream())
             else:
@@ -156,13 +159,13 @@ class Launch:
             raise type(error)(str(error).replace(self.table, self.caller, 1)) from None
 
     def without_arrays(self) -> Launch:
-        """The same launch, kernel chosen, for :meth:`call` with other arrays: it keeps none alive."""
+        """Copy the launch, kernel chosen, for :meth:`call` with other arrays: the copy keeps none alive."""
         other = copy.copy(self)
         other.args, other.head, other.workspace, other._by_library = (), None, None, None
         return other
 
     def row(self, kernel: str | None) -> tuple[str, Any, int]:
-        """(name, shape with the pieces asked for, workspace bytes) of a kernel; None: the heuristic's choice.
+        """Find a kernel's (name, shape with the splits asked for, workspace bytes); None: the heuristic's.
 
         Raises
         ------
@@ -172,16 +175,16 @@ class Launch:
         if not hasattr(self.shape, "cut"):
             name, nbytes = core.select(self.caller, self.rows, kernel)
             return name, self.shape, nbytes
-        name, pieces = core.cut(self.caller, kernel)
+        name, splits = core.parse_kernel(self.caller, kernel)
         name, nbytes = core.select(self.caller, self.rows, name)
-        if not pieces:
+        if not splits:
             return name, self.shape, nbytes
-        shape = None if name in self.libraries else self.shape.cut(pieces)
+        shape = None if name in self.libraries else self.shape.cut(splits)
         able = {} if shape is None else dict(self._listed(shape))
         if name not in able:
             raise ValueError(
                 f"{self.caller}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their "
-                f"sums into {pieces} pieces"
+                f"sums into {splits} splits"
             )
         return name, shape, able[name]
 
@@ -198,10 +201,10 @@ class Launch:
             return _PRECISIONS[self.shape.precision]
         if self._precision is not None:
             return self._precision
-        return "bf16" if any(a.dtype == core.BFLOAT16 for a in arrays_in(self.args)) else "fp32"
+        return "bf16" if any(a.dtype == BFLOAT16 for a in arrays_in(self.args)) else "fp32"
 
     def applies(self, kernel: str) -> bool:
-        """Whether a kernel, pieces included, can run."""
+        """Tell whether a kernel, number of splits included, can run."""
         try:
             self.row(kernel)
         except ValueError:
@@ -209,27 +212,29 @@ class Launch:
         return True
 
     def capturing(self) -> bool:
-        """Whether the current stream records a CUDA graph, in which nothing can be timed."""
+        """Tell whether the current stream records a CUDA graph, in which nothing can be timed."""
         return self.dev.kind == "cuda" and self.dev.xp.cuda.get_current_stream().is_capturing()
 
-    def costs(self, pieces: int) -> dict[str, float]:
-        """Estimated time of each row that can be cut so (0: as it finds good); empty without a model."""
+    def costs(self, splits: int) -> dict[str, float]:
+        """Estimate the time of each row that can split its sums so (0: as it finds good), in arbitrary units;
+        empty without a model.
+        """
         costs = getattr(self.dev.ext, f"{self.table}_costs", None)
         with self.dev.activate():
-            return {} if costs is None else dict(costs(self.shape.cut(pieces)))
+            return {} if costs is None else dict(costs(self.shape.cut(splits)))
 
-    def workspace_bytes(self, name: str, pieces: int) -> int | None:
-        """Bytes of scratch memory for so many pieces; None where it cannot be cut so."""
-        return dict(self._listed(self.shape.cut(pieces))).get(name)
+    def workspace_bytes(self, name: str, splits: int) -> int | None:
+        """Return the bytes of scratch memory for so many splits; None where a kernel cannot make them."""
+        return dict(self._listed(self.shape.cut(splits))).get(name)
 
-    def pieces(self, name: str) -> int | None:
-        """How many pieces a kernel finds good by itself; None for what cannot be cut, libraries say.
+    def splits(self, name: str) -> int | None:
+        """Tell how many splits a kernel finds good by itself; None for what makes none, libraries say.
 
-        Its scratch memory tells: so much for each piece, beyond what it needs without any.
+        Its scratch memory tells: so much for each split, beyond what it needs without any.
         """
         if name in self.libraries:
             return None
-        found, whole, two = (self.workspace_bytes(name, pieces) for pieces in (0, 1, 2))
+        found, whole, two = (self.workspace_bytes(name, splits) for splits in (0, 1, 2))
         return 1 if found == whole or two is None else round(2 * (found - whole) / (two - whole))
 
     @property
@@ -243,7 +248,7 @@ class Launch:
         }[self.table]
 
     def on_scratch_arrays(self, kernels: Sequence[str]) -> dict[str, Callable[[], None]]:
-        """Each kernel as a callable on scratch arrays: nobody's data is touched, nothing is allocated later.
+        """Make of each kernel a callable on scratch arrays: it touches nobody's data and allocates nothing.
 
         Arrays that are one in the call (in place) are one here. They hold random numbers: on zeros a card
         draws less power and runs faster than it will.
@@ -263,13 +268,47 @@ class Launch:
         works = {}
         for kernel, (name, shape, nbytes) in rows.items():
             library = self.libraries.get(name)
-            lent = () if not self.scratched else (scratch[:nbytes] if nbytes else None,)
+            lent = () if not self.with_workspace else (scratch[:nbytes] if nbytes else None,)
 
             def work(name: str = name, shape: Any = shape, lent: tuple = lent) -> None:
                 getattr(self.dev.ext, self.table)(name, shape, *args, *lent, self.dev.stream())
 
             works[kernel] = work if library is None else library(*args)
         return works
+
+
+def as_int32(op: str, dev: Device, name: str, array: Any) -> tuple[Any, tuple[HostCall, ...]]:
+    """Return integers of any dtype as int32, and the steps that convert them, on their device, unread.
+
+    What int32 cannot hold becomes the nearest that it can, which no class and no pixel has for its number.
+    """
+    return _converted(op, dev, name, array, np.int32, "iu", "integers", _fill_int32)
+
+
+def as_flags(op: str, dev: Device, name: str, array: Any) -> tuple[Any, tuple[HostCall, ...]]:
+    """Return integers of any dtype, or bool, as uint8 that is 0 where they are, and the converting steps."""
+    return _converted(op, dev, name, array, np.uint8, "iub", "integers or bool", _fill_flags)
+
+
+def _converted(
+    op: str, dev: Device, name: str, array: Any, dtype: Any, kinds: str, words: str, fill: Callable[..., None]
+) -> tuple[Any, tuple[HostCall, ...]]:
+    if array.dtype == dtype:
+        return array, ()
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{op}: {name} must be {words}, got {array.dtype}")
+    converted = dev.empty(array.shape, dtype)
+    return converted, (HostCall(fill, dev, array, out=converted),)
+
+
+def _fill_int32(dev: Device, array: Any, *, out: Any) -> None:
+    has, wants = np.iinfo(array.dtype), np.iinfo(np.int32)
+    low, high = max(has.min, wants.min), min(has.max, wants.max)
+    out[...] = array if (low, high) == (has.min, has.max) else dev.xp.clip(array, low, high)
+
+
+def _fill_flags(dev: Device, array: Any, *, out: Any) -> None:
+    out[...] = dev.xp.not_equal(array, 0)
 
 
 Step = Launch | HostCall
@@ -287,13 +326,22 @@ class Prepared:
     checks : tuple of HostCall
         Of what the arrays hold, on host devices; they raise ValueError. A plan, whose arrays are filled by
         kernels and checked feeds, leaves them out.
+    scratch : tuple of arrays or None
+        Those that are no arguments are allocated for this call; the steps fill them before they read them.
     """
 
-    def __init__(self, dev: Device, result: Any, *steps: Step, checks: tuple[HostCall, ...] = ()):
-        self.dev, self.result, self.steps, self.checks = dev, result, steps, checks
+    def __init__(
+        self,
+        dev: Device,
+        result: Any,
+        *steps: Step,
+        checks: tuple[HostCall, ...] = (),
+        scratch: tuple[Any, ...] = (),
+    ):
+        self.dev, self.result, self.steps, self.checks, self.scratch = dev, result, steps, checks, scratch
 
     def run(self) -> Any:
-        """Do it; returns the result."""
+        """Run the checks, then the steps; return the result."""
         for check in self.checks:
             check.run()
         with self.dev.activate():
@@ -302,12 +350,12 @@ class Prepared:
         return self.result
 
     def then(self, result: Any, *steps: Step) -> Prepared:
-        """More steps after these, and another result."""
-        return Prepared(self.dev, result, *self.steps, *steps, checks=self.checks)
+        """Append steps, and give another result."""
+        return Prepared(self.dev, result, *self.steps, *steps, checks=self.checks, scratch=self.scratch)
 
 
 def problems(prepared: Iterable[Prepared]) -> dict[str, Launch]:
-    """The launches whose kernels can be chosen, the first of each problem."""
+    """Collect the launches whose kernels can be chosen, the first of each problem."""
     found: dict[str, Launch] = {}
     for one in prepared:
         for step in one.steps:
@@ -317,7 +365,7 @@ def problems(prepared: Iterable[Prepared]) -> dict[str, Launch]:
 
 
 def arrays_in(values: Any) -> Iterable[Any]:
-    """The arrays of arguments, those in lists and tuples too."""
+    """Iterate over the arrays of arguments, those in lists and tuples too."""
     for value in values:
         if isinstance(value, list | tuple):
             yield from arrays_in(value)
@@ -326,10 +374,10 @@ def arrays_in(values: Any) -> Iterable[Any]:
 
 
 def _random_like(dev: Device, array: Any) -> Any:
-    """An array of normal random numbers; of zeros, which are valid labels and places, where it holds integers
-    or sums.
+    """Make an array of normal random numbers; of zeros, which are valid labels and places, where it holds
+    integers or sums.
     """
-    if array.dtype != np.float32 and array.dtype != core.BFLOAT16:
+    if array.dtype != np.float32 and array.dtype != BFLOAT16:
         return dev.zeros(array.shape, array.dtype)
     count = min(array.size, _PATTERN)
     pattern = np.random.default_rng(0).standard_normal(count, np.float32).astype(array.dtype)
@@ -383,7 +431,7 @@ def choice(
     dev = get_device(device)
     dev = emulator() if dev.ext is None else dev
     listed = core.listed(op, dev, *args, **kwargs)
-    precision = "bf16" if np.dtype(dtype) == core.BFLOAT16 else "fp32"
+    precision = "bf16" if np.dtype(dtype) == BFLOAT16 else "fp32"
     call = Launch(op, dev, listed.table, listed.shape, (), rows=listed.rows, precision=precision)
     first, key = call.rows[0][0], getattr(listed.shape, "key", "")
     if kernel is not None:

@@ -1,7 +1,7 @@
 """Fully connected layers and their gradients.
 
 On CUDA and the emulator they are 1x1 convolutions of one-pixel images: the tables of the conv family serve
-them, whose kernels cut a long reduction into pieces where the batch makes few tiles. On CUDA the table has
+them, whose kernels split a long reduction where the batch makes few tiles. On CUDA the table has
 one row more, ``"cublas"``: cuBLAS, in float32. It comes first, on the assumption that NVIDIA's kernels beat
 ours on plain matrix products; that has not been measured (``benchmarks/bench_linear.py`` compares them).
 Where a lower precision is asked for and our tensor-core kernels apply, those come first; bfloat16 arrays have
@@ -13,7 +13,7 @@ precision : None, "fp32", "tf32", "fp32x3" or "bf16"
     How exactly products are formed: see :mod:`pyconvnet.ops.conv`.
 kernel : str, optional
     Forces one of ``ops.kernels("linear", x_shape, w_shape)`` (likewise ``"linear_dgrad"``,
-    ``"linear_wgrad"``), cut into pieces where ``"/8"`` follows, as for convolutions. CUDA and emulator only.
+    ``"linear_wgrad"``), with split-K where ``"/8"`` follows, as for convolutions. CUDA and emulator only.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 """
@@ -24,7 +24,9 @@ import functools
 from typing import Any
 
 from .. import reference
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import accumulation_dtype
 from . import conv, core, pointwise
 from . import cublas as _cublas
 from .arrays import capability
@@ -39,7 +41,7 @@ _DIRECTIONS = {"linear": "fprop", "linear_dgrad": "dgrad", "linear_wgrad": "wgra
 
 @functools.cache
 def _cublas_works(dev: Device) -> bool:
-    """Whether cuBLAS is there (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
+    """Tell whether cuBLAS is there (it comes with a CUDA toolkit or with NVIDIA's wheels)."""
     return _cublas.works(dev)
 
 
@@ -51,7 +53,7 @@ def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
 def _shape_of(
     dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], precision: int, aligned: bool = True
 ) -> Any:
-    """The 1x1 convolution that this product is."""
+    """Describe the product as the 1x1 convolution that it is."""
     (n, i), o = x_shape, w_shape[0]
     return dev.ext.Conv2dShape(
         n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned,
@@ -66,19 +68,16 @@ def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None):
-        code = conv.listed_precision(op, precision)
-        x_shape = core.shape_tuple(op, "x_shape", x_shape, _AXES_X)
-        w_shape = core.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-        _check(op, x_shape, w_shape)
-        shape = _shape_of(dev, x_shape, w_shape, code)
-        return f"conv2d_{_DIRECTIONS[op]}", shape, _rows(op, dev, shape)
-
-
-for _op in _DIRECTIONS:
-    _list_kernels(_op)
+@core.lists_kernels(*_DIRECTIONS)
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, w_shape: Any, *, precision: str | None = None
+) -> tuple[str, Any, list[tuple[str, int]]]:
+    code = conv.listed_precision(op, precision)
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
+    _check(op, x_shape, w_shape)
+    shape = _shape_of(dev, x_shape, w_shape, code)
+    return f"conv2d_{_DIRECTIONS[op]}", shape, _rows(op, dev, shape)
 
 
 def _launch(
@@ -92,7 +91,7 @@ def _launch(
 
 
 def _by_cublas(dev: Device, out: Any, transposed: tuple[int, int], a: Any, b: Any, *then: Prepared) -> Any:
-    """A function that multiplies two matrices and then does what has been prepared."""
+    """Make a function that multiplies two matrices and then runs what has been prepared."""
 
     def run() -> None:
         _cublas.sgemm(dev, out, transposed, a, b)
@@ -129,7 +128,7 @@ def linear(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Fully connected layer: ``y[n,o] = act(b[o] + sum_i x[n,i] * w[o,i])``.
+    """Compute a fully connected layer, ``y[n,o] = act(b[o] + sum_i x[n,i] * w[o,i])``.
 
     Parameters
     ----------
@@ -158,11 +157,11 @@ def linear(
     x, w, b = named["x"], named["w"], named["b"]
     dtype = core.check_float(op, dev, x=x, w=w)
     conv.check_bias(op, b, dtype)
-    x_shape, w_shape = core.check_rank(op, "x", x, _AXES_X), core.check_rank(op, "w", w, _AXES_W)
+    x_shape, w_shape = checks.check_rank(op, "x", x, _AXES_X), checks.check_rank(op, "w", w, _AXES_W)
     _check(op, x_shape, w_shape)
     if b is not None:
-        core.check_shape(op, "b", b, (w_shape[0],), "(O,)")
-    core.check_contiguous(op, x=x, w=w, b=b)
+        checks.check_shape(op, "b", b, (w_shape[0],), "(O,)")
+    checks.check_contiguous(op, x=x, w=w, b=b)
     code, exactness = conv.activation_code(op, activation), conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     y = core.output(op, dev, named, out, (x_shape[0], w_shape[0]), dtype)
@@ -184,7 +183,7 @@ def linear_dgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
+    """Compute the gradient of :func:`linear` for its input: ``dx[n,i] = sum_o dy[n,o] * w[o,i]``.
 
     Parameters
     ----------
@@ -210,16 +209,16 @@ def linear_dgrad(
     dev, named = core.arrays(op, ("mask",), dy=dy, w=w, mask=mask)
     dy, w, mask = named["dy"], named["w"], named["mask"]
     dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
-    dy_shape, w_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "w", w, _AXES_W)
+    dy_shape, w_shape = checks.check_rank(op, "dy", dy, _AXES_Y), checks.check_rank(op, "w", w, _AXES_W)
     if dy_shape[1] != w_shape[0]:
         raise ValueError(
             f"{op}: w must have O={dy_shape[1]} rows like the columns of dy, got shape {w_shape}"
         )
-    core.check_contiguous(op, dy=dy, w=w)
+    checks.check_contiguous(op, dy=dy, w=w)
     exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     x_shape = (dy_shape[0], w_shape[1])
-    core.check_mask(op, mask, x_shape)
+    checks.check_mask(op, mask, x_shape)
     dx = core.output(op, dev, named, out, x_shape, dtype)
     if dev.ext is None:
         return Prepared(dev, dx, HostCall(reference.linear_dgrad, dy, w, mask=mask, out=dx))
@@ -238,7 +237,7 @@ def linear_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
+    """Compute the gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
 
     Parameters
     ----------
@@ -261,14 +260,14 @@ def linear_wgrad(
     dev, named = core.arrays(op, dy=dy, x=x)
     dy, x = named["dy"], named["x"]
     dtype = core.check_float(op, dev, dy=dy, x=x)
-    dy_shape, x_shape = core.check_rank(op, "dy", dy, _AXES_Y), core.check_rank(op, "x", x, _AXES_X)
+    dy_shape, x_shape = checks.check_rank(op, "dy", dy, _AXES_Y), checks.check_rank(op, "x", x, _AXES_X)
     if dy_shape[0] != x_shape[0]:
         raise ValueError(f"{op}: dy must have N={x_shape[0]} rows like x, got shape {dy_shape}")
-    core.check_contiguous(op, dy=dy, x=x)
+    checks.check_contiguous(op, dy=dy, x=x)
     exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
-    dw = core.output(op, dev, named, out, w_shape, conv.accumulated(dtype))
+    dw = core.output(op, dev, named, out, w_shape, accumulation_dtype(dtype))
     if dev.ext is None:
         return Prepared(dev, dw, HostCall(reference.linear_wgrad, dy, x, out=dw))
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x))

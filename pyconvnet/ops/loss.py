@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import accumulation_dtype
 from . import core
-from .launch import HostCall, Launch, Prepared
+from .launch import HostCall, Launch, Prepared, as_int32
 from .operation import operation
 
 
 @operation()
 def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Probabilities of the classes, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
+    """Compute the classes' probabilities, ``y[n, c] = exp(logits[n, c]) / sum over c of exp(logits[n, c])``.
 
     The maximum of each row is subtracted first, so that no exponential overflows.
 
@@ -36,8 +38,8 @@ def softmax(logits: Any, *, out: Any = None, kernel: str | None = None) -> Any:
     logits = inputs["logits"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, logits=logits)
-    shape = core.check_rank(op, "logits", logits, "N, C")
-    core.check_contiguous(op, logits=logits)
+    shape = checks.check_rank(op, "logits", logits, "N, C")
+    checks.check_contiguous(op, logits=logits)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=("logits",))
     if dev.ext is None:
         return Prepared(dev, y, HostCall(reference.softmax, logits, out=y))
@@ -58,7 +60,7 @@ def softmax_cross_entropy(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> tuple[Any, Any]:
-    """Multinomial logistic regression: mean of ``-log softmax(logits[n])[labels[n]]``, and its gradient.
+    """Compute the mean of ``-log softmax(logits[n])[labels[n]]`` (logistic regression), and its gradient.
 
     ``dlogits = (softmax(logits) - onehot(labels)) grad_scale``. With ``class_weights`` w, example n's loss
     and its row of dlogits are multiplied by ``w[labels[n]]``; the mean still divides by N, not by the sum of
@@ -98,28 +100,28 @@ def softmax_cross_entropy(
         a weight is multiplied with.
     """
     op = "softmax_cross_entropy"
-    topk = core.integer(op, "topk", topk, minimum=1, maximum=2**31 - 1)
+    topk = checks.integer(op, "topk", topk, minimum=1, maximum=2**31 - 1)
     named = {"logits": logits, "labels": labels, "class_weights": class_weights, "metrics": metrics}
     dev, inputs = core.arrays(op, ("class_weights", "metrics"), **named)
     logits, labels, class_weights, metrics = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, logits=logits)
-    n, classes = core.check_rank(op, "logits", logits, "N, C")
-    core.check_shape(op, "labels", labels, (n,), "for the rows of logits")
+    n, classes = checks.check_rank(op, "logits", logits, "N, C")
+    checks.check_shape(op, "labels", labels, (n,), "for the rows of logits")
     if class_weights is not None:
-        core.check_dtype(op, "class_weights", class_weights, core.wide(dtype))
-        core.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
-    core.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
-    classified = core.as_int32(op, dev, "labels", labels)
-    checks = ()
+        checks.check_dtype(op, "class_weights", class_weights, accumulation_dtype(dtype))
+        checks.check_shape(op, "class_weights", class_weights, (classes,), "for the classes of logits")
+    checks.check_contiguous(op, logits=logits, labels=labels, class_weights=class_weights)
+    classified, conversion = as_int32(op, dev, "labels", labels)
+    content_checks = ()
     if dev.kind != "cuda":
-        checks = (HostCall(_check_labels, op, labels, classified, classes),)
+        content_checks = (HostCall(_check_labels, op, labels, classes),)
         if class_weights is not None:
-            checks += (HostCall(_check_weights, op, class_weights),)
+            content_checks += (HostCall(_check_weights, op, class_weights),)
     if metrics is not None:
         core.writable(op, "metrics", dev, metrics, (4,), np.float64)
-    grad_scale = 1.0 / n if grad_scale is None else core.real(op, "grad_scale", grad_scale)
-    specs = ("loss", (), core.wide(dtype)), ("dlogits", (n, classes), dtype)
+    grad_scale = 1.0 / n if grad_scale is None else checks.real(op, "grad_scale", grad_scale)
+    specs = ("loss", (), accumulation_dtype(dtype)), ("dlogits", (n, classes), dtype)
     itself = {"dlogits": ("logits",)}
     loss, dlogits = core.outputs(op, dev, inputs, out, *specs, itself=itself, updated=("metrics",))
     if dev.ext is None:
@@ -128,14 +130,15 @@ def softmax_cross_entropy(
     else:
         extent = dev.ext.LossShape(examples=n, classes=classes)
         args = (loss, dlogits, metrics, logits, classified, class_weights, topk, grad_scale)
-        how = {"scratched": True, "kernel": kernel, "workspace": workspace}
+        how = {"with_workspace": True, "kernel": kernel, "workspace": workspace}
         step = Launch(op, dev, op, extent, args, **how)
-    return Prepared(dev, (loss, dlogits), step, checks=checks)
+    how = {"checks": content_checks, "scratch": (classified,)}
+    return Prepared(dev, (loss, dlogits), *conversion, step, **how)
 
 
-def _check_labels(op: str, labels: Any, classified: Any, classes: int) -> None:
-    """Every label, as int32 in ``classified``, is a class."""
-    wrong = (classified < 0) | (classified >= classes)
+def _check_labels(op: str, labels: Any, classes: int) -> None:
+    """Check that every label is a class; ValueError else."""
+    wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(f"{op}: labels must be in 0 … {classes - 1}, got {labels[i]} at index {i}")
@@ -146,12 +149,7 @@ def _check_weights(op: str, class_weights: Any) -> None:
         raise ValueError(f"{op}: class_weights must be finite and not negative, got {class_weights}")
 
 
-def _list(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        examples, classes = core.shape_tuple(op, "shape", shape, "N, C")
-        return dev.ext.LossShape(examples=examples, classes=classes)
-
-
-_list("softmax")
-_list("softmax_cross_entropy")
+@core.lists_kernels("softmax", "softmax_cross_entropy")
+def _list_kernels(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    examples, classes = checks.shape_tuple(op, "shape", shape, "N, C")
+    return dev.ext.LossShape(examples=examples, classes=classes)

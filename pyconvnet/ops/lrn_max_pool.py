@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common import checks
 from ..common.devices import Device
 from ..reference import norm as reference
 from . import core
@@ -43,7 +44,7 @@ class _Call:
     ) -> _Call:  # fmt: skip
         return _Call(
             _Geometry(op, x_shape, size, stride, pad, ceil_mode),
-            core.integer(op, "lrn_size", lrn_size, 1, _MAX_SIZE),
+            checks.integer(op, "lrn_size", lrn_size, 1, _MAX_SIZE),
             _number(op, "alpha", alpha, dtype),
             _number(op, "beta", beta, dtype),
             _number(op, "k", k, dtype, positive=True),
@@ -51,7 +52,7 @@ class _Call:
         )
 
     def shape_of(self, dev: Device) -> Any:
-        """The kernels' shape struct."""
+        """Make the kernels' shape struct."""
         g = self.geometry
         (n, h, w, c), (_, p, q, _) = g.x_shape, g.y_shape
         return dev.ext.LrnMaxPool2dShape(
@@ -70,20 +71,15 @@ class _Call:
         return Launch(op, dev, op, self.shape_of(dev), args, kernel=kernel)
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device, x_shape: Any, *, lrn_size: int = 5, groups: int = 1, size: Any = 3, stride: Any = 2,
-        pad: Any = 0, ceil_mode: bool = False,
-    ) -> Any:  # fmt: skip
-        x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
-        windows = (size, stride, pad, ceil_mode)
-        call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
-        return call.shape_of(dev)
-
-
-_list_kernels("lrn_max_pool2d")
-_list_kernels("lrn_max_pool2d_backward")
+@core.lists_kernels("lrn_max_pool2d", "lrn_max_pool2d_backward")
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, *, lrn_size: int = 5, groups: int = 1, size: Any = 3, stride: Any = 2,
+    pad: Any = 0, ceil_mode: bool = False,
+) -> Any:  # fmt: skip
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    windows = (size, stride, pad, ceil_mode)
+    call = _Call.of(op, x_shape, np.dtype(np.float32), lrn_size, 1.0, 1.0, 1.0, groups, *windows)
+    return call.shape_of(dev)
 
 
 @operation()
@@ -102,7 +98,7 @@ def lrn_max_pool2d(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Largest element of each window of pixels after normalisation across channels, and where it was found.
+    """Find the largest element of each window of pixels after normalisation across channels, and its place.
 
     ``u[i] = x[i] / (k + alpha * sum of x[j]^2)^beta`` over the `lrn_size` channels j around i (:func:`.lrn`;
     the paper, section 3.3), then ``y[n,p,q,c] = max over r,s of u[n, p*stride + r - top, q*stride + s - left,
@@ -141,10 +137,10 @@ def lrn_max_pool2d(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    x_shape = core.check_rank(op, "x", x, "N, H, W, C")
+    x_shape = checks.check_rank(op, "x", x, "N, H, W, C")
     windows = (size, stride, pad, ceil_mode)
     call = _Call.of(op, x_shape, dtype, lrn_size, alpha, beta, k, groups, *windows)
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     y_shape, argmax_dtype = call.geometry.y_shape, call.geometry.argmax_dtype
     specs = ("y", y_shape, dtype), ("argmax", y_shape, argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
@@ -174,7 +170,7 @@ def lrn_max_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn_max_pool2d`.
+    """Compute the gradient of :func:`lrn_max_pool2d` for its input.
 
     With g, the sum of the dy whose argmax points at an element, and `scale` made of x anew: ``dx[i] = g[i] *
     scale[i]^-beta - 2 * alpha * beta * x[i] * sum of g[j] * x[j] * scale[j]^(-beta - 1)`` over the channels j
@@ -209,15 +205,15 @@ def lrn_max_pool2d_backward(
     dy, argmax, x = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x, dy=dy)
-    x_shape = core.check_rank(op, "x", x, "N, H, W, C")
-    relu = core.flag(op, "relu", relu)
+    x_shape = checks.check_rank(op, "x", x, "N, H, W, C")
+    relu = checks.flag(op, "relu", relu)
     windows = (size, stride, pad, ceil_mode)
     call = _Call.of(op, x_shape, dtype, lrn_size, alpha, beta, k, groups, *windows)
-    core.check_rank(op, "dy", dy, "N, P, Q, C")
-    core.check_shape(op, "dy", dy, call.geometry.y_shape, f"for x {x_shape}")
-    core.check_shape(op, "argmax", argmax, call.geometry.y_shape, "like dy")
-    core.check_dtype(op, "argmax", argmax, call.geometry.argmax_dtype)
-    core.check_contiguous(op, **inputs)
+    checks.check_rank(op, "dy", dy, "N, P, Q, C")
+    checks.check_shape(op, "dy", dy, call.geometry.y_shape, f"for x {x_shape}")
+    checks.check_shape(op, "argmax", argmax, call.geometry.y_shape, "like dy")
+    checks.check_dtype(op, "argmax", argmax, call.geometry.argmax_dtype)
+    checks.check_contiguous(op, **inputs)
     dx = core.output(op, dev, inputs, out, x_shape, dtype)
     if dev.ext is None:
         args = (dy, argmax, x, *call.for_reference, relu)

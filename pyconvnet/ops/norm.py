@@ -35,7 +35,9 @@ from typing import Any
 
 import numpy as np
 
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import accumulation_dtype
 from ..reference import norm as reference
 from . import core
 from .launch import HostCall, Launch, Prepared
@@ -45,9 +47,9 @@ _MAX_SIZE = 2**31 - 1
 
 
 def _number(op: str, name: str, value: Any, dtype: np.dtype, *, positive: bool = False) -> float:
-    """A number that is neither negative nor, in the arrays' dtype, infinite; `positive`: nor zero."""
-    value = core.real(op, name, value, minimum=0.0, positive=positive)
-    dtype = core.wide(dtype)
+    """Return a number that is neither negative nor, in the arrays' dtype, infinite; `positive`: nor zero."""
+    value = checks.real(op, name, value, minimum=0.0, positive=positive)
+    dtype = accumulation_dtype(dtype)
     limits = np.finfo(dtype)
     if value > float(limits.max) or (positive and value < float(limits.tiny)):
         raise ValueError(f"{op}: {name} must be in the range of {dtype}, got {value}")
@@ -55,7 +57,7 @@ def _number(op: str, name: str, value: Any, dtype: np.dtype, *, positive: bool =
 
 
 def _groups(op: str, groups: Any, channels: int) -> int:
-    groups = core.integer(op, "groups", groups, 1)
+    groups = checks.integer(op, "groups", groups, 1)
     if channels % groups:
         raise ValueError(f"{op}: groups must divide the number of channels {channels}, got {groups}")
     return groups
@@ -64,7 +66,7 @@ def _groups(op: str, groups: Any, channels: int) -> int:
 def _check_vectors(op: str, name: str, array: Any) -> tuple[int, ...]:
     if array.ndim == 0:
         raise ValueError(f"{op}: {name} must have at least 1 dimension (..., C), got shape ()")
-    return core.check_size(op, name, array)
+    return checks.check_size(op, name, array)
 
 
 def _channels_shape(dev: Device, shape: tuple[int, ...], size: int, groups: int) -> Any:
@@ -79,44 +81,39 @@ def _pixels_shape(dev: Device, shape: tuple[int, ...], size: int) -> Any:
     return dev.ext.LrnSpatialShape(n=n, h=h, w=w, c=c, size=size)
 
 
-def _list_kernels(op: str, spatial: bool) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
-        size = core.integer(op, "size", size, 1, _MAX_SIZE)
-        if spatial:
-            if groups != 1:
-                raise ValueError(f"{op}: groups must be 1, got {groups}")
-            shape = _pixels_shape(dev, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size)
-        else:
-            x_shape = tuple(core.shape_tuple(op, "x_shape", x_shape, ",".join("." * max(1, len(x_shape)))))
-            shape = _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
-        return shape
+@core.lists_kernels("lrn", "lrn_backward")
+def _list_across_channels(op: str, dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
+    size, x_shape = checks.integer(op, "size", size, 1, _MAX_SIZE), checks.shape_tuple(op, "x_shape", x_shape)
+    return _channels_shape(dev, x_shape, size, _groups(op, groups, x_shape[-1]))
 
 
-_list_kernels("lrn", False)
-_list_kernels("lrn_backward", False)
-_list_kernels("lrn_spatial", True)
-_list_kernels("lrn_spatial_backward", True)
+@core.lists_kernels("lrn_spatial", "lrn_spatial_backward")
+def _list_across_pixels(op: str, dev: Device, x_shape: Any, size: int = 5, groups: int = 1) -> Any:
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
+    if groups != 1:
+        raise ValueError(f"{op}: groups must be 1, got {groups}")
+    return _pixels_shape(dev, checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size)
 
 
 def _outputs(op: str, dev: Device, out: Any, inputs: dict[str, Any], dtype: np.dtype) -> tuple[Any, Any]:
     shape = inputs["x"].shape
-    return core.outputs(op, dev, inputs, out, ("y", shape, dtype), ("scale", shape, core.wide(dtype)))
+    specs = ("y", shape, dtype), ("scale", shape, accumulation_dtype(dtype))
+    return core.outputs(op, dev, inputs, out, *specs)
 
 
 def _backward_inputs(
     op: str, kernel: str | None, out: Any, spatial: bool, **named: Any
 ) -> tuple[Device, np.dtype, dict[str, Any], Any]:
-    """Checks what both gradients share: (device, dtype, arrays, dx)."""
+    """Check what both gradients share; return (device, dtype, arrays, dx)."""
     dev, inputs = core.arrays(op, **named)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, **{name: array for name, array in inputs.items() if name != "scale"})
-    core.check_dtype(op, "scale", inputs["scale"], core.wide(dtype))
+    checks.check_dtype(op, "scale", inputs["scale"], accumulation_dtype(dtype))
     x = inputs["x"]
-    shape = core.check_rank(op, "x", x, "N, H, W, C") if spatial else _check_vectors(op, "x", x)
+    shape = checks.check_rank(op, "x", x, "N, H, W, C") if spatial else _check_vectors(op, "x", x)
     for name in ("dy", "y", "scale"):
-        core.check_shape(op, name, inputs[name], shape, "like x")
-    core.check_contiguous(op, **inputs)
+        checks.check_shape(op, name, inputs[name], shape, "like x")
+    checks.check_contiguous(op, **inputs)
     dx = core.output(op, dev, inputs, out, shape, dtype)
     return dev, dtype, inputs, dx
 
@@ -136,7 +133,7 @@ def lrn(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Local response normalisation across channels (the paper, section 3.3, with its numbers as defaults).
+    """Normalise responses across channels (the paper, section 3.3, with its numbers as defaults).
 
     ``y[i] = x[i] / (k + alpha * sum of x[j]^2)^beta`` over the `size` channels j around i. See the module for
     the window, and for how to convert the parameters of PyTorch, Caffe, cuDNN, ONNX and cuda-convnet.
@@ -171,11 +168,11 @@ def lrn(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
     shape = _check_vectors(op, "x", x)
-    size = core.integer(op, "size", size, 1, _MAX_SIZE)
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     k = _number(op, "k", k, dtype, positive=True)
     groups = _groups(op, groups, shape[-1])
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
         step = HostCall(reference.lrn, x, size, alpha, beta, k, groups, out=(y, scale))
@@ -200,7 +197,7 @@ def lrn_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn`.
+    """Compute the gradient of :func:`lrn` for its input.
 
     ``dx[i] = dy[i] * scale[i]^-beta - 2 * alpha * beta * x[i] * sum of dy[j] * y[j] / scale[j]`` over the
     channels j whose windows hold i.
@@ -227,8 +224,8 @@ def lrn_backward(
     """
     op = "lrn_backward"
     dev, dtype, inputs, dx = _backward_inputs(op, kernel, out, False, dy=dy, x=x, y=y, scale=scale)
-    relu = core.flag(op, "relu", relu)
-    size = core.integer(op, "size", size, 1, _MAX_SIZE)
+    relu = checks.flag(op, "relu", relu)
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     groups = _groups(op, groups, dx.shape[-1])
     if dev.ext is None:
@@ -252,7 +249,7 @@ def lrn_spatial(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Local response normalisation across the pixels of one channel: cuda-convnet's ``rnorm``.
+    """Normalise responses across the pixels of one channel: cuda-convnet's ``rnorm``.
 
     ``y = x / (k + alpha * sum of x^2)^beta`` over ``size x size`` pixels around each, cut off at the image's
     edge. The code of 2012 has one after its second normalisation across channels, with the defaults' alpha
@@ -285,11 +282,11 @@ def lrn_spatial(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    shape = core.check_rank(op, "x", x, "N, H, W, C")
-    size = core.integer(op, "size", size, 1, _MAX_SIZE)
+    shape = checks.check_rank(op, "x", x, "N, H, W, C")
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     k = _number(op, "k", k, dtype, positive=True)
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     y, scale = _outputs(op, dev, out, inputs, dtype)
     if dev.ext is None:
         step = HostCall(reference.lrn_spatial, x, size, alpha, beta, k, out=(y, scale))
@@ -312,7 +309,7 @@ def lrn_spatial_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`lrn_spatial`.
+    """Compute the gradient of :func:`lrn_spatial` for its input.
 
     ``dx = dy * scale^-beta - 2 * alpha * beta * x * sum of dy * y / scale`` over the pixels whose windows
     hold this one.
@@ -336,7 +333,7 @@ def lrn_spatial_backward(
     """
     op = "lrn_spatial_backward"
     dev, dtype, inputs, dx = _backward_inputs(op, kernel, out, True, dy=dy, x=x, y=y, scale=scale)
-    size = core.integer(op, "size", size, 1, _MAX_SIZE)
+    size = checks.integer(op, "size", size, 1, _MAX_SIZE)
     alpha, beta = _number(op, "alpha", alpha, dtype), _number(op, "beta", beta, dtype)
     if dev.ext is None:
         args = (*inputs.values(), size, alpha, beta)

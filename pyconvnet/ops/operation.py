@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..common.devices import Device
+from ..reference.space_to_depth import Depth
 from . import arrays as device_arrays
 from . import tuning
 from .arrays import capability, host_device, is_array, overlap
@@ -45,12 +47,12 @@ _caches: list[dict] = []
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Prepared]]:
-    """Inside, operations of this thread check their arguments and run nothing.
+    """Record what the operations of this thread would run: inside, they check arguments and run nothing.
 
     Yields
     ------
     list of Prepared
-        What the operations would have run; filled inside the block.
+        One for each operation called; filled inside the block.
     """
     before, _state.recorded = _state.recorded, []
     try:
@@ -105,12 +107,12 @@ def forget() -> None:
 
 
 def recipes() -> int:
-    """The number of recipes that are kept."""
+    """Count the recipes that are kept."""
     return sum(map(len, _caches))
 
 
 def operation(
-    *, updated: tuple[str, ...] = (), alignment: bool = False
+    *, updated: tuple[str, ...] = (), alignment: bool = False, varying: str | None = None
 ) -> Callable[[Callable[..., Prepared]], Callable[..., Any]]:
     """Make an operation of a function that checks its arguments and returns a :class:`Prepared`.
 
@@ -122,12 +124,16 @@ def operation(
         Names of arguments that are written to, beside ``out``.
     alignment : bool
         Whether kernels are chosen by where arrays start.
+    varying :
+        Name of an argument that may be another integer at each call; its lower 32 bits count. `prepare` may
+        be given a :class:`Varying` and has to hand on the very object.
     """
 
     def decorate(prepare: Callable[..., Prepared]) -> Callable[..., Any]:
         cache: dict[tuple, _Recipe] = {}
         _caches.append(cache)
         names = tuple(inspect.signature(prepare).parameters)
+        place = names.index(varying) if varying else None
 
         @functools.wraps(prepare)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -135,16 +141,25 @@ def operation(
                 prepared = prepare(*args, **kwargs)
                 _state.recorded.append(prepared)
                 return prepared.result
+            numbers: list[Varying] = []
+            if varying:
+                if type(kwargs.get(varying)) is int:
+                    numbers = [Varying(kwargs[varying] % 2**32)]
+                    kwargs[varying] = numbers[0]
+                elif len(args) > place and type(args[place]) is int:
+                    numbers = [Varying(args[place] % 2**32)]
+                    args = (*args[:place], *numbers, *args[place + 1 :])
             arrays: list[Any] = []
             key, dev = _key(args, kwargs, arrays, alignment)
             if key is None:
                 return prepare(*args, **kwargs).run()
             recipe = cache.get(key)
             if recipe is not None and recipe.dev is dev:
-                result = recipe.run(arrays, kwargs.get("workspace"))
+                result = recipe.run(arrays + numbers, kwargs.get("workspace"))
                 if result is not _ANOTHER_WAY:
                     return result
-            return _first(prepare, names, args, kwargs, arrays, updated, functools.partial(_keep, cache, key))
+            keep = functools.partial(_keep, cache, key)
+            return _first(prepare, names, args, kwargs, arrays, numbers, updated, keep)
 
         call.prepare = prepare
         return call
@@ -155,10 +170,14 @@ def operation(
 # ---- the kind of arguments ---------------------------------------------------------------------------------
 
 
+class Varying(int):
+    """A number of which a recipe holds for any: it is filled in like an array."""
+
+
 def _key(
     args: tuple, kwargs: dict[str, Any], arrays: list[Any], alignment: bool
 ) -> tuple[tuple | None, Device | None]:
-    """What a recipe holds for, and its device; (None, None) for arguments out of the ordinary.
+    """Build the key a recipe is kept under, and its device; (None, None) for arguments out of the ordinary.
 
     Parameters
     ----------
@@ -212,6 +231,11 @@ def _add(value: Any, parts: list[Any], arrays: list[Any]) -> bool:
     kind = type(value)
     if kind in _PLAIN:
         parts += (kind, value)
+    elif kind is Varying:
+        parts.append(kind)
+    elif kind is Depth:
+        parts.append(kind)
+        return all(_add(item, parts, arrays) for item in (value.size, value.stride, value.pad))
     elif kind is float:
         parts += (kind, value if value else str(value))
     elif kind is np.ndarray:
@@ -244,6 +268,7 @@ def _first(
     args: tuple,
     kwargs: dict[str, Any],
     arrays: list[Any],
+    numbers: list[Varying],
     updated: tuple[str, ...],
     keep: Callable[[_Recipe], None],
 ) -> Any:
@@ -254,19 +279,19 @@ def _first(
     kwargs = {n: v if n == "workspace" else _replaced(v, rest) for n, v in kwargs.items()}
     prepared = prepare(*args, **kwargs)
     prepared.run()
-    places = {id(array): place for place, array in enumerate(apart)}
-    made = [a for a in arrays_in((prepared.result,)) if id(a) not in places]
-    places |= {id(array): len(apart) + i for i, array in enumerate(made)}
+    places = {id(value): place for place, value in enumerate(apart + numbers)}
+    made = [a for a in arrays_in((prepared.result, prepared.scratch)) if id(a) not in places]
+    places |= {id(array): len(places) + i for i, array in enumerate(made)}
     named = [*zip(names, args, strict=False), *kwargs.items()]
     owners = [n for n, value in named if n != "workspace" for _ in arrays_in((value,))]
     written = [i for i, name in enumerate(owners) if name == "out" or name in updated]
     with contextlib.suppress(_NotKnownError):
         keep(_Recipe(prepared, places, made, arrays, written))
-    return _Template((prepared.result,), places).filled([*arrays, *made])[0]
+    return _Template((prepared.result,), places).filled([*arrays, *numbers, *made])[0]
 
 
 def _apart(arrays: list[Any]) -> list[Any]:
-    """The arrays, those that are there a second time as views, so that each can be told from the others."""
+    """Return the arrays, those that are there a second time as views: each can be told from the others."""
     seen: set[int] = set()
     result = []
     for array in arrays:
@@ -276,38 +301,44 @@ def _apart(arrays: list[Any]) -> list[Any]:
 
 
 def _replaced(value: Any, arrays: Iterator[Any]) -> Any:
-    """An argument with the next ones of `arrays` in place of its own."""
+    """Put the next ones of `arrays` in place of an argument's own."""
     if isinstance(value, list | tuple):
         return type(value)(_replaced(item, arrays) for item in value)
     return next(arrays) if is_array(value) else value
 
 
 class _NotKnownError(Exception):
-    """What runs takes an array that is neither an argument nor a result: a converted copy, say; or a kernel
-    that may be another one next time.
+    """What runs takes an array that is neither an argument nor a result nor scratch memory; or a kernel that
+    may be another one next time.
     """
 
 
 class _Template:
-    """Values with places for the arrays of a call, which it does not hold."""
+    """Values with places for the arrays of a call, which it does not hold.
 
-    __slots__ = ("fills", "values")
+    ``filled(arrays)`` gives the values, with those of `arrays` that belong there.
+    """
+
+    __slots__ = ("filled", "fills", "values")
 
     def __init__(self, values: Iterable[Any], places: dict[int, int]):
         self.values: list[Any] = list(values)
         self.fills: list[tuple[int, Any, type | None]] = []  # (where, place or template, None or its type)
         for i, value in enumerate(self.values):
-            if is_array(value):
+            if is_array(value) or type(value) is Varying:
                 if id(value) not in places:
                     raise _NotKnownError
                 self.fills.append((i, places[id(value)], None))
-            elif isinstance(value, list | tuple) and any(True for _ in arrays_in(value)):
-                self.fills.append((i, _Template(value, places), type(value)))
+            elif isinstance(value, list | tuple) and (inner := _Template(value, places)).fills:
+                self.fills.append((i, inner, type(value)))
             else:
                 continue
             self.values[i] = None
+        everywhere = [place for _, place, kind in self.fills if kind is None]
+        only_arrays = len(everywhere) == len(self.values) > 1
+        self.filled = operator.itemgetter(*everywhere) if only_arrays else self._filled
 
-    def filled(self, arrays: list[Any]) -> list[Any]:
+    def _filled(self, arrays: list[Any]) -> list[Any]:
         values = self.values.copy()
         for i, place, kind in self.fills:
             values[i] = arrays[place] if kind is None else kind(place.filled(arrays))
@@ -324,6 +355,9 @@ class _HostStep:
         self.names, self.options = tuple(call.options), _Template(call.options.values(), places)
 
     def run(self, arrays: list[Any], workspace: Any) -> None:
+        if not self.names:
+            self.function(*self.args.filled(arrays))
+            return
         options = dict(zip(self.names, self.options.filled(arrays), strict=True))
         self.function(*self.args.filled(arrays), **options)
 
@@ -377,7 +411,7 @@ class _Recipe:
         ]
 
     def _state(self) -> tuple:
-        """What the choice of kernels depends on beside the kind of arguments."""
+        """Return what the choice of kernels depends on beside the kind of arguments."""
         return capability(self.dev), tuning.state(self.dev)
 
     def run(self, arrays: list[Any], workspace: Any) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import BFLOAT16
 from . import core
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
@@ -27,7 +29,7 @@ def sgd_momentum(
     w_bf16: Any = None,
     kernel: str | None = None,
 ) -> None:
-    """One step of the paper's rule (section 5) on all parameters of a network, in place.
+    """Take a step of the paper's rule (section 5) with all parameters of a network, in place.
 
     ``v <- momentum v - weight_decay[s] lr lr_mult[s] w - lr lr_mult[s] g``, then ``w <- w + v``, for the
     elements of segment s; a segment with ``lr_mult[s] == 0`` is frozen: not a bit of its w and v changes.
@@ -72,22 +74,22 @@ def sgd_momentum(
     w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16 = inputs.values()
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, w=w, v=v, g=g, hyper=hyper, lr_mult=lr_mult, weight_decay=weight_decay)
-    if dtype == core.BFLOAT16:
+    if dtype == BFLOAT16:
         raise TypeError(f"{op}: w must be float32, got bfloat16, too coarse for small steps to add up")
-    (count,) = core.check_rank(op, "w", w, "count")
-    core.check_shape(op, "g", g, (count,), "like w")
-    core.check_shape(op, "hyper", hyper, (2,), "[lr, momentum]")
-    core.check_dtype(op, "ends", ends, np.int64)
-    (segments,) = core.check_rank(op, "ends", ends, "S")
-    core.check_shape(op, "lr_mult", lr_mult, (segments,), "like ends")
-    core.check_shape(op, "weight_decay", weight_decay, (segments,), "like ends")
-    core.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
+    (count,) = checks.check_rank(op, "w", w, "count")
+    checks.check_shape(op, "g", g, (count,), "like w")
+    checks.check_shape(op, "hyper", hyper, (2,), "[lr, momentum]")
+    checks.check_dtype(op, "ends", ends, np.int64)
+    (segments,) = checks.check_rank(op, "ends", ends, "S")
+    checks.check_shape(op, "lr_mult", lr_mult, (segments,), "like ends")
+    checks.check_shape(op, "weight_decay", weight_decay, (segments,), "like ends")
+    checks.check_contiguous(op, g=g, hyper=hyper, ends=ends, lr_mult=lr_mult, weight_decay=weight_decay)
     core.writable(op, "w", dev, w, (count,), dtype)
     core.writable(op, "v", dev, v, (count,), dtype)
     if step is not None:
         core.writable(op, "step", dev, step, (1,), np.int64)
     if w_bf16 is not None:
-        core.writable(op, "w_bf16", dev, w_bf16, (count,), core.BFLOAT16)
+        core.writable(op, "w_bf16", dev, w_bf16, (count,), BFLOAT16)
     core.outputs(op, dev, inputs, None, updated=("w", "v", "step", "w_bf16"))
     if dev.ext is None:
         how = HostCall(reference.sgd_momentum, w, v, g, hyper, ends, lr_mult, weight_decay, step, w_bf16)
@@ -95,12 +97,12 @@ def sgd_momentum(
         extent = dev.ext.SgdShape(count=count, segments=segments)
         args = (w, v, w_bf16, step, g, hyper, ends, lr_mult, weight_decay)
         how = Launch(op, dev, op, extent, args, kernel=kernel)
-    checks = () if dev.kind == "cuda" else (HostCall(_check_ends, op, ends, count),)
-    return Prepared(dev, None, how, checks=checks)
+    content_checks = () if dev.kind == "cuda" else (HostCall(_check_ends, op, ends, count),)
+    return Prepared(dev, None, how, checks=content_checks)
 
 
 def _check_ends(op: str, ends: Any, count: int) -> None:
-    """The segments follow each other and cover all elements."""
+    """Check that the segments follow each other and cover all elements; ValueError else."""
     if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
         raise ValueError(f"{op}: ends must not fall, got {ends.tolist()}")
     if ends[-1] != count:
@@ -108,7 +110,7 @@ def _check_ends(op: str, ends: Any, count: int) -> None:
 
 
 @core.lists_kernels("sgd_momentum")
-def _list_sgd_momentum(dev: Device, count: int, segments: int) -> Any:
-    count = core.integer("sgd_momentum", "count", count, minimum=1, maximum=core.MAX_ELEMENTS)
-    segments = core.integer("sgd_momentum", "segments", segments, minimum=1, maximum=core.MAX_ELEMENTS)
+def _list_kernels(op: str, dev: Device, count: int, segments: int) -> Any:
+    count = checks.integer(op, "count", count, minimum=1, maximum=checks.MAX_ELEMENTS)
+    segments = checks.integer(op, "segments", segments, minimum=1, maximum=checks.MAX_ELEMENTS)
     return dev.ext.SgdShape(count=count, segments=segments)

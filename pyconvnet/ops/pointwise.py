@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import accumulation_dtype
 from . import core
 from .launch import HostCall, Launch, Prepared
-from .operation import operation
+from .operation import Varying, operation
 
 # ---- what the functions share ------------------------------------------------------------------------------
 
@@ -30,10 +32,10 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     first = inputs[names[0]]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, **inputs)
-    shape = core.check_size(op, names[0], first)
+    shape = checks.check_size(op, names[0], first)
     for name in names[1:]:
-        core.check_shape(op, name, inputs[name], shape, f"like {names[0]}")
-    core.check_contiguous(op, **inputs)
+        checks.check_shape(op, name, inputs[name], shape, f"like {names[0]}")
+    checks.check_contiguous(op, **inputs)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=tuple(inputs))
     if dev.ext is None:
         return Prepared(dev, y, HostCall(getattr(reference, op), *inputs.values(), *scalars, out=y))
@@ -41,24 +43,12 @@ def _elementwise(op: str, out: Any, kernel: str | None, *scalars: float, **named
     return Prepared(dev, y, Launch(op, dev, op, extent, (y, *inputs.values(), *scalars), kernel=kernel))
 
 
-def _list_elementwise(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        count = math.prod(core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape)))))
-        return dev.ext.ElementwiseShape(count=count)
+_ELEMENTWISE = "relu relu_backward tanh tanh_backward logistic logistic_backward add dropout_backward"
 
 
-for _op in (
-    "relu",
-    "relu_backward",
-    "tanh",
-    "tanh_backward",
-    "logistic",
-    "logistic_backward",
-    "add",
-    "dropout_backward",
-):
-    _list_elementwise(_op)
+@core.lists_kernels(*_ELEMENTWISE.split())
+def _list_elementwise(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    return dev.ext.ElementwiseShape(count=math.prod(checks.shape_tuple(op, "shape", shape)))
 
 
 # ---- activations -------------------------------------------------------------------------------------------
@@ -66,7 +56,7 @@ for _op in (
 
 @operation()
 def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
+    """Apply a rectified linear unit, ``y = max(x, 0)``; NaN stays NaN (the paper, section 3.1).
 
     Parameters
     ----------
@@ -85,7 +75,7 @@ def relu(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
 
 @operation()
 def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
+    """Compute the gradient of ``y = relu(x)``: ``dx = 0 where y <= 0, else dy``.
 
     Parameters
     ----------
@@ -102,13 +92,13 @@ def relu_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
 
 @operation()
 def tanh(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Hyperbolic tangent, element by element. Arguments and errors as for :func:`relu`."""
+    """Compute ``y = tanh(x)``, element by element. Arguments and errors as for :func:`relu`."""
     return _elementwise("tanh", out, kernel, x=x)
 
 
 @operation()
 def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
+    """Compute the gradient of ``y = tanh(x)``: ``dx = dy (1 - y^2)``.
 
     Arguments and errors as for :func:`relu_backward`.
     """
@@ -117,13 +107,13 @@ def tanh_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None
 
 @operation()
 def logistic(x: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
+    """Apply the logistic function, ``y = 1 / (1 + exp(-x))``. Arguments and errors as for :func:`relu`."""
     return _elementwise("logistic", out, kernel, x=x)
 
 
 @operation()
 def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
+    """Compute the gradient of ``y = logistic(x)``: ``dx = dy y (1 - y)``.
 
     Arguments and errors as for :func:`relu_backward`.
     """
@@ -137,7 +127,7 @@ def logistic_backward(dy: Any, y: Any, *, out: Any = None, kernel: str | None = 
 def add(
     a: Any, b: Any, *, alpha: float = 1.0, beta: float = 1.0, out: Any = None, kernel: str | None = None
 ) -> Any:
-    """Scaled sum, ``y = alpha a + beta b``.
+    """Add two arrays, scaled: ``y = alpha a + beta b``.
 
     With ``beta=0``, b is not read: ``add(a, a, alpha=s, beta=0)`` scales a.
 
@@ -152,7 +142,7 @@ def add(
     TypeError, ValueError
         As for :func:`relu_backward`; a factor that is not finite.
     """
-    alpha, beta = core.real("add", "alpha", alpha), core.real("add", "beta", beta)
+    alpha, beta = checks.real("add", "alpha", alpha), checks.real("add", "beta", beta)
     return _elementwise("add", out, kernel, alpha, beta, a=a, b=b)
 
 
@@ -178,10 +168,10 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
     x, b = inputs["x"], inputs["b"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    core.check_dtype(op, "b", b, core.wide(dtype))
+    checks.check_dtype(op, "b", b, accumulation_dtype(dtype))
     shape = _check_channels(op, "x", x)
-    core.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
-    core.check_contiguous(op, x=x, b=b)
+    checks.check_shape(op, "b", b, shape[-1:], "for the last axis of x")
+    checks.check_contiguous(op, x=x, b=b)
     y = core.output(op, dev, inputs, out, shape, dtype, itself=("x",))
     if dev.ext is None:
         return Prepared(dev, y, HostCall(reference.add_bias, x, b, out=y))
@@ -191,7 +181,7 @@ def add_bias(x: Any, b: Any, *, out: Any = None, kernel: str | None = None) -> A
 
 @operation()
 def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, workspace: Any = None) -> Any:
-    """Gradient of a bias: ``db[c] = sum of dy[..., c]`` over all axes but the last, added in a fixed order.
+    """Sum a bias's gradient, ``db[c] = sum of dy[..., c]`` over all axes but the last, in a fixed order.
 
     Parameters
     ----------
@@ -213,30 +203,25 @@ def bias_backward(dy: Any, *, out: Any = None, kernel: str | None = None, worksp
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, dy=dy)
     shape = _check_channels(op, "dy", dy)
-    core.check_contiguous(op, dy=dy)
-    db = core.output(op, dev, inputs, out, shape[-1:], core.wide(dtype))
+    checks.check_contiguous(op, dy=dy)
+    db = core.output(op, dev, inputs, out, shape[-1:], accumulation_dtype(dtype))
     if dev.ext is None:
         return Prepared(dev, db, HostCall(reference.bias_backward, dy, out=db))
     extent = dev.ext.RowsShape(rows=dy.size // shape[-1], cols=shape[-1])
-    how = {"scratched": True, "kernel": kernel, "workspace": workspace}
+    how = {"with_workspace": True, "kernel": kernel, "workspace": workspace}
     return Prepared(dev, db, Launch(op, dev, op, extent, (db, dy), **how))
 
 
 def _check_channels(op: str, name: str, array: Any) -> tuple[int, ...]:
     if array.ndim == 0:
         raise ValueError(f"{op}: {name} must have at least 1 dimension (..., C), got shape ()")
-    return core.check_size(op, name, array)
+    return checks.check_size(op, name, array)
 
 
-def _list_rows(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
-        return dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
-
-
-_list_rows("add_bias")
-_list_rows("bias_backward")
+@core.lists_kernels("add_bias", "bias_backward")
+def _list_rows(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    *rows, cols = checks.shape_tuple(op, "shape", shape)
+    return dev.ext.RowsShape(rows=math.prod(rows), cols=cols)
 
 
 # ---- channels side by side ---------------------------------------------------------------------------------
@@ -244,7 +229,7 @@ _list_rows("bias_backward")
 
 @operation()
 def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
-    """Arrays side by side along the last axis, the channels.
+    """Join arrays along the last axis, the channels.
 
     Parameters
     ----------
@@ -268,7 +253,7 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
         if _check_channels(op, name, x)[:-1] != outer:
             wanted = ", ".join(map(str, (*outer, "…")))
             raise ValueError(f"{op}: {name} must have shape ({wanted}) like xs[0], got {tuple(x.shape)}")
-    core.check_contiguous(op, **inputs)
+    checks.check_contiguous(op, **inputs)
     arrays = list(inputs.values())
     total = sum(x.shape[-1] for x in arrays)
     y = core.output(op, dev, inputs, out, (*outer, total), dtype)
@@ -283,7 +268,7 @@ def concat(xs: Sequence[Any], *, out: Any = None) -> Any:
 
 @operation()
 def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
-    """The inverse of :func:`concat`: the channels of x in pieces of the given sizes.
+    """Split the channels of x into parts of the given sizes: the inverse of :func:`concat`.
 
     Parameters
     ----------
@@ -303,12 +288,12 @@ def split(x: Any, sizes: Sequence[int], *, out: Any = None) -> tuple[Any, ...]:
     outer = _check_channels(op, "x", x)[:-1]
     if not isinstance(sizes, list | tuple):
         raise TypeError(f"{op}: sizes must be a list or tuple of integers, got {type(sizes).__name__}")
-    sizes = [core.integer(op, f"sizes[{i}]", size, minimum=1) for i, size in enumerate(sizes)]
+    sizes = [checks.integer(op, f"sizes[{i}]", size, minimum=1) for i, size in enumerate(sizes)]
     if sum(sizes) != x.shape[-1]:
         raise ValueError(
             f"{op}: sizes must add up to the {x.shape[-1]} channels of x, got {sizes}, sum {sum(sizes)}"
         )
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     specs = ((f"out[{i}]", (*outer, size), dtype) for i, size in enumerate(sizes))
     ys = core.outputs(op, dev, inputs, out, *specs)
     if dev.ext is None:
@@ -335,7 +320,7 @@ def _copy_columns(dev: Device, dst: Any, dst_first: int, src: Any, src_first: in
 # ---- dropout -----------------------------------------------------------------------------------------------
 
 
-@operation()
+@operation(varying="step")
 def dropout(
     x: Any,
     p: float = 0.5,
@@ -384,16 +369,16 @@ def dropout(
         does not fit.
     """
     op = "dropout"
-    p = core.real(op, "p", p, minimum=0.0, below=1.0)
-    seed = core.integer(op, "seed", seed) % 2**64
-    layer = core.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
+    p = checks.real(op, "p", p, minimum=0.0, below=1.0)
+    seed = checks.integer(op, "seed", seed) % 2**64
+    layer = checks.integer(op, "layer", layer, minimum=0, maximum=2**32 - 1)
     scale = _dropout_scale(op, p, scale)
     dev, inputs, step, step_array = _with_step(op, step, x=x)
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
     shape = _check_channels(op, "x", x)
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     rows, cols = x.size // shape[-1], shape[-1]
     row0, col0, total_cols = _check_window(op, window, cols)
     specs = ("y", shape, dtype), ("mask", shape, np.uint8)
@@ -416,7 +401,7 @@ def dropout_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`dropout`: ``dx = dy scale where mask, else 0``.
+    """Compute the gradient of :func:`dropout`: ``dx = dy scale where mask, else 0``.
 
     Parameters
     ----------
@@ -433,16 +418,16 @@ def dropout_backward(
         p outside [0, 1); wrong dtype; shapes that differ; not contiguous; `out` that does not fit.
     """
     op = "dropout_backward"
-    p = core.real(op, "p", p, minimum=0.0, below=1.0)
+    p = checks.real(op, "p", p, minimum=0.0, below=1.0)
     scale = _dropout_scale(op, p, scale)
     dev, inputs = core.arrays(op, dy=dy, mask=mask)
     dy, mask = inputs["dy"], inputs["mask"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, dy=dy)
-    shape = core.check_size(op, "dy", dy)
-    core.check_dtype(op, "mask", mask, np.uint8)
-    core.check_shape(op, "mask", mask, shape, "like dy")
-    core.check_contiguous(op, dy=dy, mask=mask)
+    shape = checks.check_size(op, "dy", dy)
+    checks.check_dtype(op, "mask", mask, np.uint8)
+    checks.check_shape(op, "mask", mask, shape, "like dy")
+    checks.check_contiguous(op, dy=dy, mask=mask)
     dx = core.output(op, dev, inputs, out, shape, dtype, itself=("dy",))
     if dev.ext is None:
         return Prepared(dev, dx, HostCall(reference.dropout_backward, dy, mask, scale, out=dx))
@@ -453,12 +438,13 @@ def dropout_backward(
 def _with_step(
     op: str, step: Any, optional: tuple[str, ...] = (), **named: Any
 ) -> tuple[Device, dict[str, Any], int, Any]:
-    """The arrays of a call that draws random bits, and its step: (device, arrays, number, array or None)."""
+    """Take arrays and step of a call that draws random bits: (device, arrays, number, array or None)."""
     if isinstance(step, int | np.integer):
-        return *core.arrays(op, optional, **named), core.integer(op, "step", step) % 2**32, None
+        number = step if isinstance(step, Varying) else checks.integer(op, "step", step) % 2**32
+        return *core.arrays(op, optional, **named), number, None
     dev, inputs = core.arrays(op, optional, **named, step=step)
     step_array = inputs["step"]
-    core.check_dtype(op, "step", step_array, np.int64)
+    checks.check_dtype(op, "step", step_array, np.int64)
     if step_array.size != 1:
         raise ValueError(
             f"{op}: step must be an integer or have one element, got shape {tuple(step_array.shape)}"
@@ -467,7 +453,7 @@ def _with_step(
 
 
 def _dropout_scale(op: str, p: float, scale: float | None) -> float:
-    return 1.0 / (1.0 - p) if scale is None else core.real(op, "scale", scale)
+    return 1.0 / (1.0 - p) if scale is None else checks.real(op, "scale", scale)
 
 
 def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
@@ -476,7 +462,7 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
     if not isinstance(window, list | tuple) or len(window) != 3:
         raise ValueError(f"{op}: window must be (row0, col0, total_cols), got {window!r}")
     row0, col0, total_cols = (
-        core.integer(op, f"window[{i}]", value, minimum=0) for i, value in enumerate(window)
+        checks.integer(op, f"window[{i}]", value, minimum=0) for i, value in enumerate(window)
     )
     if col0 + cols > total_cols:
         raise ValueError(
@@ -487,13 +473,7 @@ def _check_window(op: str, window: Any, cols: int) -> tuple[int, int, int]:
     return row0, col0, total_cols
 
 
-def list_dropout(op: str) -> None:
-    """Let ``ops.kernels`` know an operation that draws a mask for a matrix."""
-
-    @core.lists_kernels(op)
-    def listing(dev: Device, shape: tuple[int, ...]) -> Any:
-        *rows, cols = core.shape_tuple(op, "shape", shape, ", ".join("." * max(1, len(shape))))
-        return dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)
-
-
-list_dropout("dropout")
+@core.lists_kernels("dropout", "bias_relu_dropout")
+def _list_masked(op: str, dev: Device, shape: tuple[int, ...]) -> Any:
+    *rows, cols = checks.shape_tuple(op, "shape", shape)
+    return dev.ext.DropoutShape(rows=math.prod(rows), cols=cols, row0=0, col0=0, total_cols=cols)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common import checks
 from ..common.devices import Device
 from ..reference import pool as reference
 from . import core
@@ -37,16 +38,15 @@ class _Geometry:
 
     def __init__(self, op: str, x_shape: tuple[int, ...], size: Any, stride: Any, pad: Any, ceil_mode: bool):
         self.op, self.x_shape = op, x_shape
-        self.size = core.pair(op, "size", size, 1)
-        self.stride = core.pair(op, "stride", stride, 1)
-        self.pad = core.padding(op, "pad", pad)
-        if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"{op}: ceil_mode must be True or False, got {type(ceil_mode).__name__}")
+        self.size = checks.pair(op, "size", size, 1)
+        self.stride = checks.pair(op, "stride", stride, 1)
+        self.pad = checks.padding(op, "pad", pad)
+        ceil_mode = checks.flag(op, "ceil_mode", ceil_mode)
         for before_after, extent in zip(self.pad, self.size, strict=True):
             if max(before_after) >= extent:
                 raise ValueError(f"{op}: pad must be smaller than size {self.size}, got {pad}")
         n, h, w, c = x_shape
-        p, q = (self._windows(axis, x_shape[1 + axis], bool(ceil_mode)) for axis in (0, 1))
+        p, q = (self._windows(axis, x_shape[1 + axis], ceil_mode) for axis in (0, 1))
         if p < 1 or q < 1:
             raise ValueError(
                 f"{op}: a window of {self.size} pixels does not fit x of {h} x {w} with padding {self.pad}"
@@ -78,7 +78,7 @@ class _Geometry:
         return np.dtype(np.uint8 if math.prod(self.size) <= 255 else np.int32)
 
     def shape_of(self, dev: Device) -> Any:
-        """The kernels' shape struct."""
+        """Make the kernels' shape struct."""
         (n, h, w, c), (_, p, q, _) = self.x_shape, self.y_shape
         return dev.ext.Pool2dShape(
             n=n, h=h, w=w, c=c, r=self.size[0], s=self.size[1], p=p, q=q,
@@ -89,9 +89,9 @@ class _Geometry:
 def _backward_geometry(
     op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
 ) -> _Geometry:
-    """The windows of the forward call that dy is the gradient of; `ceil_mode` None: whichever fits dy."""
-    dy_shape = core.check_rank(op, "dy", dy, "N, P, Q, C")
-    x_shape = core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    """Find the windows of the forward call that dy is a gradient of; `ceil_mode` None: whichever fits dy."""
+    dy_shape = checks.check_rank(op, "dy", dy, "N, P, Q, C")
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
     modes = (False, True) if ceil_mode is None else (ceil_mode,)
     wanted = []
     for mode in modes:
@@ -109,24 +109,17 @@ def _backward_geometry(
 
 
 def check_argmax(op: str, argmax: Any, positions: int) -> None:
-    """Every element is a position inside a window of so many pixels."""
+    """Check that every element is a position inside a window of so many pixels; ValueError else."""
     if argmax.max() >= positions or argmax.min() < 0:
         raise ValueError(f"{op}: argmax must be in [0, {positions}), got {argmax.min()} … {argmax.max()}")
 
 
-def _list_kernels(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(
-        dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
-    ):
-        geometry = _Geometry(
-            op, core.shape_tuple(op, "x_shape", x_shape, "N, H, W, C"), size, stride, pad, ceil_mode
-        )
-        return geometry.shape_of(dev)
-
-
-for _op in ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"):
-    _list_kernels(_op)
+@core.lists_kernels("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward")
+def _list_kernels(
+    op: str, dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
+) -> Any:
+    x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
+    return _Geometry(op, x_shape, size, stride, pad, ceil_mode).shape_of(dev)
 
 
 # ---------------------------------------------------------------- maximum
@@ -143,7 +136,7 @@ def max_pool2d(
     out: tuple[Any, Any] | None = None,
     kernel: str | None = None,
 ) -> tuple[Any, Any]:
-    """Largest element of each window, and where it was found.
+    """Find the largest element of each window, and its place in the window.
 
     ``y[n,p,q,c] = max over r,s of x[n, p*stride + r - top, q*stride + s - left, c]``. The first maximum in
     row-major order wins; a NaN beats every number, and the first NaN every other.
@@ -174,8 +167,8 @@ def max_pool2d(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
-    core.check_contiguous(op, x=x)
+    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    checks.check_contiguous(op, x=x)
     y_shape = geometry.y_shape
     specs = ("y", y_shape, dtype), ("argmax", y_shape, geometry.argmax_dtype)
     y, argmax = core.outputs(op, dev, inputs, out, *specs)
@@ -200,7 +193,7 @@ def max_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`max_pool2d`: each dy goes to the pixel its argmax points at.
+    """Compute the gradient of :func:`max_pool2d`: each dy goes to the pixel its argmax points at.
 
     Windows overlap, so a pixel may collect several; they are added in a fixed order.
 
@@ -234,10 +227,10 @@ def max_pool2d_backward(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
-    core.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
-    core.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
-    core.check_contiguous(op, dy=dy, argmax=argmax)
-    core.check_mask(op, mask, geometry.x_shape)
+    checks.check_shape(op, "argmax", argmax, geometry.y_shape, "like dy")
+    checks.check_dtype(op, "argmax", argmax, geometry.argmax_dtype)
+    checks.check_contiguous(op, dy=dy, argmax=argmax)
+    checks.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         args = (dy, argmax, geometry.x_shape, *geometry.windows)
@@ -252,12 +245,9 @@ def max_pool2d_backward(
 
 
 def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
-    """The padding whose pixels an average divides by: (top, bottom, left, right)."""
-    if not isinstance(count_include_pad, bool | np.bool_):
-        raise TypeError(
-            f"{op}: count_include_pad must be True or False, got {type(count_include_pad).__name__}"
-        )
-    return (*geometry.pad[0], *geometry.pad[1]) if count_include_pad else (0, 0, 0, 0)
+    """Return the padding whose pixels an average divides by: (top, bottom, left, right)."""
+    counts = checks.flag(op, "count_include_pad", count_include_pad)
+    return (*geometry.pad[0], *geometry.pad[1]) if counts else (0, 0, 0, 0)
 
 
 @operation()
@@ -272,7 +262,7 @@ def avg_pool2d(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Mean of each window.
+    """Average each window.
 
     ``y[n,p,q,c] = (sum over r,s of x[n, p*stride + r - top, q*stride + s - left, c]) / count[p,q]``
 
@@ -299,9 +289,9 @@ def avg_pool2d(
     x = inputs["x"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, x=x)
-    geometry = _Geometry(op, core.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
+    geometry = _Geometry(op, checks.check_rank(op, "x", x, "N, H, W, C"), size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
-    core.check_contiguous(op, x=x)
+    checks.check_contiguous(op, x=x)
     y = core.output(op, dev, inputs, out, geometry.y_shape, dtype)
     if dev.ext is None:
         step = HostCall(reference.avg_pool2d, x, *geometry.windows, bool(count_include_pad), out=y)
@@ -324,7 +314,7 @@ def avg_pool2d_backward(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """Gradient of :func:`avg_pool2d`: ``dx[n,h,w,c]`` is the sum of ``dy / count`` over the pixel's windows.
+    """Compute the gradient of :func:`avg_pool2d`: dx[n,h,w,c] sums dy / count over the pixel's windows.
 
     Parameters
     ----------
@@ -353,8 +343,8 @@ def avg_pool2d_backward(
     dtype = core.check_float(op, dev, dy=dy, mask=mask)
     geometry = _backward_geometry(op, dy, x_shape, size, stride, pad, ceil_mode)
     counted = _counted(op, geometry, count_include_pad)
-    core.check_contiguous(op, dy=dy)
-    core.check_mask(op, mask, geometry.x_shape)
+    checks.check_contiguous(op, dy=dy)
+    checks.check_mask(op, mask, geometry.x_shape)
     dx = core.output(op, dev, inputs, out, geometry.x_shape, dtype)
     if dev.ext is None:
         args = (dy, geometry.x_shape, *geometry.windows, bool(count_include_pad))

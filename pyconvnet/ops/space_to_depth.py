@@ -1,4 +1,4 @@
-"""The depth layout: images regrouped so that a convolution's stride becomes channels.
+"""The space-to-depth layout: images regrouped so that a convolution's stride becomes channels.
 
 A first layer sees few channels and takes large strides: AlexNet's has 11x11 filters at stride 4 on 3
 channels. With blocks of t x t pixels (t the stride) taken as the channels of one pixel, it is exactly a 3x3
@@ -7,8 +7,9 @@ convolution of stride 1 on 48 channels, which the fast kernels take:
 ``x'[n, i, j, (a t + b) C + c] = x[n, t i + a - top, t j + b - left, c]``, 0 outside the image
 ``w'[k, r', s', (a t + b) C + c] = w[k, t r' + a, t s' + b, c]``, 0 beyond the filter
 
-``conv2d`` rearranges both at each call where that pays. Here the images are given in the depth layout from
-the start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both directions.
+``conv2d`` rearranges both at each call where that pays. Here the images are given in the space-to-depth
+layout from the start: :func:`pyconvnet.ops.augment` writes it, or :func:`images_to_depth`, once for both
+directions.
 
 Padding lies in x' as zeros, and so do channels that fill D up to whole accesses of 16 bytes: D is t t C
 rounded up to a multiple of 4, in bfloat16 of 8.
@@ -20,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from ..common import checks
 from ..common.devices import Device
+from ..common.precision import BFLOAT16
 from ..reference import space_to_depth as reference
 from ..reference.space_to_depth import Depth, block_side, channels, filters_shape
 from . import conv, core
@@ -36,7 +39,7 @@ def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side:
 
 @operation()
 def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Images (N, H, W, C) in the depth layout of a convolution.
+    """Rearrange images (N, H, W, C) for the space-to-depth layout of a convolution.
 
     Parameters
     ----------
@@ -55,13 +58,13 @@ def images_to_depth(x: Any, depth: Depth, *, out: Any = None, kernel: str | None
     dev, inputs = core.arrays(op, x=x)
     if not isinstance(depth, Depth):
         raise TypeError(f"{op}: depth must be a Depth, got {type(depth).__name__}")
-    _, h, w, _ = core.check_rank(op, "x", inputs["x"], "N, H, W, C")
+    _, h, w, _ = checks.check_rank(op, "x", inputs["x"], "N, H, W, C")
     return prepare(op, dev, inputs, "x", size=(h, w), depth=depth, out=out, kernel=kernel)
 
 
 @operation()
 def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None = None) -> Any:
-    """Filters for images in the depth layout.
+    """Rearrange filters for images in the space-to-depth layout.
 
     Parameters
     ----------
@@ -81,19 +84,19 @@ def filters_to_depth(w: Any, stride: int, *, out: Any = None, kernel: str | None
     w = inputs["w"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, w=w)
-    w_shape = core.check_rank(op, "w", w, "K, R, S, C")
+    w_shape = checks.check_rank(op, "w", w, "K, R, S, C")
     side = block_side(op, stride)
-    core.check_contiguous(op, w=w)
+    checks.check_contiguous(op, w=w)
     to = core.output(op, dev, inputs, out, filters_shape(w_shape, side, dtype), dtype)
-    return Prepared(dev, to, _filters_to_depth(dev, w, side, to, kernel))
+    return Prepared(dev, to, _rearrange(op, dev, w, to, side, kernel))
 
 
-def _filters_to_depth(dev: Device, w: Any, side: int, to: Any, kernel: str | None = None) -> Step:
-    """:func:`filters_to_depth` of arrays that have been checked."""
-    op = "filters_to_depth"
+def _rearrange(op: str, dev: Device, w: Any, filters: Any, side: int, kernel: str | None = None) -> Step:
+    """Prepare filters_to_depth, of w, or filters_from_depth, of filters; the arrays have been checked."""
+    target, source = (filters, w) if op == "filters_to_depth" else (w, filters)
     if dev.ext is None:
-        return HostCall(reference.filters_to_depth, w, side, out=to)
-    return Launch(op, dev, op, _extent(dev, w.shape, to.shape, side), (to, w), kernel=kernel)
+        return HostCall(getattr(reference, op), source, side, out=target)
+    return Launch(op, dev, op, _extent(dev, w.shape, filters.shape, side), (target, source), kernel=kernel)
 
 
 @operation()
@@ -105,7 +108,7 @@ def filters_from_depth(
     out: Any = None,
     kernel: str | None = None,
 ) -> Any:
-    """The gradient of filters from that of :func:`filters_to_depth` of them.
+    """Undo :func:`filters_to_depth`: the filters' gradient from that of the rearranged ones.
 
     Parameters
     ----------
@@ -126,27 +129,19 @@ def filters_from_depth(
     filters = inputs["filters"]
     core.refuse_kernel_on_cpu(op, dev, kernel)
     floats = (np.float32,) if dev.ext is not None else (np.float32, np.float64)
-    core.check_dtype(op, "filters", filters, *floats)
-    shape = core.check_rank(op, "filters", filters, "K, R', S', D")
-    w_shape = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
+    checks.check_dtype(op, "filters", filters, *floats)
+    shape = checks.check_rank(op, "filters", filters, "K, R', S', D")
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
     side = block_side(op, stride)
-    wanted = [filters_shape(w_shape, side, dtype) for dtype in (np.float32, core.BFLOAT16)]
+    wanted = [filters_shape(w_shape, side, dtype) for dtype in (np.float32, BFLOAT16)]
     if shape not in wanted:
         raise ValueError(
             f"{op}: filters must have shape {wanted[0]} (of bfloat16 arrays {wanted[1]}) "
             f"for w_shape {w_shape} and stride {side}, got {shape}"
         )
-    core.check_contiguous(op, filters=filters)
+    checks.check_contiguous(op, filters=filters)
     dw = core.output(op, dev, inputs, out, w_shape, filters.dtype)
-    return Prepared(dev, dw, _filters_from_depth(dev, filters, side, dw, kernel))
-
-
-def _filters_from_depth(dev: Device, filters: Any, side: int, dw: Any, kernel: str | None = None) -> Step:
-    """:func:`filters_from_depth` of arrays that have been checked."""
-    op = "filters_from_depth"
-    if dev.ext is None:
-        return HostCall(reference.filters_from_depth, filters, side, out=dw)
-    return Launch(op, dev, op, _extent(dev, dw.shape, filters.shape, side), (dw, filters), kernel=kernel)
+    return Prepared(dev, dw, _rearrange(op, dev, dw, filters, side, kernel))
 
 
 @operation(updated=("filters",), alignment=True)
@@ -163,12 +158,12 @@ def conv2d_depth(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """:func:`pyconvnet.ops.conv2d` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d` of images in the space-to-depth layout.
 
     Parameters
     ----------
     x : array (N, I, J, D)
-        In the depth layout of the convolution, its padding included.
+        In the space-to-depth layout of the convolution, its padding included.
     w : array (K, R, S, C), b : array (K,), optional
         As ``conv2d`` takes them.
     stride : int
@@ -191,15 +186,14 @@ def conv2d_depth(
     op = "conv2d_depth"
     dev, inputs = core.arrays(op, ("b",), x=x, w=w, b=b)
     x, w = inputs["x"], inputs["w"]
-    dtype, side = core.check_float(op, dev, x=x, w=w), block_side(op, stride)
-    w_shape = core.check_rank(op, "w", w, "K, R, S, C")
-    _check_channels(op, x, w_shape, side, dtype)
-    core.check_contiguous(op, w=w)
-    shape = filters_shape(w_shape, side, dtype)
+    dtype, w_shape = core.check_float(op, dev, x=x, w=w), checks.check_rank(op, "w", w, "K, R, S, C")
+    side, shape = _rearranged(op, x, w_shape, stride, dtype)
+    checks.check_contiguous(op, w=w)
     filters = core.output(op, dev, inputs, filters, shape, dtype, name="filters")
     options = {"activation": activation, "precision": precision, "kernel": kernel, "workspace": workspace}
     product = conv.fprop(op, dev, inputs | {"filters": filters}, filters, out=out, **options)
-    return Prepared(dev, product.result, _filters_to_depth(dev, w, side, filters), *product.steps)
+    steps = _rearrange("filters_to_depth", dev, w, filters, side), *product.steps
+    return Prepared(dev, product.result, *steps, scratch=(filters,))
 
 
 @operation(updated=("filters",), alignment=True)
@@ -215,7 +209,7 @@ def conv2d_depth_wgrad(
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """:func:`pyconvnet.ops.conv2d_wgrad` of images in the depth layout.
+    """Compute :func:`pyconvnet.ops.conv2d_wgrad` of images in the space-to-depth layout.
 
     Parameters
     ----------
@@ -244,31 +238,31 @@ def conv2d_depth_wgrad(
     op = "conv2d_depth_wgrad"
     dev, inputs = core.arrays(op, dy=dy, x=x)
     dtype = core.check_float(op, dev, **inputs)
-    w_shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
-    _check_channels(op, inputs["x"], w_shape, side, dtype)
-    shape = filters_shape(w_shape, side, dtype)
+    w_shape = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
+    side, shape = _rearranged(op, inputs["x"], w_shape, stride, dtype)
     options = {"precision": precision, "kernel": kernel, "workspace": workspace}
     product = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
     filters = product.result
     dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
-    return Prepared(dev, dw, *product.steps, _filters_from_depth(dev, filters, side, dw))
+    steps = *product.steps, _rearrange("filters_from_depth", dev, dw, filters, side)
+    return Prepared(dev, dw, *steps, scratch=(filters,))
 
 
-def _check_channels(op: str, x: Any, w_shape: tuple[int, ...], side: int, dtype: np.dtype) -> None:
-    shape, wanted = core.check_rank(op, "x", x, "N, I, J, D"), channels(w_shape[3], side, dtype)
+def _rearranged(
+    op: str, x: Any, w_shape: tuple[int, ...], stride: Any, dtype: np.dtype
+) -> tuple[int, tuple[int, int, int, int]]:
+    """Return a block's side and the shape of the rearranged filters, for x whose channels are checked."""
+    side = block_side(op, stride)
+    shape, wanted = checks.check_rank(op, "x", x, "N, I, J, D"), channels(w_shape[3], side, dtype)
     if shape[3] != wanted:
         raise ValueError(
-            f"{op}: x must have {wanted} channels, the depth layout of {w_shape[3]} at stride {side} in "
-            f"{dtype}, got shape {shape}"
+            f"{op}: x must have {wanted} channels, those of the space-to-depth layout of {w_shape[3]} at "
+            f"stride {side} in {dtype}, got shape {shape}"
         )
+    return side, filters_shape(w_shape, side, dtype)
 
 
-def _list(op: str) -> None:
-    @core.lists_kernels(op)
-    def listing(dev: Device, w_shape: tuple[int, ...], stride: int) -> Any:
-        shape, side = core.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
-        return _extent(dev, shape, filters_shape(shape, side, np.float32), side)
-
-
-_list("filters_to_depth")
-_list("filters_from_depth")
+@core.lists_kernels("filters_to_depth", "filters_from_depth")
+def _list_kernels(op: str, dev: Device, w_shape: tuple[int, ...], stride: int) -> Any:
+    shape, side = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C"), block_side(op, stride)
+    return _extent(dev, shape, filters_shape(shape, side, np.float32), side)

@@ -36,12 +36,12 @@ class Arena:
         self.ends = np.array(ends, np.int64)
 
     def range(self, name: str) -> tuple[int, int]:
-        """First and last-plus-one element of a parameter, with the gap after it."""
+        """Return first and last-plus-one element of a parameter, with the gap after it."""
         start = self.starts[name]
         return start, start + padded(self.specs[name].size)
 
     def views(self, flat: Any) -> dict[str, Any]:
-        """Each parameter as a view of ``flat`` in its own shape."""
+        """View each parameter in ``flat``, in its own shape."""
         return {
             n: flat[s : s + self.specs[n].size].reshape(self.specs[n].shape) for n, s in self.starts.items()
         }
@@ -55,7 +55,7 @@ class Workspace:
         self._buffer: Any = None
 
     def get(self, nbytes: int) -> Any:
-        """A uint8 array of ``nbytes``; valid until the next ``get``."""
+        """Lend a uint8 array of ``nbytes``, valid until the next ``get``."""
         if self._buffer is None or self._buffer.size < nbytes:
             self._buffer = None
             self._buffer = self._device.empty((nbytes,), np.uint8)

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..common.checks import check_contiguous
 from ..common.devices import Device
 from .lanes import copy_async
 
@@ -49,7 +50,7 @@ class Communicator(Protocol):
         """
 
     def finish(self) -> None:
-        """Work enqueued from here on sees all the sums."""
+        """Let work enqueued from here on see all the sums."""
 
 
 class HostCommunicator:
@@ -70,7 +71,7 @@ class HostCommunicator:
         self._requests: list[Any] = []
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         self._sum(array)
         self._progress()
 
@@ -107,7 +108,7 @@ class StagedCommunicator(HostCommunicator):
         self._up: list[_Copy] = []  # their sums have been started
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         device = self._devices[shard]
         with device.activate():
             key = (shard, array.data.ptr, array.nbytes)
@@ -185,7 +186,7 @@ class NcclCommunicator:
         self._callers: dict[tuple[int, int], Any] = {}  # by shard and address: streams that wait for sums
 
     def start(self, array: Any, shard: int = 0) -> None:
-        _check_contiguous(array)
+        check_contiguous("Communicator.start", array=array)
         kinds = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}
         device, stream = self._devices[shard], self._streams[shard]
         with device.activate():
@@ -208,11 +209,6 @@ class NcclCommunicator:
         self._callers = {}
 
 
-def _check_contiguous(array: Any) -> None:
-    if not array.flags.c_contiguous:
-        raise ValueError(f"Communicator.start: array must be contiguous, got strides {array.strides}")
-
-
 def _record(device: Device, stream: Any) -> Any:
     event = device.xp.cuda.Event(disable_timing=True)
     stream.record(event)
@@ -220,14 +216,14 @@ def _record(device: Device, stream: Any) -> Any:
 
 
 def _let_current_stream_wait(device: Device, events: Sequence[Any]) -> None:
-    """The stream ``finish`` was called on waits too, whichever device's it is: events are known on all."""
+    """Let the stream ``finish`` was called on wait too, whichever device's it is: events are known on all."""
     here = device.xp.cuda.get_current_stream()
     for event in events:
         here.wait_event(event)
 
 
 def connect(comm: Any, devices: Sequence[Device]) -> Communicator:
-    """Collective: the fastest road that all ranks can take.
+    """Find, collectively, the fastest road that all ranks can take.
 
     ``PYCONVNET_NCCL=0`` in any rank turns NCCL off.
 
@@ -255,7 +251,7 @@ def connect(comm: Any, devices: Sequence[Device]) -> Communicator:
 
 
 def _mpi(comm: Any) -> tuple[Any, Any]:
-    """A communicator of their own for the sums, the same in every run of this process, and the module."""
+    """Return a communicator for the sums alone, the same in every run of this process, and the module."""
     from mpi4py import MPI
 
     if comm.handle not in _duplicates:
@@ -285,5 +281,5 @@ def _nccl_works() -> bool:
 
 
 def _place(gpu: Device) -> tuple[str, str]:
-    """(host, PCI address): the same for one GPU whatever number CUDA_VISIBLE_DEVICES gives it."""
+    """Name a GPU by (host, PCI address): the same whatever number CUDA_VISIBLE_DEVICES gives it."""
     return socket.gethostname(), str(gpu.xp.cuda.Device(gpu.index).pci_bus_id)

@@ -60,8 +60,8 @@ class Feeder:
         return sum(slot.array.nbytes for slot in slots)
 
     def stage(self, name: str, value: np.ndarray, capacity: int) -> Any:
-        """The host's array where the device can read it: itself on the host, else a copy in the next of two
-        buffers.
+        """Put the host's array where the device can read it: itself on the host, else a copy in the next of
+        two buffers.
 
         Work enqueued on the shard's compute lane between this and the next ``stage`` of the name may read it.
 

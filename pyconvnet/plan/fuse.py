@@ -29,7 +29,7 @@ def fuse(partition: Partition, train: bool) -> Partition:
         _join(partition, node, train)
     if train:
         partition.relu_by_readers = frozenset(
-            node.name for node in partition.network if _readers_rectify(partition, node)
+            node.name for node in partition.network if _relu_by_readers(partition, node)
         )
         for node in partition.network:
             if type(node.layer) is ReLU and node.name in partition.relu_by_readers:
@@ -38,7 +38,7 @@ def fuse(partition: Partition, train: bool) -> Partition:
 
 
 def _readers(partition: Partition, name: str) -> list[Node]:
-    """The layers that read an output, as often as they do."""
+    """List the layers that read an output, as often as they do."""
     return [node for node in partition.network for source in node.inputs if source == name]
 
 
@@ -75,7 +75,7 @@ def _join(partition: Partition, first: Node, train: bool) -> None:
 
 
 def _with_gradient(partition: Partition, name: str) -> list[Local]:
-    """The layers' shares, on all devices, that give an output a gradient."""
+    """List the layers' shares, on all devices, that give an output a gradient."""
     reaching = set(gradient_names(partition.network, input_gradient=True))  # a cost
     return [
         local
@@ -85,8 +85,8 @@ def _with_gradient(partition: Partition, name: str) -> list[Local]:
     ]
 
 
-def _readers_rectify(partition: Partition, node: Node) -> bool:
-    """Whether a layer ends in a ReLU through which all who read its output can send the gradient back."""
+def _relu_by_readers(partition: Partition, node: Node) -> bool:
+    """Tell whether a layer ends in a ReLU through which all readers of it can send the gradient back."""
     makers = [local.layer for locals_ in partition.locals for local in locals_ if local.node is node]
     if not makers or not all(layer.rectifies for layer in makers):
         return False
@@ -109,9 +109,9 @@ def _pass_gradient(partition: Partition, node: Node) -> None:
     partition.gradient_aliases[node.name] = source
 
 
-def depth_of_images(partition: Partition) -> Depth | None:
-    """The depth layout of the convolution that alone reads the images; None where there is no such one, or a
-    device would have to send images to another.
+def space_to_depth_of_images(partition: Partition) -> Depth | None:
+    """Find the space-to-depth layout of the convolution that alone reads the images; None where there is
+    no such one, or a device would have to send images to another.
     """
     network = partition.network
     readers = [node for node in network if INPUT in node.inputs]

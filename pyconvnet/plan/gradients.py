@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import either, integer, real
 from ..network.network import Network
 from .plan import Plan
 
@@ -78,11 +79,10 @@ def check_gradients(
     """
     if not isinstance(network, Network):
         raise TypeError(f"check_gradients: network must be a Network, got {type(network).__name__}")
-    for option, value in (("batch_size", batch_size), ("samples", samples)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"check_gradients: {option} must be a positive integer, got {value!r}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"check_gradients: tolerance must lie in (0, 1), got {tolerance!r}")
+    with either():
+        batch_size = integer("check_gradients", "batch_size", batch_size, 1)
+        samples = integer("check_gradients", "samples", samples, 1)
+        tolerance = real("check_gradients", "tolerance", tolerance, positive=True, below=1)
     rng = np.random.default_rng(seed)
     plan = Plan(network, "cpu", batch_size, np.float64, seed=seed, initialise=False)
     for view in plan.parameters.values():
@@ -158,7 +158,7 @@ def _check(
 
 
 def plan_loss(plan: Plan) -> float:
-    """The training objective of the batch fed last."""
+    """Compute the training objective of the batch fed last."""
     plan.forward()
     return plan.loss()
 

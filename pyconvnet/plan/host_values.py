@@ -32,8 +32,7 @@ class PlanValues:
     _costs: list[str]
     _n: int  # examples of the last pass
     _programs: dict
-    _lists: dict
-    _graphs: dict
+    _passes: dict
 
     # ---- parameters, whole and unsplit ---------------------------------------------------------------------
     def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
@@ -76,15 +75,15 @@ class PlanValues:
                         self._put(operand, self._to_numpy(i, shard.parameters[name]))
 
     def get_parameters(self) -> dict[str, np.ndarray]:
-        """A copy of all parameters on the host."""
+        """Copy all parameters to the host."""
         return self._get("w")
 
     def get_momenta(self) -> dict[str, np.ndarray]:
-        """A copy of all momenta on the host."""
+        """Copy all momenta to the host."""
         return self._get("v")
 
     def get_gradients(self) -> dict[str, np.ndarray]:
-        """A copy of all parameters' gradients on the host, summed over replicas."""
+        """Copy all parameters' gradients to the host, summed over replicas."""
         return self._get("g")
 
     def _get(self, flat: str) -> dict[str, np.ndarray]:
@@ -134,18 +133,18 @@ class PlanValues:
             for i, shard in enumerate(self.shards):
                 with self.lanes.active(i):
                     shard.class_weights[node.name] = self.devices[i].asarray(padded)
-        for prepared in (self._programs, self._lists, self._graphs):
-            prepared.clear()  # they know the weights of before
+        for made in (self._programs, self._passes):
+            made.clear()  # they know the weights of before
 
     # ---- results -------------------------------------------------------------------------------------------
     def get_metrics(self) -> np.ndarray:
-        """Sums of every cost since the last reset, (costs, 4) float64: examples, loss, top-1 errors, top-k
-        errors. Waits for the devices.
+        """Read the sums of every cost since the last reset, (costs, 4) float64: examples, loss, top-1 errors,
+        top-k errors. Waits for the devices.
         """
         return np.sum([self._to_numpy(i, shard.metrics) for i, shard in enumerate(self.shards)], axis=0)
 
     def read_metrics(self) -> dict[str, Metrics]:
-        """The sums of every cost since the last reset, by name; waits for the devices."""
+        """Read the sums of every cost since the last reset, by name; waits for the devices."""
         return {
             name: Metrics(*map(float, row)) for name, row in zip(self._costs, self.get_metrics(), strict=True)
         }
@@ -160,7 +159,7 @@ class PlanValues:
         self._upload("metrics", lambda shard: values if shard.index == 0 else np.zeros_like(values))
 
     def loss(self) -> float:
-        """The objective of the last forward pass: the weighted sum of its costs. Waits for the devices.
+        """Compute the objective of the last forward pass, its costs' weighted sum. Waits for the devices.
 
         Of a window of a bigger batch: the mean over the window's own examples.
         """
@@ -177,8 +176,8 @@ class PlanValues:
         return sum(terms)
 
     def scores(self, n: int | None = None) -> Any:
-        """Class scores (before softmax) of the last forward pass, (n, classes): a view on the device that
-        holds them, or where several do a copy on the host.
+        """Return the class scores (before softmax) of the last forward pass, (n, classes): a view on the
+        device that holds them, or where several do a copy on the host.
         """
         n, name = self._check_count(n), self.network.output
         holders = [i for i, region in enumerate(self.partition.held[name]) if region is not None]
@@ -187,13 +186,13 @@ class PlanValues:
         return self.get_output(name, n)
 
     def get_output(self, name: str, n: int | None = None) -> np.ndarray:
-        """A copy on the host of a layer's output (or "input") in the last forward pass, put together from all
+        """Copy a layer's output (or "input") in the last forward pass to the host, put together from all
         devices: (n, ...).
         """
         return self._assemble(name, "outputs", n)
 
     def get_gradient(self, name: str, n: int | None = None) -> np.ndarray:
-        """A copy on the host of the gradient of a layer's output (or "input"), put together from all devices.
+        """Copy the gradient of a layer's output (or "input") to the host, put together from all devices.
 
         A gradient is spent once its layer's backward has run; that of the images is whole.
         """
@@ -228,7 +227,7 @@ class PlanValues:
 
     # ---- looking for what went wrong -----------------------------------------------------------------------
     def first_nonfinite(self, n: int | None = None) -> str | None:
-        """Where the last forward pass first met NaN or infinity, in words; None where all is finite.
+        """Say where the last forward pass first met NaN or infinity; None where all is finite.
 
         Parameters are looked at as they are now, layer by layer in order, each before the layer's output.
         """
@@ -254,7 +253,7 @@ class PlanValues:
         return True
 
     def first_nonfinite_gradient(self) -> str | None:
-        """Where backward first met NaN or infinity in a parameter's gradient; None where all is finite."""
+        """Say where backward first met NaN or infinity in a parameter's gradient; None where it did not."""
         if all(self._squares_finite(i, shard.g) for i, shard in enumerate(self.shards)):
             return None
         for node in reversed(list(self.network)):

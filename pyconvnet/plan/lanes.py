@@ -45,7 +45,7 @@ class CaptureError(RuntimeError):
 
 
 def graphs_enabled() -> bool:
-    """Whether a step on CUDA may be captured: not with ``PYCONVNET_GRAPH=0``, nor with ``PYCONVNET_SYNC=1``.
+    """Tell whether steps on CUDA may be captured: not with ``PYCONVNET_GRAPH=0`` or ``PYCONVNET_SYNC=1``.
 
     Raises
     ------
@@ -87,7 +87,6 @@ class StreamLanes:
         self.cuda = kinds.pop()
         self._streams: dict[Lane, Any] = {}
         self._events: dict[Lane, Any] = {}
-        self._programs: dict[int, _Program] = {}
         self._peers: dict[tuple[int, int], bool | str] = {}
         if self.cuda:
             self._origin = (0, "compute")
@@ -112,12 +111,12 @@ class StreamLanes:
         return shard, kind
 
     def stream(self, shard: int, kind: str = "compute") -> Any:
-        """The CuPy stream of a lane; None on the host."""
+        """Return the CuPy stream of a lane; None on the host."""
         return self._streams.get(self._lane(shard, kind))
 
     @contextlib.contextmanager
     def active(self, shard: int, kind: str = "compute") -> Iterator[None]:
-        """Inside, the shard's device and its lane's stream are current, and ops run there."""
+        """Make the shard's device and its lane's stream current inside; ops run there."""
         lane = self._lane(shard, kind)
         if not self.cuda:
             with ops.on(self.devices[shard]):
@@ -128,13 +127,13 @@ class StreamLanes:
 
     # ---- order between lanes -------------------------------------------------------------------------------
     def join(self) -> None:
-        """Every lane waits, on the device, for what all lanes have been given so far."""
+        """Let every lane wait, on the device, for what all lanes have been given so far."""
         if self.cuda:
             self._gather(self._origin)
             self._scatter(self._origin)
 
     def follow(self, shard: int, kind: str = "compute") -> None:
-        """One lane waits, on the device, for what all lanes have been given so far."""
+        """Let one lane wait, on the device, for what all lanes have been given so far."""
         lane = self._lane(shard, kind)
         if self.cuda:
             self._gather(lane)
@@ -152,7 +151,7 @@ class StreamLanes:
                 stream.wait_event(self._events[source])
 
     def synchronize(self) -> None:
-        """The host waits for all lanes."""
+        """Wait, on the host, for all lanes."""
         for stream in self._streams.values():
             stream.synchronize()
 
@@ -160,31 +159,35 @@ class StreamLanes:
     def run(self, tasks: Sequence[TaskLike], join: bool = True) -> None:
         """Enqueue a list of tasks, each on its lane, after the tasks it waits for; on the host, do them.
 
-        Events are made at a list's first run and kept with it, so a list must stay as it is.
-
         Parameters
         ----------
+        tasks :
+            What :meth:`prepare` returned, if the list runs again and again; else it is prepared for this run.
         join : bool
             Begin with :meth:`join`, so that the list comes after all earlier ones.
 
         Raises
         ------
         ValueError
-            A task names a lane that is not there, or waits for one that is not before it.
+            As :meth:`prepare`.
         """
-        program = self._program(tasks)
+        prepared = self.prepare(tasks)
         if join:
             self.join()
-        self._enqueue(program)
+        self._enqueue(prepared)
 
-    def _program(self, tasks: Sequence[TaskLike]) -> _Program:
-        program = self._programs.get(id(tasks))
-        if program is None or program.tasks is not tasks or program.count != len(tasks):
-            program = self._programs[id(tasks)] = _Program(self, tasks)
-        return program
+    def prepare(self, tasks: Sequence[TaskLike]) -> PreparedTasks:
+        """Make what any number of runs of a list of tasks needs.
 
-    def _enqueue(self, program: _Program) -> None:
-        for lane, steps in program.stretches:
+        Raises
+        ------
+        ValueError
+            A task names a lane that is not there, or waits for one that is not before it.
+        """
+        return tasks if isinstance(tasks, PreparedTasks) else PreparedTasks(self, tasks)
+
+    def _enqueue(self, tasks: PreparedTasks) -> None:
+        for lane, steps in tasks.stretches:
             stream = self._streams.get(lane)
             with self.active(*lane):
                 for waits, run, done in steps:
@@ -196,7 +199,7 @@ class StreamLanes:
 
     # ---- graphs --------------------------------------------------------------------------------------------
     def capture(self, *lists: Sequence[TaskLike], keep: Any = None) -> Replay:
-        """The lists of tasks, one after the other, as one CUDA graph.
+        """Record the lists of tasks, one after the other, as one CUDA graph.
 
         The tasks are called but nothing of theirs runs before :meth:`Replay.launch`. They must have run once
         without capture: libraries and modules that load at first use cannot do so here.
@@ -213,7 +216,7 @@ class StreamLanes:
         ValueError
             As for :meth:`run`.
         """
-        programs = [self._program(tasks) for tasks in lists]
+        prepared = [self.prepare(tasks) for tasks in lists]
         if not self.cuda:
             raise CaptureError(f"{self.devices[0].name} has no CUDA graphs")
         device, origin = self.devices[0], self._streams[self._origin]
@@ -229,10 +232,10 @@ class StreamLanes:
         try:
             with device.xp.cuda.using_allocator(_refuse_memory):
                 self._scatter(self._origin)
-                for number, program in enumerate(programs):
+                for number, tasks in enumerate(prepared):
                     if number:
                         self.join()
-                    self._enqueue(program)
+                    self._enqueue(tasks)
                 self._gather(self._origin)
         except BaseException as error:
             failure = error
@@ -248,11 +251,11 @@ class StreamLanes:
             raise CaptureError(_reason(failure)) from failure
         if failure is not None:  # Ctrl-C, say
             raise failure
-        return Replay(self, graph, (lists, keep))
+        return Replay(self, graph, (prepared, keep))
 
     # ---- copies --------------------------------------------------------------------------------------------
     def peer_access(self, source_shard: int, target_shard: int) -> bool | str:
-        """Whether one shard's device writes another's memory directly, and if not, why. Enables it."""
+        """Let one shard's device write another's memory directly; True, or why it cannot."""
         pair = source_shard, target_shard
         if pair not in self._peers:
             self._peers[pair] = enable_peer_access(self.devices[source_shard], self.devices[target_shard])
@@ -261,7 +264,7 @@ class StreamLanes:
     def copy_tasks(
         self, source_shard: int, source: Any, target_shard: int, target: Any
     ) -> list[tuple[Lane, Callable[[], None]]]:
-        """What copies an array of one shard into one of another, in order: one piece of work or two.
+        """Make what copies an array of one shard into one of another, in order: one piece of work or two.
 
         Within a device and between peers one asynchronous copy, on the source's copy lane. Else through
         pinned host memory, allocated here, once: one copy to it on the source's copy lane, one from it on
@@ -325,11 +328,14 @@ class Replay:
         lanes._scatter(lanes._origin)
 
 
-class _Program:
-    """A list of tasks in stretches of one lane, every event made."""
+class PreparedTasks(tuple):
+    """A list of tasks in stretches of one lane, every event made; :meth:`StreamLanes.prepare` makes it."""
 
-    def __init__(self, lanes: StreamLanes, tasks: Sequence[TaskLike]):
-        self.tasks, self.count = tasks, len(tasks)
+    stretches: list[tuple[Lane, list[tuple[list, Callable[[], None], Any]]]]
+
+    def __new__(cls, lanes: StreamLanes, tasks: Sequence[TaskLike]) -> PreparedTasks:
+        """Check the tasks and make the events between their lanes."""
+        self = super().__new__(cls, tasks)
         awaited: set[int] = set()
         for position, task in enumerate(tasks):
             lanes._lane(*task.lane)
@@ -343,13 +349,14 @@ class _Program:
                     awaited.add(other)
         # On the host the order of the list is enough.
         events = {p: lanes._event(tasks[p].lane[0]) for p in awaited} if lanes.cuda else {}
-        self.stretches: list[tuple[Lane, list[tuple[list, Callable[[], None], Any]]]] = []
+        self.stretches = []
         for position, task in enumerate(tasks):
             lane = tuple(task.lane)
             if not self.stretches or self.stretches[-1][0] != lane:
                 self.stretches.append((lane, []))
             waits = [events[p] for p in task.waits if tasks[p].lane != task.lane] if events else []
             self.stretches[-1][1].append((waits, task.run, events.get(position)))
+        return self
 
 
 def _refuse_memory(nbytes: int) -> Any:

@@ -1,10 +1,10 @@
-"""The layers of a pass over n examples, on every device: all views made, all arguments settled."""
+"""The layers of a pass over n examples, on every device: all views made, all arguments chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import ops
 from ..layers import Context
@@ -12,6 +12,19 @@ from ..network.node import INPUT, Node
 from ..network.partition import Partition
 from ..network.regions import Local, Region, trainable
 from .memory import Key, Shard
+
+
+class Computed(NamedTuple):
+    """The arrays of a layer that computes more channels here than are held, all of them to be dropped."""
+
+    y: Any
+    dy: Any  #: None where nothing is trained
+    before: Any  #: channels of y before those held; None: there are none
+    after: Any  #: likewise after them
+
+    def around(self, held: Any) -> list:
+        """Put the channels held between those that are dropped."""
+        return [a for a in (self.before, held, self.after) if a is not None]
 
 
 @dataclass
@@ -26,7 +39,7 @@ class Call:
     y: Any
     params: dict
     saved: dict
-    wide: Any = None  # what the layer makes, where it keeps only part of it
+    computed: Computed | None = None  # None: what is held
     dy: Any = None
     dxs: list = field(default_factory=list)
     grads: dict = field(default_factory=dict)
@@ -40,29 +53,26 @@ class Call:
 
     def forward(self, train: bool) -> None:
         self.ctx.train = train
-        y = self.y if self.wide is None else self.wide[0]
+        y = self.y if self.computed is None else self.computed.y
         self.local.layer.forward(self.ctx, self.xs, y, self.params, self.saved)
-        if self.wide is not None:
-            ops.split(y, [a.shape[-1] for a in self._outer(self.y)], out=tuple(self._outer(self.y)))
+        if self.computed is not None:
+            parts = self.computed.around(self.y)
+            ops.split(y, [part.shape[-1] for part in parts], out=tuple(parts))
 
     def task(self, work: Callable[[], None]) -> Callable[[], None]:
         """Make a task of work of this layer: prepared once, where the layer is operations alone."""
         return ops.Repeated(work) if self.local.layer.only_ops else work
 
-    def _outer(self, middle: Any) -> list:
-        """The kept channels between those that are dropped."""
-        return [a for a in (self.wide[2], middle, self.wide[3]) if a is not None]
-
     def run_backward(self, dxs: Sequence, grads: dict, again: bool = False) -> None:
         self.ctx.masked = again
         y, dy = self.y, self.dy
-        if self.wide is not None:
+        if self.computed is not None:
             # No gradient comes to the dropped channels here: their owner has them in full.
-            y, dy, *rest = self.wide
-            for array in rest:
+            y, dy, *dropped = self.computed
+            for array in dropped:
                 if array is not None:
                     ops.perform(array.fill, 0)
-            ops.concat(self._outer(self.dy), out=dy)
+            ops.concat(self.computed.around(self.dy), out=dy)
         self.local.layer.backward(self.ctx, dy, self.xs, y, self.params, self.saved, dxs, grads)
 
     def add_sums(self) -> None:
@@ -122,7 +132,7 @@ class Calls:
                 total=self._total,
                 window=(self._row0 + first, local.computes.start, channels),
                 precision=self._precision,
-                depth=shard.depth is not None and INPUT in local.sources,
+                depth=shard.space_to_depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
                 scratch=shard.scratch,
                 rectified=node.name in self.partition.relu_by_readers,
@@ -145,13 +155,13 @@ class Calls:
                 y,
                 shard.views(local.learner, shard.operands),
                 {key: value[:count] for key, value in shard.saved[node.name].items()},
-                self._wide(shard, local, count),
+                self._computed(shard, local, count),
             )
         return calls
 
     def rehearse(self, d: int) -> dict[str, Any]:
-        """What the layers of a device will ask of kernels that can be chosen; nothing runs. Where gradients
-        go must have been settled.
+        """Collect what the layers of a device will launch of kernels that can be chosen; nothing runs. Where
+        gradients go must have been decided.
         """
         training = self.shards[d].training
         with ops.recording() as prepared:
@@ -162,8 +172,8 @@ class Calls:
                     call.run_backward(call.dxs, call.grads)
         return ops.problems(prepared)
 
-    def _wide(self, shard: Shard, local: Local, count: int) -> Any:
-        """(y, dy, channels before, channels after) where a layer makes more than it keeps, else None."""
+    def _computed(self, shard: Shard, local: Local, count: int) -> Computed | None:
+        """Make the arrays of a layer that computes more channels than are held; None for others."""
         if local.computes == local.holds:
             return None
         shape, name = local.node.output_shape, local.node.name
@@ -173,15 +183,15 @@ class Calls:
             region = Region(local.holds.part, local.holds.parts, 0, channels)
             return shard.rows((name, slot), region, shape, count) if channels else None
 
-        return (
-            shard.rows((name, "wide"), local.computes, shape, count),
-            shard.rows((name, "wide gradient"), local.computes, shape, count) if shard.training else None,
+        return Computed(
+            shard.rows((name, "computed"), local.computes, shape, count),
+            shard.rows((name, "computed gradient"), local.computes, shape, count) if shard.training else None,
             outside("before", before),
             outside("after", after),
         )
 
     def _prepare_backward(self) -> None:
-        """Settle who overwrites and who adds: in the order of execution the first to contribute to a gradient
+        """Decide who overwrites and who adds: in the order of execution the first to contribute to a gradient
         overwrites it, the others add theirs, so that nothing need be zeroed.
         """
         for shard, calls in zip(self.shards, self.on, strict=True):
@@ -207,7 +217,7 @@ class Calls:
         return shard.gradients[key][: region.count(self.n)]
 
     def choose_dxs(self, call: Call) -> None:
-        """Where the layer puts the gradients of its inputs; called in the order of execution."""
+        """Choose where the layer puts the gradients of its inputs; called in the order of execution."""
         shard, written = call.shard, self.written[call.shard.index]
         for slot, (key, x) in enumerate(zip(call.keys, call.xs, strict=True)):
             if call.node.name in self.partition.gradient_aliases:

@@ -47,7 +47,7 @@ class Shard:
         Learning rate and momentum.
     step_array : array (1,) int64
         Number of updates so far.
-    depth : ops.space_to_depth.Depth or None
+    space_to_depth : ops.space_to_depth.Depth or None
         The layout in which the images are kept; None: their own.
     labels : array (batch_size,) int32
     class_weights : dict of str to array (outputs,)
@@ -65,11 +65,11 @@ class Shard:
         activations: np.dtype,
         training: bool,
         input_gradient: bool,
-        depth: Depth | None,
+        space_to_depth: Depth | None,
     ):
         self.index, self.device, self.partition = index, device, partition
         self.network, self.batch_size, self.dtype = partition.network, batch_size, dtype
-        self.activations, self.training, self.depth = activations, training, depth
+        self.activations, self.training, self.space_to_depth = activations, training, space_to_depth
         self.locals = partition.locals[index]
         self._nbytes = 0
         self._scratch: dict[Any, Any] = {}
@@ -83,15 +83,15 @@ class Shard:
 
     # ---- memory --------------------------------------------------------------------------------------------
     def zeros(self, shape: Any, dtype: Any = None) -> Any:
-        """A new array, of the dtype of parameters unless told otherwise; zeroed, so that a gap or an unread
-        row can never be a NaN that escapes into a sum.
+        """Allocate an array, of the dtype of parameters unless told otherwise; zeroed, so that a gap or an
+        unread row can never be a NaN that escapes into a sum.
         """
         array = self.device.zeros(shape, self.dtype if dtype is None else dtype)
         self._nbytes += array.nbytes
         return array
 
     def scratch(self, slot: Any, shape: Any, dtype: Any = None) -> Any:
-        """Memory that stays, of the dtype of activations unless told otherwise; equal slots, shapes and
+        """Lend memory that stays, of the dtype of activations unless told otherwise; equal slots, shapes and
         dtypes are the same memory.
         """
         dtype = np.dtype(self.activations if dtype is None else dtype)
@@ -101,7 +101,7 @@ class Shard:
         return self._scratch[key]
 
     def rows(self, slot: Any, region: Region, shape: tuple[int, ...], count: int) -> Any:
-        """Scratch for ``count`` rows of a region of a value whose examples have ``shape``."""
+        """Lend scratch for ``count`` rows of a region of a value whose examples have ``shape``."""
         return self.scratch(slot, (region.capacity(self.batch_size), *shape[:-1], region.channels))[:count]
 
     @property
@@ -138,7 +138,7 @@ class Shard:
             self.weight_decay = self.zeros(len(ends))
 
     def per_parameter(self, attribute: str) -> np.ndarray:
-        """A multiplier of every parameter array."""
+        """Collect a multiplier of every parameter array."""
         values = [getattr(p, attribute) for p in self.arena.specs.values()]
         return np.array(values or [0.0], self.dtype)
 
@@ -148,8 +148,8 @@ class Shard:
         held = self.partition.held[INPUT][self.index]
         if self._sees_images():
             shape = self.network.input_shape
-            if self.depth is not None:
-                shape = self.depth.shape("Plan", shape, self.activations)
+            if self.space_to_depth is not None:
+                shape = self.space_to_depth.shape("Plan", shape, self.activations)
             self.outputs[INPUT] = self.zeros((held.capacity(self.batch_size), *shape), self.activations)
         for source, region, _ in self.partition.gathers(self.index):
             shape = self._shape(source)
@@ -166,7 +166,7 @@ class Shard:
         self.labels = self.zeros((self.batch_size,), np.int32)
 
     def _sees_images(self) -> bool:
-        """Whether a layer here, or one elsewhere that gathers from here, reads the images."""
+        """Tell whether a layer here, or one elsewhere that gathers from here, reads the images."""
         if any(INPUT in local.sources for local in self.locals):
             return True
         p = self.partition
@@ -179,7 +179,7 @@ class Shard:
         )
 
     def _allocate_gradients(self, needed: set[str]) -> None:
-        """Gradient buffers of what is held or gathered here and needs one."""
+        """Allocate gradient buffers of what is held or gathered here and needs one."""
         self.needed = needed
         costs = [local for local in self.locals if local.node.layer.is_cost]
         for key, array in self.outputs.items():
@@ -209,7 +209,7 @@ class Shard:
 
     # ---- update --------------------------------------------------------------------------------------------
     def update(self) -> None:
-        """One step of gradient descent with momentum and weight decay over all parameters here; counts it."""
+        """Take a step of gradient descent with momentum and weight decay on all parameters here; count it."""
         ops.sgd_momentum(
             self.w,
             self.v,
@@ -224,22 +224,22 @@ class Shard:
 
     # ---- names and shapes ----------------------------------------------------------------------------------
     def key(self, source: str, region: Region) -> Key:
-        """The name under which a region of a value is found here."""
+        """Return the name under which a region of a value is found here."""
         return source if self.partition.held[source][self.index] == region else (source, region)
 
     def _shape(self, source: str) -> tuple[int, ...]:
         return self.network.input_shape if source == INPUT else self.network[source].output_shape
 
     def input_shapes(self, local: Local) -> list[tuple[int, ...]]:
-        """Shapes, without the batch, of what a layer reads here."""
+        """Return the shapes, without the batch, of what a layer reads here."""
         pairs = zip(local.sources, local.reads, strict=True)
         return [(*self._shape(source)[:-1], region.channels) for source, region in pairs]
 
     def views(self, node: Node, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """A layer's parameters (or their gradients) under the names the layer knows."""
+        """Collect a layer's parameters (or their gradients) under the names the layer knows."""
         return {p.name: arrays[f"{node.owner}.{p.name}"] for p in node.parameters()}
 
     @property
     def input(self) -> Any:
-        """The images' part that is fed to this device, in the layout ``depth`` says."""
+        """The images' part that is fed to this device, in the layout ``space_to_depth`` says."""
         return self.outputs[INPUT]

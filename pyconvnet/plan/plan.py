@@ -11,13 +11,14 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from ..common.checks import check_number, unmasked
-from ..common.devices import Device, cpu, get_device
+from ..common.checks import check_number, flag, unmasked
+from ..common.devices import Device, get_device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
 from ..network.node import INPUT
@@ -25,13 +26,12 @@ from ..network.partition import Partition, partition
 from ..network.preprocessing import Preprocessing
 from ..network.regions import gradient_names
 from ..ops import tuning
-from ..ops.core import as_int32
 from .communicator import Communicator
 from .feed import Feeder
-from .fuse import depth_of_images
 from .fuse import fuse as fuse_layers
+from .fuse import space_to_depth_of_images
 from .host_values import PlanValues
-from .lanes import CaptureError, Replay, StreamLanes, graphs_enabled
+from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled
 from .layer_calls import Calls
 from .memory import Shard
 from .schedule import Program
@@ -43,6 +43,14 @@ _OF_ONE_DEVICE = (
     *("w_bf16", "operands"),
     *("input", "labels", "outputs", "gradients", "metrics", "workspace"),
 )
+
+
+@dataclass
+class _Pass:
+    """The tasks of some phases on some examples, and their graph once it is captured."""
+
+    tasks: PreparedTasks
+    graph: Replay | None = None
 
 
 class Plan(PlanValues):
@@ -142,9 +150,7 @@ class Plan(PlanValues):
             )
         self.precision = check_precision("Plan", precision)
         self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
-        if fuse is not None and not isinstance(fuse, bool):
-            raise TypeError(f"Plan: fuse must be True, False or None, got {fuse!r}")
-        fuse = self.device.kind != "cpu" if fuse is None else fuse
+        fuse = self.device.kind != "cpu" if fuse is None else flag("Plan", "fuse", fuse)
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
@@ -154,13 +160,12 @@ class Plan(PlanValues):
             fuse_layers(self.partition, train)
         self.depth = None
         if fuse and self.device.kind != "cpu" and not input_gradient:
-            self.depth = depth_of_images(self.partition)
+            self.depth = space_to_depth_of_images(self.partition)
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
         self._communicator = communicator
         self._programs: dict[tuple, Program] = {}
-        self._lists: dict[tuple, list[Task]] = {}
-        self._graphs: dict[tuple, Replay] = {}
+        self._passes: dict[tuple, _Pass] = {}
         capturable = communicator is None or communicator.capturable
         self._graphs_wanted = self.lanes.cuda and capturable and graphs_enabled()
         self.use_kernels(kernels)
@@ -207,7 +212,7 @@ class Plan(PlanValues):
 
     # ---- feeding -------------------------------------------------------------------------------------------
     def set_window(self, row0: int, total: int) -> None:
-        """What is fed from now on are the rows from ``row0`` on of batches of ``total`` examples.
+        """Take what is fed from now on as the rows from ``row0`` on of batches of ``total`` examples.
 
         Costs average over ``total``, and dropout's masks are those of the whole batch. Without this call a
         batch is what is fed. 0 examples may then be fed to take part in the sums of other processes.
@@ -252,7 +257,7 @@ class Plan(PlanValues):
                 raise ValueError(
                     f"Plan.feed: labels must be {n} integers, got {given.dtype} of shape {given.shape}"
                 )
-            labels = as_int32("Plan.feed", cpu(), "labels", given)
+            labels = given.astype(np.int32)
             if (labels != given).any():
                 wrong = given[labels != given][0]
                 raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
@@ -315,18 +320,19 @@ class Plan(PlanValues):
     # ---- one step ------------------------------------------------------------------------------------------
     def tasks(
         self, *phases: str, n: int | None = None, train: bool = True, start: str | None = None
-    ) -> list[Task]:
-        """The tasks of the phases "forward", "backward" and "update" on ``n`` examples, in one list."""
+    ) -> Sequence[Task]:
+        """List the tasks of the phases "forward", "backward" and "update" on ``n`` examples."""
         batch = self._batch(n)
         first = 0 if start is None else self.network[start].index
         key = (phases, *batch, train, first)
-        if key not in self._lists:
+        if key not in self._passes:
             if batch not in self._programs:
                 calls = Calls(self.partition, self.shards, *batch, self.seed, self.precision)
                 self._programs[batch] = Program(calls, self.lanes, self._communicator)
-            self._lists[key] = self._programs[batch].tasks(*phases, train=train, start=first)
+            tasks = self._programs[batch].tasks(*phases, train=train, start=first)
+            self._passes[key] = _Pass(self.lanes.prepare(tasks))
             self._choose_kernels(batch[0])
-        return self._lists[key]
+        return self._passes[key].tasks
 
     # ---- which kernels -------------------------------------------------------------------------------------
     @property
@@ -337,33 +343,33 @@ class Plan(PlanValues):
     def use_kernels(self, kernels: Mapping[str, str] | None) -> None:
         """Run these; see the parameter ``kernels``. To be called before the first step."""
         self.selection = tuning.Selection(kernels)
-        self._settled = 0  # examples of the largest pass whose kernels have been chosen
+        self._chosen_for = 0  # examples of the largest pass whose kernels have been chosen
 
     def choose_kernels(self) -> dict[str, tuning.Choice]:
         """Choose the kernels of a pass over ``batch_size`` examples now, not at the first; by problem."""
-        if tuning.enabled(self.device) and not self.selection.settled:
+        if tuning.enabled(self.device) and not self.selection.heuristic:
             self.tasks("forward", n=self.batch_size, train=self.training)
         return dict(self.selection.choices)
 
     def rehearse(self, n: int | None = None) -> dict[str, Any]:
-        """The calls of a step on ``n`` examples for which kernels can be chosen, by problem. Nothing runs."""
+        """Collect a step's launches for ``n`` examples whose kernels can be chosen, by problem; run none."""
         self.tasks("forward", n=n, train=self.training)
         program, found = self._programs[self._batch(n)], {}
         if self.training:
-            program.tasks("backward")  # settles where the gradients go
+            program.tasks("backward")  # which chooses where the gradients go
         for i in range(len(self.shards)):
             with self.lanes.active(i):
                 found |= {k: call for k, call in program.calls.rehearse(i).items() if k not in found}
         return found
 
     def _choose_kernels(self, n: int) -> None:
-        """Before the first of them runs: a step is not disturbed, and its graph is captured with the same."""
-        if self.selection.settled or n <= self._settled or not tuning.enabled(self.device):
+        """Choose before the first one runs: no step is disturbed, and its graph is captured with the same."""
+        if self.selection.heuristic or n <= self._chosen_for or not tuning.enabled(self.device):
             return
-        self._settled = n
+        self._chosen_for = n
         found = self.rehearse(n)
         with self.lanes.active(0):
-            self.selection.settle(found, near=not self.training, progress=sys.stderr.isatty())
+            self.selection.choose(found, near=not self.training, progress=sys.stderr.isatty())
 
     def _run(self, *phases: str, **options: Any) -> None:
         tasks = self.tasks(*phases, **options)
@@ -372,7 +378,7 @@ class Plan(PlanValues):
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        """Inside, ops on host arrays run on the first device."""
+        """Let ops on host arrays run on the first device inside."""
         with self.lanes.active(0), self.selection.used():
             yield
 
@@ -385,21 +391,21 @@ class Plan(PlanValues):
         self._run("forward", n=n, train=train, start=start)
 
     def backward(self, n: int | None = None) -> None:
-        """Gradients of the summed costs of the last ``forward(n)``, summed over replicas; with a communicator
-        their sums over processes begin here and are complete in :meth:`update`.
+        """Compute the gradients of the summed costs of the last ``forward(n)``, summed over replicas; with a
+        communicator their sums over processes begin here and are complete in :meth:`update`.
         """
         if not self.training:
             raise ValueError("Plan.backward: the plan was made with train=False")
         self._run("backward", n=n)
 
     def update(self, n: int | None = None) -> None:
-        """One step of gradient descent with momentum and weight decay over all parameters, then count it."""
+        """Take a step of gradient descent with momentum and weight decay on all parameters, and count it."""
         if not self.training:
             raise ValueError("Plan.update: the plan was made with train=False")
         self._run("update", n=self._n if n is None else n)
 
     def step(self, n: int | None = None) -> None:
-        """forward, backward, update.
+        """Run forward, backward and update.
 
         On CUDA the second step of a size is captured as a graph and that is replayed from then on, unless
         ``PYCONVNET_GRAPH=0``.
@@ -407,30 +413,29 @@ class Plan(PlanValues):
         if not self.training:
             raise ValueError("Plan.step: the plan was made with train=False")
         phases = ("forward", "backward", "update")
-        self._n, batch = self._check_count(n), self._batch(n)
-        graph = self._graphs.get(batch)
-        if graph is None and self._graphs_wanted and (phases, *batch, True, 0) in self._lists:
-            graph = self._capture(batch, self.tasks(*phases, n=n))
-        if graph is not None:
-            graph.launch()
+        self._n = self._check_count(n)
+        made = self._passes.get((phases, *self._batch(n), True, 0))
+        if made is not None and made.graph is None and self._graphs_wanted:
+            self._capture(made)
+        if made is not None and made.graph is not None:
+            made.graph.launch()
         else:
             self._run(*phases, n=n)
 
     def _batch(self, n: int | None) -> tuple[int, int, int]:
-        """(examples, number of the first, examples of the whole batch)."""
+        """Return (examples, number of the first, examples of the whole batch)."""
         n = self._check_count(n)
         return (n, *(self._window or (0, n)))
 
-    def _capture(self, key: tuple, tasks: list[Task]) -> Replay | None:
+    def _capture(self, made: _Pass) -> None:
         try:
             # A workspace may grow later, for another batch size; the graph goes on with the one of now.
             lent = [shard.workspace.get(1) for shard in self.shards]
             with self.selection.used():
-                self._graphs[key] = self.lanes.capture(tasks, keep=lent)
+                made.graph = self.lanes.capture(made.tasks, keep=lent)
         except CaptureError as error:
             self._graphs_wanted = False
             warnings.warn(f"training goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=4)
-        return self._graphs.get(key)
 
     # ---- settings ------------------------------------------------------------------------------------------
     def _upload(self, attribute: str, value: Callable[[Shard], np.ndarray]) -> None:
@@ -439,12 +444,12 @@ class Plan(PlanValues):
                 self._feeders[i].upload(getattr(shard, attribute), value(shard))
 
     def set_hyper(self, lr: float, momentum: float) -> None:
-        """Learning rate and momentum of the following updates."""
+        """Set learning rate and momentum of the following updates."""
         values = np.array([lr, momentum], self.dtype)
         self._upload("hyper", lambda shard: values)
 
     def set_weight_decay(self, weight_decay: float) -> None:
-        """Weight decay of the following updates, times each parameter's ``decay_mult``."""
+        """Set the weight decay of the following updates; each parameter's ``decay_mult`` multiplies it."""
         self._upload(
             "weight_decay",
             lambda shard: (weight_decay * shard.per_parameter("decay_mult")).astype(self.dtype),
@@ -460,7 +465,7 @@ class Plan(PlanValues):
         self._upload("step_array", lambda shard: np.array([value], np.int64))
 
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """From now on :meth:`feed` takes pixels."""
+        """Let :meth:`feed` take pixels from now on."""
         if preprocessing.input_shape != self.network.input_shape:
             raise ValueError(
                 f"Plan: preprocessing makes inputs of shape {preprocessing.input_shape}, "

@@ -1,6 +1,6 @@
 """What a pass does on every device, as tasks: layers, gathers, reduce-scatters, sums over replicas.
 
-Every array and every argument is settled; what changes from step to step is read from device memory. So a
+Every array and every argument is chosen; what changes from step to step is read from device memory. So a
 list of tasks can be run again and again, and on CUDA be captured as a graph.
 """
 
@@ -40,13 +40,13 @@ class Bucket:
         return last - first
 
     def continues(self, ranges: dict[int, tuple[int, int]]) -> bool:
-        """Whether it can be lengthened by what lies just before it on every device."""
+        """Tell whether the bucket can be lengthened by what lies just before it on every device."""
         return self.size < BUCKET and all(self.ranges[d][0] == last for d, (_, last) in ranges.items())
 
 
 def buckets(partition: Partition, shards: Sequence[Shard], processes: bool = False) -> list[Bucket]:
-    """Gradients to be summed, in the order in which backward completes them: those that several devices
-    share; for sums over ``processes`` each device's own, all of them.
+    """List the gradients to be summed, in the order in which backward completes them: those that several
+    devices share; for sums over ``processes`` each device's own, all of them.
     """
     out: list[Bucket] = []
     open_: dict[tuple[int, ...], Bucket] = {}
@@ -121,9 +121,7 @@ class Program:
                 self._outgoing_buckets = buckets(self.partition, self.shards, processes=True)
 
     def tasks(self, *phases: str, train: bool = True, start: int = 0) -> list[Task]:
-        """The tasks of "forward" (of the layers from number ``start`` on), "backward" and "update", in one
-        list.
-        """
+        """List the tasks of "forward" (of the layers from number ``start`` on), "backward" and "update"."""
         out = TaskList()
         for phase in phases:
             for arguments in self._record(phase, train, start):
@@ -131,7 +129,7 @@ class Program:
         return out.tasks
 
     def _record(self, phase: str, train: bool, start: int) -> list[tuple]:
-        """Each phase is worked out once: the choice who overwrites a gradient and who adds is kept."""
+        """Record each phase once: the choice who overwrites a gradient and who adds is kept."""
         key = (phase, train, start) if phase == "forward" else phase
         if key not in self._recorded:
             recorder = _Recorder()
@@ -177,7 +175,7 @@ class Program:
 
     # ---- forward -------------------------------------------------------------------------------------------
     def _forward(self, tasks: _Recorder, train: bool, start: int) -> None:
-        """All layers from number ``start`` on, each after what it has to gather."""
+        """Add all layers from number ``start`` on, each after what it has to gather."""
         for node in self.nodes[start:]:
             for d in range(len(self.shards)):
                 for source, region in self._gathers.get((d, node.name), ()):
@@ -228,7 +226,7 @@ class Program:
     def _outgoing(
         self, tasks: _Recorder, layer: str, source: str, piece: Contribution
     ) -> tuple[Any, Hashable]:
-        """A piece as one array on the device that holds it, and its resource."""
+        """Bring a piece into one array on the device that holds it; return it and its resource."""
         s, n = piece.source, self.n
         shard, held = self.shards[s], self.partition.held[source][s]
         whole = shard.outputs[source][: held.count(n)]
@@ -249,7 +247,7 @@ class Program:
     def _around(
         self, shard: Shard, slot: Any, whole: Region, middle: Region, array: Any, shape: tuple
     ) -> list:
-        """``array`` for the channels of ``middle``, between scratch for the other channels of ``whole``."""
+        """Put ``array``, the channels of ``middle``, between scratch for the other channels of ``whole``."""
         out = [array]
         for side, start, stop in (("before", whole.start, middle.start), ("after", middle.stop, whole.stop)):
             if start < stop:
@@ -260,7 +258,7 @@ class Program:
 
     # ---- backward ------------------------------------------------------------------------------------------
     def _backward(self, tasks: _Recorder) -> None:
-        """All gradients, in the reverse order of the layers.
+        """Add all gradients, in the reverse order of the layers.
 
         Where a layer's input was gathered, the gradient of that input comes first, so that it travels while
         the gradients of the weights are computed.
@@ -294,7 +292,7 @@ class Program:
                 self._send_out(tasks, outgoing.pop(0))
 
     def _layer_backward(self, tasks: _Recorder, d: int, call: Call, apart: bool) -> None:
-        """The gradients of the inputs and, unless they come ``apart``, of the parameters."""
+        """Add the gradients of the inputs and, unless they come ``apart``, of the parameters."""
         name, written = call.node.name, [("gradient", key) for key in call.keys]
         if not call.backward:
             if call.sums:  # a second cost on one output
@@ -334,7 +332,7 @@ class Program:
     def _send_back(
         self, tasks: _Recorder, layer: str, d: int, source: str, region: Region, late: list[tuple]
     ) -> None:
-        """Reduce-scatter: give the gradient of a gathered copy to the devices that hold the value.
+        """Give the gradient of a gathered copy to the devices that hold the value (reduce-scatter).
 
         What is added rather than overwritten at its owner goes to ``late``, as arguments of ``_call``: the
         owner has other work while it travels.
@@ -365,8 +363,8 @@ class Program:
                 self._deliver(tasks, layer, d, source, piece, array, resource, late)
 
     def _destination(self, d: int, key: Any, piece: Contribution) -> tuple[Any, Hashable]:
-        """Where a slice of a returned gradient is written on the device that computed it: straight into its
-        own gradient where that is its place and nothing is there yet.
+        """Find where a slice of a returned gradient is written on the device that computed it: straight into
+        its own gradient where that is its place and nothing is there yet.
         """
         source, shard = key[0], self.shards[d]
         if piece.source == d and self._overwrites(d, source, piece):
@@ -424,7 +422,7 @@ class Program:
 
     # ---- sums over replicas and processes ------------------------------------------------------------------
     def _sum_over_replicas(self, tasks: _Recorder, bucket: Bucket) -> None:
-        """Every device of the group sums an equal share, in the group's order, and sends the sum to the
+        """Let every device of the group sum an equal share, in the group's order, and send the sum to the
         others: all end with the same bits.
         """
         group, name = bucket.group, bucket.owners[-1]
@@ -463,7 +461,7 @@ class Program:
                     self._copy(tasks, (name, "weights"), (d, views[d], [summed]), (e, views[e], summed))
 
     def _summed(self, d: int) -> list[Hashable]:
-        """Resources of everything that backward leaves in a device's gradients."""
+        """List the resources of everything that backward leaves in a device's gradients."""
         own = [("g", owner) for owner, held in self.partition.filters.items() if held[d]]
         return own + [
             ("summed", b.number, i) for b in self._buckets if d in b.group for i in range(len(b.group))
@@ -481,7 +479,7 @@ class Program:
 
     # ---- update --------------------------------------------------------------------------------------------
     def _update(self, tasks: _Recorder) -> None:
-        """Every device updates its own parameters and counts the step."""
+        """Let every device update its own parameters and count the step."""
         if self.communicator is not None:
             reads = [("out", d) for d in range(len(self.shards))]
             finish = self.communicator.finish

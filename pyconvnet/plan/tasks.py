@@ -77,8 +77,8 @@ class TaskList:
             self._readers[resource] = []
 
     def _needed(self, before: set[int], lane: Lane) -> tuple[int, ...]:
-        """Of each other lane the latest is enough, since a lane keeps its order, and nothing for which an
-        earlier task of this lane waits.
+        """Choose what to wait for: of each other lane the latest is enough, since a lane keeps its order, and
+        nothing for which an earlier task of this lane waits.
         """
         latest: dict[Lane, int] = {}
         for position in before:

@@ -63,11 +63,11 @@ def tune(
         seconds = positive("tune: seconds", seconds)
     plan = Plan(network, dev, batch_size, train=train, initialise=False, precision=precision, kernels={})
     how = {"seconds": seconds or seconds_per_problem(), "again": again, "progress": progress}
-    return list(tuning.settle(plan.rehearse(), **how).values())
+    return list(tuning.choose_all(plan.rehearse(), **how).values())
 
 
 def table(choices: Sequence[tuning.Choice]) -> str:
-    """What was chosen, as text: one line an operation, and how much faster than the heuristic's choices."""
+    """Tabulate what was chosen: one line an operation, and how much faster than the heuristic's choices."""
     rows = [("operation", "shape", "precision", "kernel", "us", "heuristic", "us", "gain", "from")]
     for c in choices:
         gain = "" if c.gain is None or c.kernel == c.heuristic else f"{c.gain:.2f}x"
@@ -85,7 +85,7 @@ def table(choices: Sequence[tuning.Choice]) -> str:
 
 
 def entries_table(entries: Sequence[Entry]) -> str:
-    """A cache as text, by card."""
+    """Tabulate a cache, by card."""
     lines = []
     for card in sorted({(e.card, e.capability, e.driver) for e in entries}):
         mine = [e for e in entries if e.key[:3] == card]
@@ -127,6 +127,6 @@ def _number(us: float | None) -> str:
 
 
 def _brief(shape: str) -> str:
-    """Without what is usual."""
+    """Drop from a shape's text what is usual."""
     usual = ("x=1x1", "filter=1x1", "y=1x1", "stride=1x1", "pad=0x0", "groups=1")
     return " ".join(part for part in shape.split() if part not in usual)

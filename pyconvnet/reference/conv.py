@@ -10,6 +10,7 @@ patches never leave the cache and memory stays bounded:
 Where padding would make up much of the work (a quarter of it with a 5x5 filter on 8x8 pixels), a piece
 holds only pixels that see the same part of the filter inside the image, and nothing is multiplied by zeros.
 Sums run in an order fixed by the shapes alone, so the results do not depend on the number of threads.
+For tiny arrays the same products are found once and then repeated (`products.py`): `conv2d.tiny` and so on.
 
 Letters: x (N, H, W, C), w (K, R, S, C/groups), y (N, P, Q, K); `stride` (vertical, horizontal); `pad`
 ((top, bottom), (left, right)); P = (H + top + bottom - R) // stride + 1.
@@ -19,18 +20,20 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..common.threads import parallel, ranges, scratch, zero_outside
+from ..common.threads import parallel, scratch
+from .pieces import Pair, Piece, Window, contiguous, cut, patches_of
 from .pointwise import relu_backward
+from .products import MOST_ELEMENTS, Product, Products, small
 from .widen import widened
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
-Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+Correlations = Iterator[tuple[np.ndarray, np.ndarray, Window, np.ndarray]]
 
 # Bytes of gathered patches a task works on, at most: they should stay in a core's share of the cache.
 PATCH_BYTES = 1 << 21
@@ -48,147 +51,14 @@ UNPACKED = 1_000_000
 WGRAD_ROWS = 320
 
 
-# ---- pieces ------------------------------------------------------------------------------------------------
-
-
-class _Window(NamedTuple):
-    """Which pixels of a source output (i, j) sees: tap (r, s) is pixel (i, j) * stride + (r, s) - origin.
-
-    Unlike `pad`, `origin` may be negative and says nothing about the far edge: whatever lies outside is zero.
-    """
-
-    taps: Pair
-    stride: Pair
-    origin: Pair
-
-
-class _Run(NamedTuple):
-    """Along one axis: outputs [start, stop), of which exactly the taps [first, last) lie in the image."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-class _Piece(NamedTuple):
-    """Images [n0, n1) and the runs of rows and columns that a task works on."""
-
-    n0: int
-    n1: int
-    rows: _Run
-    columns: _Run
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Images, rows, columns."""
-        return self.n1 - self.n0, self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
-
-    @property
-    def taps(self) -> int:
-        return (self.rows.last - self.rows.first) * (self.columns.last - self.columns.first)
-
-    def of_output(self, array: np.ndarray) -> np.ndarray:
-        """Return the piece's part of an array (N, P, Q, ...)."""
-        return array[
-            self.n0 : self.n1, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop
-        ]
-
-    def of_filters(self, array: np.ndarray) -> np.ndarray:
-        """Return the taps the piece sees, of an array (R, S, ...)."""
-        return array[self.rows.first : self.rows.last, self.columns.first : self.columns.last]
-
-
-def _runs(extent: int, outputs: int, taps: int, stride: int, origin: int, waste: float) -> list[_Run]:
-    """Cut the outputs along one axis into runs that see the same taps, unless too few taps would be saved."""
-    runs: list[_Run] = []
-    for output in range(outputs):
-        corner = output * stride - origin
-        first, last = max(0, -corner), min(taps, extent - corner)
-        if last <= first:
-            first = last = 0
-        if runs and runs[-1][2:] == (first, last):
-            runs[-1] = runs[-1]._replace(stop=output + 1)
-        else:
-            runs.append(_Run(output, output + 1, first, last))
-    seen = sum((run.stop - run.start) * (run.last - run.first) for run in runs)
-    return runs if seen < (1 - waste) * outputs * taps else [_Run(0, outputs, 0, taps)]
-
-
-def _pieces(x: np.ndarray, outputs: tuple[int, int, int], window: _Window) -> tuple[_Piece, ...]:
+def _pieces(x: np.ndarray, outputs: tuple[int, int, int], window: Window) -> tuple[Piece, ...]:
     """Cut the output (N, P, Q) into pieces, the most work first."""
-    limits = PATCH_BYTES, TASKS, MIN_PATCHES, WASTE  # arguments, since the answer is remembered
-    return _cut(x.shape[1:3], x.shape[3] * x.itemsize, outputs, window, limits)
+    return cut(x.shape[1:3], x.shape[3] * x.itemsize, outputs, window, _limits())
 
 
-@functools.lru_cache(maxsize=1024)
-def _cut(
-    extent: Pair,
-    pixel_bytes: int,
-    outputs: tuple[int, int, int],
-    window: _Window,
-    limits: tuple[int, int, int, float],
-) -> tuple[_Piece, ...]:
-    images, rows, columns = outputs
-    taps, stride, origin = window
-    most_bytes, tasks, least, waste = limits
-    pieces = []
-    for row_run in _runs(extent[0], rows, taps[0], stride[0], origin[0], waste):
-        for column_run in _runs(extent[1], columns, taps[1], stride[1], origin[1], waste):
-            whole = _Piece(0, images, row_run, column_run)
-            _, height, width = whole.shape
-            most = most_bytes // max(1, whole.taps * pixel_bytes)
-            patches = max(least, min(most, images * rows * columns // tasks))
-            for n0, n1 in ranges(images, patches // (height * width)):
-                for p0, p1 in ranges(height, patches // width):
-                    part = row_run._replace(start=row_run.start + p0, stop=row_run.start + p1)
-                    pieces.append(_Piece(n0, n1, part, column_run))
-    return tuple(sorted(pieces, key=lambda piece: math.prod(piece.shape) * piece.taps, reverse=True))
-
-
-def _overlap(start: int, size: int, extent: int) -> tuple[slice, slice]:
-    """Find where [start, start + size) meets [0, extent): as a slice of the former and of the latter."""
-    first = min(max(0, -start), size)
-    last = max(first, min(size, extent - start))
-    return slice(first, last), slice(start + first, start + last)
-
-
-def _patches(x: np.ndarray, piece: _Piece, window: _Window) -> np.ndarray:
-    """Lay out the patches of a piece, one a row: (images * rows * columns, taps * C), in thread scratch."""
-    (n0, n1, (p0, _, r0, r1), (q0, _, s0, s1)), stride = piece, window.stride
-    images, rows, columns = piece.shape
-    top, left = p0 * stride[0] + r0 - window.origin[0], q0 * stride[1] + s0 - window.origin[1]
-    height, width = (rows - 1) * stride[0] + r1 - r0, (columns - 1) * stride[1] + s1 - s0
-    inside_h, seen_h = _overlap(top, height, x.shape[1])
-    inside_w, seen_w = _overlap(left, width, x.shape[2])
-    seen = x[n0:n1, seen_h, seen_w]
-    if x.flags.c_contiguous and seen.shape[1:3] == (height, width):
-        if piece.taps == 1 and stride == (1, 1) and seen.flags.c_contiguous:
-            return seen.reshape(-1, x.shape[3])  # a patch is a pixel
-        memory, offset = x, n0 * x.strides[0] + top * x.strides[1] + left * x.strides[2]
-    else:  # with some padding, or the channels of a group
-        shape = images, height, width, x.shape[3]
-        memory, offset = zero_outside("seen", shape, x.dtype, (inside_h, inside_w)), 0
-        memory[:, inside_h, inside_w] = seen
-    # One element of this type is a whole filter row of a patch, so NumPy moves it by memcpy: up to twice as
-    # fast as copying numbers in an inner loop of only S*C steps.
-    length = (s1 - s0) * x.shape[3]
-    filter_row = np.dtype((np.void, length * x.itemsize))
-    step_n, step_h, step_w, _ = memory.strides
-    steps = step_n, step_h * stride[0], step_w * stride[1], step_h
-    source = np.ndarray((images, rows, columns, r1 - r0), filter_row, memory, offset, steps)
-    patches = scratch("patches", (images * rows * columns, (r1 - r0) * length), x.dtype)
-    np.copyto(patches.view(filter_row).reshape(source.shape), source)
-    return patches
-
-
-def _contiguous(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array itself, or a copy in this thread's scratch of that name."""
-    if array.flags.c_contiguous:
-        return array
-    copy = scratch(name, array.shape, array.dtype)
-    copy[...] = array
-    return copy
+def _limits() -> tuple[int, int, int, float]:
+    """Return what the cut depends on beside the extents: an argument, since the answer is remembered."""
+    return PATCH_BYTES, TASKS, MIN_PATCHES, WASTE
 
 
 # ---- products ----------------------------------------------------------------------------------------------
@@ -203,13 +73,18 @@ def _matrix(filters: np.ndarray) -> np.ndarray:
     """View filters (R, S, C, K) as (R*S*C, K), in the order they have in memory: with K first or last."""
     k = filters.shape[3]
     if filters.strides[3] == filters.itemsize:
-        return _contiguous("filters", filters).reshape(-1, k)
-    return _contiguous("filters", filters.transpose(3, 0, 1, 2)).reshape(k, -1).T
+        return contiguous("filters", filters).reshape(-1, k)
+    return contiguous("filters", filters.transpose(3, 0, 1, 2)).reshape(k, -1).T
+
+
+def _rows_unpacked(filters: np.ndarray) -> int:
+    """Return how many rows at a time BLAS multiplies without packing the filters; 0: all, with packing."""
+    return UNPACKED // filters.size // 16 * 16
 
 
 def _times_filters(patches: np.ndarray, filters: np.ndarray, out: np.ndarray) -> None:
     """Compute out = patches @ filters, in blocks of rows that BLAS need not pack."""
-    block = UNPACKED // filters.size // 16 * 16
+    block = _rows_unpacked(filters)
     whole = len(patches) // block * block if block else 0
     if whole:
         np.matmul(
@@ -221,11 +96,16 @@ def _times_filters(patches: np.ndarray, filters: np.ndarray, out: np.ndarray) ->
         np.matmul(patches[whole:], filters, out=out[whole:])
 
 
+def _outer_blocks(rows: int, length: int, k: int) -> Pair:
+    """Return how many patches, and how much of each, BLAS multiplies with k gradients without packing."""
+    block = _divisor(rows, WGRAD_ROWS, 64)
+    return block, _divisor(length, UNPACKED // (k * block), 16)
+
+
 def _add_outer_products(patches: np.ndarray, gradients: np.ndarray, total: np.ndarray) -> None:
     """Compute total += patches.T @ gradients, in blocks that BLAS need not pack; total (R, S, C, K)."""
     (rows, length), k = patches.shape, total.shape[3]
-    block = _divisor(rows, WGRAD_ROWS, 64)
-    part = _divisor(length, UNPACKED // (k * block), 16)
+    block, part = _outer_blocks(rows, length, k)
     products = scratch("products", (rows // block, length // part, part, k), total.dtype)
     np.matmul(
         patches.reshape(rows // block, block, length // part, part).transpose(0, 2, 3, 1),
@@ -239,7 +119,7 @@ def _add_outer_products(patches: np.ndarray, gradients: np.ndarray, total: np.nd
 def _correlate(
     x: np.ndarray,
     filters: np.ndarray,
-    window: _Window,
+    window: Window,
     out: np.ndarray,
     bias: np.ndarray | None = None,
     activation: str | None = None,
@@ -261,7 +141,7 @@ def _correlate(
         shape = images * rows * columns, k
         result = target.reshape(shape) if in_place else scratch("result", shape, x.dtype)
         if piece.taps:
-            _times_filters(_patches(x, piece, window), _matrix(piece.of_filters(filters)), result)
+            _times_filters(patches_of(x, piece, window), _matrix(piece.of_filters(filters)), result)
         else:  # only padding
             result[...] = 0
         lines = result.reshape(images, rows, columns * k)
@@ -276,6 +156,9 @@ def _correlate(
             finished[...] = lines
 
     parallel(task, len(pieces))
+
+
+# ---- the three directions ----------------------------------------------------------------------------------
 
 
 def _group(array: np.ndarray, group: int, groups: int, axis: int) -> np.ndarray:
@@ -332,17 +215,17 @@ def conv2d(
     if out is None:
         p, q = (h + top + bottom - r) // stride[0] + 1, (width + left + right - s) // stride[1] + 1
         out = np.empty((n, p, q, k), x.dtype)
-    window = _Window((r, s), tuple(stride), (top, left))
-    for g in range(groups):
-        _correlate(
-            _group(x, g, groups, 3),
-            _filters_last(_group(w, g, groups, 0)),
-            window,
-            _group(out, g, groups, 3),
-            None if b is None else _group(b, g, groups, 0),
-            activation,
-        )
+    window = Window((r, s), tuple(stride), (top, left))
+    for g, correlation in enumerate(_correlations(x, w, out, window, groups)):
+        _correlate(*correlation, None if b is None else _group(b, g, groups, 0), activation)
     return out
+
+
+def _correlations(x: np.ndarray, w: np.ndarray, out: np.ndarray, window: Window, groups: int) -> Correlations:
+    """Yield what `conv2d` has to correlate: the arguments of `_correlate`, group by group."""
+    for g in range(groups):
+        filters = _filters_last(_group(w, g, groups, 0))
+        yield _group(x, g, groups, 3), filters, window, _group(out, g, groups, 3)
 
 
 @widened
@@ -379,7 +262,15 @@ def conv2d_dgrad(
     dx : (N, H, W, C), dtype of dy
     """
     dx = np.empty(x_shape, dy.dtype) if out is None else out
-    top, left = pad[0][0], pad[1][0]
+    window = Window(w.shape[1:3], tuple(stride), (pad[0][0], pad[1][0]))
+    for correlation in _phases(dy, w, dx, window, groups):
+        _correlate(*correlation)
+    return dx if mask is None else relu_backward(dx, mask, out=dx)
+
+
+def _phases(dy: np.ndarray, w: np.ndarray, dx: np.ndarray, window: Window, groups: int) -> Correlations:
+    """Yield what `conv2d_dgrad` has to correlate, by phases; the filters last until the next is asked for."""
+    _, stride, (top, left) = window
     for phase_h in range(stride[0]):
         for phase_w in range(stride[1]):
             # dx row i*stride + phase - top gets dy row i - t times filter row phase + t*stride, t = 0, 1, ...
@@ -390,14 +281,13 @@ def conv2d_dgrad(
             if dx_phase.size == 0:
                 continue
             taps = w_phase.shape[1:3]
-            window = _Window(taps, (1, 1), (taps[0] - 1 - first_h, taps[1] - 1 - first_w))
+            seen = Window(taps, (1, 1), (taps[0] - 1 - first_h, taps[1] - 1 - first_w))
             for g in range(groups):
                 w_group = _group(w_phase, g, groups, 0)
                 swapped = w_group.transpose(1, 2, 0, 3)  # (R, S, K, C)
                 filters = scratch("swapped", swapped.shape, w.dtype)
                 filters[...] = swapped
-                _correlate(_group(dy, g, groups, 3), filters, window, _group(dx_phase, g, groups, 3))
-    return dx if mask is None else relu_backward(dx, mask, out=dx)
+                yield _group(dy, g, groups, 3), filters, seen, _group(dx_phase, g, groups, 3)
 
 
 @widened
@@ -430,7 +320,7 @@ def conv2d_wgrad(
     """
     dw = np.empty(w_shape, dy.dtype) if out is None else out
     _, r, s, c = w_shape
-    window = _Window((r, s), tuple(stride), (pad[0][0], pad[1][0]))
+    window = Window((r, s), tuple(stride), (pad[0][0], pad[1][0]))
     pieces = [piece for piece in _pieces(x, dy.shape[:3], window) if piece.taps]
     lanes = min(TASKS, len(pieces))
     for g in range(groups):
@@ -447,8 +337,8 @@ def conv2d_wgrad(
         ) -> None:
             sums[lane] = 0
             for piece in pieces[lane::lanes]:
-                gradients = _contiguous("gradients", piece.of_output(dy)).reshape(-1, sums.shape[-1])
-                _add_outer_products(_patches(x, piece, window), gradients, piece.of_filters(sums[lane]))
+                gradients = contiguous("gradients", piece.of_output(dy)).reshape(-1, sums.shape[-1])
+                _add_outer_products(patches_of(x, piece, window), gradients, piece.of_filters(sums[lane]))
 
         parallel(task, lanes)
         total = sums[lanes]
@@ -457,3 +347,139 @@ def conv2d_wgrad(
             total += sums[lane]
         dw_group[...] = total.transpose(3, 0, 1, 2)
     return dw
+
+
+# ---- the same on tiny arrays -------------------------------------------------------------------------------
+
+#: Types of the numbers of elements, as large as the elements: what is cut depends on their size.
+_NUMBERS = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
+#: A function of arrays alone, and the arrays.
+Call = tuple[Callable[..., None], tuple[np.ndarray, ...]]
+
+
+class _Kind:
+    """The shapes and options of one direction, and how its products are found."""
+
+    def __init__(
+        self,
+        direction: Callable[..., Iterator],
+        arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+        stride: Pair,
+        pad: Padding,
+        groups: int,
+    ):
+        a, b, out = arrays
+        self.direction, self.dtype, self.groups = direction, a.dtype, groups
+        self.shapes = a.shape, b.shape, out.shape
+        taps = (out if direction is _outer_products else b).shape[1:3]
+        self.window = Window(taps, tuple(stride), (pad[0][0], pad[1][0]))
+        known = a.dtype == b.dtype == out.dtype in _NUMBERS
+        self.is_tiny = (
+            known and max(a.size, b.size, out.size) <= MOST_ELEMENTS and _products(self) is not None
+        )
+
+
+@functools.lru_cache(maxsize=128)
+def _products(kind: _Kind) -> Products | None:
+    """Find the products of a kind of arguments; None where they are not tiny."""
+    numbers = (
+        np.arange(1, math.prod(shape) + 1, dtype=_NUMBERS[kind.dtype]).reshape(shape) for shape in kind.shapes
+    )
+    found, summed = kind.direction(*numbers, kind.window, kind.groups), kind.direction is _outer_products
+    if not summed:
+        found = _patches_times_filters(found)
+    return small(found, kind.shapes[0], kind.shapes[2], kind.dtype, sums_of=kind.groups if summed else 0)
+
+
+def _patches_times_filters(correlations: Correlations) -> Iterator[Product | None]:
+    """Take apart what `_correlate` computes, on arrays of numbers; None: in several products."""
+    for x, filters, window, out in correlations:
+        for piece in _pieces(x, out.shape[:3], window):
+            if piece.taps:
+                patches, matrix = patches_of(x, piece, window), _matrix(piece.of_filters(filters))
+                target = piece.of_output(out).reshape(len(patches), -1)
+                whole = not 0 < _rows_unpacked(matrix) <= len(patches)
+                yield Product(patches.copy(), matrix.copy(), target) if whole else None
+
+
+def _outer_products(
+    x: np.ndarray, dy: np.ndarray, dw: np.ndarray, window: Window, groups: int
+) -> Iterator[Product | None]:
+    """Take apart `conv2d_wgrad` likewise; None where a lane has several products, too."""
+    pieces = [piece for piece in _pieces(x, dy.shape[:3], window) if piece.taps]
+    for g in range(groups):
+        x_group, dy_group, total = _group(x, g, groups, 3), _group(dy, g, groups, 3), _group(dw, g, groups, 0)
+        for piece in pieces:
+            patches = patches_of(x_group, piece, window)
+            gradients = piece.of_output(dy_group).reshape(len(patches), -1)
+            target = piece.of_filters(total.transpose(1, 2, 3, 0)).reshape(patches.shape[1], -1)
+            whole = _outer_blocks(*patches.shape, gradients.shape[1]) == patches.shape
+            yield Product(patches.copy(), gradients, target) if whole and len(pieces) <= TASKS else None
+
+
+def _tiny_conv2d(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None = None,
+    *,
+    stride: Pair,
+    pad: Padding,
+    groups: int,
+    activation: str | None = None,
+    out: np.ndarray,
+) -> Call | None:
+    """Return what `conv2d` does as a call of arrays alone; None unless all are tiny."""
+    kind = _Kind(_correlations, (x, w, out), stride, pad, groups)
+    if not kind.is_tiny:
+        return None
+
+    def run(x: np.ndarray, w: np.ndarray, out: np.ndarray, b: np.ndarray | None = None) -> None:
+        _products(kind)(x, w, out)
+        if b is not None:
+            np.add(out, b, out)
+        if activation == "relu":
+            np.maximum(out, 0, out=out)
+
+    return run, (x, w, out) if b is None else (x, w, out, b)
+
+
+def _tiny_dgrad(
+    dy: np.ndarray,
+    w: np.ndarray,
+    _x_shape: tuple[int, int, int, int],
+    *,
+    stride: Pair,
+    pad: Padding,
+    groups: int,
+    mask: np.ndarray | None = None,
+    out: np.ndarray,
+) -> Call | None:
+    """Return what `conv2d_dgrad` does as a call of arrays alone; None unless all are tiny."""
+    kind = _Kind(_phases, (dy, w, out), stride, pad, groups)
+    if not kind.is_tiny:
+        return None
+
+    def run(dy: np.ndarray, w: np.ndarray, dx: np.ndarray, mask: np.ndarray | None = None) -> None:
+        _products(kind)(dy, w, dx)
+        if mask is not None:
+            relu_backward(dx, mask, out=dx)
+
+    return run, (dy, w, out) if mask is None else (dy, w, out, mask)
+
+
+def _tiny_wgrad(
+    dy: np.ndarray,
+    x: np.ndarray,
+    _w_shape: tuple[int, int, int, int],
+    *,
+    stride: Pair,
+    pad: Padding,
+    groups: int,
+    out: np.ndarray,
+) -> Call | None:
+    """Return what `conv2d_wgrad` does as a call of arrays alone; None unless all are tiny."""
+    kind = _Kind(_outer_products, (x, dy, out), stride, pad, groups)
+    return (lambda *arrays: _products(kind)(*arrays), (x, dy, out)) if kind.is_tiny else None
+
+
+conv2d.tiny, conv2d_dgrad.tiny, conv2d_wgrad.tiny = _tiny_conv2d, _tiny_dgrad, _tiny_wgrad

@@ -1,4 +1,4 @@
-"""The depth layout on the `cpu` device: images and filters regrouped so that a stride becomes channels."""
+"""Space-to-depth on the `cpu` device: images and filters regrouped so that a stride becomes channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 64  # pixels a block may be high and wide
 
 @dataclass(frozen=True)
 class Depth:
-    """Which depth layout: that of a convolution.
+    """Which space-to-depth layout: that of a convolution.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Depth:
 
 
 def channels(count: int, stride: int, dtype: Any) -> int:
-    """Return the channels D of the depth layout of images with ``count`` channels."""
+    """Return the channels D of the space-to-depth layout of images with ``count`` channels."""
     per = 16 // max(2, min(4, np.dtype(dtype).itemsize))
     return -(-stride * stride * count // per) * per
 

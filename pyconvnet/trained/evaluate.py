@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import channels_first_hint
+from ..common.checks import channels_first_hint, integer
 from ..common.devices import Device
+from ..common.text import columns
 from ..data import VIEWS, Augmentation, Dataset, Loader
 from ..data.dataset import reading_of
 from ..data.matching import check_reading, matched
@@ -90,17 +91,16 @@ class Evaluation:
         order = [i for i in np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable") if errors[i] >= 0][
             :most
         ]
-        width = max([len("class"), *(len(self.classes[i]) for i in order)])
-        lines = [repr(self), f"{'class':{width}}  images   error  most often taken for"]
+        rows = [("class", "images", "error", "most often taken for")]
         for i in order:
             wrong = confusion[i].copy()
             wrong[i] = 0
             taken = [
                 f"{self.classes[j]} ({wrong[j]})" for j in np.argsort(-wrong, kind="stable")[:3] if wrong[j]
             ]
-            figures = f"{self.classes[i]:{width}}  {confusion[i].sum():6d}  {100 * errors[i]:5.1f}%"
-            lines.append(f"{figures}  {', '.join(taken)}".rstrip())
-        return "\n".join(lines)
+            figures = str(confusion[i].sum()), f"{100 * errors[i]:.1f}%"
+            rows.append((self.classes[i], *figures, ", ".join(taken)))
+        return "\n".join([repr(self), *columns(rows, right=(1, 2))])
 
 
 def evaluate(
@@ -170,7 +170,7 @@ def evaluate(
     check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
     dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
     labels = dataset.labels
-    size = min(positive("batch_size", batch_size), len(dataset))
+    size = min(integer("evaluate", "batch_size", batch_size, 1), len(dataset))
     plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
     predictions = np.empty(len(dataset), np.int32)
     loss = top1 = top5 = 0.0
@@ -285,14 +285,6 @@ def view_draws(model: Model, views: Any) -> list[Any]:
     if (model.info.get("augment") or {}).get("mirror") is False:
         numbers = [view for view in numbers if view < 5]
     return [lambda n, view=view: augmentation.views(n, view, pre.image_shape) for view in numbers]
-
-
-def positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
 
 
 def _bar(dataset: Dataset, show: bool) -> Any:

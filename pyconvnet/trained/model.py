@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import flag
 from ..common.devices import get_device
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing, check_parameters
@@ -46,8 +47,7 @@ class Model:
     def __post_init__(self) -> None:
         check_parameters("Model", self.network, self.parameters)
         self.classes = [str(c) for c in self.classes]
-        if not isinstance(self.class_names_given, bool):
-            raise TypeError(f"Model: class_names_given must be True or False, got {self.class_names_given!r}")
+        self.class_names_given = flag("Model", "class_names_given", self.class_names_given)
         if len(self.classes) > self.network.classes:
             raise ValueError(
                 f"Model: classes holds {len(self.classes)} names, "

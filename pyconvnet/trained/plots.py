@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import either, integer
 from ..common.files import write_atomically
 from ..common.text import cut
 from ..data import Loader
@@ -155,8 +156,8 @@ def predictions(
         `count` is no positive integer, the data do not fit the model, or there is no error to show.
     """
     model = as_model(model_or_run)
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= 400:
-        raise ValueError(f"plot: count must be an integer in [1, 400], got {count!r}")
+    with either():
+        count = integer("plot", "count", count, 1, 400)
     dataset = matching_data(model, data)
     shown: list[tuple[np.ndarray, int, list]] = []
     draws = view_draws(model, views)

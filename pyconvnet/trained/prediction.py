@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..common.checks import channels_first_hint, unmasked
+from ..common.checks import channels_first_hint, integer, unmasked
 from ..common.devices import Device
 from ..data import load_image
 from ..data.dataset import reading_of
 from ..data.folder import image_files, listed, say_left_out
-from ..data.images import ENCODED, check_max_pixels
+from ..data.images import ENCODED, check_max_pixels, check_on_error
 from ..data.matching import check_reading
 from ..data.sources import given_options
-from .evaluate import as_model, best_classes, log_probabilities, positive, view_draws
+from .evaluate import as_model, best_classes, log_probabilities, view_draws
 from .model import Model
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
@@ -133,10 +133,9 @@ def predict_each(
         What :func:`image_sources` makes of images.
     how : device, precision, replicas, hybrid
     """
-    top = min(positive("top", top), model.network.classes)
-    size = min(positive("batch_size", batch_size), len(sources))
-    if on_error not in ("skip", "raise"):
-        raise ValueError(f'predict: on_error must be "skip" or "raise", got {on_error!r}')
+    top = min(integer("predict", "top", top, 1), model.network.classes)
+    size = min(integer("predict", "batch_size", batch_size, 1), len(sources))
+    check_on_error("predict", on_error)
     max_pixels = check_max_pixels("predict", max_pixels)
     shape = model.preprocessing.image_shape
     check_reading(reading_of(shape), given_options(size=image_size, channels=channels), "the model")

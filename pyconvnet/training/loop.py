@@ -20,12 +20,11 @@ import numpy as np
 
 from ..common import files
 from ..common.devices import Device
-from ..data import Loader, Statistics, statistics
+from ..data import Loader
 from ..network.network import Network
 from ..plan.buffers import Metrics
 from ..plan.plan import Plan
 from ..trained import checkpoint
-from ..trained.model import Model, read_only
 from . import learning
 from . import resume as resuming
 from .figures import Figures, short, steps_between_checks
@@ -33,8 +32,9 @@ from .log import Log, Progress, Signals
 from .ranks import Ranks
 from .report import write_start
 from .resume import Saved
-from .run import BEST, LAST, LOG, NonFiniteLossError, Run, afterwards, score
+from .run import BEST, LAST, LOG, Run, score, warn_on_error
 from .settings import Settings, make_preprocessing
+from .state import RunState
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
 
@@ -50,22 +50,15 @@ class Decisions:
     save: bool = False
 
 
-class Trainer:
+class Trainer(RunState):
     """One run. Made and started by :func:`pyconvnet.train`.
 
     Parameters
     ----------
-    network : Network
-    train_set, validation_set : Dataset, Dataset or None
-    settings : Settings
-    devices : list of Device
-    out : Path
     start : dict or None
         Parameters to start from; None: the network's initial ones.
-    saved : Saved or None
-        The run to go on with.
-    ranks : Ranks
-        The processes that train together; by default this one alone.
+    network, train_set, validation_set, settings, devices, out, saved, ranks :
+        As for :class:`RunState`; ``ranks`` by default this process alone.
     """
 
     def __init__(
@@ -80,17 +73,10 @@ class Trainer:
         saved: Saved | None,
         ranks: Ranks | None = None,
     ):
-        self.network, self.train_set, self.validation_set = network, train_set, validation_set
-        self.settings, self.out, self.saved = settings, out, saved
-        self.devices, self.ranks = devices, Ranks() if ranks is None else ranks
-        self.epoch = self.step = 0
-        self.examples = 0  # of the current epoch, done
-        self.history: list[dict[str, Any]] = []
+        ranks = Ranks() if ranks is None else ranks
+        super().__init__(network, train_set, validation_set, settings, devices, out, saved, ranks)
         self._n = 0  # examples of the last pass
-        self.check_every = min(
-            self.ranks.gather(min(map(steps_between_checks, devices)))
-        )  # the same in all ranks
-        self.seconds = 0.0  # of the current epoch, in earlier sessions
+        self.check_every = min(ranks.gather(min(map(steps_between_checks, devices))))  # the same in all
         with self.ranks.together():
             if saved is not None:
                 self._check_data(saved)
@@ -160,90 +146,6 @@ class Trainer:
             },
         )
 
-    # ---- state ---------------------------------------------------------------------------------------------
-    def _statistics(self) -> Statistics | None:
-        if not self.settings.augmentation.needs_statistics():
-            return None
-        if self.saved is not None:
-            return self.saved.statistics
-        return statistics(
-            self.train_set,
-            workers=self.settings.workers,
-            progress=self.settings.progress and self.ranks.main,
-            share=(self.ranks.rank, self.ranks.size),
-            add_up=self.ranks.sum,
-        )
-
-    def _check_data(self, saved: Saved) -> None:
-        told = saved.state["data"]
-        for kind, now in self._fingerprints().items():
-            images = len(self.train_set) if kind == "train" else None
-            if told.get(kind, now) != now or images not in (None, told["images"]):
-                word = "training" if kind == "train" else kind
-                raise ValueError(f"train: these are not the {word} images of the run in {saved.path}")
-
-    def _fingerprints(self) -> dict[str, str | None]:
-        sets = {"train": self.train_set, "validation": self.validation_set}
-        return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
-
-    def _restore(self, saved: Saved) -> None:
-        state, sums = saved.state, saved.sums
-        self.plan.set_momenta(saved.momenta)
-        self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
-        self.epoch, self.examples, self.step = state["epoch"], state["examples"], state["step"]
-        self.plan.steps = self.step
-        self.history, self.seconds = state["history"], state["seconds"]
-        with checkpoint.damage(saved.path):
-            if self.settings.schedule.describe() == state["options"]["schedule"]:
-                self.settings.schedule.restore(state["schedule"])
-                return
-        for record in self.history:  # a new schedule sees what its predecessor saw
-            self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
-
-    def _model(self) -> Model:
-        info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
-        if self.history:
-            info["last_epoch"] = self.history[-1]
-        parameters, data = read_only(self.plan.get_parameters()), self.train_set
-        names, given = list(data.classes), data.class_names_given
-        return Model(self.network, parameters, self.preprocessing, names, info, given)
-
-    def _save(self, reason: str) -> None:
-        """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
-        model = self._model()
-        momenta = self.plan.get_momenta()
-        for what, values in (("parameters", model.parameters), ("momenta", momenta)):
-            for name, value in values.items():
-                if not np.isfinite(value).all():
-                    node = self.network[name.partition(".")[0]]
-                    raise self._bad(f"the {what} of {node} ({name})")
-        if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
-            bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
-            self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
-        sums = self.figures.sums()
-        self._saved_at, self._saved_step = time.monotonic(), self.step
-        if self.ranks.main:
-            self._write(reason, model, momenta, sums)
-
-    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
-        state: dict[str, Any] = {
-            "options": self.settings.describe(),
-            "epoch": self.epoch,
-            "examples": self.examples,
-            "step": self.step,
-            "seconds": self.seconds,
-            "schedule": self.settings.schedule.state(),
-            "history": self.history,
-            "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
-            "kernels": resuming.described(self.plan.kernels, self.devices[0]),
-        }
-        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        with afterwards("the log does not tell of the checkpoint"):
-            self.log.write("checkpoint", **self._position(), file=LAST, reason=reason)
-
-    def _position(self) -> dict[str, int]:
-        return {"step": self.step, "epoch": self.epoch, "examples": self.examples}
-
     # ---- the run -------------------------------------------------------------------------------------------
     def run(self) -> Run:
         """Train to the last epoch, or until a signal asks to stop."""
@@ -275,7 +177,7 @@ class Trainer:
             finally:
                 self.progress.close()
         if interrupted:
-            with afterwards("the end cannot be told"):
+            with warn_on_error("the end cannot be told"):
                 self.progress.note(
                     f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
                     f"saved {self.out / LAST}; go on with resume=True"
@@ -459,33 +361,16 @@ class Trainer:
         by = f", in rank {rank}" if self.ranks.size > 1 and place else ""
         raise self._bad((place or "the loss alone") + by, loss)
 
-    def _bad(self, where: str, loss: float | None = None) -> BaseException:
-        what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
-        text = (
-            f"{what} at epoch {self.epoch + 1}, step {self.step + 1}: first bad: {where}. "
-            f"The last good checkpoint is {self.out / LAST}. "
-            f"A lower learning rate than {self.settings.lr:g} may help."
-        )
-        if self.check_every > 1:
-            text += (
-                f" Only every {self.check_every}th step is checked on this device: the layer may be a later "
-                "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
-            )
-        error = NonFiniteLossError(text)
-        with afterwards("the log does not tell of the end"):
-            self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
-        return self.ranks.shared(error)
-
     # ---- log -----------------------------------------------------------------------------------------------
     def _write_end(self, reason: str) -> None:
-        with afterwards("the log does not tell of the end"):
+        with warn_on_error("the log does not tell of the end"):
             self.log.write("end", step=self.step, epoch=self.epoch, reason=reason)
         if reason == "interrupted":
             return
         if self.history and self.ranks.main:
-            with afterwards("no curves are drawn"):
+            with warn_on_error("no curves are drawn"):
                 self._draw()
-        with afterwards("the end cannot be told"):
+        with warn_on_error("the end cannot be told"):
             if reason == "stopped early":
                 self.progress.note(
                     f"no gain for {self.settings.stop_after} epochs: stopped after {self.epoch}"

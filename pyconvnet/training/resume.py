@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.checks import check_number
+from ..common.checks import check_number, check_type
 from ..common.devices import Device
 from ..data import Augmentation, Statistics
 from ..data.files import check_options
@@ -22,6 +22,7 @@ from .settings import RULES
 
 _MOMENTUM, _SUMS = "momentum/", "state/metrics"
 _SINCE = ("stop_after",)  # options that earlier versions did not have
+_LIMIT = 2**62  # of the numbers in a state
 _STATISTICS = ("mean_image", "mean_pixel", "eigenvalues", "eigenvectors")
 
 
@@ -107,25 +108,25 @@ def read(path: Path) -> Saved:
 
 
 def _check_state(model: Model, state: dict[str, Any]) -> None:
-    """Raise unless a state is as :meth:`Trainer._write` makes it; earlier versions' come up to date."""
+    """Raise unless a state is as :meth:`RunState._write` makes it; earlier versions' come up to date."""
     for name in ("options", "data", "schedule"):
-        _check_kind(name, state[name], dict)
-    kernels = _check_kind("kernels", state.get("kernels") or {}, dict)
-    for problem, kernel in _check_kind("kernels", kernels.get("kernels", {}), dict).items():
-        _check_kind(f"the kernel of {problem}", kernel, str)
+        check_type(name, state[name], dict)
+    kernels = check_type("kernels", state.get("kernels") or {}, dict)
+    for problem, kernel in check_type("kernels", kernels.get("kernels", {}), dict).items():
+        check_type(f"the kernel of {problem}", kernel, str)
     options, data = state["options"], state["data"]
     _check_options(model, options)
-    _check_number("data: images", data["images"], "positive int")
-    _check_kind("data: train", data["train"], str)
+    check_number("data: images", data["images"], "positive int", _LIMIT)
+    check_type("data: train", data["train"], str)
     if "examples" not in state:  # before the position was kept in examples
-        _check_number("batch", state["batch"], "int >= 0")
+        check_number("batch", state["batch"], "int >= 0", _LIMIT)
         state["examples"] = min(state["batch"] * options["batch_size"], data["images"])
     for name in ("epoch", "examples", "step"):
-        _check_number(name, state[name], "int >= 0")
-    _check_number("seconds", state["seconds"], "number >= 0")
+        check_number(name, state[name], "int >= 0", _LIMIT)
+    check_number("seconds", state["seconds"], "number >= 0", _LIMIT)
     if state["examples"] > data["images"]:
         raise ValueError(f"examples must be at most {data['images']}, got {state['examples']}")
-    last = _check_history(_check_kind("history", state["history"], list), state["epoch"])
+    last = _check_history(check_type("history", state["history"], list), state["epoch"])
     if state["step"] < last or (state["step"] > last) != (state["examples"] > 0):
         raise ValueError(f"step {state['step']} does not go with the examples, {state['examples']}")
 
@@ -133,20 +134,19 @@ def _check_state(model: Model, state: dict[str, Any]) -> None:
 def _check_options(model: Model, options: Mapping[str, Any]) -> None:
     for name, rule in RULES.items():
         if name in options or name not in _SINCE:
-            _check_number(name, options[name], rule, 2**31 if name == "batch_size" else 2**62)
-    _check_kind("schedule", options["schedule"], (str, list))
-    _check_kind("augment", options["augment"], dict)
+            check_number(name, options[name], rule, 2**31 if name == "batch_size" else _LIMIT)
+    check_type("schedule", options["schedule"], str, list)
+    check_type("augment", options["augment"], dict)
     shape = Augmentation(**options["augment"]).output_shape(model.preprocessing.image_shape)
     if shape != model.network.input_shape:
         raise ValueError(f"augment gives {shape}, the network takes {model.network.input_shape}")
-    if not isinstance(options.get("balance", False), bool):
-        raise TypeError(f"balance must be true or false, got {options['balance']!r}")
+    check_type("balance", options.get("balance", False), bool)
     share, weights = options.get("validation"), options.get("class_weights")
     if share is not None:
         check_number("validation", share, "probability")
     if weights is not None:
-        class_weights(_check_kind("class_weights", weights, list), np.empty(0), model.classes)
-    reading = _check_kind("images", options.get("images") or {}, dict)
+        class_weights(check_type("class_weights", weights, list), np.empty(0), model.classes)
+    reading = check_type("images", options.get("images") or {}, dict)
     if reading:
         check_options("images", **reading)
 
@@ -158,11 +158,11 @@ def _check_history(history: list[Any], epochs: int) -> int:
     numbers = ("epoch", "step", "lr", "train_loss", "train_error", "images_per_second", "seconds")
     last = 0
     for number, record in enumerate(history, 1):
-        _check_kind("a record of history", record, dict)
+        check_type("a record of history", record, dict)
         for name in numbers:
-            _check_number(f"history: {name}", record.get(name), "number")
+            check_number(f"history: {name}", record.get(name), "number", _LIMIT)
         for name in ("validation_loss", "validation_error"):
-            _check_kind(f"history: {name}", record.get(name), (int, float, type(None)))
+            check_type(f"history: {name}", record.get(name), int, float, type(None))
         if (record["validation_loss"] is None) != (record["validation_error"] is None):
             raise ValueError("history: a validation error without its loss, or the reverse")
         if record["epoch"] != number or record["step"] <= last:
@@ -173,18 +173,6 @@ def _check_history(history: list[Any], epochs: int) -> int:
     return last
 
 
-def _check_number(name: str, value: Any, rule: str, limit: int = 2**62) -> None:
-    check_number(name, value, rule)
-    if value >= limit:
-        raise ValueError(f"{name} must be below {limit}, got {value}")
-
-
-def _check_kind(name: str, value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must not be {value!r}")
-    return value
-
-
 def _statistics(
     model: Model, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Statistics | None:
@@ -193,9 +181,9 @@ def _statistics(
         if Augmentation(**state["options"]["augment"]).needs_statistics():
             raise KeyError("statistics")
         return None
-    numbers = _check_kind("statistics", state["statistics"], dict)
-    _check_number("statistics: count", numbers["count"], "positive int")
-    _check_number("statistics: pixel_range", numbers["pixel_range"], "number >= 0")
+    numbers = check_type("statistics", state["statistics"], dict)
+    check_number("statistics: count", numbers["count"], "positive int", _LIMIT)
+    check_number("statistics: pixel_range", numbers["pixel_range"], "number >= 0", _LIMIT)
     *_, channels = shape = model.preprocessing.image_shape
     found = {name: arrays[f"state/{name}"] for name in _STATISTICS}
     checkpoint.check_floats("statistics", found)

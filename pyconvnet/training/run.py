@@ -60,7 +60,7 @@ def score(record: Mapping[str, Any]) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def afterwards(what: str, *but: type[Exception]) -> Iterator[None]:
+def warn_on_error(what: str, *but: type[Exception]) -> Iterator[None]:
     """Turn an error inside, unless it is one of those named, into a warning: what is done there adds to a run
     whose model is saved.
     """

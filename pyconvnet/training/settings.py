@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import check_number
+from ..common.checks import check_number, flag, integer
 from ..common.precision import check_precision
 from ..common.text import reason
 from ..data.augmentation import UNIT_SCALE, Augmentation
 from ..layers.initialisers import Initialiser, initialiser
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing
-from . import schedules as _optim
+from . import schedules
 from .class_weights import class_weights
 
 DEFAULTS = {
@@ -95,19 +95,16 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
     for name, value in given.items():
         if name in RULES:
             check_number(f"train: {name}", value, RULES[name])
-    if given.get("seed", 0) >= 2**63:
-        raise ValueError(f"train: seed must be below 2^63, got {given['seed']}")
+    integer("train", "seed", given.get("seed", 0), 0, 2**63 - 1)
     if "schedule" in given:
-        _optim.schedule(given["schedule"])
-    if not isinstance(given.get("balance", False), bool):
-        raise TypeError(f"train: balance must be True or False, got {given['balance']!r}")
+        schedules.schedule(given["schedule"])
+    flag("train", "balance", given.get("balance", False))
     if "init" in given:
         initialiser(given["init"], "train: init")
     check_precision("train", precision)
     if not isinstance(resume, bool) and resume != "auto":
         raise ValueError(f"train: resume must be True, False or 'auto', got {resume!r}")
-    if not isinstance(progress, bool):
-        raise TypeError(f"train: progress must be True or False, got {progress!r}")
+    flag("train", "progress", progress)
 
 
 def check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
@@ -146,10 +143,10 @@ def make_settings(
         if weights is not None and weights != before:
             raise ValueError(f"train: class_weights must stay {before} in a resumed run, got {weights}")
         weights = before
-    values["class_weights"] = weights
+    values["class_weights"], values["balance"] = weights, bool(values["balance"])
     try:
         # A copy: a schedule's state is this run's, not the caller's.
-        values["schedule"] = copy.copy(_optim.schedule(values["schedule"]))
+        values["schedule"] = copy.copy(schedules.schedule(values["schedule"]))
     except (ValueError, TypeError) as error:
         if given["schedule"] is not None or saved is None:
             raise

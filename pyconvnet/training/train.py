@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import models
-from ..common.checks import channels_first_hint, check_number
+from ..common.checks import channels_first_hint, check_number, flag
 from ..common.devices import Device, get_device
 from ..common.text import cut
 from ..data import Dataset, split
@@ -194,7 +194,7 @@ def train(
                 raise TypeError(
                     f"train: model must be a Network, a Model or a name, got {type(model).__name__}"
                 )
-            places = _devices(devices, replicas, hybrid, ranks)
+            hybrid, places = flag("train", "hybrid", hybrid), _devices(devices, replicas, ranks)
             name = model if isinstance(model, str) else _network_of(model).name
             held = stack.enter_context(opened(out, resume, name)) if ranks.main else None
         folder, saved = ranks.broadcast(held)  # the other hosts may not see rank 0's files
@@ -204,7 +204,7 @@ def train(
             )
             train_set, validation_set, share = _data(data, validation, seed, saved, asked)
             network, start = _network(model, train_set, saved)
-            train_set, validation_set = _outputs_of(model, saved, train_set, validation_set)
+            train_set, validation_set = _match_labels(model, saved, train_set, validation_set)
             network = _with_init(network, init, model, saved)
             settings = make_settings(network, given, augment, saved, train_set)
             settings.validation, settings.images = share, train_set.reading
@@ -226,10 +226,8 @@ def train(
         return trainer.run()
 
 
-def _devices(devices: Any, replicas: Any, hybrid: Any, ranks: Ranks) -> list[Device]:
+def _devices(devices: Any, replicas: Any, ranks: Ranks) -> list[Device]:
     check_number("train: replicas", replicas, "positive int")
-    if not isinstance(hybrid, bool):
-        raise TypeError(f"train: hybrid must be True or False, got {hybrid!r}")
     if devices is None:
         devices = [_own_device(ranks)]
     elif not isinstance(devices, (list, tuple)):
@@ -264,7 +262,7 @@ def _data(
     return train_set, validation_set, float(validation) if share else None
 
 
-def _outputs_of(
+def _match_labels(
     model: Any, saved: Any, train_set: Dataset, validation_set: Dataset | None
 ) -> tuple[Dataset, Dataset | None]:
     """Return the images, their labels the numbers of the outputs of the model to go on from."""

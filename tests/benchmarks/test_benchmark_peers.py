@@ -241,7 +241,7 @@ def test_the_choice_made_on_this_card_is_marked(load, monkeypatch):
     row, contest, clocks = conv(load, "conv5", "fprop"), load("contest"), load("clocks")
     heuristic, *_, other = row.kernels("emulator")
     choice = SimpleNamespace(op="conv2d", kernel=other, source="measured")
-    monkeypatch.setattr(contest.tuning, "settle", lambda calls: {"a problem": choice})
+    monkeypatch.setattr(contest.tuning, "choose_all", lambda calls: {"a problem": choice})
     clock, rates = clocks.WallClock(0, 3), clocks.no_limits()
     with ops.on("emulator"):
         first, *rest = contest.time_row(row, devices.emulator(), clock, rates)

@@ -281,7 +281,7 @@ def test_whole_network(tmp_path):
 
 
 def test_the_chosen_kernel_is_the_measured_one(harness, monkeypatch, tmp_path):
-    """Named with its number of pieces, first among the rows, and alone with --chosen."""
+    """Named with its number of splits, first among the rows, and alone with --chosen."""
     monkeypatch.setenv("PYCONVNET_TUNE", "1")
     monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
     timer = FakeTimer(lambda i, count: 1e-4 if i == 1 else 1e-3)

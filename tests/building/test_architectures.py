@@ -18,6 +18,7 @@ import pytest
 from support import ROOT
 from support.kernels import fatbin
 from support.kernels.kernel_record import tables
+from support.kernels.tiles import TILES, Tile
 
 from pyconvnet import ops, reference
 from pyconvnet.common import devices
@@ -95,7 +96,9 @@ def needed(path: Path) -> int:
 
 
 CU_FILES = sorted(KERNELS.glob("*/**/*.cu"))
-CONDITIONAL_STEMS = {path.stem for path in CU_FILES if needed(path)}
+#: Kernel -> the file whose code it is: its own, or the header that makes it of a line of tiles.inc.
+KERNEL_FILES = {path.stem: path for path in CU_FILES} | {tile.stem: KERNELS / tile.header for tile in TILES}
+CONDITIONAL_STEMS = {stem for stem, path in KERNEL_FILES.items() if needed(path)}
 
 
 def test_every_primitive_is_classified():
@@ -108,7 +111,7 @@ def test_every_primitive_is_classified():
     assert not {name for name in names if not any(re.fullmatch(p, name) for p in SINCE)}
 
 
-@pytest.mark.parametrize("path", CU_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(set(KERNEL_FILES.values())), ids=lambda path: path.stem)
 def test_code_that_differs_by_architecture_says_what_it_needs(path):
     """A body that is empty, or other, in old code is behind a row that asks for new code."""
     text = "".join(map(code, own_sources(path)))
@@ -140,7 +143,8 @@ def test_ptx_for_9_0_is_that_for_8_0(tmp_path, stem):
     for version in ("80", "90"):
         out = tmp_path / f"{version}.ptx"
         command = ["nvcc", "-std=c++17", f"-I{KERNELS}", "-ptx", f"-arch=compute_{version}", "-o", out]
-        subprocess.run([*command, KERNELS / f"{stem}.cu"], check=True)
+        made_of = next((tile.write(tmp_path) for tile in TILES if tile.stem == Path(stem).name), None)
+        subprocess.run([*command, made_of or KERNELS / f"{stem}.cu"], check=True)
         text = re.sub(r"_cu_[0-9a-f]{8}_\d+", "", out.read_text())  # the number of nvcc's process
         made.append(re.sub(r"\d+_GLOBAL", "", text.replace(f".target sm_{version}", ".target")))
     assert made[0] == made[1]
@@ -283,27 +287,27 @@ def test_the_module_holds_what_it_says():
     held = fatbin.images(Path(module.__file__))
     files = [path for path in CU_FILES if path.relative_to(KERNELS).parts[0] in module.families]
     hopper = [path for path in files if path.parent.name == "hopper"]
-    expected = [wanted] * (units(files) - len(hopper)) + [{"90a-real"}] * len(hopper)
+    tiles = TILES if "conv" in module.families else []
+    expected = [wanted] * (units(files, tiles) - len(hopper)) + [{"90a-real"}] * len(hopper)
     assert sorted(map(sorted, held)) == sorted(map(sorted, expected))
 
 
-def units(files: list[Path]) -> int:
-    """Of how many translation units CMakeLists.txt makes of kernel files."""
-    long = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
-    names = set()
-    for path in files:
-        name = path.parent if path.parent.name not in {*long, "hopper"} else path.stem
-        if path.parent.name in long:  # the name without its tile
-            name = re.sub(r"(?:rows|tile)\d+$", "tile", re.sub(r"mma[0-9x]+", "mma", path.stem))
-        names.add(name)
-    return len(names)
+def units(files: list[Path], tiles: list[Tile]) -> int:
+    """Of how many translation units CMakeLists.txt makes of kernel files and tiles."""
+    alone = [path for path in files if path.parent.name in ("conv", "hopper")]
+    lists = {tile.line.partition("(")[0].replace("_ROWS", "_TILE") for tile in tiles}
+    return len(alone) + len({path.parent for path in files} - {path.parent for path in alone}) + len(lists)
 
 
 SMALL = "filters_from_depth_any.cu"
 
 
 def built(
-    folder: Path, options: list[str], source: str = f"space_to_depth/{SMALL}", root: Path = ROOT
+    folder: Path,
+    options: list[str],
+    source: str = f"space_to_depth/{SMALL}",
+    root: Path = ROOT,
+    family: str = "space_to_depth",
 ) -> set[str]:
     """The images in the object of a kernel file, compiled as the build compiles it where there is no GPU."""
     for tool in ("cmake", "ninja", "nvcc"):
@@ -317,10 +321,11 @@ def built(
     environment = {k: v for k, v in os.environ.items() if k not in ("CUDAARCHS", "CMAKE_ARGS")}
     environment["PATH"] = f"{fake}{os.pathsep}{environment['PATH']}"
     target = "cuda_kernels_hopper" if "/hopper/" in source else "cuda_kernels"
-    item = f"CMakeFiles/{target}.dir/kernels/{source}.o"
+    place = "kernels/" if (root / "kernels" / source).exists() else ""  # else units/, where tiles have files
+    item = f"CMakeFiles/{target}.dir/{place}{source}.o"
     configure = ["cmake", "-S", root, "-B", folder / "build", "-G", "Ninja", "-DPYCONVNET_EMULATOR=OFF"]
     configure.append("-DPYCONVNET_UNITS=OFF")  # the file has an object of its own
-    configure += [f"-DPYCONVNET_FAMILIES={source.partition('/')[0]}", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += [f"-DPYCONVNET_FAMILIES={family}", f"-DPython_EXECUTABLE={sys.executable}"]
     for command in ([*configure, *options], ["ninja", "-C", folder / "build", item]):
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -360,7 +365,8 @@ def test_images_of_a_chosen_list(tmp_path, architectures, wanted):
 
 @pytest.mark.slow
 def test_images_of_tensor_core_kernels(tmp_path):
-    assert built(tmp_path, [], "conv/conv2d_fprop_mma64x64_bf16.cu") == fatbin.listed(PORTABLE)
+    held = built(tmp_path, [], "units/conv2d_fprop_mma64x64_bf16.cu", family="conv")
+    assert held == fatbin.listed(PORTABLE)
 
 
 @pytest.mark.slow

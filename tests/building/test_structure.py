@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 from support.kernels.kernel_record import tables
+from support.kernels.tiles import LIST, TILES
 
 from pyconvnet.common import devices
 
@@ -49,15 +50,15 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stems_and_tables_agree(family):
-    """Each kernel file is a row of a table under its own name, and each row has a file."""
+    """Each kernel file is a row of a table under its own name, each row has a file or a line of tiles.inc."""
     stems = {path.stem for path in CU_FILES if family_of(path) == family}
     dispatch = (KERNELS / family / f"{family}_dispatch.cpp").read_text()
     for stem in stems:
         assert re.search(rf"\b{stem}\b", dispatch), f"{stem}.cu is in no table of {family}_dispatch.cpp"
     every_row = {name for names in TABLES.values() for name in names}
     assert stems <= every_row
-    every_stem = {path.stem for path in CU_FILES}
-    assert every_row == every_stem
+    every_stem = [path.stem for path in CU_FILES] + [tile.stem for tile in TILES]
+    assert sorted(every_row) == sorted(every_stem)
 
 
 @pytest.mark.parametrize("op", TABLES)
@@ -68,18 +69,35 @@ def test_names_are_unique(op):
     assert not set(TABLES[op]) & set(others)
 
 
-# The macros that make a kernel of a tile: launcher and traits.
-TILES = [f"{op}_{kind}" for op in ("FPROP", "DGRAD", "WGRAD") for kind in ("TILE", "MMA")]
-
-
 @pytest.mark.parametrize("path", CU_FILES, ids=lambda path: path.stem)
 def test_kernel_file(path):
     """Starts with its name, defines the launcher of that name, and hides everything else."""
     text, stem = path.read_text(), path.stem
     assert text.startswith(f"// {stem}:"), "the header comment starts with the stem and says what it computes"
     assert "HEADER" not in text
-    launcher = rf"^(?:cudaError_t |PCN_(?:{'|'.join(TILES)})\(){stem}\b"
-    assert re.search(launcher, code(path), re.MULTILINE), "the launcher has the file's name"
+    assert re.search(rf"^cudaError_t {stem}\b", code(path), re.MULTILINE), "the launcher has the file's name"
+
+
+def test_tiles_are_lines():
+    """A line says all of a kernel: its name has direction, kind and tile, a comment says what it is for."""
+    assert LIST.read_text().count("(conv2d_") == len(TILES) >= 30
+    for tile in TILES:
+        line = re.fullmatch(
+            r"PCN_(\w+?)_(\w+)\((\w+), (\d+), \d+, (Mma)?Tile<(\d+), (\d+), [\d, ]+(, Bf16)?>\)", tile.line
+        )
+        direction, kind, stem, _, mma, rows, columns, bf16 = line.groups()
+        side = f"mma{rows}x{columns}" if mma else f"{kind.lower()}\\d+"
+        assert re.fullmatch(f"conv2d_{direction.lower()}_{side}{'_bf16' if bf16 else ''}", stem)
+        assert kind == f"MMA{'_BF16' if bf16 else ''}" if mma else kind in ("TILE", "ROWS")
+    for op in ("fprop", "dgrad", "wgrad"):
+        for suffix in ("", "_bf16"):
+            table = TABLES[f"conv2d_{op}"]
+            listed = [
+                t.stem
+                for t in TILES
+                if t.stem.startswith(f"conv2d_{op}_") and ("_bf16" in t.stem) == bool(suffix)
+            ]
+            assert [name for name in table if name in listed] == listed, "the order of a list is the table's"
 
 
 DECLARED = re.compile(
@@ -107,19 +125,8 @@ def declared(path: Path) -> set[str]:
     return {next(filter(None, found)) for found in DECLARED.findall(outside)}
 
 
-LONG = re.search(r"^set\(LONG (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1].split()
-UNITS = [*(f"kernels/{family}" for family in FAMILIES if family not in LONG), "bindings"]
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in CU_FILES if re.search(r"(tile|rows|mma)\d", path.stem)], ids=relative
-)
-def test_a_kernel_of_a_tile_is_one_line(path):
-    """All else stands in its family's headers, so that files of a unit cannot get in each other's way."""
-    assert family_of(path) in LONG
-    line = rf"PCN_(?:{'|'.join(TILES)})\({path.stem}, \d+, \d+, (?:Mma)?Tile<[\w, ]+>\)"
-    text = re.sub(r"\s+", " ", re.sub(r'#include ""', "", code(path)))
-    assert re.fullmatch(rf" ?namespace pcn {{ {line} }} ?", text)
+# The files of a family with tiles are compiled each by itself.
+UNITS = [*(f"kernels/{f}" for f in FAMILIES if not (KERNELS / f / LIST.name).exists()), "bindings"]
 
 
 @pytest.mark.parametrize("folder", UNITS)
@@ -164,7 +171,9 @@ def test_kernels_know_only_the_device_and_their_family(path):
     for name in INCLUDE.findall(path.read_text()):
         if "/" not in name and not name.endswith(".h"):
             continue  # the standard library
-        assert name in DEVICE_HEADERS | own | {"common/types.h"}, f"{name} may not be included here"
+        assert name in DEVICE_HEADERS | own | {"common/types.h", "conv/tiles.inc"}, (
+            f"{name} may not be included here"
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,6 @@ from support.runs import events
 import pyconvnet as pcn
 from pyconvnet import models
 from pyconvnet.cli.main import main
-from pyconvnet.training.loop import Trainer
 
 README = ROOT / "README.md"
 CLASSES = ("ant", "bee", "cat")
@@ -32,7 +31,6 @@ def photographs(tmp_path, monkeypatch):
     mk.image_folder(tmp_path / "imagenet" / "val", CLASSES, count=1, height=80, width=60)
     mk.photo(1).save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
 
 
 def reduced(classes=1000):

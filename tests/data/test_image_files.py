@@ -216,7 +216,6 @@ def test_names_that_are_not_utf8(tmp_path, monkeypatch, capsysbinary):
     with pytest.warns(RuntimeWarning, match="unreadable"):
         fast = data.predecode(ImageFolder(root, size=16), tmp_path / "cache")
     assert list(fast.skipped) == ["ant/" + os.fsdecode(b"bad\xe9.png")]
-    monkeypatch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
     net = pcn.Network("n", (16, 16, 3)).add(Linear(2)).add(SoftmaxCrossEntropy())
     run = pcn.train(net, dataset, out=tmp_path / "r", epochs=1, batch_size=3, devices="cpu", progress=False)
     assert main(["predict", str(run.out), str(root / dataset.classes[1])]) == 0
@@ -395,7 +394,6 @@ def test_lists_of_files_are_data(folder, tmp_path):
 
 
 def test_lists_of_files_train_and_evaluate(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
     net = pcn.Network("n", (8, 8, 3)).add(Linear(3)).add(SoftmaxCrossEntropy())
     how = {"epochs": 1, "batch_size": 6, "devices": "cpu", "progress": False, "workers": 0, "image_size": 8}
     of_folder = pcn.train(net, folder, out=tmp_path / "a", **how)
@@ -423,7 +421,6 @@ def test_max_pixels_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
     """It lifts Pillow's own limit, too, which a shell cannot reach."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses above 1000, the photos have 2080
     monkeypatch.setattr("pyconvnet.cli.main._pictures", lambda *_: [])
-    monkeypatch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
     for label in (0, 1):
         mk.photo(label).save(folder / f"{label}.png")
     (folder / "all.csv").write_text("0.png,0\n1.png,1\n")

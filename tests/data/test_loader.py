@@ -292,8 +292,7 @@ SCRIPT = """
         ("for b in batches: pass", signal.SIGINT, -signal.SIGINT),  # Ctrl-C, uncaught
         ("for b in batches: pass", signal.SIGKILL, -signal.SIGKILL),
         ("for b in batches: pass", signal.SIGTERM, -signal.SIGTERM),
-        ("sys.exit(0)", None, 0),  # a script without `if __name__` and without close()
-        ("raise SystemExit(7)", None, 7),
+        ("sys.exit(7)", None, 7),  # a script without `if __name__` and without close()
     ],
 )
 def test_no_process_is_left_behind(tmp_path, ending, sign, code):

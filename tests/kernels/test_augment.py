@@ -8,7 +8,7 @@ from support.helpers import same_bits
 from support.kernels.placing import kernels_of, place
 
 from pyconvnet import ops
-from pyconvnet.ops import core
+from pyconvnet.common.precision import BFLOAT16
 
 pytestmark = pytest.mark.kernels
 
@@ -92,9 +92,9 @@ def test_bfloat16_is_the_rounding_of_float32(dtype, misaligned, any_device, sche
                 arrays = [place(any_device, a, misaligned) for a in (images, crop, mirror, colour, mean)]
                 for kernel in kernels_of(any_device, "augment", shape, size):
                     exact = any_device.to_numpy(ops.augment(*arrays, size=size, scale=1 / 3, kernel=kernel))
-                    out = place(any_device, np.full(exact.shape, np.nan, core.BFLOAT16), misaligned)
+                    out = place(any_device, np.full(exact.shape, np.nan, BFLOAT16), misaligned)
                     assert ops.augment(*arrays, size=size, scale=1 / 3, out=out, kernel=kernel) is out
-                    assert same_bits(any_device.to_numpy(out), exact.astype(core.BFLOAT16))
+                    assert same_bits(any_device.to_numpy(out), exact.astype(BFLOAT16))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

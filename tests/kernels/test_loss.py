@@ -7,7 +7,7 @@ from support.kernels.placing import kernels_of, place
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.ops import core
+from pyconvnet.common.precision import BFLOAT16
 
 pytestmark = pytest.mark.kernels
 
@@ -107,7 +107,7 @@ def test_softmax_cross_entropy_kernels(misaligned, device, schedule, run_on, rng
 
 def assert_rounded(actual, expected, reduction, scale):
     """The error of float32 arithmetic, and then that of one rounding to bfloat16."""
-    assert actual.dtype == core.BFLOAT16
+    assert actual.dtype == BFLOAT16
     limit = tolerance(expected, reduction, scale) * (1 + 2**-8) + np.abs(expected) * 2**-8
     assert (np.abs(actual.astype(np.float64) - expected) <= limit).all()
 
@@ -117,17 +117,17 @@ def test_bfloat16(misaligned, any_device, schedule, run_on, rng):
     with run_on(any_device):
         for shape in SHAPES[:11]:
             logits, labels = case(shape, rng, ties=shape[0] % 2 == 0)
-            logits, (n, classes) = logits.astype(core.BFLOAT16), shape
+            logits, (n, classes) = logits.astype(BFLOAT16), shape
             losses, probabilities, top1, top5 = expected(logits.astype(np.float64), labels)
             want = probabilities.copy()
             want[np.arange(n), labels] -= 1
             for kernel in kernels_of(any_device, "softmax", shape):
-                out = place(any_device, np.full(shape, np.nan, core.BFLOAT16), misaligned)
+                out = place(any_device, np.full(shape, np.nan, BFLOAT16), misaligned)
                 ops.softmax(place(any_device, logits, misaligned), out=out, kernel=kernel)
                 assert_rounded(any_device.to_numpy(out), probabilities, classes, probabilities.max())
             for kernel in kernels_of(any_device, "softmax_cross_entropy", shape):
                 x, y = place(any_device, logits, misaligned), place(any_device, labels, misaligned)
-                dlogits = place(any_device, np.full(shape, np.nan, core.BFLOAT16), misaligned)
+                dlogits = place(any_device, np.full(shape, np.nan, BFLOAT16), misaligned)
                 metrics = any_device.zeros((4,), np.float64)
                 loss, _ = ops.softmax_cross_entropy(
                     x, y, metrics=metrics, grad_scale=2.0, out=(None, dlogits), kernel=kernel

@@ -7,7 +7,7 @@ from support.kernels.placing import place
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.ops import core
+from pyconvnet.common.precision import BFLOAT16
 
 pytestmark = pytest.mark.kernels
 
@@ -126,13 +126,13 @@ def test_the_copy_is_the_rounding_of_the_weights(misaligned, any_device, schedul
         frozen = np.repeat(segments[1] == 0, lengths)
         results = []
         with run_on(any_device):
-            copy = place(any_device, np.full(w.shape, 7, core.BFLOAT16), misaligned)
+            copy = place(any_device, np.full(w.shape, 7, BFLOAT16), misaligned)
             for w_bf16 in (None, copy):
                 on = [place(any_device, a, misaligned and a is not g) for a in (w, v, g)]
                 ops.sgd_momentum(*on, hyper=hyper, w_bf16=w_bf16, **named)
                 results.append([any_device.to_numpy(a) for a in on])
         assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
-        want = np.where(frozen, core.BFLOAT16.type(7), results[1][0].astype(core.BFLOAT16))
+        want = np.where(frozen, BFLOAT16.type(7), results[1][0].astype(BFLOAT16))
         assert same_bits(any_device.to_numpy(copy), want)
 
 
@@ -283,13 +283,13 @@ TWO = np.array([3, 8])
         ({"step": np.zeros(1, np.int32)}, TypeError, "step must be int64, got int32"),
         ({"w_bf16": np.zeros(8, np.float32)}, TypeError, "w_bf16 must be bfloat16, got float32"),
         (
-            {"w_bf16": np.zeros(7, core.BFLOAT16)},
+            {"w_bf16": np.zeros(7, BFLOAT16)},
             ValueError,
             r"w_bf16 must have shape \(8,\), got \(7,\)",
         ),
         (
-            {n: np.zeros(8 if n in "wvg" else 2, core.BFLOAT16) for n in ("w", "v", "g", "hyper")}
-            | {n: np.zeros(2, core.BFLOAT16) for n in ("lr_mult", "weight_decay")},
+            {n: np.zeros(8 if n in "wvg" else 2, BFLOAT16) for n in ("w", "v", "g", "hyper")}
+            | {n: np.zeros(2, BFLOAT16) for n in ("lr_mult", "weight_decay")},
             TypeError,
             "w must be float32, got bfloat16, too coarse",
         ),

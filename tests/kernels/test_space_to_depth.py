@@ -1,4 +1,4 @@
-"""The depth layout: images and filters against loops, convolutions in it against those of plain images."""
+"""The space-to-depth layout: images and filters against loops, convolutions against plain images'."""
 
 import itertools
 
@@ -165,7 +165,7 @@ CONVS = [  # images, filters, stride, padding
 
 
 def both(device, case, rng, dtype=F32, precision=None):
-    """(x, w, b, dy) and their results in the depth layout, workspaces and scratch arrays given."""
+    """(x, w, b, dy) and their results in the space-to-depth layout, workspaces and scratch arrays given."""
     (n, h, width, c), (k, r, s), stride, pad = case
     depth = Depth((r, s), stride, pad)
     x, w = rng.standard_normal((n, h, width, c)).astype(np.float32), rng.standard_normal((k, r, s, c))
@@ -371,7 +371,7 @@ DEEP = np.zeros((2, 5, 5, 12), np.float32)
         (
             lambda: depth_ops.conv2d_depth(IMAGES, W, stride=2),
             ValueError,
-            "x must have 12 channels, the depth layout",
+            "x must have 12 channels, those of the space-to-depth layout",
         ),
         (
             lambda: depth_ops.conv2d_depth(DEEP, W.astype(BF16), stride=2),

@@ -114,7 +114,7 @@ def test_names_stand_for_rules():
         (lambda: initialiser("hee"), ValueError, "init must be one of constant, .*he_uniform.* got 'hee'"),
         (lambda: initialiser("uniform:low=-1"), TypeError, "uniform needs low and high, as in"),
         (lambda: initialiser("he:gain=2"), ValueError, "he takes mode, got 'gain=2' in 'he:gain=2'"),
-        (lambda: initialiser("he:mode=fan"), ValueError, "mode must be one of fan_in, fan_out, fan_avg"),
+        (lambda: initialiser("he:mode=fan"), ValueError, "mode must be 'fan_in', 'fan_out' or 'fan_avg'"),
         (lambda: initialiser("orthogonal:gain=x"), ValueError, "gain must be a number, got 'x'"),
         (lambda: initialiser(3), TypeError, 'a name such as "he", got 3'),
         (lambda: VarianceScaling(0.0), ValueError, "scale must be positive, got 0.0"),

@@ -84,9 +84,8 @@ def same_choices(ours, reference):
     return differ
 
 
-@pytest.mark.parametrize(
-    "fuse", [pytest.param(False, marks=pytest.mark.slow, id="apart"), pytest.param(True, id="fused")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
 def test_true_size_step_agrees_with_cpu(device, fuse):
     """One training step of the printed network at batch 8: loss, every gradient, the updated parameters.
 

@@ -84,7 +84,7 @@ def test_the_normalised_map_takes_no_memory(any_device):
     hidden = 2 * 512 * n  # output and gradient, and a byte of dropout's mask
     # output, its gradient, and the scale that backward needs
     wanted = 3 * 4 * (n * h * w * c + m) + (2 * 4 + 1) * hidden
-    wanted -= together.input.nbytes - apart.input.nbytes  # the images, in the depth layout on kernels
+    wanted -= together.input.nbytes - apart.input.nbytes  # the images, in space-to-depth on kernels
     assert apart.nbytes - together.nbytes == pytest.approx(wanted, rel=0.01)
     assert "norm1" in apart.outputs
     assert "norm1" not in together.outputs

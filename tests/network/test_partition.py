@@ -296,7 +296,7 @@ BAD = [
         "replicas must divide the number of devices, 4, got 3",
     ),
     (lambda: small().partition(2, replicas=0), ValueError, "replicas must be at least 1"),
-    (lambda: small().partition(2, hybrid=1), TypeError, "hybrid must be True or False, got 1"),
+    (lambda: small().partition(2, hybrid=1), TypeError, "hybrid must be True or False, got int 1"),
     (lambda: small().partition(2, batch_size=0), ValueError, "batch_size must be at least 1"),
     (
         lambda: Network("x", (4,)).add(Linear(2, device=-1)),

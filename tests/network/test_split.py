@@ -3,10 +3,12 @@
 Device lists repeat one device, so that the split is really run where there is one device or only a CPU.
 """
 
+import functools
 from collections import Counter
 
 import numpy as np
 import pytest
+from support.few import few
 from support.networks import batch, everything, plain, random_graph
 
 from pyconvnet import models, ops
@@ -81,23 +83,28 @@ def assert_close(got, wanted, bound):
 
 
 # ---- any graph, any grid of devices ------------------------------------------------------------------------
+@functools.cache
+def on_one_device(make_net, *arguments, n, size=None):
+    """The same net's trace on the host, in float64, whatever it is compared with."""
+    net = make_net(*arguments)
+    return trace(make(net, "cpu", n, np.float64, size=size), net, n)
+
+
 @pytest.mark.parametrize(("count", "replicas", "hybrid"), GRIDS, ids=ids)
 @pytest.mark.parametrize("n", [4, 1])
 def test_every_kind_of_layer_to_1e_12(count, replicas, hybrid, n):
     """float64; batches of 1 leave replicas without work."""
     net = everything()
-    wanted = trace(make(net, "cpu", n, np.float64, size=4), net, n)
     split = make(net, ["cpu"] * count, n, np.float64, size=4, replicas=replicas, hybrid=hybrid)
-    assert_close(trace(split, net, n), wanted, 1e-12)
+    assert_close(trace(split, net, n), on_one_device(everything, n=n, size=4), 1e-12)
 
 
 @pytest.mark.parametrize(("count", "replicas", "hybrid"), [g for g in GRIDS if g[0] != 3])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", few(range(12), 8))
 def test_random_graphs_to_1e_12(count, replicas, hybrid, seed):
     net = random_graph(seed)
-    wanted = trace(make(net, "cpu", 3, np.float64), net, 3)
     split = make(net, ["cpu"] * count, 3, np.float64, replicas=replicas, hybrid=hybrid)
-    assert_close(trace(split, net, 3), wanted, 1e-12)
+    assert_close(trace(split, net, 3), on_one_device(random_graph, seed, n=3), 1e-12)
 
 
 @pytest.mark.kernels
@@ -179,6 +186,9 @@ def test_a_window_of_a_bigger_batch():
 
 
 # ---- AlexNet -----------------------------------------------------------------------------------------------
+few_steps = pytest.mark.parametrize("steps", few([5, 20], 1))
+
+
 def some_steps(net, devices, n, dtype=np.float32, parameters=None, lr=0.01, steps=20, **options):
     plan = make(net, devices, n, dtype, parameters, **options)
     plan.set_hyper(lr, 0.9)
@@ -213,36 +223,34 @@ def compare_alexnet(got, wanted, start, bound, change_bound):
         assert np.linalg.norm(mine - theirs) < bound * np.linalg.norm(wanted[2][name]) + bound, name
 
 
+@few_steps
 @pytest.mark.parametrize("model", [models.alexnet, models.alexnet_2012])
-def test_reduced_alexnet_after_twenty_steps(model, any_device):
-    """Two towers on two devices: loss, every gradient, and the parameters after 20 steps."""
+def test_reduced_alexnet_after_some_steps(model, any_device, steps):
+    """Two towers on two devices: losses, every gradient, and the parameters at the end."""
     net = model(10, input_size=67, width=0.125, lrn_alpha=0.01)
     start = lively(net)
     start["conv1.weight"] /= 60
     # A rate at which the loss falls steadily: steps that throw it about multiply any rounding error.
-    wanted = some_steps(net, any_device, 5, parameters=start, lr=0.001)
-    got = some_steps(net, [any_device, any_device], 5, parameters=start, lr=0.001)
-    assert wanted[0][-1] < wanted[0][0]
+    wanted = some_steps(net, any_device, 5, parameters=start, lr=0.001, steps=steps)
+    got = some_steps(net, [any_device, any_device], 5, parameters=start, lr=0.001, steps=steps)
+    assert steps < 20 or wanted[0][-1] < wanted[0][0]
     compare_alexnet(got, wanted, start, 1e-5, 1e-3)
 
 
+@few_steps
 @pytest.mark.parametrize("model", [models.alexnet, models.alexnet_2012])
-def test_reduced_alexnet_in_float64(model):
+def test_reduced_alexnet_in_float64(model, steps):
     net = model(10, input_size=67, width=0.125, lrn_alpha=0.01)
     start = lively(net)
     start["conv1.weight"] /= 60
-    wanted = some_steps(net, "cpu", 4, np.float64, start)
+    wanted = some_steps(net, "cpu", 4, np.float64, start, steps=steps)
     for devices in (["cpu"] * 2, ["cpu"] * 4):
-        got = some_steps(net, devices, 4, np.float64, start)
+        got = some_steps(net, devices, 4, np.float64, start, steps=steps)
         compare_alexnet(got, wanted, start, 1e-12, 1e-10)
 
 
-# Twenty steps of the true size take minutes.
-true_size_steps = pytest.mark.parametrize("steps", [2, pytest.param(20, marks=pytest.mark.slow)])
-
-
-@true_size_steps
-def test_true_size_alexnet_after_some_steps(device, steps):
+@pytest.mark.slow
+def test_true_size_alexnet_after_twenty_steps(device):
     """The printed network, 60,965,224 parameters, batch 4, from the paper's initial weights.
 
     Layer by layer, as the reduced networks above are not: over so many windows the fused kernels' roots let a
@@ -250,18 +258,18 @@ def test_true_size_alexnet_after_some_steps(device, steps):
     """
     net = models.alexnet()
     start = dict(net.initial(1))
-    wanted = some_steps(net, device, 4, lr=0.0003, steps=steps, fuse=False)
-    got = some_steps(net, [device, device], 4, lr=0.0003, steps=steps, fuse=False)
-    assert steps == 2 or wanted[0][-1] < 0.5 * wanted[0][0]
+    wanted = some_steps(net, device, 4, lr=0.0003, fuse=False)
+    got = some_steps(net, [device, device], 4, lr=0.0003, fuse=False)
+    assert wanted[0][-1] < 0.5 * wanted[0][0]
     compare_alexnet(got, wanted, start, 1e-5, 0.03)
 
 
-@true_size_steps
-def test_true_size_alexnet_in_float64(steps):
+@pytest.mark.slow
+def test_true_size_alexnet_in_float64():
     net = models.alexnet()
     start = dict(net.initial(1, np.float64))
-    wanted = some_steps(net, "cpu", 4, np.float64, lr=0.001, steps=steps)
-    got = some_steps(net, ["cpu", "cpu"], 4, np.float64, lr=0.001, steps=steps)
+    wanted = some_steps(net, "cpu", 4, np.float64, lr=0.001)
+    got = some_steps(net, ["cpu", "cpu"], 4, np.float64, lr=0.001)
     compare_alexnet(got, wanted, start, 1e-12, 1e-10)
 
 
@@ -359,18 +367,11 @@ def test_any_allowed_order_gives_the_same_bits(count, replicas, hybrid):
             np.testing.assert_equal(mine, theirs)
 
 
-def bits(net, devices, execute, **options):
-    plan = make(net, devices, **options)
-    plan.execute = execute
-    parts = trace(plan, net, 4, steps=2)
-    return np.concatenate([value.ravel() for name, value in sorted(parts[2].items())])
-
-
 def test_a_forgotten_wait_is_noticed():
     """Each wait of a step, left out, changes the bits in some order; or another wait implies it."""
     net = models.alexnet(4, input_size=67, width=0.0625)
     devices = ["cpu", "cpu"]
-    right = bits(net, devices, run_in_order)
+    right = bits_of_steps(net, devices, run_in_order)
     rng = np.random.default_rng(1)
     needed = noticed = 0
     tasks = make(net, devices).tasks("forward", "backward", "update")
@@ -388,9 +389,7 @@ def test_a_forgotten_wait_is_noticed():
             return run_shuffled(changed, rng)
 
         noticed += any(
-            not np.array_equal(bits_of_steps(net, devices, careless), right_steps)
-            for right_steps in [bits_of_steps(net, devices, run_in_order)]
-            for _ in range(6)
+            not np.array_equal(bits_of_steps(net, devices, careless), right) for _ in range(6)
         )
     assert np.isfinite(right).all()
     assert needed >= 16

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from support import ROOT
+from support.few import few
 from support.own_layers import (
     ChannelMean,
     Filters,
@@ -55,7 +56,7 @@ from pyconvnet.network.node import INPUT
 from pyconvnet.network.partition import partition
 from pyconvnet.network.regions import PartitionError
 from pyconvnet.plan import Plan
-from pyconvnet.plan.fuse import depth_of_images, fuse
+from pyconvnet.plan.fuse import fuse, space_to_depth_of_images
 
 STD = {"init": Normal(0.2), "bias_init": Constant(0.1)}
 
@@ -98,8 +99,8 @@ OWN = [
 CASES = [(layer, place) for layer, places in TABLE + OWN for place in places]
 IDS = [f"{type(layer).__name__}{i}-{place}" for i, (layer, place) in enumerate(CASES)]
 
-#: (devices, replicas, hybrid)
-GRIDS = [(2, 1, False), (4, 1, False), (2, 2, False), (4, 2, True)]
+#: (devices, replicas, hybrid); the first two have every kind of split and of copy between them.
+GRIDS = [(2, 1, False), (4, 2, True), (4, 1, False), (2, 2, False)]
 
 
 def test_every_layer_of_the_library_is_in_the_table():
@@ -166,9 +167,10 @@ def compare(net, grids=GRIDS, **options):
         assert relative(got[5], wanted[5]) < 1e-12
 
 
+@pytest.mark.parametrize("grids", few([GRIDS[:2], GRIDS[2:]], 1), ids=["few", "more"])
 @pytest.mark.parametrize(("layer", "place"), CASES, ids=IDS)
-def test_several_devices_compute_what_one_does(layer, place):
-    compare(network(layer, place))
+def test_several_devices_compute_what_one_does(layer, place, grids):
+    compare(network(layer, place), grids)
 
 
 # ---- layers derived from the library's ---------------------------------------------------------------------
@@ -292,8 +294,8 @@ def test_what_a_derived_layer_may_say_again():
 
 def test_images_stay_as_a_derived_first_layer_reads_them():
     plain = Network("plain", (9, 8, 3)).add(Conv2d(8, 3, stride=2, **STD), "conv1").add(Linear(5), "scores")
-    assert depth_of_images(partition(plain, 1)).stride == 2
-    assert depth_of_images(partition(derived(), 1)) is None
+    assert space_to_depth_of_images(partition(plain, 1)).stride == 2
+    assert space_to_depth_of_images(partition(derived(), 1)) is None
 
 
 # ---- where they lie ----------------------------------------------------------------------------------------

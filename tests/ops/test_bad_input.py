@@ -62,12 +62,10 @@ def test_the_correct_call_works(op):
 # -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "value", ["text", 3.5, [[1.0, 2.0]], object()], ids=["string", "number", "list", "object"]
-)
 @pytest.mark.parametrize(("op", "name"), ARRAYS)
-def test_what_is_no_array(op, name, value):
-    refused(op, spoiled(op, **{name: value}), named(name), type(value).__name__, error=TypeError)
+def test_what_is_no_array(op, name):
+    for value in ("text", 3.5, [[1.0, 2.0]], object()):
+        refused(op, spoiled(op, **{name: value}), named(name), type(value).__name__, error=TypeError)
 
 
 @pytest.mark.parametrize(("op", "name"), [a for a in ARRAYS if a not in op_calls.OPTIONAL])
@@ -75,12 +73,12 @@ def test_none_for_an_array(op, name):
     refused(op, spoiled(op, **{name: None}))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "complex64", "bool", ">f4", "object"])
 @pytest.mark.parametrize(("op", "name"), ARRAYS)
-def test_wrong_dtype(op, name, dtype):
-    if (op, name, dtype) == ("augment", "mirror", "bool"):
-        return  # truth values are what it wants
-    refused(op, spoiled(op, **{name: CALLS[op][name].astype(dtype)}), named(name), str(np.dtype(dtype)))
+def test_wrong_dtype(op, name):
+    for dtype in ("float16", "complex64", "bool", ">f4", "object"):
+        if (op, name, dtype) != ("augment", "mirror", "bool"):  # truth values are what it wants
+            wrong = CALLS[op][name].astype(dtype)
+            refused(op, spoiled(op, **{name: wrong}), named(name), str(np.dtype(dtype)))
 
 
 @pytest.mark.parametrize(("op", "name"), FLOATS)
@@ -173,16 +171,15 @@ SPOIL_OUT = {
 }
 
 
-@pytest.mark.parametrize("how", SPOIL_OUT)
 @pytest.mark.parametrize("op", WITH_OUT)
-def test_wrong_out(op, how):
-    spoil, fragment = SPOIL_OUT[how]
-    for position in range(len(result_of(op))):
-        arrays = list(result_of(op))
-        if how == "strided" and arrays[position].ndim == 0:
-            continue  # one element is always contiguous
-        arrays[position] = spoil(arrays[position])
-        refused(op, spoiled(op, out=as_out(op, tuple(arrays))), fragment)
+def test_wrong_out(op):
+    for how, (spoil, fragment) in SPOIL_OUT.items():
+        for position in range(len(result_of(op))):
+            arrays = list(result_of(op))
+            if how == "strided" and arrays[position].ndim == 0:
+                continue  # one element is always contiguous
+            arrays[position] = spoil(arrays[position])
+            refused(op, spoiled(op, out=as_out(op, tuple(arrays))), fragment)
 
 
 @pytest.mark.parametrize("op", sorted(op_calls.SEVERAL))

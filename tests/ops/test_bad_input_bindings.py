@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import TESTS
+from support.few import few
 from support.kernels import op_calls
 
 from pyconvnet import ops
@@ -104,11 +105,11 @@ def test_the_recorded_call_works(name):
     call(name, 0, BY_NAME[name][0])
 
 
-@pytest.mark.parametrize("value", ["text", 3, [1.0], b"bytes", object], ids=str)
 @pytest.mark.parametrize(("name", "position"), ARRAYS)
-def test_no_array(name, position, value):
-    with pytest.raises(TypeError, match="must be a NumPy array"):
-        call(name, position, value)
+def test_no_array(name, position):
+    for value in ("text", 3, [1.0], b"bytes", object):
+        with pytest.raises(TypeError, match="must be a NumPy array"):
+            call(name, position, value)
 
 
 @pytest.mark.parametrize(("name", "position"), [a for a in ARRAYS if a not in NONE_ALLOWED])
@@ -164,20 +165,20 @@ def test_array_between_elements(name, position):
         call(name, position, memory.view(array.dtype).reshape(array.shape))
 
 
-@pytest.mark.parametrize("kernel", ["", "warp_drive", "x" * 10000, None, 3], ids=lambda k: repr(k)[:20])
 @pytest.mark.parametrize("name", BY_NAME)
-def test_unknown_kernel(name, kernel):
-    with pytest.raises((TypeError, ValueError)):
-        call(name, 0, kernel)
+def test_unknown_kernel(name):
+    for kernel in ("", "warp_drive", "x" * 10000, None, 3):
+        with pytest.raises((TypeError, ValueError)):
+            call(name, 0, kernel)
 
 
-@pytest.mark.parametrize("shape", [None, 3, "shape", (1, 2, 3), {}], ids=repr)
 @pytest.mark.parametrize("name", BY_NAME)
-def test_wrong_shape_object(name, shape):
-    with pytest.raises(TypeError):
-        call(name, 1, shape)
-    with pytest.raises(TypeError):
-        getattr(ext(), f"{name}_kernels")(shape)
+def test_wrong_shape_object(name):
+    for shape in (None, 3, "shape", (1, 2, 3), {}):
+        with pytest.raises(TypeError):
+            call(name, 1, shape)
+        with pytest.raises(TypeError):
+            getattr(ext(), f"{name}_kernels")(shape)
 
 
 def needs_scratch(name: str) -> list[tuple[str, int]]:
@@ -200,19 +201,19 @@ def test_some_kernels_need_scratch_memory():
     assert any(needs_scratch(name) for name in BY_NAME)
 
 
-@pytest.mark.parametrize("value", [0, -1, -(2**31), 2**31 - 1, 2**31, 2**63, 1.5, "3", None, [1]], ids=str)
 @pytest.mark.parametrize(("shape", "extent"), [(s, e) for s, extents in SHAPES.items() for e in extents])
-def test_absurd_extents(shape, extent, value):
+def test_absurd_extents(shape, extent):
     """Either the shape refuses, or its tables and (for arrays of other sizes) its functions can take it."""
-    try:
-        made = getattr(ext(), shape)(**(SHAPES[shape] | {extent: value}))
-    except REFUSALS:
-        return
-    for name, args in CALLS:
-        if type(args[1]) is type(made):
-            getattr(ext(), f"{name}_kernels")(made)
-            with contextlib.suppress(*REFUSALS):
-                call(name, 1, made)
+    for value in (0, -1, -(2**31), 2**31 - 1, 2**31, 2**63, 1.5, "3", None, [1]):
+        try:
+            made = getattr(ext(), shape)(**(SHAPES[shape] | {extent: value}))
+        except REFUSALS:
+            continue
+        for name, args in CALLS:
+            if type(args[1]) is type(made):
+                getattr(ext(), f"{name}_kernels")(made)
+                with contextlib.suppress(*REFUSALS):
+                    call(name, 1, made)
 
 
 def spoil(rng: random.Random, args: list[Any]) -> None:
@@ -313,7 +314,7 @@ def fuzz(seed: int, rounds: int) -> None:
     print(f"refused {refused}, finished {finished}")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(range(4), 1))
 def test_random_garbage_never_crashes(seed):
     code = f"import sys; sys.path[:0] = {[str(TESTS), str(Path(__file__).parent)]}\n"
     code += f"import test_bad_input_bindings as t; t.fuzz({seed}, 1500)"

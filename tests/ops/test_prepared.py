@@ -90,11 +90,10 @@ def spoiled(op: str) -> list[dict]:
 def test_a_call_of_the_same_kind_prepares_nothing_and_has_the_same_bits(op, device, monkeypatch):
     with ops.on(device):
         for make in (op_calls.calls, lambda: {op: whole_call(op)}):
-            first = outcome(op, arguments := make()[op])
+            first = outcome(op, make()[op])
             kept = operation.recipes()
             with monkeypatch.context() as patch:
-                if arguments.get("depth") is None and (op[:11] != "conv2d_dept" or "out" in arguments):
-                    patch.setattr(core, "arrays", lambda *a, **k: pytest.fail("prepared again"))
+                patch.setattr(core, "arrays", lambda *a, **k: pytest.fail("prepared again"))
                 assert outcome(op, make()[op]) == first
             assert first[0] == "written"
             assert operation.recipes() == kept
@@ -104,12 +103,72 @@ def test_a_call_of_the_same_kind_prepares_nothing_and_has_the_same_bits(op, devi
 @pytest.mark.parametrize("op", CALLS)
 def test_a_later_call_with_bad_memory_fares_like_a_first_one(op, device):
     with ops.on(device):
+        good = whole_call(op)
         for first, later in zip(spoiled(op), spoiled(op), strict=True):
             operation.forget()
             want = outcome(op, first)
-            outcome(op, whole_call(op))
-            outcome(op, whole_call(op))
+            outcome(op, good)
+            outcome(op, good)
             assert outcome(op, later) == want
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_may_count_and_integers_be_of_any_dtype(device, monkeypatch):
+    """What changes from call to call, and what is converted, prepares nothing anew."""
+    rng = np.random.default_rng(0)
+    x, b, labels = rng.standard_normal((6, 5), np.float32), np.ones(5, np.float32), rng.integers(0, 5, 6)
+    images, crop = rng.integers(0, 256, (2, 9, 8, 3), np.uint8), np.array([[1, 2], [2, 0]])
+    mirrors = [np.array(kind) for kind in ([True, False], [0, 3], [5, 0])]
+    depth = ops.space_to_depth.Depth((3, 3), 2, ((1, 0), (0, 1)))
+    w, dy = rng.standard_normal((4, 3, 3, 3), np.float32), rng.standard_normal((2, 3, 3, 4), np.float32)
+    laid = np.zeros((2, *depth.shape("test", (6, 6, 3), np.float32)), np.float32)
+
+    def calls(i: int) -> list:
+        kinds = (labels.dtype, np.uint8, np.uint64, np.int16)
+        crops = [np.roll(crop, i, 0).astype(kind) for kind in (np.int64, np.uint64)]
+        how = {"size": (6, 6), "mean": None}
+        return [
+            ops.dropout(x, 0.5, 1, i),
+            ops.dropout(x, 0.5, 1, step=i - 2, layer=3),
+            ops.bias_relu_dropout(x, b, 0.5, step=2**32 + i),
+            *(ops.softmax_cross_entropy(x, np.roll(labels, i).astype(kind)) for kind in kinds),
+            *(ops.augment(images, c, m, **how) for c in crops for m in mirrors),
+            *(ops.augment(images, c, mirrors[0], depth=depth, **how) for c in crops),
+            ops.space_to_depth.conv2d_depth(laid + i, w, stride=2),
+            ops.space_to_depth.conv2d_depth_wgrad(dy, laid + i, w.shape, stride=2),
+        ]
+
+    with ops.on(device):
+        wanted = []
+        for i in range(5):
+            operation.forget()
+            wanted.append(calls(i))
+        monkeypatch.setattr(core, "arrays", lambda *a, **k: pytest.fail("prepared again"))
+        kept = operation.recipes()
+        for i in range(5):
+            for result, want in zip(calls(i), wanted[i], strict=True):
+                made, expected = (r if isinstance(r, tuple) else (r,) for r in (result, want))
+                assert [a.tobytes() for a in made] == [a.tobytes() for a in expected]
+        assert operation.recipes() == kept
+        monkeypatch.undo()
+        for wrong in (True, 1.5):
+            with pytest.raises(TypeError, match="step must be"):
+                ops.dropout(x, 0.5, 1, wrong)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_converted_integers_are_looked_at_each_time(device):
+    logits, images = np.zeros((2, 3), np.float32), np.zeros((2, 5, 5, 1), np.uint8)
+    with ops.on(device):
+        for _ in range(2):
+            ops.softmax_cross_entropy(logits, np.array([0, 2]))
+            ops.augment(images, np.array([[0, 0], [1, 1]]), size=(4, 4))
+            for label in (3, -1, 2**32):
+                with pytest.raises(ValueError, match=f"labels must be in 0 … 2, got {label} at index 1"):
+                    ops.softmax_cross_entropy(logits, np.array([0, label]))
+            for top in (2, -1, 2**32):
+                with pytest.raises(ValueError, match=rf"got top left \({top}, 0\) at index 1"):
+                    ops.augment(images, np.array([[0, 0], [top, 0]]), size=(4, 4))
 
 
 def test_equal_numbers_of_other_types_are_told_apart():

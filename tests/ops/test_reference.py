@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -305,6 +306,92 @@ def test_bits_do_not_depend_on_the_number_of_threads(rng, threads):
             np.testing.assert_array_equal(got, expected)
 
 
+# ---- tiny arrays: found once, then repeated ----------------------------------------------------------------
+
+
+def directions(arrays, x_shape, w_shape, options, mask):
+    """(function, arguments, options) of every direction, with and without what may come with it."""
+    x, w, b, dy = arrays
+    yield conv.conv2d, (x, w), options
+    yield conv.conv2d, (x, w, b), options
+    yield conv.conv2d, (x, w, None), options | {"activation": "relu"}
+    yield conv.conv2d, (x, w, b), options | {"activation": "relu"}
+    yield conv.conv2d_dgrad, (dy, w, x_shape), options
+    yield conv.conv2d_dgrad, (dy, w, x_shape), options | {"mask": mask}
+    yield conv.conv2d_wgrad, (dy, x, w_shape), options
+
+
+@GEOMETRIES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_tiny_convolutions_have_the_bits_of_others(rng, x_shape, w_shape, stride, pad, groups, dtype):
+    options = {"stride": stride, "pad": pad, "groups": groups}
+    for spoilt in (False, False, True):
+        arrays = draw(rng, x_shape, w_shape, stride, pad, dtype)
+        if spoilt:
+            for array in arrays:
+                array.flat[rng.integers(array.size)] = rng.choice([np.nan, np.inf, -np.inf, -0.0])
+        mask = rng.standard_normal(x_shape).astype(dtype)
+        for function, args, how in directions(arrays, x_shape, w_shape, options, mask):
+            want = function(*args, **how)
+            out = nans(want.shape, dtype)
+            if (call := function.tiny(*args, **how, out=out)) is not None:
+                call[0](*call[1])
+                np.testing.assert_array_equal(out, want)
+                assert not (np.signbit(out) != np.signbit(want))[~np.isnan(want)].any()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_tiny(rng, case):
+    x_shape, w_shape, stride, pad, groups = CASES[case]
+    arrays = draw(rng, x_shape, w_shape, stride, pad, np.float32)
+    options = {"stride": stride, "pad": pad, "groups": groups}
+    for function, args, how in directions(arrays, x_shape, w_shape, options, arrays[0]):
+        out = function(*args, **how)
+        big = case == "first layer" or (case == "two groups" and function is conv.conv2d_dgrad)
+        assert (function.tiny(*args, **how, out=out) is None) == big
+        assert function.tiny(*args, **how, out=out.astype(np.float16)) is None
+
+
+def test_tiny_convolutions_keep_little_memory(rng):
+    """Of shapes up to the bound, and beyond it nothing."""
+    options = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "groups": 1}
+    held = []
+    for n in range(1, 30, 2):
+        x, w, _, dy = draw(rng, (n, 3, 3, 4), (4, 3, 3, 4), (1, 1), options["pad"])
+        tracemalloc.start()
+        call = conv.conv2d_wgrad.tiny(dy, x, w.shape, **options, out=w)
+        if call is not None:
+            call[0](*call[1])
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert (call is not None) == (n < 15)
+    assert max(held) < 100_000
+    assert conv._products.cache_info().maxsize == 128
+
+
+def test_tiny_convolutions_from_several_threads_at_once(rng):
+    options = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "groups": 1}
+    xs, w = rng.standard_normal((4, 1, 4, 4, 4)), rng.standard_normal((4, 3, 3, 4))
+    run, _ = conv.conv2d.tiny(xs[0], w, **options, out=np.empty_like(xs[0]))
+    wrong = []
+
+    def caller(which):
+        want, out = conv.conv2d(xs[which], w, **options), np.empty_like(xs[0])
+        for _ in range(300):
+            run(xs[which], w, out)
+            if out.tobytes() != want.tobytes():
+                wrong.append(which)
+
+    callers = [threading.Thread(target=caller, args=(which,)) for which in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert not wrong
+
+
 def test_parallel_runs_every_task_once_and_raises(threads):
     threads(3)
     done = []
@@ -372,5 +459,5 @@ def test_convolution_in_a_forked_child(rng, threads):
 
 @pytest.mark.parametrize("count", [0, -1, True, 1.5, "2", None])
 def test_set_num_threads_refuses(count):
-    with pytest.raises(ValueError, match="set_num_threads: count must be a positive integer"):
+    with pytest.raises(ValueError, match="set_num_threads: count must be"):
         _threads.set_num_threads(count)

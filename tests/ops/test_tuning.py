@@ -30,7 +30,7 @@ def call(op="conv2d", direction="fprop", precision=0, **changes) -> Launch:
     fields = {"n": 2, "h": 12, "w": 12, "c": 16, "k": 32, "r": 3, "s": 3, "p": 12, "q": 12}
     fields |= {"pad_h": 1, "pad_w": 1, "capability": 90, "precision": precision} | changes
     dev = devices.emulator()
-    return Launch(op, dev, f"conv2d_{direction}", dev.ext.Conv2dShape(**fields), (), scratched=True)
+    return Launch(op, dev, f"conv2d_{direction}", dev.ext.Conv2dShape(**fields), (), with_workspace=True)
 
 
 def entries(path) -> list[dict]:
@@ -54,11 +54,11 @@ def test_rules(direction, precision):
     costs = made.costs(0)
     least = min(made.costs(int(p or 0))[n] for n, _, p in (name.partition("/") for name in names))
     assert {s for s in stems if costs[s] > 2 * rules.COST_FACTOR * least} == set()
-    for name, _, pieces in (name.partition("/") for name in names):
-        if pieces:
-            assert int(pieces) != made.pieces(name)
-            assert int(pieces) == 1 or made.terms // int(pieces) >= rules.MIN_PIECE
-            assert made.workspace_bytes(name, int(pieces)) <= rules.MAX_PIECES_BYTES
+    for name, _, splits in (name.partition("/") for name in names):
+        if splits:
+            assert int(splits) != made.splits(name)
+            assert int(splits) == 1 or made.terms // int(splits) >= rules.MIN_SPLIT_TERMS
+            assert made.workspace_bytes(name, int(splits)) <= rules.MAX_SPLITS_BYTES
     assert len(names) >= 3
     assert any("/" in name for name in names)
 
@@ -76,7 +76,7 @@ def test_the_general_kernel_is_timed_where_nothing_else_applies():
 def test_pieces_are_found_out():
     made = call("x", "wgrad", **BIG)
     for name, nbytes in made.rows:
-        assert made.workspace_bytes(name, made.pieces(name)) == nbytes
+        assert made.workspace_bytes(name, made.splits(name)) == nbytes
 
 
 def test_libraries_are_always_timed():

@@ -203,7 +203,7 @@ def test_only_contiguous_arrays(monkeypatch, road):
         "staged": StagedCommunicator(mpi, mpi, [machine.device()]),
         "nccl": nccl_road(machine, (0,))[0],
     }[road]
-    with pytest.raises(ValueError, match="must be contiguous, got strides"):
+    with pytest.raises(ValueError, match="must be C-contiguous, got strides"):
         made.start(np.zeros((4, 4), np.float32)[:, 0])
     made.finish()  # nothing was begun: nothing to wait for
     assert not machine.waits

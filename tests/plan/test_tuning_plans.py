@@ -1,44 +1,35 @@
 """Tuning in plans, in training, on the command line: settled before the first step, the same to the end."""
 
-import json
 import logging
 
 import numpy as np
 import pytest
-from support.fakes.clocks_for_tests import FakeTimer
 from support.fakes.fake_cuda import Machine
 from support.helpers import same_bits
 from support.networks import batch, everything, plain
+from support.runs import events
 
 import pyconvnet as pcn
-from pyconvnet import models
 from pyconvnet.cli.main import main
 from pyconvnet.data.dataset import ArrayDataset
 from pyconvnet.ops import tuning
 from pyconvnet.ops.tuning.cache import Cache
 from pyconvnet.plan import Plan
+from pyconvnet.training.loop import Trainer
 from pyconvnet.training.ranks import Ranks
 
 N = 4
 
 
-def two_towers():
-    return models.build("alexnet", classes=10, input_size=67, width=1 / 16)
-
-
-@pytest.fixture
-def clock(tmp_path, monkeypatch):
-    """``clock(times)`` makes kernels be measured by it, into a cache of the test's own."""
-    monkeypatch.setenv("PYCONVNET_TUNE", "1")
-    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
-
-    def start(times=None):
-        timer = FakeTimer(times)
-        tuning.configure(timer)
-        return timer
-
-    yield start
-    tuning.configure()
+def net():
+    """One whose kernels, mostly, have bits of their own."""
+    network = pcn.Network("small", input_shape=(12, 12, 3))
+    network.add(pcn.layers.Conv2d(8, 3, pad=1, activation="relu"))
+    network.add(pcn.layers.Conv2d(16, 3, pad=1, activation="relu"))
+    network.add(pcn.layers.MaxPool2d(3, 2))
+    network.add(pcn.layers.Linear(3))
+    network.add(pcn.layers.SoftmaxCrossEntropy())
+    return network
 
 
 def state(plan: Plan) -> dict[str, np.ndarray]:
@@ -61,7 +52,7 @@ def train(plan: Plan, sizes=(N, N, N)) -> dict[str, np.ndarray]:
 
 
 # ---- plans -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("make", [two_towers, everything, plain])
+@pytest.mark.parametrize("make", [net, everything, plain])
 def test_a_rehearsal_changes_nothing(clock, make):
     """The plan with measured kernels that happen to be the heuristic's has the bits of one without tuning."""
     clock(lambda i, count: 1.0 + i)
@@ -80,7 +71,7 @@ def test_a_rehearsal_changes_nothing(clock, make):
 def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch, precision):
     timer = clock()
     asked = []
-    plan = Plan(two_towers(), "emulator", N, precision=precision)
+    plan = Plan(everything(), "emulator", N, precision=precision)
     assert plan.kernels == {}
     plan.feed(*batch(plan.network, N))
     plan.tasks("forward", n=N)
@@ -106,7 +97,7 @@ def test_every_problem_of_a_step_is_settled_before_it(clock, monkeypatch, precis
 def test_the_chosen_kernels_run(clock, monkeypatch):
     """What was chosen is what is launched; here mostly not what the heuristic would."""
     clock()
-    plan = Plan(two_towers(), "emulator", N)
+    plan = Plan(everything(), "emulator", N)
     choices = plan.choose_kernels().values()
     assert sum(c.kernel != c.heuristic for c in choices) > len(choices) / 2
     launched = []
@@ -126,7 +117,7 @@ def test_the_chosen_kernels_run(clock, monkeypatch):
 
 def test_smaller_batches_take_the_kernels_of_the_whole(clock):
     timer = clock()
-    plan = Plan(two_towers(), "emulator", N)
+    plan = Plan(everything(), "emulator", N)
     train(plan, (N,))
     rounds, kernels = len(timer.rounds), plan.kernels
     train(plan, (N - 1, 1))
@@ -174,22 +165,21 @@ def test_inference_takes_what_is_known_of_other_batches(clock):
 
 def test_given_kernels_are_kept_and_nothing_is_measured(clock):
     timer = clock()
-    first = Plan(two_towers(), "emulator", N)
-    want = train(first)
+    first = Plan(net(), "emulator", N)
+    want = train(first, (N, N))
     rounds = len(timer.rounds)
     clock(lambda i, count: 1.0 / (i + 1))  # the clock would now choose others
     Cache().clear()
-    second = Plan(two_towers(), "emulator", N, kernels=first.kernels)
-    assert same(want, train(second))
+    second = Plan(net(), "emulator", N, kernels=first.kernels)
+    assert same(want, train(second, (N, N)))
     assert second.kernels == first.kernels
     assert len(timer.rounds) == rounds
-    third = Plan(two_towers(), "emulator", N)
-    assert not same(want, train(third))
+    third = Plan(net(), "emulator", N)
+    assert not same(want, train(third, (N, N)))
     assert third.kernels != first.kernels
     tuning.configure()
-    assert same(
-        train(Plan(two_towers(), "emulator", N)), train(Plan(two_towers(), "emulator", N, kernels={}))
-    )
+    untuned = [Plan(net(), "emulator", N, **given) for given in ({}, {"kernels": {}})]
+    assert same(*(train(plan, (N,)) for plan in untuned))
 
 
 @pytest.mark.parametrize("places", ["0", "00", "01"])
@@ -197,12 +187,16 @@ def test_on_cuda_graphs_are_captured_with_the_chosen_kernels(clock, monkeypatch,
     """Eager steps, captured and replayed ones: the bits of the emulator with the same kernels."""
     clock()
     Machine(2).install(monkeypatch)
-    plan = Plan(two_towers(), [f"cuda:{i}" for i in places], N)
-    tuned = train(plan, (N,) * 4)
-    assert len(plan._graphs) == 1
+    plan = Plan(net(), [f"cuda:{i}" for i in places], N)
+    tuned = train(plan, (N,) * 3)
+    assert [made.graph is not None for made in plan._passes.values()].count(True) == 1
     assert plan.kernels
-    want = train(Plan(two_towers(), ["emulator"] * len(places), N, kernels=plan.kernels), (N,) * 4)
+    want, other = (
+        train(Plan(net(), ["emulator"] * len(places), N, kernels=kernels), (N,) * 3)
+        for kernels in (plan.kernels, {})
+    )
     assert same(tuned, want)
+    assert not same(tuned, other)
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -212,24 +206,9 @@ def images(count=22):
     return ArrayDataset(x, rng.integers(0, 3, count).astype(np.int32))
 
 
-def net():
-    network = pcn.Network("small", input_shape=(12, 12, 3))
-    network.add(pcn.layers.Conv2d(8, 3, pad=1, activation="relu"))
-    network.add(pcn.layers.Conv2d(16, 3, pad=1, activation="relu"))
-    network.add(pcn.layers.MaxPool2d(3, 2))
-    network.add(pcn.layers.Linear(3))
-    network.add(pcn.layers.SoftmaxCrossEntropy())
-    return network
-
-
 OPTIONS = {
     "batch_size": 8, "lr": 0.05, "seed": 1, "validation": False, "devices": "emulator", "progress": False,
 }  # fmt: skip
-
-
-def events(out, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def test_a_run_names_its_kernels_and_goes_on_with_them(clock, tmp_path):
@@ -296,8 +275,6 @@ def test_another_card_chooses_anew(clock, tmp_path, monkeypatch):
 
 def test_all_ranks_run_rank_0s_kernels(clock):
     """Rank 1 measures nothing, also where its own clock and card would choose otherwise."""
-    from pyconvnet.training.loop import Trainer
-
     said = {}
 
     class Rank(Ranks):

@@ -18,11 +18,6 @@ from pyconvnet.trained import checkpoint_file
 from pyconvnet.training.loop import Trainer
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(JSON header, tensors) of a run stopped in the middle of its second epoch, with all there can be."""
@@ -124,8 +119,8 @@ def check(tmp_path, saved, cases):
 
 def test_mutated_headers(tmp_path, saved):
     cases = list(mutants(saved[0]))
-    chosen = np.random.default_rng(9).choice(len(cases), 250, replace=False)
-    assert check(tmp_path, saved, [cases[i] for i in chosen]) > 150
+    chosen = np.random.default_rng(9).choice(len(cases), 100, replace=False)
+    assert check(tmp_path, saved, [cases[i] for i in chosen]) > 60
 
 
 @pytest.mark.slow
@@ -136,7 +131,7 @@ def test_every_mutated_header(tmp_path, saved, part):
 
 
 ODD = {  # what is put where -> what the error says of it
-    ("state", "options", "schedule"): ([None, 3, {}], "schedule must not be"),
+    ("state", "options", "schedule"): ([None, 3, {}], "schedule must be a"),
     ("state", "options", "momentum"): (["x", 2, None, []], "momentum must be"),
     ("state", "options", "epochs"): ([-1], "epochs must be at least 0"),
     ("state", "options", "batch_size"): ([0, 2**40], "batch_size must be"),
@@ -145,9 +140,9 @@ ODD = {  # what is put where -> what the error says of it
     ("state", "examples"): ([-1, 121, 119, 1.0], "examples must be|must be over 119 examples"),
     ("state", "step"): ([0, 3, None, 2**70, "x"], "step must be|step 0 does not|step 3 does not"),
     ("state", "history"): ([[], {}, [1], [{}]], "history"),
-    ("state", "schedule"): ([None, {"best": "x"}, {"waited": []}], "schedule must not|float|int"),
+    ("state", "schedule"): ([None, {"best": "x"}, {"waited": []}], "schedule must be a|float|int"),
     ("state", "statistics"): ([None, {}, {"count": 0, "pixel_range": 1}], "statistics|count"),
-    ("state", "data"): ([None, {}, {"images": 0}], "data must not|'images' is missing|data: "),
+    ("state", "data"): ([None, {}, {"images": 0}], "data must be a|'images' is missing|data: "),
     ("state", "kernels"): ([[1], {"kernels": [1]}, {"kernels": {"a": 1}}], "kernel"),
     ("state", "seconds"): ([-1, "x", None], "seconds must"),
     ("preprocessing", "crop"): ([[1], 3, "ab", [1, 2, 3], [1, -1], {}], "crop"),

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import make_files as mk
 from support.runs import events, go, same_model, toy
@@ -183,7 +184,7 @@ LAST = {
 
 @full
 @pytest.mark.parametrize("what", LAST)
-def test_a_finished_run_is_returned_whatever_fails_then(tmp_path, monkeypatch, what):
+def test_a_finished_run_is_returned_whatever_fails_then(drawing, tmp_path, monkeypatch, what):
     pytest.importorskip("matplotlib")
     LAST[what](monkeypatch, tmp_path / "run")
     with pytest.warns(RuntimeWarning, match=r"^train: (no curves|the log|the end)"):
@@ -195,15 +196,14 @@ def test_a_finished_run_is_returned_whatever_fails_then(tmp_path, monkeypatch, w
 
 @full
 @pytest.mark.parametrize("name", ["curves.png", "filters.png", "predictions.png"])
-def test_the_command_line_ends_well_without_pictures(tmp_path, monkeypatch, capsys, name):
-    for module in ("sklearn", "matplotlib"):
-        pytest.importorskip(module)
+def test_the_command_line_ends_well_without_pictures(drawing, tmp_path, monkeypatch, capsys, name):
+    pytest.importorskip("matplotlib")
+    x, y = toy(40)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    typed = ["--option", "input_shape=8x8x3", "--validation", "0.5", "--epochs", "1", "--quiet"]
     no_room(monkeypatch, tmp_path / name)
     with pytest.warns(RuntimeWarning, match=f"No space left.*{name}"):
-        assert (
-            main(["train", "digits", "--epochs", "1", "--out", str(tmp_path), "--device", "cpu", "--quiet"])
-            == 0
-        )
+        assert main(["train", "digits", str(tmp_path / "data.npz"), *typed, "--out", str(tmp_path)]) == 0
     written = {"curves.png", "filters.png", "predictions.png"} - {name}
     assert {p.name for p in tmp_path.glob("*.png")} == written
     output = capsys.readouterr().out

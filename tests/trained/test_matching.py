@@ -15,13 +15,6 @@ from pyconvnet.cli.main import main
 from pyconvnet.trained import plots
 from pyconvnet.training.loop import Trainer
 
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer to draw than these runs to train."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-
-
 TWELVE = [str(i) for i in range(12)]
 
 
@@ -107,7 +100,7 @@ def test_a_checkpoint_says_whether_names_were_made_up(tmp_path, names, given):
     # A file of before that was recorded: names that are just the outputs' numbers were made up.
     rewrite(tmp_path / "m.safetensors", lambda t, h: h.pop("class_names_given"), mend=True)
     assert pcn.load(tmp_path / "m.safetensors").class_names_given is given
-    with pytest.raises(TypeError, match="class_names_given must be True or False, got 'no'"):
+    with pytest.raises(TypeError, match="class_names_given must be True or False, got str 'no'"):
         pcn.Model(model.network, model.parameters, model.preprocessing, names, {}, "no")
 
 
@@ -316,7 +309,7 @@ REFUSED = {
     "predict, channels": (lambda m: pcn.predict(m, ARRAYS[0], channels=1), "channels must be 3"),
     "predict, on_error": (
         lambda m: pcn.predict(m, ARRAYS[0], on_error="ignore"),
-        'on_error must be "skip" or',
+        "on_error must be 'skip' or",
     ),
     "train, arrays": (
         lambda m: go("run", data=toy(), image_size=9),

@@ -15,16 +15,8 @@ from pyconvnet.layers import LRN, Conv2d, Dropout, Linear, MaxPool2d, Normal, So
 from pyconvnet.network import Network
 from pyconvnet.plan import Plan
 from pyconvnet.trained import checkpoint
-from pyconvnet.training.loop import Trainer
 
 STEPS, N = 36, 24
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer to draw than these runs to train."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-    monkeypatch.setattr(cli, "_pictures", lambda run, data: [])
 
 
 def net() -> Network:

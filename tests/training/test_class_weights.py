@@ -245,7 +245,7 @@ def test_resumed_runs_go_on_weighing_and_drawing(tmp_path, options):
 def test_options_that_make_no_sense(tmp_path):
     with pytest.raises(ValueError, match="class_weights must be 4, one a class, got 3"):
         go(tmp_path / "a", class_weights=[1, 1, 1])
-    with pytest.raises(TypeError, match="balance must be True or False, got 1"):
+    with pytest.raises(TypeError, match="balance must be True or False, got int 1"):
         go(tmp_path / "a", balance=1)
 
 

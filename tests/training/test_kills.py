@@ -20,8 +20,6 @@ import pytest
 from support import make_files as mk
 from support.runs import events, go, python_path, same_bits, toy
 
-from pyconvnet.training.loop import Trainer
-
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
 
 
@@ -71,9 +69,8 @@ def life(out, until):
         os._exit(1)
 
 
-def test_killed_at_every_write(tmp_path, monkeypatch):
+def test_killed_at_every_write(tmp_path):
     """A life for each thing a run does to its folder, ended before it; then one that may end."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
     go(tmp_path / "whole", data=toy(60), **OPTIONS)
     until, status = 0, signal.SIGKILL
     while status == signal.SIGKILL:
@@ -87,9 +84,8 @@ def test_killed_at_every_write(tmp_path, monkeypatch):
     assert until > 40
 
 
-def test_killed_at_every_write_one_after_the_other(tmp_path, monkeypatch):
+def test_killed_at_every_write_one_after_the_other(tmp_path):
     """One run, killed again and again, each time one write later than it came the last time."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
     go(tmp_path / "whole", data=toy(60), **OPTIONS)
     lives = 0
     while life(tmp_path / "run", 1 + lives) == signal.SIGKILL:

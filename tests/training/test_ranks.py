@@ -2,25 +2,26 @@
 
 import os
 import random
+import shutil
 import signal
 import textwrap
 import time
 
 import numpy as np
 import pytest
+from support.few import few
 from support.mpi_jobs import finish, forwards_signals, need_mpi, start, start_script
+from support.once import once
 from support.runs import events, go, small, toy
 
 from pyconvnet.common import files
 from pyconvnet.plan import Plan
 from pyconvnet.trained import checkpoint
-from pyconvnet.training.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
-def prepared(monkeypatch):
+def prepared():
     need_mpi()
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
 
 
 HEAD = """
@@ -55,24 +56,74 @@ def close(one, two, rtol=2e-4, atol=2e-6):
 
 
 # ---- the same run ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dropout", [False, True], ids=["no dropout", "dropout"])
-def test_4_ranks_of_32_are_one_process_of_128(tmp_path, dropout):
-    """Over epochs whose last batch, of 2 images, leaves two ranks without work."""
-    options = {"batch_size": 128, "epochs": 3, "checkpoint_batches": 2}
-    body = f"""
-        os.chdir(pathlib.Path({str(tmp_path)!r}, f"rank{{ranks.rank}}"))
-        run = runs.go("run", net=runs.small({dropout}), data=runs.toy(258), validation=runs.toy(50, seed=1),
-                      **{options!r})
-        pathlib.Path(f"../said{{ranks.rank}}").write_text(repr((run.history, str(run.out))))
-    """
+WHOLE = {"batch_size": 128, "epochs": 3, "checkpoint_batches": 2}
+MOVED = {"batch_size": 30, "schedule": "plateau:patience=1"}
+
+
+def _two_jobs(folder):
+    """A job of 2 ranks and one of 4 that do all that the tests up to the command line's look at."""
     for rank in range(4):
-        (tmp_path / f"rank{rank}").mkdir()
-    status, _, errors = finish(start_script(4, script(body), tmp_path))
-    assert status == 0, errors
-    assert len({(tmp_path / f"said{rank}").read_text() for rank in range(4)}) == 1
-    assert [os.listdir(tmp_path / f"rank{rank}") for rank in range(4)] == [["run"], [], [], []]
-    out, whole = tmp_path / "rank0" / "run", tmp_path / "whole"
-    go(whole, net=small(dropout), data=toy(258), validation=toy(50, seed=1), **options)
+        (folder / f"rank{rank}").mkdir(parents=True)
+    body = f"""
+        import numpy as np
+        from pyconvnet.common.devices import get_device
+        from pyconvnet.plan import Plan
+        folder, rank, several = pathlib.Path({str(folder)!r}), ranks.rank, ranks.size == 4
+
+        runs.go(folder / "moved", resume="auto", epochs=ranks.size, **{MOVED!r})
+
+        if several:
+            os.chdir(folder / f"rank{{rank}}")
+            said = []
+            for name, dropout in (("plain", False), ("dropout", True), ("again", True)):
+                data = {{"data": runs.toy(258), "validation": runs.toy(50, seed=1)}}
+                run = runs.go(name, net=runs.small(dropout), **data, **{WHOLE!r})
+                said.append((run.history, str(run.out)))
+            (folder / f"said{{rank}}").write_text(repr(said))
+
+            x, y = runs.toy(10, size=6)
+            communicator = ranks.communicator([get_device("cpu")])
+            plan = Plan(runs.small(), "cpu", 3, np.float64, seed=3, communicator=communicator)
+            first, last = (10 * (rank + i) // 4 for i in (0, 1))
+            plan.set_window(first, 10)
+            plan.set_hyper(0.1, 0.9)
+            for _ in range(3):
+                plan.feed(x[first:last] / 255, y[first:last])
+                plan.step(last - first)
+            plan.forward(last - first)
+            plan.backward(last - first)
+            communicator.finish()
+            np.savez(folder / f"{{rank}}.npz", **plan.get_gradients())
+
+        real = Trainer._train_batch
+        def train_batch(self, batch):
+            if ranks.main and self.saved is None and self.step == 6:
+                raise SystemExit(3)
+            real(self, batch)
+            with open(folder / f"read-{{ranks.size}}-{{rank}}", "a") as file:
+                print(self.epoch, *batch.indices, file=file)
+        Trainer._train_batch = train_batch
+        size = 22 if several else 30
+        runs.go(folder / "read", resume="auto", checkpoint_batches=1, batch_size=size, epochs=2)
+    """
+    for ranks in (2, 4):
+        status, _, errors = finish(start_script(ranks, script(body), folder))
+        assert (status == 0) == (ranks == 4), errors
+
+
+@pytest.fixture
+def jobs(tmp_path_factory):
+    return once(tmp_path_factory, "jobs", _two_jobs)
+
+
+@pytest.mark.parametrize("name", ["plain", "dropout"])
+def test_4_ranks_of_32_are_one_process_of_128(jobs, tmp_path, name):
+    """Over epochs whose last batch, of 2 images, leaves two ranks without work."""
+    assert len({(jobs / f"said{rank}").read_text() for rank in range(4)}) == 1
+    left = [set(os.listdir(jobs / f"rank{rank}")) for rank in range(4)]
+    assert left == [{"plain", "dropout", "again"}, set(), set(), set()]
+    out, whole = jobs / "rank0" / name, tmp_path / "whole"
+    go(whole, net=small(name == "dropout"), data=toy(258), validation=toy(50, seed=1), **WHOLE)
     close(whole, out)
     assert [e["event"] for e in events(out)] == [e["event"] for e in events(whole)]
     assert events(out, "start")[0]["ranks"] == 4
@@ -82,28 +133,12 @@ def test_4_ranks_of_32_are_one_process_of_128(tmp_path, dropout):
         assert mine["error"] == other["error"]
 
 
-def test_gradients_in_float64(tmp_path):
+def test_two_runs_in_one_job(jobs):
+    close(jobs / "rank0" / "dropout", jobs / "rank0" / "again", rtol=0, atol=0)
+
+
+def test_gradients_in_float64(jobs):
     """Of 4 ranks and of one process, with dropout: the same but for the last bits."""
-    body = f"""
-        import numpy as np
-        from pyconvnet.common.devices import get_device
-        from pyconvnet.plan import Plan
-        x, y = runs.toy(10, size=6)
-        communicator = ranks.communicator([get_device("cpu")])
-        plan = Plan(runs.small(), "cpu", 3, np.float64, seed=3, communicator=communicator)
-        first, last = (10 * (ranks.rank + i) // 4 for i in (0, 1))
-        plan.set_window(first, 10)
-        plan.set_hyper(0.1, 0.9)
-        for _ in range(3):
-            plan.feed(x[first:last] / 255, y[first:last])
-            plan.step(last - first)
-        plan.forward(last - first)
-        plan.backward(last - first)
-        communicator.finish()
-        np.savez(pathlib.Path({str(tmp_path)!r}, f"{{ranks.rank}}.npz"), **plan.get_gradients())
-    """
-    status, _, errors = finish(start_script(4, script(body), tmp_path))
-    assert status == 0, errors
     x, y = toy(10, size=6)
     plan = Plan(small(), "cpu", 10, np.float64, seed=3)
     plan.set_hyper(0.1, 0.9)
@@ -112,7 +147,7 @@ def test_gradients_in_float64(tmp_path):
         plan.step()
     plan.forward()
     plan.backward()
-    held = [np.load(tmp_path / f"{rank}.npz") for rank in range(4)]
+    held = [np.load(jobs / f"{rank}.npz") for rank in range(4)]
     for name, value in plan.get_gradients().items():
         scale = np.abs(value).max()
         assert scale > 0
@@ -121,62 +156,33 @@ def test_gradients_in_float64(tmp_path):
         assert np.abs(held[0][name] - value).max() <= 1e-12 * scale, name
 
 
-def test_a_run_moves_from_4_ranks_to_2_to_1(tmp_path):
-    options = {"batch_size": 30, "schedule": "plateau:patience=1"}
-    for ranks, epochs in ((4, 2), (2, 4)):
-        body = (
-            f"runs.go(pathlib.Path({str(tmp_path / 'run')!r}), resume='auto', epochs={epochs}, **{options!r})"
-        )
-        status, _, errors = finish(start_script(ranks, script(body), tmp_path))
-        assert status == 0, errors
-    go(tmp_path / "run", resume=True, epochs=6, **options)
-    go(tmp_path / "whole", epochs=6, **options)
-    close(tmp_path / "whole", tmp_path / "run")
-    assert [e["epoch"] for e in events(tmp_path / "run", "train")] == [1, 2, 3, 4, 5, 6]
-    assert [e["ranks"] for e in events(tmp_path / "run", "start")] == [4, 2, 1]
+def test_a_run_moves_from_2_ranks_to_4_to_1(jobs, tmp_path):
+    shutil.copytree(jobs / "moved", tmp_path / "moved")
+    go(tmp_path / "moved", resume=True, epochs=6, **MOVED)
+    go(tmp_path / "whole", epochs=6, **MOVED)
+    close(tmp_path / "whole", tmp_path / "moved")
+    assert [e["epoch"] for e in events(tmp_path / "moved", "train")] == [1, 2, 3, 4, 5, 6]
+    assert [e["ranks"] for e in events(tmp_path / "moved", "start")] == [2, 4, 1]
 
 
-def test_ranks_go_on_at_an_example_with_another_batch_size(tmp_path):
+def test_ranks_go_on_at_an_example_with_another_batch_size(jobs):
     """Two ranks stop within an epoch; four go on with other batches: every image is read once an epoch."""
-    body = f"""
-        place = pathlib.Path({str(tmp_path)!r}, f"read-{{ranks.size}}-{{ranks.rank}}")
-        real = Trainer._train_batch
-        def train_batch(self, batch):
-            if ranks.main and self.saved is None and self.step == 6:
-                raise SystemExit(3)
-            real(self, batch)
-            with open(place, "a") as file:
-                print(self.epoch, *batch.indices, file=file)
-        Trainer._train_batch = train_batch
-        size = 30 if ranks.size == 2 else 22
-        runs.go(pathlib.Path("run"), resume="auto", checkpoint_batches=1, batch_size=size, epochs=2)
-    """
-    for ranks in (2, 4):
-        finish(start_script(ranks, script(body), tmp_path))
-    assert [e["ranks"] for e in events(tmp_path / "run", "start")] == [2, 4]
-    assert [e["epoch"] for e in events(tmp_path / "run", "train")] == [1, 2]
+    assert [e["ranks"] for e in events(jobs / "read", "start")] == [2, 4]
+    assert [e["epoch"] for e in events(jobs / "read", "train")] == [1, 2]
     seen = {0: [], 1: []}
-    for path in tmp_path.glob("read-*"):
+    for path in jobs.glob("read-*"):
         for line in path.read_text().splitlines():
             epoch, *indices = map(int, line.split())
             seen[epoch] += indices
     assert [sorted(indices) for indices in seen.values()] == [list(range(119))] * 2
 
 
-def test_two_runs_in_one_job(tmp_path):
-    body = f"""
-        for number in (0, 1):
-            runs.go(pathlib.Path({str(tmp_path)!r}) / f"run{{number}}", epochs=1)
-    """
-    status, _, errors = finish(start_script(2, script(body), tmp_path))
-    assert status == 0, errors
-    close(tmp_path / "run0", tmp_path / "run1", rtol=0, atol=0)
-
-
 def test_the_command_line(tmp_path):
     """One voice only; what is wrong everywhere is told once."""
-    pytest.importorskip("sklearn")
-    typed = ["-m", "pyconvnet", "train", "digits", "--epochs", "1", "--device", "cpu", "--out", "run"]
+    x, y = toy(60)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    typed = ["-m", "pyconvnet", "train", "digits", "data.npz", "--option", "input_shape=8x8x3"]
+    typed += ["--validation", "0.2", "--epochs", "1", "--device", "cpu", "--out", "run"]
     status, output, errors = finish(start(2, typed, tmp_path))
     assert status == 0, errors
     assert output.count("epoch 1/1") == 1
@@ -230,7 +236,7 @@ def _can_go_on(tmp_path):
     close(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("trial", range(10))
+@pytest.mark.parametrize("trial", few(range(10), 3))
 def test_kill_9_of_one_rank_ends_the_job_and_leaves_a_run_that_goes_on(tmp_path, trial):
     random_ = random.Random(trial)
     job = _long(tmp_path, 3)
@@ -244,8 +250,9 @@ def test_kill_9_of_one_rank_ends_the_job_and_leaves_a_run_that_goes_on(tmp_path,
     _can_go_on(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
-def test_a_signal_to_the_job_saves_and_ends_it(tmp_path, number):
+@pytest.mark.parametrize("name", few(["SIGINT", "SIGUSR1", "SIGTERM"], 2))
+def test_a_signal_to_the_job_saves_and_ends_it(tmp_path, name):
+    number = signal.Signals[name]
     job = _long(tmp_path, 3)
     _wait_for_step(job, tmp_path / "run", 6)
     job.send_signal(number)

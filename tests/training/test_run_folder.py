@@ -13,20 +13,12 @@ import pytest
 from support.runs import events, go, python_path, same_model, toy
 
 import pyconvnet as pcn
-from pyconvnet.cli import main as cli
 from pyconvnet.cli.main import main
 from pyconvnet.common import files
 from pyconvnet.trained import checkpoint
 from pyconvnet.training.loop import Trainer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and signals of POSIX")
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Pictures take longer to draw than most of these runs to train."""
-    monkeypatch.setattr(Trainer, "_draw", lambda self: None)
-    monkeypatch.setattr(cli, "_pictures", lambda run, data: [])
 
 
 # ---- what a process may leave ------------------------------------------------------------------------------
@@ -58,7 +50,7 @@ def lay(folder, contents):
 def whole(tmp_path_factory):
     """A run of one epoch, and its files."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # an older fixture than the one of every test
         patch.setattr(Trainer, "_draw", lambda self: None)
         go(out, epochs=1)
     return out

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from support.runs import events, go, small, toy
 
-import pyconvnet as pcn
-from pyconvnet.cli import main as cli
 from pyconvnet.trained.checkpoint import read
 
 SPLITS = {
@@ -80,21 +78,6 @@ def test_towers_on_the_kernels(tmp_path, device):
     one = go(tmp_path / "one", devices=device, **options)
     two = go(tmp_path / "two", devices=[device, device], **options)
     assert_same_run(two, one)
-
-
-def test_the_command_line(tmp_path, capsys):
-    out = tmp_path / "run"
-    arguments = ["train", "digits", "digits", "--epochs", "1", "--out", str(out), "--quiet", "--seed", "3"]
-    assert cli.main([*arguments, "--devices", "cpu,cpu"]) == 0
-    assert events(out, "start")[0]["devices"] == ["cpu", "cpu"]
-    assert pcn.load(out).network.name == "digits"
-    capsys.readouterr()
-    assert cli.main(["partition", "alexnet", "--devices", "cuda:0,cuda:1", "--batch-size", "128"]) == 0
-    text = capsys.readouterr().out
-    assert "conv3" in text
-    assert "22,151,168" in text
-    assert cli.main(["partition", "alexnet", "--devices", "cpu,cpu,cpu"]) != 0
-    assert "layer 'conv2' (Conv2d) cannot be split over 3 devices" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

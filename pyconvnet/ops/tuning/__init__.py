@@ -14,11 +14,15 @@ chooser    what is used for a call: given, remembered, measured, or estimated
 ========== ===========================================================================================
 """
 
+# ruff: noqa: F401  (all that is imported here is meant to be read from here)
+
+from ...common.names import public_names as _public_names
 from .cache import Cache, Card, card_of, default_path, shipped
 from .chooser import (
     Choice,
     Selection,
     choose,
+    choose_all,
     configure,
     enabled,
     forget,
@@ -26,26 +30,7 @@ from .chooser import (
     mode,
     on_this_device,
     problem,
-    settle,
     state,
 )
 
-__all__ = [
-    "Cache",
-    "Card",
-    "Choice",
-    "Selection",
-    "card_of",
-    "choose",
-    "configure",
-    "default_path",
-    "enabled",
-    "forget",
-    "kernel_for",
-    "mode",
-    "on_this_device",
-    "problem",
-    "settle",
-    "shipped",
-    "state",
-]
+__all__ = _public_names(globals())

@@ -77,7 +77,7 @@ class Entry:
 
 
 def card_of(device: Device) -> Card:
-    """What is measured on."""
+    """Name what is measured on: the card, its capability and driver."""
     if device.kind != "cuda":
         capability = int(os.environ.get("PYCONVNET_EMULATOR_CAPABILITY", "90"))
         return Card(device.kind, f"{capability // 10}.{capability % 10}", "none")
@@ -94,7 +94,7 @@ def _cuda_card(device: Device) -> Card:
 
 
 def _driver(runtime: Any) -> str:
-    """The driver's own version, or else the CUDA version it brings."""
+    """Read the driver's own version, or else the CUDA version it brings."""
     with contextlib.suppress(OSError):
         found = re.search(r"Kernel Module\s.*?(\d+\.[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
         if found:
@@ -104,7 +104,7 @@ def _driver(runtime: Any) -> str:
 
 
 def default_path() -> Path:
-    """``PYCONVNET_TUNE_CACHE``, or tuning.json where the platform keeps caches."""
+    """Return ``PYCONVNET_TUNE_CACHE``, or tuning.json where the platform keeps caches."""
     named = os.environ.get("PYCONVNET_TUNE_CACHE")
     if named:
         return Path(named).expanduser()
@@ -127,7 +127,7 @@ class SchemaError(CacheError):
 
 
 def parse(text: str, source: str) -> list[Entry]:
-    """The entries of a file's text.
+    """Parse a file's text into its entries.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _entry(item: Any, source: str) -> Entry:
 
 
 def text_of(entries: Iterable[Entry]) -> str:
-    """A file's text: ordered, one entry a line."""
+    """Write entries as a file's text: ordered, one entry a line."""
     lines = [json.dumps(asdict(entry)) for entry in sorted(entries, key=lambda entry: entry.key)]
     body = ",\n  ".join(lines)
     head = f'{{\n "schema": {SCHEMA},\n "about": {json.dumps(_ABOUT)},\n "entries": ['
@@ -169,7 +169,7 @@ def text_of(entries: Iterable[Entry]) -> str:
 
 @functools.cache
 def shipped() -> tuple[Entry, ...]:
-    """What comes with the package, measured on cards that the project has had in its hands."""
+    """Read what comes with the package, measured on cards that the project has had in its hands."""
     found: list[Entry] = []
     folder = importlib.resources.files("pyconvnet.ops.tuning") / "shipped"
     if folder.is_dir():
@@ -278,7 +278,7 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only one process at a time reads and writes. On systems without ``flock`` the last one wins."""
+        """Let one process at a time read and write. On systems without ``flock`` the last one wins."""
         with naming(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path.with_name(f"{self.path.name}.lock")):

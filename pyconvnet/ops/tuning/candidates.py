@@ -1,6 +1,6 @@
 """Which kernels of a call are worth timing. Each rule says why it may drop what it drops.
 
-Without rules a weight gradient of AlexNet has some 10 kernels in 4 or more numbers of pieces each; with them
+Without rules a weight gradient of AlexNet has some 10 kernels in 4 or more numbers of splits each; with them
 between 3 and 20 are left, among which the model's estimates are too close, or too coarse, to tell.
 """
 
@@ -17,25 +17,25 @@ GENERIC = ("_generic", "_any")
 #: rates) is not expected to make up a factor of 4.
 COST_FACTOR = 4.0
 
-#: A piece of a cut sum is at least so many terms: one step of 32 for each of the 4 stages of the longest
+#: A split of a sum is at least so many terms: one step of 32 for each of the 4 stages of the longest
 #: pipeline. Shorter ones would fill the pipeline and end.
-MIN_PIECE = 128
+MIN_SPLIT_TERMS = 128
 
-#: Scratch memory for pieces. Writing and reading it back takes about 0.1 ms per 256 MB on the fastest cards,
-#: as long as a layer.
-MAX_PIECES_BYTES = 256 << 20
+#: Scratch memory for the splits' sums. Writing and reading it back takes about 0.1 ms per 256 MB on the
+#: fastest cards, as long as a layer.
+MAX_SPLITS_BYTES = 256 << 20
 
 #: At most so many, the estimate's best: the time for one shape has to end.
 MOST = 24
 
 
 def candidates(call: Any) -> list[str]:
-    """Names of kernels to time, the heuristic's choice first.
+    """Name the kernels to time, the heuristic's choice first.
 
     Parameters
     ----------
     call : :class:`pyconvnet.ops.launch.Launch`
-        ``rows`` are the kernels that apply, in the heuristic's order; ``costs(pieces)`` their estimates, or
+        ``rows`` are the kernels that apply, in the heuristic's order; ``costs(splits)`` their estimates, or
         nothing where the table has none.
     """
     names = [name for name, _ in call.rows]
@@ -45,7 +45,7 @@ def candidates(call: Any) -> list[str]:
         return kept
     estimates = {name: costs[name] for name in kept if name in costs}
     for name in list(estimates):
-        estimates |= _cuts(call, name)
+        estimates |= _other_splits(call, name)
     least = min(estimates.values())
     near = {name for name, cost in estimates.items() if cost <= COST_FACTOR * least}
     order = [name for name in kept if name not in estimates]  # libraries, which the model does not know
@@ -58,20 +58,20 @@ def _without_generic(names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith(GENERIC)] or names[:1]
 
 
-def _cuts(call: Any, name: str) -> dict[str, float]:
-    """The same kernel with its sums cut into other numbers of pieces than the one it finds by itself: whole,
-    half as many, twice as many. More blocks fill the card, fewer leave less to add up; how much depends on
+def _other_splits(call: Any, name: str) -> dict[str, float]:
+    """Estimate a kernel with other numbers of splits than the one it finds by itself: none, half as many,
+    twice as many. More blocks fill the card, fewer leave less to add up; how much depends on
     the number of multiprocessors, which the heuristic does not look at.
     """
-    found = call.pieces(name)
+    found = call.splits(name)
     if found is None:
         return {}
     result = {}
-    for pieces in sorted({1, found // 2, 2 * found} - {0, found}):
-        if pieces > 1 and call.terms // pieces < MIN_PIECE:
+    for splits in sorted({1, found // 2, 2 * found} - {0, found}):
+        if splits > 1 and call.terms // splits < MIN_SPLIT_TERMS:
             continue
-        nbytes = call.workspace_bytes(name, pieces)
-        if nbytes is None or nbytes > MAX_PIECES_BYTES:
-            continue  # the kernel cannot be cut so
-        result[f"{name}/{pieces}"] = call.costs(pieces)[name]
+        nbytes = call.workspace_bytes(name, splits)
+        if nbytes is None or nbytes > MAX_SPLITS_BYTES:
+            continue  # the kernel cannot split so
+        result[f"{name}/{splits}"] = call.costs(splits)[name]
     return result

@@ -80,7 +80,7 @@ class Choice:
 
 
 def problem(call: Any) -> str:
-    """A call's problem in one line: what a choice holds for, on one card."""
+    """Name a call's problem in one line: what a choice holds for, on one card."""
     return f"{call.op} {call.key} {call.precision}"
 
 
@@ -108,7 +108,7 @@ _state, _memory = _State(), _Memory()
 
 
 def mode() -> str:
-    """``PYCONVNET_TUNE``: "0", "1" or "read".
+    """Read ``PYCONVNET_TUNE``: "0", "1" or "read".
 
     Raises
     ------
@@ -122,7 +122,7 @@ def mode() -> str:
 
 
 def seconds_per_problem() -> float:
-    """``PYCONVNET_TUNE_SECONDS``: how long the kernels of one problem are timed.
+    """Read ``PYCONVNET_TUNE_SECONDS``: how long the kernels of one problem are timed.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def seconds_per_problem() -> float:
 
 
 def positive(what: str, value: Any) -> float:
-    """A positive number, or text that is one.
+    """Return a positive number, or text that is one, as a float.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def forget() -> None:
 
 
 def cache() -> caches.Cache:
-    """The user's file, read once; :func:`forget` has it read again."""
+    """Return the user's file, read once; :func:`forget` has it read again."""
     with _memory.lock:
         if _memory.cache is None:
             _memory.cache = caches.Cache()
@@ -175,12 +175,12 @@ def cache() -> caches.Cache:
 
 
 def on_this_device(device: Device) -> bool:
-    """Whether kernels of a device are chosen by measuring: it has kernels, and a clock."""
+    """Tell whether kernels of a device are chosen by measuring: it has kernels, and a clock."""
     return device.ext is not None and (device.kind == "cuda" or _memory.timer is not event_timer)
 
 
 def enabled(device: Device) -> bool:
-    """Whether measured choices are used on a device, ``PYCONVNET_TUNE`` considered."""
+    """Tell whether measured choices are used on a device, ``PYCONVNET_TUNE`` considered."""
     return on_this_device(device) and mode() != "0"
 
 
@@ -188,7 +188,7 @@ def enabled(device: Device) -> bool:
 
 
 class Selection:
-    """The kernels of one plan: settled before its first step, and the same until its end.
+    """The kernels of one plan: chosen before its first step, and the same until its end.
 
     Parameters
     ----------
@@ -198,12 +198,12 @@ class Selection:
     """
 
     def __init__(self, kernels: Mapping[str, str] | None = None):
-        self.settled = kernels is not None and not kernels  # nothing is to be chosen
+        self.heuristic = kernels is not None and not kernels  # nothing is to be chosen
         self.kernels: dict[str, str] = dict(kernels or {})
         self.choices: dict[str, Choice] = {}
 
     def kernel(self, call: Any) -> str | None:
-        """What to run; None: the heuristic's choice. Never measures."""
+        """Return what to run; None: the heuristic's choice. Never measures."""
         if not self.kernels:
             return None
         key = problem(call)
@@ -213,8 +213,8 @@ class Selection:
         return kernel if kernel is not None and call.applies(kernel) else None
 
     def _of_another_batch(self, call: Any, key: str) -> str | None:
-        """Smaller batches, the last of an epoch say, are not measured: they take what the plan's own batch
-        takes, without its number of pieces where that is impossible.
+        """Take what the plan's own batch takes, without its number of splits where that is impossible:
+        smaller batches, the last of an epoch say, are not measured.
         """
         n, rest = _split_batch(key)
         others = [(abs(m - n), k) for k in self.kernels for m, r in [_split_batch(k)] if r == rest and m > n]
@@ -223,15 +223,15 @@ class Selection:
         kernel = self.kernels[min(others)[1]]
         return kernel if call.applies(kernel) else kernel.partition("/")[0]
 
-    def settle(self, calls: Mapping[str, Any], near: bool = False, progress: bool = False) -> None:
+    def choose(self, calls: Mapping[str, Any], near: bool = False, progress: bool = False) -> None:
         """Choose the kernels of problems that have none yet."""
         new = {key: call for key, call in calls.items() if key not in self.kernels}
-        for key, choice in settle(new, near=near, progress=progress).items():
+        for key, choice in choose_all(new, near=near, progress=progress).items():
             self.kernels[key], self.choices[key] = choice.kernel, choice
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Inside, calls of this thread run these kernels."""
+        """Let calls of this thread run these kernels inside."""
         before, _state.selection = _state.selection, self
         try:
             yield
@@ -240,13 +240,13 @@ class Selection:
 
 
 def _split_batch(key: str) -> tuple[int, str]:
-    """(examples, the rest) of a problem's text; (0, text) where it has none."""
+    """Split a problem's text into examples and the rest; (0, text) where it has none."""
     found = re.search(r" n=(\d+) ", key)
     return (int(found[1]), key[: found.start()] + key[found.end() :]) if found else (0, key)
 
 
-def settle(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict[str, Choice]:
-    """The choices for launches by problem; ``how``: see :func:`choose`."""
+def choose_all(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict[str, Choice]:
+    """Choose for launches by problem; ``how``: see :func:`choose`."""
     items: Iterable = calls.items()
     if progress and calls:
         from tqdm import tqdm
@@ -256,7 +256,7 @@ def settle(calls: Mapping[str, Any], progress: bool = False, **how: Any) -> dict
 
 
 def state(device: Device) -> Any:
-    """What the kernel of a problem depends on beside the problem: while this is the same, so is
+    """Return what the kernel of a problem depends on beside the problem: while this is the same, so is
     :func:`kernel_for`'s answer, but for what it cannot measure yet.
     """
     if _state.selection is not None:
@@ -270,7 +270,7 @@ def state(device: Device) -> Any:
 
 
 def kernel_for(call: Any) -> str | None:
-    """The kernel of a call that forces none; None: the heuristic's choice."""
+    """Return the kernel of a call that forces none; None: the heuristic's choice."""
     if _state.selection is not None:
         return _state.selection.kernel(call)
     if _state.busy or not enabled(call.dev):
@@ -291,7 +291,7 @@ def choose(
     near: bool = False,
     seconds: float | None = None,
 ) -> Choice:
-    """What runs for a call, from memory, from the files, or by measuring now.
+    """Choose what runs for a call: from memory, from the files, or by measuring now.
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ def _remembered(call: Any, card: caches.Card, store: caches.Cache) -> Choice | N
 
 
 def _near(call: Any, card: caches.Card, store: caches.Cache) -> Choice | None:
-    """The choice for the nearest other batch."""
+    """Find the choice for the nearest other batch."""
     n, rest = _split_batch(problem(call))
     found = []
     for source, entries in (("cache", store.entries.values()), ("shipped", caches.shipped())):
@@ -366,12 +366,12 @@ def _near(call: Any, card: caches.Card, store: caches.Cache) -> Choice | None:
 
 
 def _valid(entry: caches.Entry, call: Any) -> bool:
-    """Whether an entry speaks of the kernels of now: the same version, the same rows for this shape."""
+    """Tell whether an entry speaks of the kernels of now: the same version, the same rows for this shape."""
     return (entry.version, entry.rows) == (_version(), fingerprint(call)) and call.applies(entry.kernel)
 
 
 def fingerprint(call: Any) -> str:
-    """Of the kernels that apply to a call: an entry made when there were others is no longer of use."""
+    """Sum up which kernels apply to a call: an entry made when there were others is no longer of use."""
     return f"{zlib.crc32(' '.join(sorted(name for name, _ in call.rows)).encode()):08x}"
 
 

@@ -24,7 +24,7 @@ class Timer(Protocol):
     """A clock."""
 
     def round(self, works: Sequence[Work]) -> list[float]:
-        """Do each piece of work once; the seconds that each took."""
+        """Run each piece of work once; return the seconds that each took."""
 
 
 class EventTimer:
@@ -121,5 +121,5 @@ def measure(
 
 
 def event_timer(device: Device) -> Any:
-    """The clock that measures kernels on a device; None on the host, where kernels are not timed."""
+    """Make the clock that times kernels on a device; None on the host, where they are not timed."""
     return EventTimer(device) if device.kind == "cuda" else None

@@ -111,6 +111,36 @@ def test_relu_keeps_nan(kernel, device, run_on):
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
 
 
+# At most 8192 multiply-adds: the generic kernel makes them without a tile.
+FEW_OUTPUTS = [
+    Conv("a_plane", (1, 4, 4, 4), (4, 3, 3, 4), pad=((1, 1), (1, 1))),
+    Conv("odd_channels", (2, 5, 3, 3), (5, 3, 2, 3), (2, 1), ((2, 1), (0, 3))),
+    Conv("groups", (1, 4, 3, 8), (6, 2, 2, 4), pad=((1, 0), (0, 1)), groups=2),
+    Conv("a_row", (3, 1, 1, 250), (10, 1, 1, 250)),
+    Conv("one_term", (70, 1, 1, 1), (1, 1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("case", FEW_OUTPUTS, ids=str)
+def test_few_outputs_are_made_without_a_tile_and_have_its_bits(case, device, run_on):
+    """Channels that no tile takes are filled up with zeros, which change no sum."""
+    assert kernels("conv2d", case)[0] == "conv2d_fprop_generic"
+    p = problem(case)
+    x, w, fill = p.x.copy(), p.w.copy(), -case.w[3] % 4
+    x.flat[3::17], w.flat[::13] = (np.nan if case.groups == 1 else np.inf), -0.0
+    wide_x = np.pad(x.reshape(*x.shape[:3], case.groups, -1), [(0, 0)] * 4 + [(0, fill)])
+    wide_x, wide_w = wide_x.reshape(*x.shape[:3], -1), np.pad(w, [(0, 0)] * 3 + [(0, fill)])
+    with run_on(device):
+        for b in (None, device.asarray(p.b)):
+            for activation in (None, "relu"):
+                how = {"activation": activation, **case.options}
+                few = ops.conv2d(device.asarray(x), device.asarray(w), b, **how)
+                tile = ops.conv2d(
+                    *(device.asarray(a) for a in (wide_x, wide_w)), b, kernel="conv2d_fprop_tile32", **how
+                )
+                assert same_bits(device.to_numpy(few), device.to_numpy(tile))
+
+
 @functools.cache
 def _bits_in_plain_order(op: str, case: Conv, kernel: str) -> np.ndarray:
     devices.emulator().ext.configure()  # whatever schedule the caller's test runs under

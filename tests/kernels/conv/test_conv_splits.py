@@ -1,4 +1,4 @@
-"""``kernel="NAME/8"``: the number of pieces into which a convolution's sums are cut, chosen by the caller."""
+"""``kernel="NAME/8"``: the number of splits of a convolution's sums, chosen by the caller."""
 
 import functools
 
@@ -17,7 +17,7 @@ NAMES = ("first_overhang", "many_pixels", "many_channels", "many_groups", "odd_e
 PLAIN = devices.emulator().ext.flavour() == "plain"  # sanitized builds are some 30 times slower
 FEW = [case for case in CASES if case.name in NAMES]
 EPS = {"fp32": EPS32, "tf32": 2.0**-11, "fp32x3": EPS32}
-MOST = 9  # pieces tried
+MOST = 9  # splits tried
 
 
 def shape_of(op: str, case: Conv, precision: str):
@@ -30,14 +30,14 @@ def shape_of(op: str, case: Conv, precision: str):
 
 
 def listed(op: str, shape) -> dict[str, int]:
-    """{kernel: bytes of workspace} of a shape, pieces included."""
+    """{kernel: bytes of workspace} of a shape, splits included."""
     return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape))
 
 
 @functools.cache
 def possible(op: str, case: Conv, kernel: str, precision: str) -> list[int]:
     shape = shape_of(op, case, precision)
-    return [pieces for pieces in range(1, MOST + 1) if kernel in listed(op, shape.cut(pieces))]
+    return [splits for splits in range(1, MOST + 1) if kernel in listed(op, shape.cut(splits))]
 
 
 def rows() -> list:
@@ -52,27 +52,27 @@ def rows() -> list:
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(("op", "case", "kernel", "precision"), rows())
-def test_every_number_of_pieces(op, case, kernel, precision, device, run_on):
+def test_every_number_of_splits(op, case, kernel, precision, device, run_on):
     """The reference's result, in exactly the memory that was announced."""
     p, shape = problem(case), shape_of(op, case, precision)
     numbers = possible(op, case, kernel, precision)
     assert numbers[0] == 1
     whole = listed(op, shape.cut(1))[kernel]
-    piece = p.expected(op).size * 4
-    for pieces in numbers[:3] + numbers[-1:] if PLAIN else numbers[1:2]:
+    one = p.expected(op).size * 4
+    for splits in numbers[:3] + numbers[-1:] if PLAIN else numbers[1:2]:
         scratch = Scratch(device)
         with run_on(device):
-            result = compute(op, case, device, f"{kernel}/{pieces}", precision=precision, workspace=scratch)
+            result = compute(op, case, device, f"{kernel}/{splits}", precision=precision, workspace=scratch)
         assert_close(result, p.expected(op), p.terms[op], eps=EPS[precision])
         wanted = sum(scratch.requests)
-        assert wanted == listed(op, shape.cut(pieces))[kernel]
-        if not kernel.endswith("first_layer"):  # which pads its filters, so that a piece is larger
-            assert wanted == (pieces * piece if pieces > 1 else 0)
-        assert wanted - whole >= (pieces * piece if pieces > 1 else 0)
+        assert wanted == listed(op, shape.cut(splits))[kernel]
+        if not kernel.endswith("first_layer"):  # which pads its filters, so that a split is larger
+            assert wanted == (splits * one if splits > 1 else 0)
+        assert wanted - whole >= (splits * one if splits > 1 else 0)
 
 
 def test_rows_are_cut_and_how_finely():
-    """Not one number of pieces only: each kernel that sums enough terms can be cut, and unevenly."""
+    """Not one number of splits only: each kernel that sums enough terms can be cut, and unevenly."""
     for op in DIRECTIONS:
         cut = {
             kernel
@@ -90,8 +90,8 @@ def test_rows_are_cut_and_how_finely():
 def test_every_schedule_gives_the_same_bits(op, schedule):
     case = next(case for case in FEW if case.name == "many_channels")
     for kernel in kernels(op, case, precision="tf32")[:2]:
-        for pieces in possible(op, case, kernel, "tf32")[1:3]:
-            name = f"{kernel}/{pieces}"
+        for splits in possible(op, case, kernel, "tf32")[1:3]:
+            name = f"{kernel}/{splits}"
             with ops.on("emulator"):
                 result = compute(op, case, devices.emulator(), name, precision="tf32")
             assert same_bits(result, _plain(op, case, name)), name
@@ -125,7 +125,7 @@ def test_strided_input_gradients_are_not_cut():
     with ops.on("emulator"):
         whole = compute("conv2d_dgrad", case, devices.emulator(), f"{kernel}/1")
         assert same_bits(whole, compute("conv2d_dgrad", case, devices.emulator(), kernel))
-        with pytest.raises(ValueError, match=f"{kernel} cannot cut their sums into 2 pieces"):
+        with pytest.raises(ValueError, match=f"{kernel} cannot cut their sums into 2 splits"):
             compute("conv2d_dgrad", case, devices.emulator(), f"{kernel}/2")
 
 
@@ -144,8 +144,8 @@ def test_fully_connected_layers(op, device, run_on, rng):
     with run_on(device):
         placed = [device.asarray(v) for v in arrays]
         for kernel in [k for k in ops.kernels(op, x.shape, w.shape, device=device) if k != "cublas"][:3]:
-            for pieces in (1, 2, 4):
-                y = getattr(ops, op)(*placed, kernel=f"{kernel}/{pieces}")
+            for splits in (1, 2, 4):
+                y = getattr(ops, op)(*placed, kernel=f"{kernel}/{splits}")
                 assert_close(device.to_numpy(y), expected(), terms)
 
 
@@ -155,13 +155,13 @@ def test_fully_connected_layers(op, device, run_on, rng):
 @pytest.mark.parametrize(
     ("kernel", "error", "message"),
     [
-        ("conv2d_wgrad_tile32/5000", ValueError, "cannot cut their sums into 5000 pieces"),
-        ("conv2d_wgrad_tile32/0", ValueError, "NAME/PIECES with a positive number, got"),
-        ("conv2d_wgrad_tile32/-2", ValueError, "NAME/PIECES"),
-        ("conv2d_wgrad_tile32/", ValueError, "NAME/PIECES"),
-        ("conv2d_wgrad_tile32/2/3", ValueError, "NAME/PIECES"),
-        ("conv2d_wgrad_tile32/²", ValueError, "NAME/PIECES"),
-        ("conv2d_wgrad_tile32/99999999999", ValueError, "NAME/PIECES"),
+        ("conv2d_wgrad_tile32/5000", ValueError, "cannot cut their sums into 5000 splits"),
+        ("conv2d_wgrad_tile32/0", ValueError, "NAME/SPLITS with a positive number, got"),
+        ("conv2d_wgrad_tile32/-2", ValueError, "NAME/SPLITS"),
+        ("conv2d_wgrad_tile32/", ValueError, "NAME/SPLITS"),
+        ("conv2d_wgrad_tile32/2/3", ValueError, "NAME/SPLITS"),
+        ("conv2d_wgrad_tile32/²", ValueError, "NAME/SPLITS"),
+        ("conv2d_wgrad_tile32/99999999999", ValueError, "NAME/SPLITS"),
         ("nothing/2", ValueError, "'nothing' does not apply to these shapes; these do: "),
         (7, TypeError, "kernel must be a string, got int"),
     ],
@@ -191,6 +191,6 @@ def test_the_binding_refuses_what_cannot_be_cut():
 
 
 def test_the_suffix():
-    assert core.cut("op", None) == (None, 0)
-    assert core.cut("op", "a") == ("a", 0)
-    assert core.cut("op", "a/12") == ("a", 12)
+    assert core.parse_kernel("op", None) == (None, 0)
+    assert core.parse_kernel("op", "a") == ("a", 0)
+    assert core.parse_kernel("op", "a/12") == ("a", 12)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from pyconvnet.ops import tuning
+
 
 class FakeTimer:
-    """Does the work and answers scripted times.
+    """Answers scripted times; the work, which ``measure`` has done once before it asks, it does not do again.
 
     Parameters
     ----------
@@ -28,8 +32,22 @@ class FakeTimer:
             self.positions = {}  # another problem
         values = []
         for work in works:
-            work()
             position = self.positions.setdefault(work, len(self.positions))
             values.append(self.times(position, len(self.rounds)))
         self.rounds.append(values)
         return values
+
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch):
+    """``clock(times)`` makes kernels be measured by it, into a cache of the test's own."""
+    monkeypatch.setenv("PYCONVNET_TUNE", "1")
+    monkeypatch.setenv("PYCONVNET_TUNE_CACHE", str(tmp_path / "tuning.json"))
+
+    def start(times=None):
+        timer = FakeTimer(times)
+        tuning.configure(timer)
+        return timer
+
+    yield start
+    tuning.configure()

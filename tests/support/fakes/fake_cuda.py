@@ -167,6 +167,9 @@ class FakeArray:
         dots = () if any(i is ... for i in index) else (...,)  # an array, also where nothing is left of it
         return self._view(self._host[index + dots])
 
+    def __setitem__(self, index: Any, value: FakeArray) -> None:
+        value._computed("assign", lambda x: x, out=self[index])
+
     def reshape(self, *shape: Any) -> FakeArray:
         return self._view(self._host.reshape(*shape))
 
@@ -213,17 +216,14 @@ class FakeArray:
         m.xp.cuda.get_current_stream().synchronize()
         return self._host.copy()
 
-    def _computed(self, name: str, function: Callable, shape: tuple = ()) -> FakeArray:
-        """A new array that the device works out from this one."""
+    def _computed(self, name: str, function: Callable, shape: tuple = (), out: Any = None) -> FakeArray:
+        """What the device works out from this one, in a new array or in `out`."""
         m, host = self._machine, self._host
-        out = m.xp.empty(shape, np.asarray(function(host)).dtype)
+        out = m.xp.empty(shape, np.asarray(function(host)).dtype) if out is None else out
         into, touches = out._host, (m.touch(*self._span(), False), m.touch(*out._span(), True))
         stream = m.xp.cuda.get_current_stream().ptr
-        m.enqueue(stream, name, lambda: np.copyto(into, function(host)), touches)
+        m.enqueue(stream, name, lambda: np.copyto(into, function(host), "unsafe"), touches)
         return out
-
-    def astype(self, dtype: Any) -> FakeArray:
-        return self._computed(f"as {dtype}", lambda x: x.astype(dtype), self.shape)
 
     def all(self) -> FakeArray:
         return self._computed("all", np.all)

@@ -4,6 +4,8 @@ and which output may be which input. Tests spoil the calls, or lay their arrays 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,12 @@ from pyconvnet import ops
 
 def f32(*shape: int) -> np.ndarray:
     """Numbers between 1 and 2: right for every operation's floating arguments."""
-    return np.linspace(1, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    return _ramp(shape).copy()
+
+
+@functools.cache
+def _ramp(shape: tuple[int, ...]) -> np.ndarray:
+    return np.linspace(1, 2, math.prod(shape), dtype=np.float32).reshape(shape)
 
 
 def i32(*values: int) -> np.ndarray:

@@ -19,8 +19,13 @@ class Mutation:
     new: str
     plants: str
     tests: tuple[str, str]  # file, and the expression of pytest -k
-    rebuild: tuple[str, ...] = ()  # files to compile anew; default: the mutated one
+    rebuild: tuple[str, ...] = ()  # files to compile anew, or KERNEL.cu of a tile; default: the mutated one
     slow: bool = False
+
+    @property
+    def concerned(self) -> tuple[str, ...]:
+        """The files to compile with it."""
+        return self.rebuild or (self.file,)
 
     @property
     def family(self) -> str:
@@ -54,8 +59,8 @@ WGRAD = ("test_conv.py", "test_wgrad and tile64")
 SPLIT = ("test_conv.py", "test_wgrad and tile96")
 GROUPS = ("test_conv.py", "test_every_schedule_gives_the_same_bits and fprop_tile64 and (fwd or rev)")
 MMA = {op: ("test_conv_precision.py", f"test_kernel and {op}_mma64x64") for op in ("fprop", "dgrad", "wgrad")}
-MMA64 = {op: (f"conv/conv2d_{op}_mma64x64.cu",) for op in ("fprop", "dgrad", "wgrad")}
-TILE64 = {op: (f"conv/conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
+MMA64 = {op: (f"conv2d_{op}_mma64x64.cu",) for op in ("fprop", "dgrad", "wgrad")}
+TILE64 = {op: (f"conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 LAST_BARRIER = "    }\n    __syncthreads();\n  }\n}"
 
 MUTATIONS = [
@@ -77,8 +82,8 @@ MUTATIONS = [
         "for (int s = 1; s < splits; ++s)",
         "one piece of a split reduction lost",
         SPLIT,
-        # add_pieces is the same function in every file; the linker takes the first.
-        ("conv/conv2d_dgrad_generic.cu",),
+        # add_pieces is the same function in every file; the linker takes the planted one, which comes first.
+        ("conv2d_wgrad_tile96.cu",),
     ),
     Mutation(
         "conv/fprop.h",

@@ -5,7 +5,7 @@ MMA = {
     for op in ("fprop", "dgrad", "wgrad")
 }
 SCHEDULES = ("test_conv_bf16.py", "test_every_schedule and fprop_mma64x64")
-MMA64 = {op: (f"conv/conv2d_{op}_mma64x64_bf16.cu",) for op in ("fprop", "dgrad", "wgrad")}
+MMA64 = {op: (f"conv2d_{op}_mma64x64_bf16.cu",) for op in ("fprop", "dgrad", "wgrad")}
 FIRST_LAYER = ("test_conv_bf16.py", "test_kernel and emulator and first_layer and fprop")
 
 #: What a Mutation is made of, in its order.

@@ -2,7 +2,7 @@
 
 MASKED = ("test_masked_dgrad.py", "test_conv2d_dgrad and (tile64 or mma64x64 or generic)")
 DROPOUT = ("test_bias_relu_dropout.py", "test_it_is_the_three_after_each_other and emulator")
-TILE64, MMA64 = ("conv/conv2d_dgrad_tile64.cu",), ("conv/conv2d_dgrad_mma64x64.cu",)
+TILE64, MMA64 = ("conv2d_dgrad_tile64.cu",), ("conv2d_dgrad_mma64x64.cu",)
 
 #: What a Mutation is made of, in its order.
 BUGS = [
@@ -38,7 +38,7 @@ BUGS = [
         "mask_part<VEC>(epilogue.mask, sum, i % cols, count, true)",
         "mask of the first row, after a split reduction",
         MASKED,
-        # add_pieces is the same function in every file; the linker takes the first.
+        # add_pieces is the same function in every file; the linker takes the planted one, which comes first.
         ("conv/conv2d_dgrad_generic.cu",),
         True,
     ),

@@ -1,0 +1,176 @@
+"""Where a run stands: what of it is restored, saved, and told when it goes wrong."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.devices import Device
+from ..data import Statistics, statistics
+from ..network.network import Network
+from ..network.preprocessing import Preprocessing
+from ..plan.plan import Plan
+from ..trained import checkpoint
+from ..trained.model import Model, read_only
+from . import resume as resuming
+from .figures import Figures
+from .log import Log
+from .ranks import Ranks
+from .resume import Saved
+from .run import LAST, NonFiniteLossError, warn_on_error
+from .settings import Settings
+
+
+class RunState:
+    """What a run works with, and how far it is; a checkpoint holds the latter.
+
+    Parameters
+    ----------
+    network : Network
+    train_set, validation_set : Dataset, Dataset or None
+    settings : Settings
+    devices : list of Device
+    out : Path
+    saved : Saved or None
+        The run to go on with.
+    ranks : Ranks
+        The processes that train together.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Done so far.
+    examples : int
+        Of the current epoch, done.
+    seconds : float
+        Of the current epoch, in earlier sessions too.
+    history : list of dict
+        A record an epoch.
+    """
+
+    #: Made by the class that runs it.
+    plan: Plan
+    preprocessing: Preprocessing
+    statistics: Statistics | None
+    figures: Figures
+    log: Log
+    check_every: int  # steps, of which the last is checked for a loss that is not finite
+
+    def __init__(
+        self,
+        network: Network,
+        train_set: Any,
+        validation_set: Any,
+        settings: Settings,
+        devices: list[Device],
+        out: Path,
+        saved: Saved | None,
+        ranks: Ranks,
+    ):
+        self.network, self.train_set, self.validation_set = network, train_set, validation_set
+        self.settings, self.out, self.saved = settings, out, saved
+        self.devices, self.ranks = devices, ranks
+        self.epoch = self.step = self.examples = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def _statistics(self) -> Statistics | None:
+        if not self.settings.augmentation.needs_statistics():
+            return None
+        if self.saved is not None:
+            return self.saved.statistics
+        return statistics(
+            self.train_set,
+            workers=self.settings.workers,
+            progress=self.settings.progress and self.ranks.main,
+            share=(self.ranks.rank, self.ranks.size),
+            add_up=self.ranks.sum,
+        )
+
+    def _check_data(self, saved: Saved) -> None:
+        told = saved.state["data"]
+        for kind, now in self._fingerprints().items():
+            images = len(self.train_set) if kind == "train" else None
+            if told.get(kind, now) != now or images not in (None, told["images"]):
+                word = "training" if kind == "train" else kind
+                raise ValueError(f"train: these are not the {word} images of the run in {saved.path}")
+
+    def _fingerprints(self) -> dict[str, str | None]:
+        sets = {"train": self.train_set, "validation": self.validation_set}
+        return {kind: None if data is None else data.fingerprint() for kind, data in sets.items()}
+
+    def _restore(self, saved: Saved) -> None:
+        state, sums = saved.state, saved.sums
+        self.plan.set_momenta(saved.momenta)
+        self.plan.set_metrics(sums if self.ranks.main else np.zeros_like(sums))  # one rank carries on all's
+        self.epoch, self.examples, self.step = state["epoch"], state["examples"], state["step"]
+        self.plan.steps = self.step
+        self.history, self.seconds = state["history"], state["seconds"]
+        with checkpoint.damage(saved.path):
+            if self.settings.schedule.describe() == state["options"]["schedule"]:
+                self.settings.schedule.restore(state["schedule"])
+                return
+        for record in self.history:  # a new schedule sees what its predecessor saw
+            self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
+
+    def _model(self) -> Model:
+        info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
+        if self.history:
+            info["last_epoch"] = self.history[-1]
+        parameters, data = read_only(self.plan.get_parameters()), self.train_set
+        names, given = list(data.classes), data.class_names_given
+        return Model(self.network, parameters, self.preprocessing, names, info, given)
+
+    def _save(self, reason: str) -> None:
+        """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
+        model = self._model()
+        momenta = self.plan.get_momenta()
+        for what, values in (("parameters", model.parameters), ("momenta", momenta)):
+            for name, value in values.items():
+                if not np.isfinite(value).all():
+                    node = self.network[name.partition(".")[0]]
+                    raise self._bad(f"the {what} of {node} ({name})")
+        if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
+            bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
+            self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
+        sums = self.figures.sums()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
+        if self.ranks.main:
+            self._write(reason, model, momenta, sums)
+
+    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
+        state: dict[str, Any] = {
+            "options": self.settings.describe(),
+            "epoch": self.epoch,
+            "examples": self.examples,
+            "step": self.step,
+            "seconds": self.seconds,
+            "schedule": self.settings.schedule.state(),
+            "history": self.history,
+            "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
+            "kernels": resuming.described(self.plan.kernels, self.devices[0]),
+        }
+        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
+        where = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
+        with warn_on_error("the log does not tell of the checkpoint"):
+            self.log.write("checkpoint", **where, file=LAST, reason=reason)
+
+    def _bad(self, where: str, loss: float | None = None) -> BaseException:
+        what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
+        text = (
+            f"{what} at epoch {self.epoch + 1}, step {self.step + 1}: first bad: {where}. "
+            f"The last good checkpoint is {self.out / LAST}. "
+            f"A lower learning rate than {self.settings.lr:g} may help."
+        )
+        if self.check_every > 1:
+            text += (
+                f" Only every {self.check_every}th step is checked on this device: the layer may be a later "
+                "victim. Set PYCONVNET_SYNC=1 and resume to check every step."
+            )
+        error = NonFiniteLossError(text)
+        with warn_on_error("the log does not tell of the end"):
+            self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
+        return self.ranks.shared(error)

@@ -1,0 +1,21 @@
+"""What takes longer than most runs to train and few tests look at: pictures, and waiting for the disk."""
+
+import pytest
+
+
+@pytest.fixture
+def drawing():
+    """Asked for by a test that wants a run's pictures."""
+
+
+@pytest.fixture(autouse=True)
+def quick(request):
+    """Train without pictures, unless the test asks for ``drawing``; leave the disk to the system, which a
+    process that is killed does not disturb.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        if "drawing" not in request.fixturenames:
+            patch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
+            patch.setattr("pyconvnet.cli.main._pictures", lambda run, data: [])
+        yield
