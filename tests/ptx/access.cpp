@@ -22,20 +22,32 @@ std::string hex(uint64_t v) {
 Space space_of(uint64_t address, uint64_t* window) {
   *window = 0;
   switch (address >> 56) {
-    case 0: return Space::kGlobal;
-    case SHARED_WINDOW >> 56: *window = SHARED_WINDOW; return Space::kShared;
-    case LOCAL_WINDOW >> 56: *window = LOCAL_WINDOW; return Space::kLocal;
-    case PARAM_WINDOW >> 56: *window = PARAM_WINDOW; return Space::kParam;
-    default: return Space::kGeneric;
+    case 0:
+      return Space::kGlobal;
+    case SHARED_WINDOW >> 56:
+      *window = SHARED_WINDOW;
+      return Space::kShared;
+    case LOCAL_WINDOW >> 56:
+      *window = LOCAL_WINDOW;
+      return Space::kLocal;
+    case PARAM_WINDOW >> 56:
+      *window = PARAM_WINDOW;
+      return Space::kParam;
+    default:
+      return Space::kGeneric;
   }
 }
 
 const std::vector<Extent>& extents_of(const Block& block, Space space) {
   switch (space) {
-    case Space::kShared: return block.shared;
-    case Space::kLocal: return block.local;
-    case Space::kParam: return block.param;
-    default: return block.global;
+    case Space::kShared:
+      return block.shared;
+    case Space::kLocal:
+      return block.local;
+    case Space::kParam:
+      return block.param;
+    default:
+      return block.global;
   }
 }
 
@@ -58,12 +70,14 @@ const std::vector<Extent>& extents_of(const Block& block, Space space) {
 void place_lane(Warp& w, int lane, Space space, uint64_t address, size_t bytes, bool write, Places& p) {
   uint64_t window = 0;
   if (space == Space::kGeneric) space = space_of(address, &window);
-  const Extent* e = space == Space::kGeneric ? nullptr : w.block.find(extents_of(w.block, space), address - window);
+  const Extent* e =
+      space == Space::kGeneric ? nullptr : w.block.find(extents_of(w.block, space), address - window);
   if (!e || address - window + bytes > e->end) outside(w, lane, space, address - window, bytes, write);
   if (write && !e->writable) w.fault(lane, "writes " + std::string(e->name) + ", which is read-only");
   const uint64_t at = address - window + e->stride * static_cast<uint64_t>(lane);
   p.one[lane].data = reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->data));
-  p.one[lane].shadow = e->has_shadow ? reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->shadow)) : nullptr;
+  p.one[lane].shadow =
+      e->has_shadow ? reinterpret_cast<uint8_t*>(at + static_cast<uint64_t>(e->shadow)) : nullptr;
   p.has_shadow |= e->has_shadow;
   p.global |= space == Space::kGlobal || space == Space::kConst;
 }
@@ -147,7 +161,8 @@ void place(Warp& w, const Instr& in, Space space, size_t bytes, bool write, Plac
 
 Range range_of(Warp& w, int lane, Space space, uint64_t address, size_t bytes, size_t align, bool write) {
   if (address % align) {
-    w.fault(lane, "misaligned access: address " + hex(address) + " is not a multiple of " + std::to_string(align));
+    w.fault(lane,
+            "misaligned access: address " + hex(address) + " is not a multiple of " + std::to_string(align));
   }
   Places p;
   place_lane(w, lane, space, address, bytes, write, p);
@@ -164,7 +179,9 @@ using Held = std::conditional_t<WIDE, std::conditional_t<std::is_signed_v<T>, in
 
 template <size_t BYTES>
 bool all_lanes_written(const uint64_t* at, uint64_t to_shadow) {
-  using Word = std::conditional_t<BYTES >= 8, uint64_t, std::conditional_t<BYTES == 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>>;
+  using Word = std::conditional_t<
+      BYTES >= 8, uint64_t,
+      std::conditional_t<BYTES == 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>>;
   Word all = static_cast<Word>(~Word{0});
   for (int i = 0; i < LANES; ++i) {
     for (size_t k = 0; k < BYTES; k += sizeof(Word)) {
@@ -191,7 +208,8 @@ void load(Warp& w, const Instr& in) {
       for (int k = 0; shadow && k < COUNT; ++k) {
         if (all_written(shadow + k * sizeof(T), sizeof(T))) continue;
         ok[k] &= ~BIT[i];
-        w.note_undefined(i, "bytes at " + hex(p.at[i] + k * sizeof(T)) + " that nothing has written, or a copy not waited for");
+        w.note_undefined(i, "bytes at " + hex(p.at[i] + k * sizeof(T)) +
+                                " that nothing has written, or a copy not waited for");
       }
     });
   }
@@ -237,14 +255,16 @@ void store(Warp& w, const Instr& in) {
   const bool every_lane = w.active == ALL && !p.mixed;
   const uint64_t to_data = p.to_data, to_shadow = p.to_shadow;
   if (every_lane) {
-    for (int i = 0; i < LANES; ++i) std::memcpy(reinterpret_cast<uint8_t*>(p.at[i] + to_data), values[i], BYTES);
+    for (int i = 0; i < LANES; ++i)
+      std::memcpy(reinterpret_cast<uint8_t*>(p.at[i] + to_data), values[i], BYTES);
   } else {
     each(w.active, [&](int i) { std::memcpy(p.data(i), values[i], BYTES); });
   }
   if (!p.has_shadow) return;
   const uint8_t state = w.code.proxies && !p.global ? UNFENCED : WRITTEN;
   if (every_lane && every == ALL) {
-    for (int i = 0; i < LANES; ++i) std::memset(reinterpret_cast<uint8_t*>(p.at[i] + to_shadow), state, BYTES);
+    for (int i = 0; i < LANES; ++i)
+      std::memset(reinterpret_cast<uint8_t*>(p.at[i] + to_shadow), state, BYTES);
   } else {
     each(w.active, [&](int i) {
       uint8_t* shadow = p.shadow(i);
@@ -274,10 +294,14 @@ Handler find(const std::string& type, size_t count, bool loads, bool wide) {
     return pick<T, false>(count, loads);
   };
   switch (type_bits(type)) {
-    case 8: return type == "s8" ? of(int8_t{}) : of(uint8_t{});
-    case 16: return type == "s16" ? of(int16_t{}) : of(uint16_t{});
-    case 32: return type == "s32" ? of(int32_t{}) : of(uint32_t{});
-    case 64: return of(uint64_t{});
+    case 8:
+      return type == "s8" ? of(int8_t{}) : of(uint8_t{});
+    case 16:
+      return type == "s16" ? of(int16_t{}) : of(uint16_t{});
+    case 32:
+      return type == "s32" ? of(int32_t{}) : of(uint32_t{});
+    case 64:
+      return of(uint64_t{});
   }
   return nullptr;
 }
@@ -325,7 +349,8 @@ void take_cache_hints(Form& form) {
   form.take_any({"cta", "cluster", "gpu", "sys"});
   form.take("nc");
   form.take_any({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
-  form.take_any({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"});
+  form.take_any(
+      {"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate"});
   form.take_any({"L2::64B", "L2::128B", "L2::256B"});
 }
 

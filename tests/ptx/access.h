@@ -8,8 +8,8 @@ namespace ptx {
 struct Places {
   alignas(64) uint64_t at[LANES];  // addresses in their space; idle lanes have an active one's
   bool has_shadow = false;
-  bool mixed = false;   // lanes in several allocations or spaces, or in local memory: `one` says where each is
-  bool global = false;  // some lane's bytes are in global memory
+  bool mixed = false;  // lanes in several allocations or spaces, or in local memory: `one` says where each is
+  bool global = false;                  // some lane's bytes are in global memory
   uint64_t to_data = 0, to_shadow = 0;  // from addresses, where not mixed
   struct One {
     uint8_t* data;

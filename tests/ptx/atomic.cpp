@@ -7,43 +7,63 @@ namespace {
 
 struct Add {
   template <class T>
-  static T f(T old, T b, T) { return static_cast<T>(old + b); }
+  static T f(T old, T b, T) {
+    return static_cast<T>(old + b);
+  }
 };
 struct Min {
   template <class T>
-  static T f(T old, T b, T) { return b < old ? b : old; }
+  static T f(T old, T b, T) {
+    return b < old ? b : old;
+  }
 };
 struct Max {
   template <class T>
-  static T f(T old, T b, T) { return b > old ? b : old; }
+  static T f(T old, T b, T) {
+    return b > old ? b : old;
+  }
 };
 struct And {
   template <class T>
-  static T f(T old, T b, T) { return old & b; }
+  static T f(T old, T b, T) {
+    return old & b;
+  }
 };
 struct Or {
   template <class T>
-  static T f(T old, T b, T) { return old | b; }
+  static T f(T old, T b, T) {
+    return old | b;
+  }
 };
 struct Xor {
   template <class T>
-  static T f(T old, T b, T) { return old ^ b; }
+  static T f(T old, T b, T) {
+    return old ^ b;
+  }
 };
 struct Inc {
   template <class T>
-  static T f(T old, T b, T) { return old >= b ? 0 : static_cast<T>(old + 1); }
+  static T f(T old, T b, T) {
+    return old >= b ? 0 : static_cast<T>(old + 1);
+  }
 };
 struct Dec {
   template <class T>
-  static T f(T old, T b, T) { return old == 0 || old > b ? b : static_cast<T>(old - 1); }
+  static T f(T old, T b, T) {
+    return old == 0 || old > b ? b : static_cast<T>(old - 1);
+  }
 };
 struct Exch {
   template <class T>
-  static T f(T, T b, T) { return b; }
+  static T f(T, T b, T) {
+    return b;
+  }
 };
 struct Cas {
   template <class T>
-  static T f(T old, T b, T c) { return old == b ? c : old; }
+  static T f(T old, T b, T c) {
+    return old == b ? c : old;
+  }
 };
 
 // Lane after lane; other blocks may be at the same word.
@@ -99,7 +119,8 @@ void decode_atomic(Form& form, Instr& in) {
   const Space space = take_space(form);
   form.take_any({"relaxed", "acquire", "release", "acq_rel"});
   form.take_any({"cta", "cluster", "gpu", "sys"});
-  const std::string op = form.take_any({"and", "or", "xor", "exch", "cas", "inc", "dec", "min", "max", "add"});
+  const std::string op =
+      form.take_any({"and", "or", "xor", "exch", "cas", "inc", "dec", "min", "max", "add"});
   const std::string type = form.take_type();
   const bool cas = op == "cas";
   form.arguments(static_cast<size_t>(1 + returns + 1 + cas));

@@ -7,23 +7,33 @@ namespace {
 
 struct And {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(a & b); }
+  static T f(T a, T b) {
+    return static_cast<T>(a & b);
+  }
 };
 struct Or {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(a | b); }
+  static T f(T a, T b) {
+    return static_cast<T>(a | b);
+  }
 };
 struct Xor {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(a ^ b); }
+  static T f(T a, T b) {
+    return static_cast<T>(a ^ b);
+  }
 };
 struct Not {
   template <class T>
-  static T f(T a) { return static_cast<T>(~a); }
+  static T f(T a) {
+    return static_cast<T>(~a);
+  }
 };
 struct Cnot {
   template <class T>
-  static T f(T a) { return a == 0; }
+  static T f(T a) {
+    return a == 0;
+  }
 };
 // Amounts beyond the width count as the width.
 struct Shl {
@@ -37,13 +47,17 @@ struct Shr {
   template <class T>
   static T f(T a, uint32_t n) {
     constexpr uint32_t width = 8 * sizeof(T);
-    return static_cast<T>(a >> (n < width ? n : std::is_signed_v<T> ? width - 1 : 0)) *
+    return static_cast<T>(a >> (n < width             ? n
+                                : std::is_signed_v<T> ? width - 1
+                                                      : 0)) *
            static_cast<T>(n < width || std::is_signed_v<T>);
   }
 };
 struct Popc {
   template <class T>
-  static uint32_t f(T a) { return static_cast<uint32_t>(__builtin_popcountll(a)); }
+  static uint32_t f(T a) {
+    return static_cast<uint32_t>(__builtin_popcountll(a));
+  }
 };
 struct Clz {
   template <class T>
@@ -98,8 +112,9 @@ template <class T>
 void bfi(Warp& w, const Instr& in) {
   const auto *a = row<T>(w, in.a), *b = row<T>(w, in.b);
   const auto *c = row<uint32_t>(w, in.c), *d = row<uint32_t>(w, in.list[0]);
-  define<T>(w, in.d, defined<T>(w, in.a) & defined<T>(w, in.b) & defined<uint32_t>(w, in.c) &
-                         defined<uint32_t>(w, in.list[0]));
+  define<T>(w, in.d,
+            defined<T>(w, in.a) & defined<T>(w, in.b) & defined<uint32_t>(w, in.c) &
+                defined<uint32_t>(w, in.list[0]));
   store_lanes<T>(w, in.d, [=](int i) { return insert_field<T>(get<T>(a, i), get<T>(b, i), c[i], d[i]); });
 }
 
@@ -271,8 +286,10 @@ void add_bits(std::map<std::string, Decode>& table) {
     const bool left = form.take("l"), wrap = form.take("wrap");
     if (left == form.take("r") || wrap == form.take("clamp") || form.take_type() != "b32") form.unknown();
     three_words(form, in,
-                left ? (wrap ? ternary<Shf<true, true>, uint32_t, uint32_t> : ternary<Shf<true, false>, uint32_t, uint32_t>)
-                     : (wrap ? ternary<Shf<false, true>, uint32_t, uint32_t> : ternary<Shf<false, false>, uint32_t, uint32_t>));
+                left ? (wrap ? ternary<Shf<true, true>, uint32_t, uint32_t>
+                             : ternary<Shf<true, false>, uint32_t, uint32_t>)
+                     : (wrap ? ternary<Shf<false, true>, uint32_t, uint32_t>
+                             : ternary<Shf<false, false>, uint32_t, uint32_t>));
   };
   table["prmt"] = [](Form& form, Instr& in) {
     if (form.peek() != "b32") form.unknown();

@@ -15,7 +15,9 @@ Block::Block(const Code& c, const Launch& l, const Options& o, const std::vector
     return static_cast<intptr_t>(reinterpret_cast<uintptr_t>(v.data()) - begin);
   };
   const auto object = [&](uint64_t begin, uint64_t size, const std::string& name) {
-    if (size) shared.push_back({begin, begin + size, place(shared_bytes, SHARED_BASE), place(shared_shadow, SHARED_BASE), 0, true, true, name.c_str()});
+    if (size)
+      shared.push_back({begin, begin + size, place(shared_bytes, SHARED_BASE),
+                        place(shared_shadow, SHARED_BASE), 0, true, true, name.c_str()});
   };
   for (const auto& s : code.shared) {
     if (!s.dynamic) object(s.address, s.bytes, s.name);
@@ -24,7 +26,8 @@ Block::Block(const Code& c, const Launch& l, const Options& o, const std::vector
   object(code.dynamic_begin, launch.dynamic_shared, dynamic);
   if (launch.param_bytes) {
     auto* data = static_cast<const uint8_t*>(launch.params);
-    param.push_back({0, launch.param_bytes, reinterpret_cast<intptr_t>(data), 0, 0, false, false, "the parameters"});
+    param.push_back(
+        {0, launch.param_bytes, reinterpret_cast<intptr_t>(data), 0, 0, false, false, "the parameters"});
   }
   const Dim3& n = launch.block;
   const auto threads = static_cast<int>(n.count());
@@ -38,7 +41,8 @@ Block::Block(const Code& c, const Launch& l, const Options& o, const std::vector
     warps.push_back(std::make_unique<Warp>(*this, i, left >= LANES ? ALL : BIT[left] - 1));
   }
   if (code.local_bytes) {
-    local.push_back({LOCAL_BASE, LOCAL_BASE + code.local_bytes, 0, 0, code.local_bytes, true, true, "local memory"});
+    local.push_back(
+        {LOCAL_BASE, LOCAL_BASE + code.local_bytes, 0, 0, code.local_bytes, true, true, "local memory"});
     local_bytes.assign(warps.size(), std::vector<uint8_t>(code.local_bytes * LANES));
     local_shadow = local_bytes;
   }
@@ -125,8 +129,11 @@ void Block::stuck() {
       continue;
     }
     one = w.get();
-    const int at = w->state == Warp::kBarrier || w->groups.empty() ? w->pc - !w->resumed : w->groups[0].pc - 1;
-    where += " warp " + std::to_string(w->index) + (w->state == Warp::kBarrier ? " waits in barrier " + std::to_string(w->barrier) : std::string(" tests in vain")) +
+    const int at =
+        w->state == Warp::kBarrier || w->groups.empty() ? w->pc - !w->resumed : w->groups[0].pc - 1;
+    where += " warp " + std::to_string(w->index) +
+             (w->state == Warp::kBarrier ? " waits in barrier " + std::to_string(w->barrier)
+                                         : std::string(" tests in vain")) +
              " at line " + std::to_string(code.instrs[static_cast<size_t>(std::max(at, 0))].line) + ";";
     w->pc = std::max(at, 0);
   }
@@ -140,11 +147,13 @@ void Block::arrive(Warp& w, int64_t id, int64_t threads, bool wait, bool again, 
   if (threads == 0 && !wait) w.fault(lane, "bar.arrive without a number of threads");
   if (threads == 0) threads = all;
   if (threads % LANES || threads > all) {
-    w.fault(lane, "barrier of " + std::to_string(threads) + " threads: no multiple of 32, or more than the block has");
+    w.fault(lane, "barrier of " + std::to_string(threads) +
+                      " threads: no multiple of 32, or more than the block has");
   }
   NamedBarrier& b = barriers[id];
   if (b.arrived && b.expected != threads) {
-    w.fault(lane, "barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads, where others said " + std::to_string(b.expected));
+    w.fault(lane, "barrier " + std::to_string(id) + " of " + std::to_string(threads) +
+                      " threads, where others said " + std::to_string(b.expected));
   }
   b.expected = static_cast<int>(threads);
   b.arrived += LANES;

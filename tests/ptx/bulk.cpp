@@ -1,12 +1,12 @@
 // bulk.cpp: cp.async.bulk.tensor, tiled and im2col
 //
-// A load that is late lands when no warp of the block can go on; until then its bytes are undefined. A store that is
-// late reads shared memory when its thread waits for the reading.
+// A load that is late lands when no warp of the block can go on; until then its bytes are undefined. A store
+// that is late reads shared memory when its thread waits for the reading.
 //
-// Rows of a box lie one after the other in shared memory; where they are swizzled, the width of the swizzle apart
-// (CUDA's programming guide: "if the swizzle width exceeds the inner dimension, ensure that the shared memory is
-// allocated to accommodate the full swizzle width"), and chunks of 16 bytes trade places by bits 7 to 9 of their
-// addresses.
+// Rows of a box lie one after the other in shared memory; where they are swizzled, the width of the swizzle
+// apart (CUDA's programming guide: "if the swizzle width exceeds the inner dimension, ensure that the shared
+// memory is allocated to accommodate the full swizzle width"), and chunks of 16 bytes trade places by bits 7
+// to 9 of their addresses.
 #include <cmath>
 
 #include "access.h"
@@ -27,7 +27,9 @@ void chunks(const Box& box, const BoxRow& row, F f) {
   }
 }
 uint8_t* shared_data(Block& b, uint64_t address) { return b.shared_bytes.data() + (address - SHARED_BASE); }
-uint8_t* shared_shadow(Block& b, uint64_t address) { return b.shared_shadow.data() + (address - SHARED_BASE); }
+uint8_t* shared_shadow(Block& b, uint64_t address) {
+  return b.shared_shadow.data() + (address - SHARED_BASE);
+}
 
 void land_load(Block& block, const Box& box) {
   std::vector<uint8_t> bytes, shadow;
@@ -70,7 +72,8 @@ void land_store(Warp& w, int lane, const Box& box) {
       for (size_t k = 0; k < n; ++k) {
         if (at + k < row.skip || at + k >= row.skip + row.copied) continue;
         const uint8_t state = *(shared_shadow(w.block, address) + k);
-        if (state == UNFENCED) w.fault(lane, "a bulk store reads what was written without fence.proxy.async after it");
+        if (state == UNFENCED)
+          w.fault(lane, "a bulk store reads what was written without fence.proxy.async after it");
         if (state != WRITTEN) w.fault(lane, "a bulk store reads shared bytes that nothing has written");
         const size_t to = at + k - row.skip;
         row.global[to] = *(shared_data(w.block, address) + k);
@@ -89,15 +92,18 @@ TensorMap map_of(Warp& w, int lane, uint64_t address) {
 }
 
 // A row from `first` (coordinate of dimension 0) on; inside: its other coordinates are.
-BoxRow row_of(Warp& w, int lane, const TensorMap& m, int64_t first, size_t elements, uint64_t offset, bool inside, bool write) {
+BoxRow row_of(Warp& w, int lane, const TensorMap& m, int64_t first, size_t elements, uint64_t offset,
+              bool inside, bool write) {
   BoxRow row;
   const int64_t extent = int64_t{m.dim[0]} + 1, size = m.element_bytes;
   row.bytes = elements * m.element_bytes;
-  const int64_t from = std::clamp<int64_t>(first, 0, extent), to = std::clamp<int64_t>(first + static_cast<int64_t>(elements), 0, extent);
+  const int64_t from = std::clamp<int64_t>(first, 0, extent),
+                to = std::clamp<int64_t>(first + static_cast<int64_t>(elements), 0, extent);
   if (!inside || from >= to) return row;
   row.skip = static_cast<size_t>((from - first) * size);
   row.copied = static_cast<size_t>((to - from) * size);
-  const Range r = range_of(w, lane, Space::kGlobal, m.base + offset + static_cast<uint64_t>(from * size), row.copied, 1, write);
+  const Range r = range_of(w, lane, Space::kGlobal, m.base + offset + static_cast<uint64_t>(from * size),
+                           row.copied, 1, write);
   row.global = r.data, row.shadow = r.shadow;
   return row;
 }
@@ -157,7 +163,8 @@ void transfer(Warp& w, const Instr& in) {
       return row<uint32_t>(w, o)[i];
     };
     for (int d = 0; d < rank; ++d) at[d] = static_cast<int32_t>(word(in.list[1 + d]));
-    for (int d = 0; im2col && d < rank - 2; ++d) offsets[d] = static_cast<uint16_t>(word(in.list[1 + rank + d]));
+    for (int d = 0; im2col && d < rank - 2; ++d)
+      offsets[d] = static_cast<uint16_t>(word(in.list[1 + rank + d]));
     const TensorMap m = map_of(w, i, maps[i]);
     if (m.rank != rank || m.im2col != im2col) w.fault(i, "the tensor map is of another rank or mode");
     if (im2col && at[0] < 0) w.fault(i, "a channel of an im2col copy is negative");
@@ -171,7 +178,9 @@ void transfer(Warp& w, const Instr& in) {
     for (size_t r = 0; r < box.rows.size(); ++r) {
       box.rows[r].shared = shared[i] + pitch * r;
       box.bytes += inner;
-      chunks(box, box.rows[r], [&](uint64_t address, size_t, size_t n) { range_of(w, i, Space::kShared, address, n, 1, load); });
+      chunks(box, box.rows[r], [&](uint64_t address, size_t, size_t n) {
+        range_of(w, i, Space::kShared, address, n, 1, load);
+      });
     }
     if (!load) {
       auto& groups = w.block.async->stores[w.index * LANES + i];
@@ -180,10 +189,13 @@ void transfer(Warp& w, const Instr& in) {
       return;
     }
     const auto b = w.block.async->mbarriers.find(barriers[i]);
-    if (b == w.block.async->mbarriers.end()) w.fault(i, "there is no initialised mbarrier at the address that the copy arrives at");
-    if (!b->second.visible) w.fault(i, "the mbarrier's initialisation has not been fenced for the asynchronous proxy");
+    if (b == w.block.async->mbarriers.end())
+      w.fault(i, "there is no initialised mbarrier at the address that the copy arrives at");
+    if (!b->second.visible)
+      w.fault(i, "the mbarrier's initialisation has not been fenced for the asynchronous proxy");
     box.barrier = barriers[i];
-    for (uint64_t k = 0; k < pitch * box.rows.size() && shared[i] + k - SHARED_BASE < w.block.shared_shadow.size(); ++k) {
+    for (uint64_t k = 0;
+         k < pitch * box.rows.size() && shared[i] + k - SHARED_BASE < w.block.shared_shadow.size(); ++k) {
       *shared_shadow(w.block, shared[i] + k) = UNDEFINED;
     }
     w.block.late() ? w.block.async->loads.push_back(std::move(box)) : land_load(w.block, box);
@@ -263,7 +275,8 @@ void decode_bulk(Form& form, Instr& in) {
   in.flags |= wide_barrier;
   for (const Arg& c : tensor.items[0].items) list.push_back(form.source(c, 32));
   if (im2col) {
-    if (form.args[3].items.size() != static_cast<size_t>(in.target - 2)) form.fail("an offset for each spatial dimension expected");
+    if (form.args[3].items.size() != static_cast<size_t>(in.target - 2))
+      form.fail("an offset for each spatial dimension expected");
     for (const Arg& o : form.args[3].items) list.push_back(form.source(o, 16));
   }
   in.list = form.list(list);

@@ -18,7 +18,7 @@ struct Mbarrier {
 // A row of a box: where it begins in shared memory, before swizzling, and in global memory.
 struct BoxRow {
   uint64_t shared = 0;
-  size_t bytes = 0;           // of the box
+  size_t bytes = 0;             // of the box
   size_t skip = 0, copied = 0;  // of them outside the tensor before, and inside
   uint8_t* global = nullptr;
   uint8_t* shadow = nullptr;  // of global memory; null: all written

@@ -42,12 +42,14 @@ const char* ptx_kernels(Machine* m) {
   for (const std::string& name : m->module->kernels()) text += name + "\n";
   return text.c_str();
 }
-// param_bytes, static_shared_bytes, dynamic_shared, local_bytes, max_threads, min_blocks, target; 0: no such kernel.
+// param_bytes, static_shared_bytes, dynamic_shared, local_bytes, max_threads, min_blocks, target; 0: no such
+// kernel.
 int ptx_info(Machine* m, const char* kernel, uint64_t* out) {
   const ptx::KernelInfo* k = m->module->kernel(kernel);
   if (!k) return 0;
-  const uint64_t values[] = {k->param_bytes, k->static_shared_bytes, k->dynamic_shared,             k->local_bytes,
-                             k->max_threads, k->min_blocks,          static_cast<uint64_t>(k->target)};
+  const uint64_t values[] = {
+      k->param_bytes, k->static_shared_bytes,          k->dynamic_shared, k->local_bytes, k->max_threads,
+      k->min_blocks,  static_cast<uint64_t>(k->target)};
   std::memcpy(out, values, sizeof values);
   return 1;
 }
@@ -69,8 +71,8 @@ void ptx_options(Machine* m, int async, int order, uint64_t seed, int threads, u
   m->options.threads = threads;
   m->options.max_instructions = max_instructions;
 }
-const char* ptx_run(Machine* m, const char* kernel, const uint32_t* grid, const uint32_t* block, uint64_t dynamic,
-                    const void* params, uint64_t param_bytes) {
+const char* ptx_run(Machine* m, const char* kernel, const uint32_t* grid, const uint32_t* block,
+                    uint64_t dynamic, const void* params, uint64_t param_bytes) {
   return guarded([&] {
     ptx::Launch l;
     l.grid = {grid[0], grid[1], grid[2]};

@@ -4,7 +4,8 @@
 namespace ptx {
 namespace {
 
-// The lanes each lane names; whether they are all here. Lanes may name different sets, of which each holds itself.
+// The lanes each lane names; whether they are all here. Lanes may name different sets, of which each holds
+// itself.
 bool members(Warp& w, const Instr& in, Operand o) {
   const Mask lacking = w.active & ~defined<uint32_t>(w, o);
   if (lacking) w.undefined("a set of lanes", lacking);
@@ -49,16 +50,25 @@ void shfl(Warp& w, const Instr& in) {
     int from = 0;
     bool in_range = false;
     switch (in.flags & 3) {
-      case kUp: from = lane - value, in_range = from >= most; break;
-      case kDown: from = lane + value, in_range = from <= most; break;
-      case kBfly: from = lane ^ value, in_range = from <= most; break;
-      default: from = least | (value & ~segment), in_range = from <= most; break;
+      case kUp:
+        from = lane - value, in_range = from >= most;
+        break;
+      case kDown:
+        from = lane + value, in_range = from <= most;
+        break;
+      case kBfly:
+        from = lane ^ value, in_range = from <= most;
+        break;
+      default:
+        from = least | (value & ~segment), in_range = from <= most;
+        break;
     }
     if (!in_range) from = lane;
     if (in_range) valid |= BIT[lane];
     const bool there = w.active & m[lane] & BIT[from];
     if (known & BIT[from] && there) ok |= BIT[lane];
-    if (!there) w.note_undefined(lane, "shfl reads lane " + std::to_string(from) + ", which does not take part");
+    if (!there)
+      w.note_undefined(lane, "shfl reads lane " + std::to_string(from) + ", which does not take part");
     result[lane] = a[from];
   }
   define<uint32_t>(w, in.d, ok);
@@ -177,8 +187,8 @@ void redux(Warp& w, const Instr& in) {
   define<uint32_t>(w, in.d, ALL);
   store_lanes<uint32_t>(w, in.d, [&](int i) { return result[i]; });
 }
-#define PTX_REDUCTION(NAME, VALUE) \
-  struct NAME {                    \
+#define PTX_REDUCTION(NAME, VALUE)                              \
+  struct NAME {                                                 \
     static uint32_t f(uint32_t a, uint32_t b) { return VALUE; } \
   };
 PTX_REDUCTION(Add, a + b)
@@ -186,7 +196,7 @@ PTX_REDUCTION(MinU, a < b ? a : b)
 PTX_REDUCTION(MaxU, a > b ? a : b)
 PTX_REDUCTION(MinS, static_cast<int32_t>(a) < static_cast<int32_t>(b) ? a : b)
 PTX_REDUCTION(MaxS, static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b)
-PTX_REDUCTION(And, a & b)
+PTX_REDUCTION(And, a& b)
 PTX_REDUCTION(Or, a | b)
 PTX_REDUCTION(Xor, a ^ b)
 #undef PTX_REDUCTION
@@ -195,8 +205,11 @@ void decode_redux(Form& form, Instr& in) {
   const std::string op = form.take_any({"add", "min", "max", "and", "or", "xor"}), type = form.take_type();
   const bool is_signed = type == "s32", bits = type == "b32";
   if (!is_signed && !bits && type != "u32") form.unknown();
-  if (!bits) in.run = op == "add" ? redux<Add> : op == "min" ? (is_signed ? redux<MinS> : redux<MinU>)
-                    : op == "max" ? (is_signed ? redux<MaxS> : redux<MaxU>) : nullptr;
+  if (!bits)
+    in.run = op == "add"   ? redux<Add>
+             : op == "min" ? (is_signed ? redux<MinS> : redux<MinU>)
+             : op == "max" ? (is_signed ? redux<MaxS> : redux<MaxU>)
+                           : nullptr;
   if (bits) in.run = op == "and" ? redux<And> : op == "or" ? redux<Or> : op == "xor" ? redux<Xor> : nullptr;
   form.arguments(3);
   in.d = form.destination(form.args[0], 32);

@@ -7,26 +7,41 @@ namespace ptx {
 namespace {
 
 enum Comparison { EQ, NE, LT, LE, GT, GE, EQU, NEU, LTU, LEU, GTU, GEU, NUM, NANS };
-const char* const NAMES[] = {"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"};
+const char* const NAMES[] = {"eq",  "ne",  "lt",  "le",  "gt",  "ge",  "equ",
+                             "neu", "ltu", "leu", "gtu", "geu", "num", "nan"};
 enum Combination : uint32_t { kAlone, kAnd, kOr, kXor };
 
 template <Comparison C, class T>
 inline bool compare(T a, T b) {
   switch (C) {
-    case EQ: return a == b;
-    case NE: return a < b || a > b;  // false where one is NaN
-    case LT: return a < b;
-    case LE: return a <= b;
-    case GT: return a > b;
-    case GE: return a >= b;
-    case EQU: return !(a < b || a > b);
-    case NEU: return a != b;
-    case LTU: return !(a >= b);
-    case LEU: return !(a > b);
-    case GTU: return !(a <= b);
-    case GEU: return !(a < b);
-    case NUM: return a == a && b == b;
-    case NANS: return a != a || b != b;
+    case EQ:
+      return a == b;
+    case NE:
+      return a < b || a > b;  // false where one is NaN
+    case LT:
+      return a < b;
+    case LE:
+      return a <= b;
+    case GT:
+      return a > b;
+    case GE:
+      return a >= b;
+    case EQU:
+      return !(a < b || a > b);
+    case NEU:
+      return a != b;
+    case LTU:
+      return !(a >= b);
+    case LEU:
+      return !(a > b);
+    case GTU:
+      return !(a <= b);
+    case GEU:
+      return !(a < b);
+    case NUM:
+      return a == a && b == b;
+    case NANS:
+      return a != a || b != b;
   }
 }
 
@@ -63,15 +78,16 @@ template <class T, bool FTZ>
 Handler pick(int c) {
   constexpr bool real = std::is_floating_point_v<T>;
   static constexpr Handler handlers[] = {
-      setp<EQ, T, FTZ>, setp<NE, T, FTZ>, setp<LT, T, FTZ>, setp<LE, T, FTZ>, setp<GT, T, FTZ>, setp<GE, T, FTZ>,
-      setp<EQU, T, FTZ>, setp<NEU, T, FTZ>, setp<LTU, T, FTZ>, setp<LEU, T, FTZ>, setp<GTU, T, FTZ>,
-      setp<GEU, T, FTZ>, setp<NUM, T, FTZ>, setp<NANS, T, FTZ>};
+      setp<EQ, T, FTZ>,  setp<NE, T, FTZ>,  setp<LT, T, FTZ>,  setp<LE, T, FTZ>,  setp<GT, T, FTZ>,
+      setp<GE, T, FTZ>,  setp<EQU, T, FTZ>, setp<NEU, T, FTZ>, setp<LTU, T, FTZ>, setp<LEU, T, FTZ>,
+      setp<GTU, T, FTZ>, setp<GEU, T, FTZ>, setp<NUM, T, FTZ>, setp<NANS, T, FTZ>};
   return real || c <= GE ? handlers[c] : nullptr;
 }
 
 void decode_setp(Form& form, Instr& in) {
   std::string name = form.take_next();
-  static const std::map<std::string, std::string> unsigned_names = {{"lo", "lt"}, {"ls", "le"}, {"hi", "gt"}, {"hs", "ge"}};
+  static const std::map<std::string, std::string> unsigned_names = {
+      {"lo", "lt"}, {"ls", "le"}, {"hi", "gt"}, {"hs", "ge"}};
   const std::string type = form.take_type();
   if (unsigned_names.count(name) && type[0] == 'u') name = unsigned_names.at(name);
   int c = -1;

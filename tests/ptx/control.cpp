@@ -25,7 +25,8 @@ int64_t uniform(Warp& w, Operand o, const char* what) {
   return static_cast<int64_t>(v);
 }
 void arrive(Warp& w, const Instr& in, bool wait, bool again = false, int trues = 0) {
-  const int64_t id = uniform(w, in.a, "a barrier's number"), threads = uniform(w, in.b, "a barrier's number of threads");
+  const int64_t id = uniform(w, in.a, "a barrier's number"),
+                threads = uniform(w, in.b, "a barrier's number of threads");
   if (in.count > 1 && threads == 0) w.fault(first(w.active), "a barrier of 0 threads");
   w.block.arrive(w, id, threads, wait, again, trues);
 }
@@ -58,7 +59,8 @@ void decode_barrier(Form& form, Instr& in) {
   const bool bar = form.opcode() == "bar";
   form.take("cta");
   const std::string what = form.take_any({"sync", "arrive", "red", "warp"});
-  if (!bar && !form.take("aligned") && what != "red") form.unknown();  // barrier.sync: of lanes that may be apart
+  if (!bar && !form.take("aligned") && what != "red")
+    form.unknown();      // barrier.sync: of lanes that may be apart
   if (what == "warp") {  // bar.warp.sync: the lanes meet
     form.take("sync");
     form.arguments(1);
@@ -81,7 +83,8 @@ void decode_barrier(Form& form, Instr& in) {
     if (form.take_type() != (reduction == "popc" ? "u32" : "pred")) form.unknown();
     in.flags = reduction == "popc" ? kPopc : reduction == "and" ? kAnd : kOr;
     form.arguments(3, 4);
-    in.d = reduction == "popc" ? form.destination(form.args[0], 32) : form.predicate_destination(form.args[0]);
+    in.d =
+        reduction == "popc" ? form.destination(form.args[0], 32) : form.predicate_destination(form.args[0]);
     in.c = form.predicate(form.args.back());
     if (form.args.back().negated) in.flags |= 8;
     next = 1;

@@ -31,9 +31,12 @@ struct FromDouble {
 // ---- floating-point numbers to integers: rounded, clamped; NaN is 0 ----
 template <class T, char MODE>
 T rounded(T x) {
-  if constexpr (MODE == 'n') return std::is_same_v<T, float> ? __builtin_nearbyintf(static_cast<float>(x)) : __builtin_nearbyint(x);
-  if constexpr (MODE == 'z') return std::is_same_v<T, float> ? __builtin_truncf(static_cast<float>(x)) : __builtin_trunc(x);
-  if constexpr (MODE == 'm') return std::is_same_v<T, float> ? __builtin_floorf(static_cast<float>(x)) : __builtin_floor(x);
+  if constexpr (MODE == 'n')
+    return std::is_same_v<T, float> ? __builtin_nearbyintf(static_cast<float>(x)) : __builtin_nearbyint(x);
+  if constexpr (MODE == 'z')
+    return std::is_same_v<T, float> ? __builtin_truncf(static_cast<float>(x)) : __builtin_trunc(x);
+  if constexpr (MODE == 'm')
+    return std::is_same_v<T, float> ? __builtin_floorf(static_cast<float>(x)) : __builtin_floor(x);
   return std::is_same_v<T, float> ? __builtin_ceilf(static_cast<float>(x)) : __builtin_ceil(x);
 }
 template <class D, class S, char MODE, bool FTZ>
@@ -161,7 +164,8 @@ void integers(const Conversion& c, Instr& in) {
 }
 void from_double(const Conversion& c, Instr& in) {
   with_any_integer(c.to, [&](auto d) {
-    with_any_integer(c.from, [&](auto s) { in.run = unary<FromDouble<decltype(d), decltype(s)>, decltype(d), uint64_t>; });
+    with_any_integer(
+        c.from, [&](auto s) { in.run = unary<FromDouble<decltype(d), decltype(s)>, decltype(d), uint64_t>; });
   });
 }
 void to_integer(const Conversion& c, Instr& in) {
@@ -195,10 +199,16 @@ void reals(const Conversion& c, Instr& in) {
     with_flag(c.sat, [&](auto s) {
       constexpr bool Z = decltype(z)::value, SAT = decltype(s)::value;
       if (c.to == "f32" && c.from == "f32") {
-        if (whole) with_mode(c.mode, [&](auto m) { in.run = unary<ToWhole<float, decltype(m)::value, Z, SAT>, float, float>; });
+        if (whole)
+          with_mode(c.mode, [&](auto m) {
+            in.run = unary<ToWhole<float, decltype(m)::value, Z, SAT>, float, float>;
+          });
         if (c.mode.empty()) in.run = unary<Same<float, Z, SAT>, float, float>;
       } else if (c.to == "f64" && c.from == "f64") {
-        if (whole) with_mode(c.mode, [&](auto m) { in.run = unary<ToWhole<double, decltype(m)::value, false, SAT>, double, double>; });
+        if (whole)
+          with_mode(c.mode, [&](auto m) {
+            in.run = unary<ToWhole<double, decltype(m)::value, false, SAT>, double, double>;
+          });
         if (c.mode.empty()) in.run = unary<Same<double, false, SAT>, double, double>;
       } else if (c.to == "f64" && !whole) {
         in.run = unary<Real<double, float, Z, SAT>, double, float>;
@@ -238,7 +248,8 @@ void decode_cvt(Form& form, Instr& in) {
     form.fail("this conversion between registers of 64 bits is not known");
   }
   if (c.to == "tf32") {
-    if (c.mode == "rna" && c.from == "f32" && !c.ftz && !c.sat && !c.relu) in.run = unary<Tf32, uint32_t, float>;
+    if (c.mode == "rna" && c.from == "f32" && !c.ftz && !c.sat && !c.relu)
+      in.run = unary<Tf32, uint32_t, float>;
   } else if (is_small(c.to)) {
     const bool brain = c.to[0] == 'b';
     if (c.from != "f32" || c.ftz || c.sat) form.unknown();

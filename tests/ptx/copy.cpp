@@ -1,7 +1,7 @@
 // copy.cpp: cp.async of a few bytes a thread, and waiting for it
 //
-// Where a copy is late, its bytes are undefined until the thread that issued it has waited for its group, and its
-// source is read no earlier. Where it is early, both happens at once.
+// Where a copy is late, its bytes are undefined until the thread that issued it has waited for its group, and
+// its source is read no earlier. Where it is early, both happens at once.
 #include "access.h"
 
 namespace ptx {
@@ -41,7 +41,8 @@ void copy(Warp& w, const Instr& in) {
     const Mask lacking = w.active & ~defined<uint32_t>(w, in.c);
     if (lacking) w.undefined("how many bytes are copied", lacking);
     each(w.active, [&](int i) {
-      if (n[i] > in.bytes) w.fault(i, "copies " + std::to_string(n[i]) + " of " + std::to_string(in.bytes) + " bytes");
+      if (n[i] > in.bytes)
+        w.fault(i, "copies " + std::to_string(n[i]) + " of " + std::to_string(in.bytes) + " bytes");
       c.from_bytes[i] = static_cast<uint8_t>(n[i]);
       if (!n[i]) reading &= ~BIT[i];
     });
@@ -57,7 +58,8 @@ void copy(Warp& w, const Instr& in) {
       for (int i = 0; i < LANES; ++i) c.from[i] = from.data(i), c.from_shadow[i] = from.shadow(i);
     } else {
       each(reading, [&](int i) {
-        const Range r = range_of(w, i, static_cast<Space>(in.space), from.at[i], c.from_bytes[i], in.bytes, false);
+        const Range r =
+            range_of(w, i, static_cast<Space>(in.space), from.at[i], c.from_bytes[i], in.bytes, false);
         c.from[i] = r.data, c.from_shadow[i] = r.shadow;
       });
     }
@@ -110,7 +112,8 @@ void add_copy(std::map<std::string, Decode>& table) {
       in.imm = -1;
     } else {
       const std::string cache = form.take_any({"ca", "cg"});
-      if (cache.empty() || (!form.take("shared") && !form.take("shared::cta")) || !form.take("global")) form.unknown();
+      if (cache.empty() || (!form.take("shared") && !form.take("shared::cta")) || !form.take("global"))
+        form.unknown();
       form.take_any({"L2::64B", "L2::128B", "L2::256B"});
       form.arguments(3, 4);
       form.address(form.args[0], Space::kShared, in);
@@ -120,7 +123,8 @@ void add_copy(std::map<std::string, Decode>& table) {
       form.address(form.args[1], Space::kGlobal, in);
       in.flags |= wide;
       const int64_t bytes = form.immediate(form.args[2]);
-      if (bytes != 16 && (cache == "cg" || (bytes != 4 && bytes != 8))) form.fail("cp.async of " + std::to_string(bytes) + " bytes");
+      if (bytes != 16 && (cache == "cg" || (bytes != 4 && bytes != 8)))
+        form.fail("cp.async of " + std::to_string(bytes) + " bytes");
       in.bytes = static_cast<uint8_t>(bytes);
       if (form.args.size() == 4) {
         in.count = 1;

@@ -280,7 +280,8 @@ void lay_out(const Text& text, const Function& function, Code& code) {
   std::sort(named.begin(), named.end());
   std::vector<const Variable*> shared;
   for (const Variable& v : text.variables) {
-    if (v.space == Space::kShared && std::binary_search(named.begin(), named.end(), v.name)) shared.push_back(&v);
+    if (v.space == Space::kShared && std::binary_search(named.begin(), named.end(), v.name))
+      shared.push_back(&v);
   }
   uint64_t local = LOCAL_BASE;
   for (const std::string& name : function.local_order) {

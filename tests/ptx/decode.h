@@ -30,10 +30,11 @@ class Form {
   Operand source(const Arg& arg, int bits, bool wider = false);
   Operand real_source(const Arg& arg, const std::string& type);
   Operand any_source(const Arg& arg, const std::string& type, bool wider = false);
-  Operand predicate(const Arg& arg);              // a source; constants too
+  Operand predicate(const Arg& arg);  // a source; constants too
   Operand predicate_destination(const Arg& arg);
   Operand* list(const std::vector<Operand>& operands);
-  // An address: base register (or the constant 0) to in.a, the rest to in.imm, the width of the base to `wide`.
+  // An address: base register (or the constant 0) to in.a, the rest to in.imm, the width of the base to
+  // `wide`.
   void address(const Arg& arg, Space space, Instr& in);
   int64_t immediate(const Arg& arg) const;
   int label(const Arg& arg) const;  // the index of its instruction

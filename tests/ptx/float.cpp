@@ -10,15 +10,21 @@ namespace {
 
 struct Add {
   template <class T>
-  static T f(T a, T b) { return a + b; }
+  static T f(T a, T b) {
+    return a + b;
+  }
 };
 struct Sub {
   template <class T>
-  static T f(T a, T b) { return a - b; }
+  static T f(T a, T b) {
+    return a - b;
+  }
 };
 struct Mul {
   template <class T>
-  static T f(T a, T b) { return a * b; }
+  static T f(T a, T b) {
+    return a * b;
+  }
 };
 struct Fma {
   static float f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -26,7 +32,9 @@ struct Fma {
 };
 struct Div {
   template <class T>
-  static T f(T a, T b) { return a / b; }
+  static T f(T a, T b) {
+    return a / b;
+  }
 };
 struct DivApprox {  // 2 ulp for 2^-126 <= |b| <= 2^126; beyond, the quotient's scaling underflows
   static float f(float a, float b) {
@@ -37,7 +45,9 @@ struct DivApprox {  // 2 ulp for 2^-126 <= |b| <= 2^126; beyond, the quotient's 
 };
 struct Rcp {
   template <class T>
-  static T f(T a) { return T{1} / a; }
+  static T f(T a) {
+    return T{1} / a;
+  }
 };
 struct Sqrt {
   static float f(float a) { return __builtin_sqrtf(a); }
@@ -79,7 +89,9 @@ struct Extreme {
 template <bool MAX>
 struct ExtremeNan {
   template <class T>
-  static T f(T a, T b) { return a != a || b != b ? static_cast<T>(NAN) : Extreme<MAX>::f(a, b); }
+  static T f(T a, T b) {
+    return a != a || b != b ? static_cast<T>(NAN) : Extreme<MAX>::f(a, b);
+  }
 };
 
 template <class F, class T, bool FTZ, bool SAT>
@@ -95,7 +107,9 @@ struct Full {
     return x;
   }
   template <class... A>
-  static T f(A... a) { return out(F::f(in(a)...)); }
+  static T f(A... a) {
+    return out(F::f(in(a)...));
+  }
 };
 
 template <class F, class T, int SOURCES>
@@ -105,7 +119,8 @@ void arithmetic(Warp& w, const Instr& in) {
   if constexpr (SOURCES == 3) ternary<F, T, T>(w, in);
 }
 
-// Under a rounding mode other than to nearest. (The barriers keep the compiler from moving arithmetic across.)
+// Under a rounding mode other than to nearest. (The barriers keep the compiler from moving arithmetic
+// across.)
 template <Handler RUN>
 void directed(Warp& w, const Instr& in) {
   std::fesetround(static_cast<int>(in.flags));
@@ -117,7 +132,9 @@ void directed(Warp& w, const Instr& in) {
 
 template <class F, class T, int SOURCES>
 void choose(Form& form, Instr& in, bool ftz, bool sat, const std::string& rounding) {
-  in.flags = static_cast<uint32_t>(rounding == "rz" ? FE_TOWARDZERO : rounding == "rm" ? FE_DOWNWARD : FE_UPWARD);
+  in.flags = static_cast<uint32_t>(rounding == "rz"   ? FE_TOWARDZERO
+                                   : rounding == "rm" ? FE_DOWNWARD
+                                                      : FE_UPWARD);
   const bool nearest = rounding.empty() || rounding == "rn";
   if constexpr (std::is_same_v<T, float>) {
     const auto pick = [&](auto z, auto s) {
@@ -182,7 +199,9 @@ void extreme(Form& form, Instr& in) {
 // ---- signs: bits, not arithmetic ----
 struct Neg {
   template <class T>
-  static T f(T a) { return -a; }
+  static T f(T a) {
+    return -a;
+  }
 };
 struct Abs {
   static float f(float a) { return __builtin_fabsf(a); }

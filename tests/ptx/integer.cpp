@@ -20,11 +20,15 @@ using Wide = std::conditional_t<
 
 struct Add {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(static_cast<U<T>>(a) + static_cast<U<T>>(b)); }
+  static T f(T a, T b) {
+    return static_cast<T>(static_cast<U<T>>(a) + static_cast<U<T>>(b));
+  }
 };
 struct Sub {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(static_cast<U<T>>(a) - static_cast<U<T>>(b)); }
+  static T f(T a, T b) {
+    return static_cast<T>(static_cast<U<T>>(a) - static_cast<U<T>>(b));
+  }
 };
 struct AddSat {
   static int32_t f(int32_t a, int32_t b) {
@@ -40,23 +44,33 @@ struct SubSat {
 };
 struct MulLo {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>(static_cast<U<T>>(a) * static_cast<U<T>>(b)); }
+  static T f(T a, T b) {
+    return static_cast<T>(static_cast<U<T>>(a) * static_cast<U<T>>(b));
+  }
 };
 struct MulHi {
   template <class T>
-  static T f(T a, T b) { return static_cast<T>((static_cast<Wide<T>>(a) * static_cast<Wide<T>>(b)) >> (8 * sizeof(T))); }
+  static T f(T a, T b) {
+    return static_cast<T>((static_cast<Wide<T>>(a) * static_cast<Wide<T>>(b)) >> (8 * sizeof(T)));
+  }
 };
 struct MulWide {
   template <class T>
-  static Wide<T> f(T a, T b) { return static_cast<Wide<T>>(a) * static_cast<Wide<T>>(b); }
+  static Wide<T> f(T a, T b) {
+    return static_cast<Wide<T>>(a) * static_cast<Wide<T>>(b);
+  }
 };
 struct MadLo {
   template <class T>
-  static T f(T a, T b, T c) { return Add::f(MulLo::f(a, b), c); }
+  static T f(T a, T b, T c) {
+    return Add::f(MulLo::f(a, b), c);
+  }
 };
 struct MadHi {
   template <class T>
-  static T f(T a, T b, T c) { return Add::f(MulHi::f(a, b), c); }
+  static T f(T a, T b, T c) {
+    return Add::f(MulHi::f(a, b), c);
+  }
 };
 struct MadWide {
   template <class T>
@@ -66,19 +80,27 @@ struct MadWide {
 };
 struct Min {
   template <class T>
-  static T f(T a, T b) { return a < b ? a : b; }
+  static T f(T a, T b) {
+    return a < b ? a : b;
+  }
 };
 struct Max {
   template <class T>
-  static T f(T a, T b) { return a > b ? a : b; }
+  static T f(T a, T b) {
+    return a > b ? a : b;
+  }
 };
 struct Abs {
   template <class T>
-  static T f(T a) { return a < 0 ? static_cast<T>(0 - static_cast<U<T>>(a)) : a; }
+  static T f(T a) {
+    return a < 0 ? static_cast<T>(0 - static_cast<U<T>>(a)) : a;
+  }
 };
 struct Neg {
   template <class T>
-  static T f(T a) { return static_cast<T>(0 - static_cast<U<T>>(a)); }
+  static T f(T a) {
+    return static_cast<T>(0 - static_cast<U<T>>(a));
+  }
 };
 struct Sad {
   template <class T>
@@ -151,7 +173,9 @@ void multiply(Form& form, Instr& in) {
     if (part == "lo") in.run = mad ? Handler{ternary<MadLo, T, T>} : Handler{binary<MulLo, T, T>};
     if (part == "hi") in.run = mad ? Handler{ternary<MadHi, T, T>} : Handler{binary<MulHi, T, T>};
     if constexpr (sizeof(T) < 8) {
-      if (part == "wide") in.run = mad ? Handler{ternary<MadWide, Wide<T>, T, T, Wide<T>>} : Handler{binary<MulWide, Wide<T>, T>};
+      if (part == "wide")
+        in.run =
+            mad ? Handler{ternary<MadWide, Wide<T>, T, T, Wide<T>>} : Handler{binary<MulWide, Wide<T>, T>};
     }
   });
   const int out = part == "wide" ? 2 * bits : bits;

@@ -1,7 +1,7 @@
 // lanes.h: how an instruction's function of one lane becomes a handler for a warp
 //
-// A row of a register file is 32 words or 32 doubles; narrower types lie in the low bits of a word. A value is
-// defined where all it is computed from is.
+// A row of a register file is 32 words or 32 doubles; narrower types lie in the low bits of a word. A value
+// is defined where all it is computed from is.
 #pragma once
 #include "decode.h"
 #include "machine.h"
@@ -97,7 +97,8 @@ void ternary(Warp& w, const Instr& in) {
   const auto* b = row<B>(w, in.b);
   const auto* c = row<C>(w, in.c);
   define<D>(w, in.d, defined<A>(w, in.a) & defined<B>(w, in.b) & defined<C>(w, in.c));
-  store_lanes<D>(w, in.d, [=](int i) { return static_cast<D>(F::f(get<A>(a, i), get<B>(b, i), get<C>(c, i))); });
+  store_lanes<D>(w, in.d,
+                 [=](int i) { return static_cast<D>(F::f(get<A>(a, i), get<B>(b, i), get<C>(c, i))); });
 }
 
 // The mask of lanes for which f holds.

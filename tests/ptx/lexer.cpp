@@ -8,7 +8,9 @@ namespace {
 bool starts_word(char c) {
   return std::isalpha(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
 }
-bool in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '.'; }
+bool in_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '.';
+}
 
 }  // namespace
 
@@ -35,9 +37,11 @@ std::vector<Token> tokens(const Text& text, const std::string& s) {
       i = end + 1;
     } else if (std::isdigit(static_cast<unsigned char>(c))) {
       const size_t begin = i;
-      const bool hex = c == '0' && i + 1 < s.size() && std::string("xXfFdD").find(s[i + 1]) != std::string::npos;
-      while (i < s.size() && (std::isalnum(static_cast<unsigned char>(s[i])) || s[i] == '.' ||
-                              (!hex && (s[i] == '+' || s[i] == '-') && (s[i - 1] == 'e' || s[i - 1] == 'E')))) {
+      const bool hex =
+          c == '0' && i + 1 < s.size() && std::string("xXfFdD").find(s[i + 1]) != std::string::npos;
+      while (i < s.size() &&
+             (std::isalnum(static_cast<unsigned char>(s[i])) || s[i] == '.' ||
+              (!hex && (s[i] == '+' || s[i] == '-') && (s[i - 1] == 'e' || s[i - 1] == 'E')))) {
         ++i;
       }
       out.push_back({Token::kNumber, s.substr(begin, i - begin), line});

@@ -1,8 +1,9 @@
 // liveness.cpp: rows of the register files, shared by registers that are never alive together
 //
-// nvcc's PTX gives every value a register of its own, thousands of them; in as many rows of 128 bytes they would not
-// fit a cache. Writes are by lane, so lanes that are at different places do not disturb each other's rows. Registers
-// that may be read before they are written keep a row to themselves, so that their being undefined is noticed.
+// nvcc's PTX gives every value a register of its own, thousands of them; in as many rows of 128 bytes they
+// would not fit a cache. Writes are by lane, so lanes that are at different places do not disturb each
+// other's rows. Registers that may be read before they are written keep a row to themselves, so that their
+// being undefined is noticed.
 #include <algorithm>
 #include <set>
 
@@ -23,9 +24,9 @@ void collect(const Arg& arg, std::vector<int>& out) {
 }
 
 bool has_destination(const Statement& s) {
-  static const std::set<std::string> without = {"st",    "red",   "bra",      "ret",         "exit",      "cp",
-                                                "fence", "membar", "trap",    "brkpt",       "pmevent",   "prefetch",
-                                                "wgmma", "setmaxnreg", "nanosleep", "griddepcontrol", "stmatrix"};
+  static const std::set<std::string> without = {
+      "st",    "red",     "bra",      "ret",   "exit",       "cp",        "fence",          "membar",  "trap",
+      "brkpt", "pmevent", "prefetch", "wgmma", "setmaxnreg", "nanosleep", "griddepcontrol", "stmatrix"};
   if (s.op[0] == "bar" || s.op[0] == "barrier") return std::count(s.op.begin(), s.op.end(), "red") > 0;
   return !without.count(s.op[0]) && !s.args.empty() && s.args[0].kind != Arg::kAddress;
 }
@@ -95,9 +96,11 @@ std::vector<Part> parts_of(const Function& f) {
     const Statement& last = f.body[static_cast<size_t>(p.end) - 1];
     if (last.op[0] == "bra" && !last.args.empty()) {
       const auto label = f.labels.find(last.args[0].name);
-      if (label != f.labels.end() && label->second < n) p.after.push_back(part_at[static_cast<size_t>(label->second)]);
+      if (label != f.labels.end() && label->second < n)
+        p.after.push_back(part_at[static_cast<size_t>(label->second)]);
     }
-    if ((!jumps(last) || last.guard >= 0) && p.end < n) p.after.push_back(part_at[static_cast<size_t>(p.end)]);
+    if ((!jumps(last) || last.guard >= 0) && p.end < n)
+      p.after.push_back(part_at[static_cast<size_t>(p.end)]);
   }
   return parts;
 }
@@ -168,7 +171,8 @@ Rows allocate_rows(const Text&, const Function& f) {
     if (v.begin < 0) continue;
     while (!alive.empty() && alive.begin()->first < v.begin) {
       const int r = alive.begin()->second.reg;
-      free[static_cast<int>(f.registers[static_cast<size_t>(r)].kind)].push_back(rows.of[static_cast<size_t>(r)]);
+      free[static_cast<int>(f.registers[static_cast<size_t>(r)].kind)].push_back(
+          rows.of[static_cast<size_t>(r)]);
       alive.erase(alive.begin());
     }
     const int kind = static_cast<int>(f.registers[static_cast<size_t>(v.reg)].kind);

@@ -12,10 +12,11 @@ namespace ptx {
 constexpr int LANES = 32;
 using Mask = uint32_t;  // a bit for each lane
 constexpr Mask ALL = ~Mask{0};
-alignas(64) constexpr Mask BIT[LANES] = {
-    1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,  1u << 8,  1u << 9,  1u << 10,
-    1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
-    1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+alignas(64) constexpr Mask BIT[LANES] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,
+                                         1u << 7,  1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13,
+                                         1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20,
+                                         1u << 21, 1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27,
+                                         1u << 28, 1u << 29, 1u << 30, 1u << 31};
 
 inline int popcount(Mask m) { return __builtin_popcount(m); }
 inline int first(Mask m) { return __builtin_ctz(m); }
@@ -24,8 +25,8 @@ void each(Mask m, F f) {
   for (; m; m &= m - 1) f(first(m));
 }
 
-// Addresses. A shared-space address is an offset from SHARED_BASE up (on sm_90 the first KiB is the system's, and
-// null is an error everywhere); the generic ones lie where no pointer of the host does.
+// Addresses. A shared-space address is an offset from SHARED_BASE up (on sm_90 the first KiB is the system's,
+// and null is an error everywhere); the generic ones lie where no pointer of the host does.
 constexpr uint64_t SHARED_BASE = 1024;
 constexpr uint64_t SHARED_WINDOW = 0x0100'0000'2000'0000, LOCAL_WINDOW = 0x0200'0000'4000'0000,
                    PARAM_WINDOW = 0x0300'0000'6000'0000, WINDOW_BYTES = 0x1000'0000;
@@ -53,11 +54,11 @@ struct Instr {
   bool guard_negated = false;
   uint8_t space = 0, bytes = 0, count = 0;  // of accesses
   Operand d, a, b, c;
-  int32_t target = 0;          // of a branch; else what the form needs
+  int32_t target = 0;  // of a branch; else what the form needs
   int32_t line = 0;
   int64_t imm = 0;
-  int64_t second_imm = 0;     // of a second address
-  Operand* list = nullptr;     // further operands, owned by the kernel
+  int64_t second_imm = 0;   // of a second address
+  Operand* list = nullptr;  // further operands, owned by the kernel
   uint32_t flags = 0, index = 0;
 };
 
@@ -78,7 +79,7 @@ struct Code {
   std::vector<std::unique_ptr<Operand[]>> lists;
   uint32_t words = 0, doubles = 0, predicates = 0;  // rows in a warp's files
   std::vector<std::unique_ptr<uint32_t[]>> unused;
-  std::vector<uint32_t> word_constants;   // LANES each
+  std::vector<uint32_t> word_constants;  // LANES each
   std::vector<uint64_t> double_constants;
   std::vector<Mask> defined;  // all ones, as many as there are constants
   Mask predicate_constants[2] = {0, ALL};
@@ -146,8 +147,8 @@ class Warp {
   bool whole();  // together, of all lanes of the warp
   void jump(int target);
   void leave(Mask who);
-  void poll();               // these lanes test something in vain: others first
-  void wait(bool again);     // for a barrier; `again`: the instruction is then executed once more
+  void poll();            // these lanes test something in vain: others first
+  void wait(bool again);  // for a barrier; `again`: the instruction is then executed once more
 
   [[noreturn]] void fault(int lane, const std::string& what) const;
   [[noreturn]] void undefined(const char* what, Mask lacking) const;
@@ -167,7 +168,6 @@ class Warp {
   std::vector<Mask> masks_;
 
  public:
-
   // ---- asynchronous copies ----
   std::deque<PendingCopy> copies;
   std::vector<uint32_t> open_group;  // a lane's
@@ -187,7 +187,8 @@ struct NamedBarrier {
   int true_now = 0, true_then = 0, threads_then = 0;
 };
 
-// A block: its memory, its warps, and who runs next. One is reused for all blocks that a thread of the host runs.
+// A block: its memory, its warps, and who runs next. One is reused for all blocks that a thread of the host
+// runs.
 class Block {
  public:
   Block(const Code& code, const Launch& launch, const Options& options, const std::vector<Extent>& global);

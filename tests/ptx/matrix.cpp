@@ -1,7 +1,8 @@
 // matrix.cpp: ldmatrix and mma.sync
 //
-// A lane's place in a fragment, by the ISA's figures: group = lane / 4, member = lane % 4. Of A (16 x K) a register
-// holds rows group and group + 8, of B (K x 8) column group, of the sums (16 x 8) row group and columns 2 member, + 1.
+// A lane's place in a fragment, by the ISA's figures: group = lane / 4, member = lane % 4. Of A (16 x K) a
+// register holds rows group and group + 8, of B (K x 8) column group, of the sums (16 x 8) row group and
+// columns 2 member, + 1.
 #include "access.h"
 #include "numbers.h"
 
@@ -94,7 +95,8 @@ inline void elements(const uint32_t* words, int k, float* out) {
 }
 
 // Which sums are known where not all inputs are: those whose row of A, column of B and addend are.
-void known_sums(Warp& w, const Operand* a, int na, const Operand* b, int nb, const Operand* c, Mask (&known)[4]) {
+void known_sums(Warp& w, const Operand* a, int na, const Operand* b, int nb, const Operand* c,
+                Mask (&known)[4]) {
   uint32_t rows = 0xffff, columns = 0xff;
   for (int r = 0; r < na; ++r) {
     each(~defined<uint32_t>(w, a[r]), [&](int lane) { rows &= ~BIT[lane / 4 + r % 2 * 8]; });
@@ -105,15 +107,16 @@ void known_sums(Warp& w, const Operand* a, int na, const Operand* b, int nb, con
   for (int r = 0; r < 4; ++r) {
     known[r] &= defined<uint32_t>(w, c[r]);
     for (int lane = 0; lane < LANES; ++lane) {
-      if (!(rows & BIT[lane / 4 + r / 2 * 8]) || !(columns & BIT[lane % 4 * 2 + r % 2])) known[r] &= ~BIT[lane];
+      if (!(rows & BIT[lane / 4 + r / 2 * 8]) || !(columns & BIT[lane % 4 * 2 + r % 2]))
+        known[r] &= ~BIT[lane];
     }
   }
 }
 
 template <Kind KIND, int K>
 void mma(Warp& w, const Instr& in) {
-  constexpr int PER = KIND == kTf32 ? 1 : 2;    // elements in a register
-  constexpr int STEP = 4 * PER;                 // of K that a register of the fragment covers
+  constexpr int PER = KIND == kTf32 ? 1 : 2;  // elements in a register
+  constexpr int STEP = 4 * PER;               // of K that a register of the fragment covers
   constexpr int NA = 2 * K / STEP, NB = K / STEP;
   if (!w.whole()) return;
   if (w.active != ALL) w.fault(first(w.active), "a warp of fewer than 32 lanes");
@@ -137,7 +140,8 @@ void mma(Warp& w, const Instr& in) {
   }
   V8 column[K];
   std::memcpy(column, columns, sizeof column);
-  // Products are exact; sums are rounded one by one, in the order of k. (The ISA leaves order and rounding open.)
+  // Products are exact; sums are rounded one by one, in the order of k. (The ISA leaves order and rounding
+  // open.)
   Mask known[4] = {ALL, ALL, ALL, ALL};
   if (ok != ALL) known_sums(w, a, NA, b, NB, c, known);
   alignas(64) float out[4][LANES];
@@ -189,9 +193,12 @@ void decode_mma(Form& form, Instr& in) {
   const size_t counts[4] = {4, wide, wide / 2, 4};
   std::vector<Operand> list;
   for (size_t i = 0; i < 4; ++i) {
-    if (form.args[i].items.size() != counts[i]) form.fail("a fragment of " + std::to_string(counts[i]) + " registers expected");
+    if (form.args[i].items.size() != counts[i])
+      form.fail("a fragment of " + std::to_string(counts[i]) + " registers expected");
     for (const Arg& item : form.args[i].items) {
-      list.push_back(i == 0 ? form.destination(item, 32) : i == 3 ? form.any_source(item, "f32") : form.source(item, 32));
+      list.push_back(i == 0   ? form.destination(item, 32)
+                     : i == 3 ? form.any_source(item, "f32")
+                              : form.source(item, 32));
     }
   }
   in.list = form.list(list);

@@ -20,7 +20,8 @@ constexpr int64_t MOST = (1 << 20) - 1;
 Mbarrier& find(Warp& w, int lane, uint64_t address) {
   range_of(w, lane, Space::kShared, address, 8, 8, true);
   const auto found = w.block.async->mbarriers.find(address);
-  if (found == w.block.async->mbarriers.end()) w.fault(lane, "there is no initialised mbarrier at this address");
+  if (found == w.block.async->mbarriers.end())
+    w.fault(lane, "there is no initialised mbarrier at this address");
   return found->second;
 }
 template <class F>
@@ -61,8 +62,10 @@ void arrive_here(Warp& w, const Instr& in) {
     const int64_t operand = word(w, in.b, i);
     const int64_t arrivals = in.count == 2 ? 0 : in.count == 3 ? 1 : operand;
     if (in.count & 2) b.bytes += operand;
-    if (b.bytes > MOST) w.fault(i, "the mbarrier is told to expect " + std::to_string(b.bytes) + " bytes: more than it counts");
-    if (arrivals > b.pending) w.fault(i, "more arrivals at the mbarrier than the " + std::to_string(b.count) + " of its phase");
+    if (b.bytes > MOST)
+      w.fault(i, "the mbarrier is told to expect " + std::to_string(b.bytes) + " bytes: more than it counts");
+    if (arrivals > b.pending)
+      w.fault(i, "more arrivals at the mbarrier than the " + std::to_string(b.count) + " of its phase");
     if (in.count != 2) arrive(w.block, b, arrivals, 0);
   });
   if (!(in.space & 0x80)) return;
@@ -180,7 +183,8 @@ void add_mbarrier(std::map<std::string, Decode>& table) {
   };
   table["setmaxnreg"] = [](Form& form, Instr& in) {
     const bool inc = form.take("inc");
-    if (inc == form.take("dec") || !form.take("sync") || !form.take("aligned") || form.take_type() != "u32") form.unknown();
+    if (inc == form.take("dec") || !form.take("sync") || !form.take("aligned") || form.take_type() != "u32")
+      form.unknown();
     form.arguments(1);
     const int64_t n = form.immediate(form.args[0]);
     if (n < 24 || n > 256 || n % 8) form.fail("setmaxnreg takes a multiple of 8 from 24 to 256");

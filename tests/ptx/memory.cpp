@@ -18,12 +18,14 @@ const Region* Memory::find(uintptr_t address, size_t bytes) const {
   return address - r.begin <= r.bytes && bytes <= r.bytes - (address - r.begin) ? &r : nullptr;
 }
 
-void Memory::add(const void* pointer, size_t bytes, bool initialised, bool writable, const std::string& name) {
+void Memory::add(const void* pointer, size_t bytes, bool initialised, bool writable,
+                 const std::string& name) {
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto next = regions_.upper_bound(begin);
   const bool over_next = next != regions_.end() && next->first - begin < bytes;
-  const bool over_last = next != regions_.begin() && begin - std::prev(next)->first < std::prev(next)->second.bytes;
+  const bool over_last =
+      next != regions_.begin() && begin - std::prev(next)->first < std::prev(next)->second.bytes;
   if (!pointer || !bytes || over_next || over_last) {
     throw std::invalid_argument("an allocation that is empty or overlaps another");
   }

@@ -81,7 +81,8 @@ struct Small {
     // The bits of whole * 2^ulp: a carry into the exponent comes out right.
     const auto w = static_cast<uint32_t>(whole);
     const int biased = ulp + MANTISSA + BIAS;  // at least 1
-    const uint32_t u = w < (1u << MANTISSA) ? w : (static_cast<uint32_t>(biased) << MANTISSA) + (w - (1u << MANTISSA));
+    const uint32_t u =
+        w < (1u << MANTISSA) ? w : (static_cast<uint32_t>(biased) << MANTISSA) + (w - (1u << MANTISSA));
     return static_cast<uint16_t>(sign | u);
   }
 };

@@ -19,9 +19,9 @@ void fail_at(const Text& text, int line, const std::string& what) {
 
 int type_bits(const std::string& t) {
   static const std::map<std::string, int> bits = {
-      {"pred", 1}, {"b8", 8},   {"u8", 8},   {"s8", 8},   {"b16", 16},   {"u16", 16},    {"s16", 16}, {"f16", 16},
-      {"bf16", 16}, {"b32", 32}, {"u32", 32}, {"s32", 32}, {"f32", 32},   {"f16x2", 32},  {"bf16x2", 32},
-      {"tf32", 32}, {"b64", 64}, {"u64", 64}, {"s64", 64}, {"f64", 64},   {"b128", 128}};
+      {"pred", 1},    {"b8", 8},    {"u8", 8},   {"s8", 8},   {"b16", 16}, {"u16", 16}, {"s16", 16},
+      {"f16", 16},    {"bf16", 16}, {"b32", 32}, {"u32", 32}, {"s32", 32}, {"f32", 32}, {"f16x2", 32},
+      {"bf16x2", 32}, {"tf32", 32}, {"b64", 64}, {"u64", 64}, {"s64", 64}, {"f64", 64}, {"b128", 128}};
   const auto found = bits.find(t);
   return found == bits.end() ? 0 : found->second;
 }
@@ -114,10 +114,10 @@ class Parser {
   // After ".global" and the like: [.align N] .type name[N][N] [= init] {, name ...};
   void variables(const std::string& space, Function* function) {
     Variable v;
-    v.space = space == ".const" ? Space::kConst
-            : space == ".shared" ? Space::kShared
-            : space == ".local"  ? Space::kLocal
-                                 : Space::kGlobal;
+    v.space = space == ".const"    ? Space::kConst
+              : space == ".shared" ? Space::kShared
+              : space == ".local"  ? Space::kLocal
+                                   : Space::kGlobal;
     int lanes = 1, bits = 0;
     while (peek().text[0] == '.') {
       const std::string w = next().text;
@@ -268,7 +268,8 @@ class Parser {
       } else if (peek().kind == Token::kWord && is(":", 1)) {
         const std::string label = next().text;
         next();
-        if (!f.labels.emplace(label, static_cast<int>(f.body.size())).second) fail("label '" + label + "' twice");
+        if (!f.labels.emplace(label, static_cast<int>(f.body.size())).second)
+          fail("label '" + label + "' twice");
       } else if (peek().kind == Token::kEnd) {
         fail("'}' missing");
       } else {

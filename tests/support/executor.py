@@ -23,7 +23,7 @@ def missing() -> str | None:
 
 
 def build(folder: Path) -> None:
-    """Build the executor's library in ``folder``, or link it to where PYCONVNET_PTX_EXECUTOR says it is built."""
+    """Build the executor's library in ``folder``, or link that to where PYCONVNET_PTX_EXECUTOR has it."""
     if built := os.environ.get("PYCONVNET_PTX_EXECUTOR"):
         folder.symlink_to(built)
         return
@@ -49,7 +49,7 @@ class Machine:
 
     def __init__(self, folder: Path, source: str, name="test.ptx", **options):
         self.lib = ctypes.CDLL(str(next(folder.glob("libptx_c.*"))))
-        for function in "ptx_load ptx_check ptx_kernels ptx_add ptx_run".split():
+        for function in ["ptx_load", "ptx_check", "ptx_kernels", "ptx_add", "ptx_run"]:
             getattr(self.lib, function).restype = ctypes.c_char_p
         self.lib.ptx_new.restype = self.lib.ptx_global.restype = ctypes.c_void_p
         self.handle = ctypes.c_void_p(self.lib.ptx_new())
@@ -80,7 +80,15 @@ class Machine:
     def info(self, kernel: str) -> dict[str, int]:
         out = (ctypes.c_uint64 * 7)()
         assert self.lib.ptx_info(self.handle, kernel.encode(), out), kernel
-        names = "param_bytes static_shared dynamic_shared local_bytes max_threads min_blocks target".split()
+        names = [
+            "param_bytes",
+            "static_shared",
+            "dynamic_shared",
+            "local_bytes",
+            "max_threads",
+            "min_blocks",
+            "target",
+        ]
         return dict(zip(names, out, strict=True))
 
     def global_bytes(self, name: str) -> np.ndarray:
@@ -113,14 +121,23 @@ class Machine:
             fresh_one, read_only = (any(a is b for b in group) for group in (fresh, constant))
             self._check(
                 self.lib.ptx_add(
-                    self.handle, ctypes.c_void_p(pointer), ctypes.c_uint64(a.nbytes), not fresh_one, not read_only
+                    self.handle,
+                    ctypes.c_void_p(pointer),
+                    ctypes.c_uint64(a.nbytes),
+                    not fresh_one,
+                    not read_only,
                 )
             )
         three = [(ctypes.c_uint32 * 3)(*(*np.atleast_1d(n), 1, 1)[:3]) for n in (grid, block)]
         try:
             self._check(
                 self.lib.ptx_run(
-                    self.handle, kernel.encode(), *three, ctypes.c_uint64(dynamic), packed, ctypes.c_uint64(len(packed))
+                    self.handle,
+                    kernel.encode(),
+                    *three,
+                    ctypes.c_uint64(dynamic),
+                    packed,
+                    ctypes.c_uint64(len(packed)),
                 )
             )
         finally:
@@ -130,4 +147,4 @@ class Machine:
     def stats(self) -> dict[str, int]:
         out = (ctypes.c_uint64 * 4)()
         self.lib.ptx_stats(self.handle, out)
-        return dict(zip("launches blocks warp_instructions lane_instructions".split(), out, strict=True))
+        return dict(zip(["launches", "blocks", "warp_instructions", "lane_instructions"], out, strict=True))

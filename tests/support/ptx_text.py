@@ -35,11 +35,15 @@ def one_instruction(form: str, sources: list[str], result: str, text: str | None
     `text` holds the operands in other than the usual way, with {d}, {0}, {1}, ...
     """
     prefix = {8: "%h", 16: "%h", 32: "%r", 64: "%d"}
-    lines = ["mov.u32 %r0, %ctaid.x; mov.u32 %r1, %ntid.x; mov.u32 %r2, %tid.x; mad.lo.u32 %r0, %r0, %r1, %r2;"]
+    lines = [
+        "mov.u32 %r0, %ctaid.x; mov.u32 %r1, %ntid.x; mov.u32 %r2, %tid.x; mad.lo.u32 %r0, %r0, %r1, %r2;"
+    ]
     names = []
     for i, kind in enumerate(sources):
         bits = width(kind)
-        lines.append(f"ld.param.u64 %d{i}, [in{i}]; mul.wide.u32 %d20, %r0, {bits // 8}; add.u64 %d{i}, %d{i}, %d20;")
+        lines.append(
+            f"ld.param.u64 %d{i}, [in{i}]; mul.wide.u32 %d20, %r0, {bits // 8}; add.u64 %d{i}, %d{i}, %d20;"
+        )
         if kind == "pred":
             lines.append(f"ld.global.u8 %h{10 + i}, [%d{i}]; setp.ne.u16 %p{i}, %h{10 + i}, 0;")
             names.append(f"%p{i}")
@@ -69,14 +73,46 @@ def samples(kind: str, count=1024) -> np.ndarray:
     if kind in ("f32", "f64"):
         t = numpy_type(kind)
         info = np.finfo(t)
-        odd = [0, 1, 1.5, 2, 2.5, 3.5, 0.5, info.max, info.tiny, info.smallest_subnormal, 1e-3, 3e9, np.inf, np.nan, 126.5]
+        odd = [
+            0,
+            1,
+            1.5,
+            2,
+            2.5,
+            3.5,
+            0.5,
+            info.max,
+            info.tiny,
+            info.smallest_subnormal,
+            1e-3,
+            3e9,
+            np.inf,
+            np.nan,
+            126.5,
+        ]
         odd = np.array(odd + [-x for x in odd], t)
         scale = np.exp(_RANDOM.uniform(-20, 20, count))
         values = (_RANDOM.standard_normal(count) * scale).astype(t)
     else:
         t = numpy_type(kind)
         bits = 8 * t.itemsize
-        odd = [0, 1, 2, 3, 7, 31, 32, 33, 63, 64, 255, (1 << bits - 1) - 1, 1 << bits - 1, (1 << bits) - 1, 0x55]
+        odd = [
+            0,
+            1,
+            2,
+            3,
+            7,
+            31,
+            32,
+            33,
+            63,
+            64,
+            255,
+            (1 << bits - 1) - 1,
+            1 << bits - 1,
+            (1 << bits) - 1,
+            0x55,
+        ]
         odd = np.array([x & (1 << bits) - 1 for x in odd], f"u{t.itemsize}").view(t)
         values = np.frombuffer(_RANDOM.bytes(count * t.itemsize), t).copy()
     values[: count // 2] = _RANDOM.choice(odd, count // 2)
