@@ -23,17 +23,27 @@ _prefer_installed()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from support.fakes.fake_ptx import install_from_environment  # noqa: E402
 from support.kernels import kernel_record  # noqa: E402
 from support.kernels.kernel_record import pytest_sessionfinish, pytest_testnodedown  # noqa: E402, F401
+from support.kernels.ptx_record import Record  # noqa: E402
 
 from pyconvnet.common import devices  # noqa: E402
 
 # (order of the threads, seed, when asynchronous copies land)
 SCHEDULES = {"fwd": ("fwd", 1, "late"), "rev": ("rev", 1, "eager"), "mix": ("mix", 7, "rand")}
+# The same of the executor of PTX, where cuda:0 is one: order of the warps, when copies land.
+PTX_SCHEDULES = {"fwd": ("forward", "late"), "rev": ("reverse", "early"), "mix": ("random", "random")}
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption(
+        "--every-row", action="store_true", help="where cuda:0 runs PTX (tests/ptx): fail if a kernel did not"
+    )
+
+
+PTX = install_from_environment()
 
 
 def _cuda():
@@ -72,6 +82,8 @@ def pytest_configure(config):
     if "cuda" in required and CUDA_REASON:
         raise pytest.UsageError(f"PYCONVNET_REQUIRE={required} is set but {CUDA_REASON}")
     kernel_record.start()
+    if PTX is not None:
+        config.pluginmanager.register(Record(PTX))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -110,8 +122,12 @@ def schedule(request):
     ext = devices.emulator().ext
     order, seed, async_ = SCHEDULES[request.param]
     ext.configure(order, seed, async_)
+    if PTX is not None:
+        PTX.runtime.configure(*PTX_SCHEDULES[request.param], seed=seed)
     yield request.param
     ext.configure()
+    if PTX is not None:
+        PTX.runtime.configure()
 
 
 @pytest.fixture

@@ -358,6 +358,7 @@ void vectors(Result& r) {
   });
 }
 
+#include "primitives_launch.h"
 #include "primitives_tensor.h"
 
 struct Case {
@@ -373,6 +374,9 @@ const Case CASES[] = {{"indices", indices},
                       {"scalars", scalars},
                       {"philox", philox},
                       {"vectors", vectors},
+                      {"parameters", parameters_case},
+                      {"window", window_case},
+                      {"slot", slot_case},
                       {"cp_async", cp_async_case},
                       {"ldmatrix", ldmatrix_case},
                       {"mma", mma_case},

@@ -14,17 +14,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+from support.fakes.fake_array import FakeArray
 from support.fakes.fake_order import (
     CAPTURED_EVENT,
     ISOLATION,
     Capture,
     CUDARuntimeError,
     FakePinned,
-    Memory,
     Order,
     Race,
     StreamState,
@@ -64,6 +63,10 @@ class Machine(Order):
         self.ext = FakeExtension(self)
         self._devices = [devices.Device("cuda", i, self.xp, self.ext) for i in range(count)]
 
+    def new_stream(self) -> int:
+        """The handle of a stream that is not there yet."""
+        return 1000 + len(self.streams)
+
     def device(self, index: int = 0) -> devices.Device:
         if index >= self.count:
             raise devices.DeviceUnavailableError(f"cuda:{index} is not available: there are {self.count}")
@@ -71,14 +74,18 @@ class Machine(Order):
 
     def install(self, monkeypatch: Any) -> Machine:
         """Make ``cuda:0``, ``cuda:1`` ... mean this machine's devices."""
-        find = devices._extension
+        find, cuda = devices._extension, self._cuda()
         extension = lambda name, path: self.ext if name == "_cuda" else find(name, path)  # noqa: E731
         monkeypatch.setattr(devices, "_extension", extension)
-        monkeypatch.setattr(devices, "cuda", self.device)
-        monkeypatch.setattr(_arrays, "cuda", self.device)
+        monkeypatch.setattr(devices, "cuda", cuda)
+        monkeypatch.setattr(_arrays, "cuda", cuda)
         linear = importlib.import_module("pyconvnet.ops.linear")  # the name is also a function's
         monkeypatch.setattr(linear, "_cublas_works", lambda dev: False)
         return self
+
+    def _cuda(self) -> Callable[[int], devices.Device]:
+        """What ``devices.cuda`` is to be."""
+        return self.device
 
 
 class FakeExtension:
@@ -117,7 +124,11 @@ class FakeExtension:
             for i, a in enumerate(args)
             if isinstance(a, FakeArray)
         ]
-        m.enqueue(pointer, args[0], lambda: function(*plain), tuple(touches))
+        m.enqueue(pointer, args[0], self._work(name, args, plain), tuple(touches))
+
+    def _work(self, name: str, args: tuple, plain: list) -> Callable[[], None]:
+        """What a launch does when its turn has come; `plain`: the arguments with arrays as NumPy's."""
+        return lambda: getattr(self._ext, name)(*plain)
 
     def _is_written(self, name: str, function: Callable, args: list, position: int) -> bool:
         """Whether the module insists on writing an argument: found out with copies."""
@@ -134,107 +145,6 @@ class FakeExtension:
         return self._writes[name, position]
 
 
-class FakeArray:
-    """What the code under test uses of ``cupy.ndarray``."""
-
-    __module__ = "cupy"
-
-    def __init__(self, machine: Machine, memory: Memory, host: np.ndarray):
-        self._machine, self._host = machine, host
-        pointer = host.ctypes.data if host.size else memory.bytes.ctypes.data
-        self.data = SimpleNamespace(ptr=pointer, device_id=memory.device, mem=memory)
-        self.device = SimpleNamespace(id=memory.device)
-
-    shape = property(lambda self: self._host.shape)
-    dtype = property(lambda self: self._host.dtype)
-    ndim = property(lambda self: self._host.ndim)
-    size = property(lambda self: self._host.size)
-    nbytes = property(lambda self: self._host.nbytes)
-    itemsize = property(lambda self: self._host.itemsize)
-    strides = property(lambda self: self._host.strides)
-    flags = property(lambda self: self._host.flags)
-    T = property(lambda self: self._view(self._host.T))
-
-    def _view(self, host: np.ndarray) -> FakeArray:
-        assert host.size == 0 or np.shares_memory(host, self._host), "a copy, not a view"
-        return FakeArray(self._machine, self.data.mem, host)
-
-    def __len__(self) -> int:
-        return len(self._host)
-
-    def __getitem__(self, index: Any) -> FakeArray:
-        index = index if isinstance(index, tuple) else (index,)
-        dots = () if any(i is ... for i in index) else (...,)  # an array, also where nothing is left of it
-        return self._view(self._host[index + dots])
-
-    def __setitem__(self, index: Any, value: FakeArray) -> None:
-        value._computed("assign", lambda x: x, out=self[index])
-
-    def reshape(self, *shape: Any) -> FakeArray:
-        return self._view(self._host.reshape(*shape))
-
-    def ravel(self) -> FakeArray:
-        return self._view(self._host.reshape(-1))
-
-    def view(self, dtype: Any) -> FakeArray:
-        return self._view(self._host.view(dtype))
-
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
-
-    def _enqueue(self, name: str, run: Callable[[], None], writes: bool = True) -> None:
-        m = self._machine
-        m.enqueue(m.xp.cuda.get_current_stream().ptr, name, run, (m.touch(*self._span(), writes),))
-
-    def _span(self) -> tuple[int, int]:
-        assert self._host.flags.c_contiguous, "the fake works on contiguous arrays"
-        return self.data.ptr, self.nbytes
-
-    def fill(self, value: Any) -> None:
-        host = self._host  # work holds the bytes, but not the array
-        self._enqueue(f"fill with {value}", lambda: host.fill(value))
-
-    def __iadd__(self, value: Any) -> FakeArray:
-        host = self._host
-        self._enqueue(f"add {value}", lambda: np.add(host, value, out=host))
-        return self
-
-    def set(self, value: np.ndarray) -> None:
-        m = self._machine
-        m.refuse_during_capture("the current stream is capturing, so H2D transfers are disallowed")
-        assert isinstance(value, np.ndarray)
-        assert (value.dtype, value.shape) == (self.dtype, self.shape)
-        # From pageable memory: CUDA waits for the stream, and has read it all when it returns.
-        m.xp.cuda.get_current_stream().synchronize()
-        host, copy = self._host, np.ascontiguousarray(value).copy()
-        self._enqueue("copy from pageable memory", lambda: np.copyto(host, copy))
-
-    def get(self) -> np.ndarray:
-        m = self._machine
-        m.refuse_during_capture("the current stream is capturing, so D2H transfers are disallowed")
-        self._enqueue("copy to pageable memory", None, False)
-        m.xp.cuda.get_current_stream().synchronize()
-        return self._host.copy()
-
-    def _computed(self, name: str, function: Callable, shape: tuple = (), out: Any = None) -> FakeArray:
-        """What the device works out from this one, in a new array or in `out`."""
-        m, host = self._machine, self._host
-        out = m.xp.empty(shape, np.asarray(function(host)).dtype) if out is None else out
-        into, touches = out._host, (m.touch(*self._span(), False), m.touch(*out._span(), True))
-        stream = m.xp.cuda.get_current_stream().ptr
-        m.enqueue(stream, name, lambda: np.copyto(into, function(host), "unsafe"), touches)
-        return out
-
-    def all(self) -> FakeArray:
-        return self._computed("all", np.all)
-
-    def __bool__(self) -> bool:
-        return bool(self.get())
-
-    def __float__(self) -> float:
-        return float(self.get())
-
-
 class FakeStream:
     """``cupy.cuda.Stream``."""
 
@@ -244,7 +154,7 @@ class FakeStream:
         self._machine = machine
         self.ptr, self.device_id = 0, -1
         if not null:
-            self.ptr, self.device_id = 1000 + len(machine.streams), machine.current
+            self.ptr, self.device_id = machine.new_stream(), machine.current
             machine.streams[self.ptr] = state = StreamState(machine.current, not non_blocking)
             state.priority = machine.random.random()
 

@@ -61,9 +61,8 @@ class Capture:
 class Allocation:
     """Memory of a device (None: pinned memory of the host) and who has used it."""
 
-    def __init__(self, device: int | None, nbytes: int):
-        raw = np.full(nbytes + 256, 0xCD, np.uint8)  # what nobody has written shows
-        self.bytes = raw[-raw.ctypes.data % 256 :][:nbytes]
+    def __init__(self, device: int | None, memory: np.ndarray):
+        self.bytes = memory
         self.start = self.bytes.ctypes.data
         self.device, self.name, self.extent = device, "", 0
         self.life = 0  # grows when it is freed
@@ -115,16 +114,24 @@ class Order:
         """Memory from a pool like CuPy's: what was freed is lent again at once, on the stream (the `arena`)
         it was lent on before, whatever other streams or the host may still do with it.
         """
-        size = -(-max(1, nbytes) // 512) * 512
+        size = self._size_lent(max(1, nbytes))
         pool = self.pools.setdefault((device, arena, size), [])
         if pool:
             allocation = pool.pop()
         else:
-            allocation = Allocation(device, size)
+            allocation = Allocation(device, self._memory(device, size))
             bisect.insort(self.starts, allocation.start)
             self.allocations[allocation.start] = allocation
         allocation.name, allocation.extent = name, nbytes
         return Memory(allocation, pool)
+
+    def _size_lent(self, nbytes: int) -> int:
+        return -(-nbytes // 512) * 512
+
+    def _memory(self, device: int | None, size: int) -> np.ndarray:
+        """New memory, aligned as CUDA's is."""
+        raw = np.full(size + 256, 0xCD, np.uint8)  # what nobody has written shows
+        return raw[-raw.ctypes.data % 256 :][:size]
 
     def find(self, pointer: int) -> Allocation:
         """The allocation that an address lies in."""
@@ -217,13 +224,15 @@ class Order:
             at = self.random.randrange(len(self.ready))
         work = self.ready.pop(at)
         run, work.run = work.run, None
-        if run is not None:
-            run()
-        work.done = True
-        for later in work.next:
-            later.missing -= 1
-            if not later.missing:
-                self.ready.append(later)
+        try:
+            if run is not None:
+                run()
+        finally:  # what comes after is not held up by what failed
+            work.done = True
+            for later in work.next:
+                later.missing -= 1
+                if not later.missing:
+                    self.ready.append(later)
 
     def wait(self, work: Work | None, why: str) -> None:
         """The host waits until some work is done."""

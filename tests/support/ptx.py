@@ -1,0 +1,90 @@
+"""Builds what tests/ptx run: the stand-in for CUDA's runtime, ``_cuda`` on it, the primitives' program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support import ROOT
+from support.emulator import probes
+
+RUNTIME = ROOT / "tests" / "ptx" / "runtime"
+PRIMITIVES = probes.HERE / "primitives.cu"
+ARCHITECTURE = "compute_90a"
+SMALLEST = "optim"
+
+
+def nvcc() -> str | None:
+    """Path of the compiler, where there is one."""
+    beside = Path("/usr/local/cuda/bin/nvcc")
+    found = os.environ.get("CUDACXX") or probes.tool("nvcc") or (str(beside) if beside.exists() else None)
+    return found or shutil.which("nvcc", path=str(Path(sys.prefix) / "bin"))
+
+
+def missing() -> str | None:
+    """Why nothing can be built here; None where it can."""
+    tools = probes.missing_tools() + ([] if nvcc() else ["nvcc"])
+    if tools:
+        return f"running PTX needs {', '.join(tools)}"
+    done = subprocess.run([nvcc(), "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+)", done.stdout)
+    return None if release and int(release[1]) >= 13 else "running PTX needs nvcc 13.0 or newer"
+
+
+def _run(*command: object, **options: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def build(folder: Path, library: Path, families: str) -> None:
+    """Build the runtime on the executor's library, and the module with the PTX of families, ``;`` between."""
+    cmake = probes.tool("cmake")
+    configure = [cmake, "-S", RUNTIME, "-B", folder, f"-DPYCONVNET_FAMILIES={families}"]
+    configure += [f"-DPTX_LIBRARY={library / 'libptx.a'}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
+    if ninja := probes.tool("ninja"):
+        configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    _run(*configure)
+    _run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
+
+
+def compile_program(source: Path, include: Path, program: Path, architecture: str = ARCHITECTURE) -> Path:
+    """Compile a program, host and PTX, with the shared runtime."""
+    program.parent.mkdir(parents=True, exist_ok=True)
+    code = ["-gencode", f"arch={architecture},code={architecture}", "--compress-mode=none"]
+    _run(nvcc(), "-std=c++17", "-I", include, "-cudart", "shared", *code, source, "-o", program)
+    return program
+
+
+def compile_text(source: Path, include: Path, text: Path) -> Path:
+    """Compile primitives.cu's PTX alone."""
+    _run(nvcc(), "-std=c++17", "-I", include, f"-arch={ARCHITECTURE}", "-ptx", source, "-o", text)
+    return text
+
+
+def run_program(
+    program: Path, runtime: Path, *cases: str, text: Path | None = None, **environment: str
+) -> dict[str, dict]:
+    """What each case of a program reported on the stand-in runtime, each in a process of its own.
+
+    `text` takes the place of the program's own PTX. A process that dies reports its last words.
+    """
+    environment = dict(os.environ, LD_LIBRARY_PATH=str(runtime), **environment)
+    if text is not None:
+        environment["PYCONVNET_PTX_TEXT"] = str(text)
+    results = {}
+    for case in cases:
+        done = subprocess.run([program, case], env=environment, capture_output=True, text=True, timeout=300)
+        try:
+            results |= json.loads(done.stdout)
+        except ValueError:
+            results[case] = {"error": f"ended with {done.returncode}", "wrong": 0, "bits": []}
+        results[case]["words"] = done.stderr.strip()[-500:]
+    return results
