@@ -330,7 +330,7 @@ def test_layers_pass_the_precision_on():
     device, rng = devices.emulator(), np.random.default_rng(5)
     made = {
         layers.Conv2d(8, size=3, pad=1): ((2, 6, 5, 4), (8, 3, 3, 4), (2, 6, 5, 8)),
-        layers.Linear(8): ((3, 12), (8, 12), (3, 8)),
+        layers.Linear(64): ((96, 64), (64, 64), (96, 64)),
     }
     for layer, shapes in made.items():
         x, w, dy = (device.asarray(rng.standard_normal(s).astype(np.float32)) for s in shapes)
@@ -340,9 +340,8 @@ def test_layers_pass_the_precision_on():
             context = layers.Context(precision=precision)
             with ops.on(device):
                 layer.forward(context, [x], y, {"weight": w}, {})
-                layer.backward(
-                    context, dy, [x], y, {"weight": w}, {}, [dx], {"weight": dw, "bias": device.zeros(8)}
-                )
+                gradients = {"weight": dw, "bias": device.zeros(w.shape[0])}
+                layer.backward(context, dy, [x], y, {"weight": w}, {}, [dx], gradients)
             results[precision] = [device.to_numpy(a) for a in (y, dx, dw)]
         for exact, rounded in zip(results["fp32"], results["tf32"], strict=True):
             assert 1e-5 * rms(exact) < rms(exact - rounded) < EPS_TF32 * rms(exact)
