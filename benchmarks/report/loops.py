@@ -96,15 +96,30 @@ def _count(code: list[Instruction]) -> dict[str, int]:
     return {name: row[name] for name in ("issue", *UNITS, "passes", *NAMED) if row[name]}
 
 
+def _spans(code: list[Instruction]) -> list[tuple[int, int]]:
+    """First and last address of every loop: from where a jump back leads to the jump. Of two that overlap,
+    and are not one in the other, the compiler has turned one round, and both are one loop.
+    """
+    spans: list[tuple[int, int]] = []
+    for jump in code:
+        if jump.target is not None and jump.target <= jump.address:
+            span = jump.target, jump.address
+            while other := next((s for s in spans if s[0] < span[0] <= s[1] < span[1] or
+                                 span[0] < s[0] <= span[1] < s[1]), None):  # fmt: skip
+                spans.remove(other)
+                span = min(span[0], other[0]), max(span[1], other[1])
+            spans.append(span)
+    return spans
+
+
 def main_loop(code: list[Instruction]) -> dict[str, dict[str, int]] | None:
     """Count the loop that multiplies: ``{"step": ...}``, what a step does once, ``"inner"`` where a loop
     inside it multiplies, and ``"rest"``, all that lies outside. None for a kernel without products in a loop.
     """
     loops = []
-    for jump in code:
-        if jump.target is not None and jump.target <= jump.address:
-            body = [i for i in code if jump.target <= i.address <= jump.address]
-            loops.append((sum(i.name in _PRODUCTS for i in body), body))
+    for first, last in _spans(code):
+        body = [i for i in code if first <= i.address <= last]
+        loops.append((sum(i.name in _PRODUCTS for i in body), body))
     most = max((products for products, _ in loops), default=0)
     if most == 0:
         return None

@@ -5,8 +5,9 @@
 // names.
 //
 //   pcn::launch("stem", kernel<...>, grid, block, dynamic_bytes, stream, args...) -> cudaError_t
-//   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB,
-//   no constructor) pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
+//   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB, no
+//                                     constructor)
+//   pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
 //   pcn::trap()                       ends the launch with an error: code that must not be reached
 //   pcn::mul_hi(a, b)                 high word of the 32 x 32-bit product
 //   pcn::rsqrt_normal(x)              rsqrtf of a number that is not denormal, in one instruction

@@ -1,10 +1,9 @@
 // The conv family: two-dimensional convolution and its two gradients, of float32 or bfloat16 arrays, and
 // through it the fully connected layers (a 1x1 convolution of one-pixel images).
 //
-//   fprop  y [n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
-//   w[k,r,s,c]) dgrad  dx[n,h,w,c] = sum over the (p, r) and (q, s) that meet in (h, w), and over k, of
-//   dy[n,p,q,k] w[k,r,s,c] wgrad  dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r,
-//   q*stride_w - pad_w + s, c]
+//   fprop  y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
+//   dgrad  dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over the (p, r) and (q, s) that meet in (h, w), and over k
+//   wgrad  dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
 //
 // x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K); pixels outside the image are zero. Filter k of group g sees
 // the channels [g*C/groups, (g+1)*C/groups). All sums run in an order fixed by the shape.
@@ -23,9 +22,9 @@ namespace pcn {
 
 // How exactly the products of a sum are formed. Sums are float32 always.
 //   kFp32    float32 operands, by fused multiply-adds (FFMA)
-//   kTf32    operands rounded to TF32 (11 significant bits, a neighbour, nearly always the nearer:
-//   mma_tile.h) kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about
-//   float32's accuracy kBf16    operands bfloat16 in memory, whose products are exact in float32
+//   kTf32    operands rounded to TF32 (11 significant bits), to a neighbour, nearly always the nearer (mma_tile.h)
+//   kFp32x3  each operand the sum of two TF32 numbers, three of the four products: about float32's accuracy
+//   kBf16    operands bfloat16 in memory, whose products are exact in float32
 // A kernel may be more exact than asked for: FFMA kernels serve every precision. kBf16 is the precision of
 // the Bf16 kernels, and theirs alone.
 enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2, kBf16 = 3 };

@@ -79,6 +79,15 @@ def test_products_in_a_loop_of_their_own_are_counted_apart():
     assert found["rest"] == {"issue": 1}
 
 
+def test_loops_that_overlap_are_one():
+    """The copies of the next step stand before the products, whose loop jumps back between the two."""
+    code = ["LDGSTS.E.BYPASS.LTC128B.128 [R13], desc[UR10][R8.64], P5", "LDGDEPBAR", "@!P0 BRA 0x0"]
+    code += ["HMMA.1688.F32.TF32 R4, R5, R6, R4", "BAR.SYNC.DEFER_BLOCKING 0x0", "@!P1 BRA 0x10", "EXIT"]
+    found = loops.main_loop(loops.read(listing(("turned", code)))["turned"])
+    step = {"issue": 6, "tensor": 1, "shared": 1, "passes": 4, "HMMA": 1, "LDGSTS": 1, "BAR": 1}
+    assert found == {"step": step, "rest": {"issue": 1}}
+
+
 def test_every_opcode_has_one_unit():
     opcodes = [opcode for unit in loops.UNITS.values() for opcode in unit]
     assert len(opcodes) == len(set(opcodes))

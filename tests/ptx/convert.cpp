@@ -1,5 +1,4 @@
 // convert.cpp: cvt
-#include <cfenv>
 #include <limits>
 
 #include "lanes.h"
@@ -107,18 +106,9 @@ struct Tf32 {
   static uint32_t f(float x) { return tf32_rna(x); }
 };
 
-template <Handler RUN>
-void directed(Warp& w, const Instr& in) {
-  std::fesetround(static_cast<int>(in.flags));
-  asm volatile("" ::: "memory");
-  RUN(w, in);
-  asm volatile("" ::: "memory");
-  std::fesetround(FE_TONEAREST);
-}
 template <class D, class S, class F>
 Handler rounding(const std::string& mode, Instr& in) {
-  in.flags = static_cast<uint32_t>(mode == "rz" ? FE_TOWARDZERO : mode == "rm" ? FE_DOWNWARD : FE_UPWARD);
-  return mode == "rn" || mode.empty() ? unary<F, D, S> : directed<unary<F, D, S>>;
+  return rounded_by<unary<F, D, S>>(mode, in);
 }
 
 template <class F>

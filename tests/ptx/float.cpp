@@ -1,5 +1,4 @@
 // float.cpp: arithmetic of float32 and float64
-#include <cfenv>
 #include <cmath>
 
 #include "lanes.h"
@@ -119,27 +118,12 @@ void arithmetic(Warp& w, const Instr& in) {
   if constexpr (SOURCES == 3) ternary<F, T, T>(w, in);
 }
 
-// Under a rounding mode other than to nearest. (The barriers keep the compiler from moving arithmetic
-// across.)
-template <Handler RUN>
-void directed(Warp& w, const Instr& in) {
-  std::fesetround(static_cast<int>(in.flags));
-  asm volatile("" ::: "memory");
-  RUN(w, in);
-  asm volatile("" ::: "memory");
-  std::fesetround(FE_TONEAREST);
-}
-
 template <class F, class T, int SOURCES>
 void choose(Form& form, Instr& in, bool ftz, bool sat, const std::string& rounding) {
-  in.flags = static_cast<uint32_t>(rounding == "rz"   ? FE_TOWARDZERO
-                                   : rounding == "rm" ? FE_DOWNWARD
-                                                      : FE_UPWARD);
-  const bool nearest = rounding.empty() || rounding == "rn";
   if constexpr (std::is_same_v<T, float>) {
     const auto pick = [&](auto z, auto s) {
       constexpr Handler run = arithmetic<Full<F, T, decltype(z)::value, decltype(s)::value>, T, SOURCES>;
-      in.run = nearest ? run : directed<run>;
+      in.run = rounded_by<run>(rounding, in);
     };
     using Yes = std::true_type;
     using No = std::false_type;
@@ -147,7 +131,7 @@ void choose(Form& form, Instr& in, bool ftz, bool sat, const std::string& roundi
   } else {
     if (ftz || sat) form.unknown();
     constexpr Handler run = arithmetic<F, T, SOURCES>;
-    in.run = nearest ? run : directed<run>;
+    in.run = rounded_by<run>(rounding, in);
   }
 }
 

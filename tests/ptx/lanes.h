@@ -3,6 +3,9 @@
 // A row of a register file is 32 words or 32 doubles; narrower types lie in the low bits of a word. A value
 // is defined where all it is computed from is.
 #pragma once
+#include <cfenv>
+#include <string>
+
 #include "decode.h"
 #include "machine.h"
 
@@ -99,6 +102,24 @@ void ternary(Warp& w, const Instr& in) {
   define<D>(w, in.d, defined<A>(w, in.a) & defined<B>(w, in.b) & defined<C>(w, in.c));
   store_lanes<D>(w, in.d,
                  [=](int i) { return static_cast<D>(F::f(get<A>(a, i), get<B>(b, i), get<C>(c, i))); });
+}
+
+// Under a rounding mode other than to nearest, which in.flags name. (The barriers keep the compiler from moving
+// arithmetic across.)
+template <Handler RUN>
+void directed(Warp& w, const Instr& in) {
+  std::fesetround(static_cast<int>(in.flags));
+  asm volatile("" ::: "memory");
+  RUN(w, in);
+  asm volatile("" ::: "memory");
+  std::fesetround(FE_TONEAREST);
+}
+
+// The handler under the mode that an instruction's modifier names.
+template <Handler RUN>
+Handler rounded_by(const std::string& mode, Instr& in) {
+  in.flags = static_cast<uint32_t>(mode == "rz" ? FE_TOWARDZERO : mode == "rm" ? FE_DOWNWARD : FE_UPWARD);
+  return mode == "rn" || mode.empty() ? RUN : directed<RUN>;
 }
 
 // The mask of lanes for which f holds.
