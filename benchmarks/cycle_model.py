@@ -48,8 +48,8 @@ def add_loops(kernels: list[dict], text: str) -> int:
 def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int]]]:
     """The list of tiles with the model's efficiencies, and (stem, percent in `text`, the model's) of each.
 
-    A tile's is that of its loop over the fastest one's of its kind: FFMA, TF32, bf16. Lines of ROWS keep
-    theirs, since memory bounds them.
+    A tile's is that of its loop over the fastest one's of its kind: FFMA, TF32, bf16. Lines within a tenth of
+    it stay as they are: other choices of kernels are other bits. Lines of ROWS stay: memory bounds them.
     """
     stems, lines = predictions.by_stem(kernels), LINE.findall(text)
     percents: dict[str, int] = {}
@@ -57,8 +57,9 @@ def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int
         own = [line[2] for line in lines if _kind(line) == kind]
         found = predictions.cycles.efficiencies([stems[stem] for stem in own])
         percents |= zip(own, found, strict=True)
-    changed = LINE.sub(lambda m: f"{m[1]}{percents[m[3]]}", text)
-    return changed, [(stem, int(percent), percents[stem]) for _, _, stem, percent in lines]
+    listed = [(stem, int(percent), percents[stem]) for _, _, stem, percent in lines]
+    kept = {stem: ours if abs(ours - model) <= 0.1 * model else model for stem, ours, model in listed}
+    return LINE.sub(lambda m: f"{m[1]}{kept[m[3]]}", text), listed
 
 
 def _kind(line: tuple[str, str, str, str]) -> str:

@@ -286,14 +286,17 @@ def test_steps_do_not_pile_up_memory():
     try:
         for _ in range(3):
             plan.step(16)
-        start, _ = tracemalloc.get_traced_memory()
-        for _ in range(30):
-            plan.step(16)
-        gc.collect()
-        end, _ = tracemalloc.get_traced_memory()
+        held = []
+        for _ in range(4):
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+            for _ in range(10):
+                plan.step(16)
     finally:
         tracemalloc.stop()
-    assert end - start < 100_000  # the output of conv1 alone is 393 KB
+    # What steps leave behind grows in every round; another thread of the process may allocate in one. The
+    # output of conv1 alone is 393 KB.
+    assert min(np.diff(held)) < 30_000
 
 
 def test_memory_is_what_the_summary_says():
