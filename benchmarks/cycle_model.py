@@ -28,7 +28,7 @@ from report import alexnet, compiler, loops, predictions, render, sass, tiles
 from report.reasons import REASONS
 
 #: A tile of kernels/conv/tiles.inc: all before its efficiency, the list, the stem, the efficiency.
-LINE = re.compile(r"^(PCN_(\w+_(?:TILE|MMA|MMA_BF16))\((\w+), \d+, )(\d+)", re.MULTILINE)
+LINE = re.compile(r"^(PCN_([A-Z]+_(?:TILE|W?G?MMA|W?G?MMA_BF16))\((\w+), \d+, )(\d+)", re.MULTILINE)
 BATCHES = (128, 256, 1024)
 CLEAR = 1.05  #: the model's times must differ by so much before an order counts as another
 
@@ -48,8 +48,8 @@ def add_loops(kernels: list[dict], text: str) -> int:
 def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int]]]:
     """The list of tiles with the model's efficiencies, and (stem, percent in `text`, the model's) of each.
 
-    A tile's is that of its loop over the fastest one's of its kind: FFMA, TF32, bf16. Lines within a tenth of
-    it stay as they are: other choices of kernels are other bits. Lines of ROWS stay: memory bounds them.
+    A tile's is that of its loop over the fastest one's of its kind: FFMA; TF32 and bf16 by mma.sync; by wgmma.
+    Lines within a tenth of it stay as they are: other choices of kernels are other bits. Lines of ROWS stay: memory bounds them.
     """
     stems, lines = predictions.by_stem(kernels), LINE.findall(text)
     percents: dict[str, int] = {}

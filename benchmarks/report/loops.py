@@ -96,13 +96,18 @@ def _count(code: list[Instruction]) -> dict[str, int]:
     return {name: row[name] for name in ("issue", *UNITS, "passes", *NAMED) if row[name]}
 
 
+def _leaves_wait(code: list[Instruction], at: int) -> bool:
+    """Whether a jump follows a barrier's wait that stands behind the code: where it leads, the wait was left."""
+    return at >= 2 and code[at - 2].name == "SYNCS" and code[at - 1].target == code[at - 2].address
+
+
 def _spans(code: list[Instruction]) -> list[tuple[int, int]]:
     """First and last address of every loop: from where a jump back leads to the jump. Of two that overlap,
     and are not one in the other, the compiler has turned one round, and both are one loop.
     """
     spans: list[tuple[int, int]] = []
-    for jump in code:
-        if jump.target is not None and jump.target <= jump.address:
+    for at, jump in enumerate(code):
+        if jump.target is not None and jump.target <= jump.address and not _leaves_wait(code, at):
             span = jump.target, jump.address
             while other := next((s for s in spans if s[0] < span[0] <= s[1] < span[1] or
                                  span[0] < s[0] <= span[1] < s[1]), None):  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIST = Path(__file__).parents[2] / "kernels" / "conv" / "tiles.inc"
-_LINE = re.compile(r"^(PCN_(FPROP|DGRAD|WGRAD)_(MMA|TILE|ROWS|MMA_BF16)\((\w+), .*\))  // \S", re.MULTILINE)
+_LINE = re.compile(r"^(PCN_(FPROP|DGRAD|WGRAD)_(MMA|TILE|ROWS|MMA_BF16|WGMMA|WGMMA_BF16)\((\w+), .*\))  // \S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Tile:
 
 
 def _tile(line: str, direction: str, kind: str, stem: str) -> Tile:
-    return Tile(stem, line, f"conv/{'mma_' if kind.startswith('MMA') else ''}{direction.lower()}.h")
+    before = "hopper/" if kind.startswith("WGMMA") else "mma_" if kind.startswith("MMA") else ""
+    return Tile(stem, line, f"conv/{before}{direction.lower()}.h")
 
 
 TILES = [_tile(*found) for found in _LINE.findall(LIST.read_text())]

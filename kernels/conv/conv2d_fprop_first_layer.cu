@@ -32,6 +32,7 @@ template <>
 const conv::Candidate<Conv2dFpropFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dFpropFn<Bf16>> candidates[] = {
       {conv2d_fprop_generic_traits, conv2d_fprop_generic<Bf16>},
+#define PCN_FPROP_WGMMA_BF16(stem, ...) {stem##_traits, stem},
 #define PCN_FPROP_MMA_BF16(stem, ...) {stem##_traits, stem},
 #include "conv/tiles.inc"
   };

@@ -31,6 +31,7 @@ KernelTable<Conv2dFpropRow<float>> conv2d_fprop_kernels<float>() {
 template <>
 KernelTable<Conv2dFpropRow<Bf16>> conv2d_fprop_kernels<Bf16>() {
   static const Conv2dFpropRow<Bf16> rows[] = {
+#define PCN_FPROP_WGMMA_BF16(stem, ...) PCN_ROW(stem),
 #define PCN_FPROP_MMA_BF16(stem, ...) PCN_ROW(stem),
 #include "conv/tiles.inc"
       PCN_ROW_OF(Bf16, conv2d_fprop_first_layer),

@@ -110,10 +110,12 @@ void wgmma_wait(int newest) {
   static const char operation = 0;
   warp_collective(
       0xffffffffu, &newest,
-      [](void* const* args, unsigned) {
+      [](void* const* args, [[maybe_unused]] unsigned mask) {
         Warp& warp = own_warp();
         const int n = *static_cast<const int*>(args[0]);
         execute(warp, warp.wgmma_group - n);
+        PCN_RACE(
+            warp_sync(context->warp, mask));  // each lane knows the reads that one of them has made for all
         if (n == 0) warp.needs_wgmma_fence = true;
       },
       &operation, "wgmma.wait_group");

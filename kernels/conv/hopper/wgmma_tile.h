@@ -1,0 +1,294 @@
+// The tile of a convolution on sm_90a, out[m, n] = sum_k pixels[m, k] filters[n, k], which all conv2d_*_wgmma*
+// kernels share. Operands are Bf16, or float multiplied as TF32.
+//
+// A block stays and takes one tile after the other (persistent). Its warps have roles. One thread, the producer,
+// brings both operands by TMA into a ring of STAGES steps of up to 128 bytes along the reduction: pixels through an
+// im2col map, which walks output pixels for a fixed filter tap (a tiled map where filters are single pixels), filters
+// through a tiled one. Two warpgroups, the consumers, multiply by wgmma straight from shared memory, each its half of
+// the tile's rows; the registers that the producer's warpgroup gives back are theirs. Then each of them adds bias,
+// rectifies, rounds, and leaves its rows by TMA, 64 rows and up to 128 bytes of columns at a time, while the producer
+// is steps ahead in the next tile.
+//
+// Barriers: full[s] counts the bytes of stage s that have landed, empty[s] the 8 warps that have multiplied it. A stage's
+// parity turns with each round; the producer waits for the parity before, which a fresh barrier counts as passed.
+// Shared memory is 128-byte swizzled: chunk c of 16 bytes of row r lies at c ^ r % 8, as wgmma's descriptors and the maps
+// have it, also where a step or a row of outputs has 96 bytes of the 128 (48 channels of Bf16: a tower's in AlexNet).
+// What lies outside tensors, TMA reads as zeros and does not write; so ragged tiles need no code. A group is an offset of
+// channels: no step reaches over the group's end, so a NaN of the other group does not come in.
+//
+// Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
+// share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
+//
+// Device code, for 90a alone; kernels include it through hopper/fprop.h.
+#pragma once
+#include "common/device.h"
+#include "common/element.h"
+#include "common/primitives.h"
+#include "common/tensor_map.h"
+#include "conv/gemm_extent.h"
+
+namespace pcn::conv {
+
+// Rows and columns of the tile, elements of a step (128 bytes), stages of the ring, element type.
+template <int BM_, int BN_, int BK_, int STAGES_, class E = float>
+struct WgmmaTile {
+  using Element = E;
+  static constexpr int BM = BM_, BN = BN_, BK = BK_, STAGES = STAGES_;
+  static constexpr int ROW_BYTES = 128, WARPGROUP = 128, CONSUMERS = 2;
+  static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
+  static constexpr int PARTS = BM / (64 * CONSUMERS);  // of 64 rows, which a consumer has
+  static constexpr int A_BYTES = BM * ROW_BYTES, STAGE_BYTES = (BM + BN) * ROW_BYTES;
+  static constexpr int STORE_BYTES = 64 * ROW_BYTES, STORES = 2;  // what a consumer's outputs pass through
+  static constexpr std::size_t SHARED_BYTES =                     // the swizzle begins at multiples of 1024
+      1024 + std::size_t{STAGES} * STAGE_BYTES + CONSUMERS * STORES * STORE_BYTES;
+  static_assert(BK * sizeof(E) == ROW_BYTES, "a step is a row of the swizzle");
+  static_assert(PARTS >= 1 && BM == PARTS * 64 * CONSUMERS && BN % 8 == 0 && BN <= 256, "shapes of wgmma");
+  static_assert(PARTS * BN <= 256, "sums that fit into the registers");
+  static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
+  static_assert(SHARED_BYTES + 16 * STAGES <= 227 * 1024, "what a block may have");
+
+  // Columns of an output of type Out that pass at once: 128 or 96 bytes, without remainder.
+  template <class Out>
+  static constexpr int WHOLE = ROW_BYTES / static_cast<int>(sizeof(Out));
+  template <class Out>
+  static constexpr int STORE_COLUMNS = BN % WHOLE<Out> == 0 ? WHOLE<Out> : WHOLE<Out> / 4 * 3;
+  static_assert(BN % STORE_COLUMNS<E> == 0 && BN % STORE_COLUMNS<float> == 0, "columns of 128 or 96 bytes");
+  // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction.
+  static __device__ __forceinline__ void product(float (&d)[BN / 2], uint64_t a, uint64_t b, int accumulate) {
+    if constexpr (std::is_same<E, Bf16>::value)
+      wgmma_m64k16_bf16<BN>(d, a, b, accumulate);
+    else
+      wgmma_m64k8_tf32<BN>(d, a, b, accumulate);
+  }
+};
+
+// What a launch is told; the maps are made by the host.
+struct WgmmaArgs {
+  TensorMap pixels;   // (channels, W, H, N), im2col; or (channels, pixels)
+  TensorMap filters;  // (channels of a group, S, R, filters)
+  TensorMap out;      // (columns of a group, groups, rows, pieces)
+  const float* bias;  // or null
+  Conv2dShape shape;
+  int single;  // filters of one pixel: the map of pixels is tiled
+  int pieces;  // the results are float and incomplete
+  int relu;
+  int chunks, channels;          // steps a filter tap, channels a step
+  int rows, m_tiles, n_tiles;    // outputs and tiles of a group
+  int steps, piece_steps, work;  // of the reduction, of a piece of it; tiles of all groups and pieces
+};
+
+struct WgmmaWork {
+  int group, m0, n0, piece, begin, end;  // steps [begin, end)
+};
+template <class T>
+__device__ __forceinline__ WgmmaWork wgmma_work(const WgmmaArgs& args, int index) {
+  const int n = index % args.n_tiles;
+  index /= args.n_tiles;
+  const int group = index % args.shape.groups;
+  index /= args.shape.groups;
+  const int m = index % args.m_tiles, piece = index / args.m_tiles;
+  const int begin = piece * args.piece_steps;
+  return {group, m * T::BM, n * T::BN, piece, begin, min(begin + args.piece_steps, args.steps)};
+}
+
+template <class T>
+struct WgmmaBarriers {
+  uint64_t full[T::STAGES], empty[T::STAGES];
+};
+
+// A role's place in the ring.
+template <class T>
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == T::STAGES) stage = 0, parity ^= 1;
+  }
+};
+
+// The producer: the steps of all the block's tiles, as fast as stages fall empty.
+template <class T, int KS>
+__device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
+                                              unsigned char* stages) {
+  const Conv2dShape& s = args.shape;
+  const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+  RingPlace<T> place;
+  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
+    const WgmmaWork work = wgmma_work<T>(args, index);
+    const int q = work.m0 % s.q, np = work.m0 / s.q;
+    const int w = q * s.stride_w - s.pad_w, h = np % s.p * s.stride_h - s.pad_h, n = np / s.p;
+    const int filter = work.group * group_filters + work.n0;
+    int chunk = work.begin % args.chunks, tap = work.begin / args.chunks;
+    int tap_w = tap % s.s, tap_h = tap / s.s;
+    for (int step = work.begin; step < work.end; ++step) {
+      mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
+      uint64_t* full = &barriers.full[place.stage];
+      mbarrier_arrive_expect_tx(full, KS * 32 * (T::BM + T::BN));
+      unsigned char* a = stages + place.stage * T::STAGE_BYTES;
+      const int c = chunk * args.channels, channel = work.group * group_channels + c;
+      if (args.single != 0)
+        tma_load_2d(a, &args.pixels, full, channel, work.m0);
+      else
+        tma_load_im2col_4d(a, &args.pixels, full, channel, w, h, n, static_cast<uint16_t>(tap_w),
+                           static_cast<uint16_t>(tap_h));
+      tma_load_4d(a + T::A_BYTES, &args.filters, full, c, tap_w, tap_h, filter);
+      if (++chunk == args.chunks) {
+        chunk = 0;
+        if (++tap_w == s.s) tap_w = 0, ++tap_h;
+      }
+      place.advance();
+    }
+  }
+}
+
+// Two neighbouring outputs of a row, as they lie in a store's buffer; `column` of the buffer is even.
+__device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int column, float a, float b,
+                                         Bf16*) {
+  const uint32_t pair = static_cast<uint32_t>(to_bf16(a)) | static_cast<uint32_t>(to_bf16(b)) << 16;
+  *reinterpret_cast<uint32_t*>(row + ((column / 8 ^ row_in_8) * 16 + column % 8 * 2)) = pair;
+}
+__device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int column, float a, float b,
+                                         float*) {
+  *reinterpret_cast<float2*>(row + ((column / 4 ^ row_in_8) * 16 + column % 4 * 4)) = make_float2(a, b);
+}
+
+// A consumer's outputs of a tile, through its buffers, of which `turn` is the next.
+template <class T, class Out>
+__device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
+                                            const WgmmaWork& work, int warpgroup, unsigned char* buffers,
+                                            int& turn) {
+  constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
+  const int group_filters = args.shape.k / args.shape.groups;
+  const int thread = threadIdx.x % T::WARPGROUP, lane = thread % 32;
+  const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+  const float* bias = args.bias == nullptr ? nullptr : args.bias + work.group * group_filters + work.n0;
+  PCN_UNROLL_ON_DEVICE
+  for (int part = 0; part < T::PARTS; ++part) {
+    const int m = work.m0 + (warpgroup * T::PARTS + part) * 64;
+    PCN_UNROLL_ON_DEVICE
+    for (int c = 0; c < T::BN / COLUMNS; ++c) {
+      if (m >= args.rows || work.n0 + c * COLUMNS >= group_filters) continue;  // nothing of it exists
+      unsigned char* buffer = buffers + turn * T::STORE_BYTES;
+      if (thread == 0) tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
+      named_barrier_sync(1 + warpgroup, T::WARPGROUP);
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < PRODUCTS; ++j) {
+        const int column = c * COLUMNS + 8 * j + pair;
+        float add[2] = {0.f, 0.f};
+        if (bias != nullptr && work.n0 + column < group_filters)
+          add[0] = __ldg(bias + column), add[1] = __ldg(bias + column + 1);
+        PCN_UNROLL_ON_DEVICE
+        for (int half = 0; half < 2; ++half) {
+          float v[2];
+          PCN_UNROLL_ON_DEVICE
+          for (int e = 0; e < 2; ++e) {
+            v[e] = acc[part][4 * (c * PRODUCTS + j) + 2 * half + e] + add[e];
+            if (args.relu != 0) v[e] = v[e] < 0.f ? 0.f : v[e];  // keeps NaN
+          }
+          put_pair(buffer + (row + 8 * half) * T::ROW_BYTES, lane / 4, 8 * j + pair, v[0], v[1],
+                   static_cast<Out*>(nullptr));
+        }
+      }
+      fence_proxy_async();  // what TMA reads has been written by threads
+      named_barrier_sync(1 + warpgroup, T::WARPGROUP);
+      if (thread == 0) {
+        tma_store_4d(&args.out, buffer, work.n0 + c * COLUMNS, work.group, m, work.piece);
+        tma_store_commit();
+      }
+      turn = turn + 1 == T::STORES ? 0 : turn + 1;
+    }
+  }
+}
+
+// A consumer: multiplies what has landed, one step behind in giving stages back, and stores.
+template <class T, int KS>
+__device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
+                                              unsigned char* stages) {
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
+  constexpr int ROWS = 64 * T::ROW_BYTES / 16;  // 64 rows, in the units of a descriptor
+  const uint64_t ring = wgmma_descriptor(shared_address(stages));
+  unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[stage]);
+  };
+  RingPlace<T> place;
+  int turn = 0;
+  float acc[T::PARTS][T::BN / 2];
+  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
+    const WgmmaWork work = wgmma_work<T>(args, index);
+    int before = 0;  // the stage that is being multiplied
+    for (int step = work.begin; step < work.end; ++step) {
+      mbarrier_wait(&barriers.full[place.stage], place.parity);
+      const uint64_t stage = ring + place.stage * (T::STAGE_BYTES / 16);
+      const uint64_t a = stage + warpgroup * (T::PARTS * ROWS), b = stage + T::A_BYTES / 16;
+      wgmma_fence();
+      PCN_UNROLL_ON_DEVICE
+      for (int ks = 0; ks < KS; ++ks) PCN_UNROLL_ON_DEVICE
+      for (int part = 0; part < T::PARTS; ++part)
+        T::product(acc[part], a + part * ROWS + 2 * ks, b + 2 * ks, ks > 0 || step > work.begin);
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (step > work.begin) release(before);
+      before = place.stage;
+      place.advance();
+    }
+    wgmma_wait<0>();
+    release(before);
+    if constexpr (std::is_same<typename T::Element, Bf16>::value) {
+      if (args.pieces == 0) {
+        wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn);
+        continue;
+      }
+    }
+    wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn);
+  }
+  if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
+}
+
+// KS: products of 32 bytes a step, 4 or 3.
+template <class T, int KS>
+__global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
+  WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();
+  unsigned char* stages = dynamic_shared<unsigned char>();
+  stages += (1024 - (shared_address(stages) & 1023)) & 1023;
+  if (threadIdx.x == 0) {
+    PCN_UNROLL_ON_DEVICE
+    for (int stage = 0; stage < T::STAGES; ++stage) {
+      mbarrier_init(&barriers.full[stage], 1);
+      mbarrier_init(&barriers.empty[stage], T::CONSUMERS * T::WARPGROUP / 32);
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP) {
+    setmaxnreg_dec<40>();
+    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) wgmma_produce<T, KS>(args, barriers, stages);
+  } else {
+    setmaxnreg_inc<232>();
+    wgmma_consume<T, KS>(args, barriers, stages);
+  }
+}
+
+// ---- the host's side
+
+// How a group's channels are cut into steps: by 128 bytes or, where that pads less, by 96.
+struct WgmmaSteps {
+  int ks, channels, chunks;  // products and channels a step, steps a filter tap
+};
+template <class T>
+WgmmaSteps wgmma_steps(int group_channels) {
+  const int parts[] = {T::BK / 4 * 4, T::BK / 4 * 3};
+  const auto padded = [&](int part) { return ceil_div(group_channels, part) * part; };
+  const int channels = padded(parts[1]) < padded(parts[0]) ? parts[1] : parts[0];
+  return {channels * 4 / T::BK, channels, static_cast<int>(ceil_div(group_channels, channels))};
+}
+
+// The rate of the fastest of these tiles in multiply-adds of FFMA: by the cycle model 1.34 times that of the fastest
+// mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h).
+template <class T>
+TileInfo wgmma_info(int channels, double efficiency) {
+  const double rate = std::is_same<typename T::Element, Bf16>::value ? 12. : 6.;
+  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, rate};
+}
+
+}  // namespace pcn::conv
