@@ -187,11 +187,33 @@ PCN_FN void tma_store_wait() {
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 // ---- wgmma --------------------------------------------------------------------------------------
-PCN_FN void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+namespace detail {
+// What the compiler takes for a use and a change of each register: what comes before stays before, what comes
+// after stays after.
+template <int R>
+PCN_FN void pin(float (&registers)[R]) {
+  PCN_UNROLL for (int i = 0; i < R; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int R>
+PCN_FN void pin(uint32_t (&registers)[R]) {
+  PCN_UNROLL for (int i = 0; i < R; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
+template <class T, int S, int R>
+PCN_FN void pin(T (&registers)[S][R]) {
+  PCN_UNROLL for (int i = 0; i < S; ++i) pin(registers[i]);
+}
+}  // namespace detail
+
+template <class... Registers>
+PCN_FN void wgmma_fence(Registers&... registers) {
+  (detail::pin(registers), ...);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 PCN_FN void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N>
-PCN_FN void wgmma_wait() {
+template <int N, class... Registers>
+PCN_FN void wgmma_wait(Registers&... registers) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+  (detail::pin(registers), ...);
 }
 template <int R>
 PCN_FN void setmaxnreg_inc() {
@@ -206,14 +228,21 @@ PCN_FN void setmaxnreg_dec() {
 #include "common/wgmma_device.h"
 
 namespace pcn {
-// d[N/2] (+)= A[64][8] * B[N][8]^T on one warpgroup; accumulate == 0 overwrites d.
 template <int N>
 PCN_FN void wgmma_m64k8_tf32(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  detail::WgmmaTf32<N>::issue(d, a, b, accumulate);
+  detail::Wgmma<N>::tf32(d, a, b, accumulate);
 }
 template <int N>
+PCN_FN void wgmma_m64k8_tf32(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  detail::Wgmma<N>::tf32(d, a, b, accumulate);
+}
+template <int N, Major A = Major::kK, Major B = Major::kK>
 PCN_FN void wgmma_m64k16_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  detail::WgmmaBf16<N>::issue(d, a, b, accumulate);
+  detail::Wgmma<N>::template bf16<A == Major::kMN, B == Major::kMN>(d, a, b, accumulate);
+}
+template <int N, Major B = Major::kK>
+PCN_FN void wgmma_m64k16_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  detail::Wgmma<N>::template bf16<B == Major::kMN>(d, a, b, accumulate);
 }
 #endif
 

@@ -313,6 +313,7 @@ std::unique_ptr<Code> decode(const Text& text, const Function& function,
                              const std::map<std::string, Global>& globals) {
   Decoder decoder(text, function, globals);
   Code& code = *decoder.code;
+  check_fences(text, function);
   for (const Statement& s : function.body) {
     Form form(decoder, s);
     Instr in;

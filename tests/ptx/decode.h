@@ -92,4 +92,9 @@ struct Rows {
 };
 Rows allocate_rows(const Text& text, const Function& function);
 
+// "wgmma.fence must be used to order register accesses between wgmma.mma_async and other operations": throws Fault
+// where a product's sums or registers of A are written after the last fence before it, as far as no label lies between
+// (liveness.cpp).
+void check_fences(const Text& text, const Function& function);
+
 }  // namespace ptx

@@ -390,6 +390,10 @@ const Case CASES[] = {{"indices", indices},
                       {"tensor_maps", tensor_maps_case},
                       {"wgmma_tf32", wgmma_tf32_case},
                       {"wgmma_bf16", wgmma_bf16_case},
+                      {"wgmma_swizzle", wgmma_swizzle_case},
+                      {"wgmma_mn", wgmma_mn_case},
+                      {"wgmma_mn_partial", wgmma_mn_partial_case},
+                      {"wgmma_registers", wgmma_registers_case},
                       {"wgmma_96_bytes", wgmma_96_bytes_case},
                       {"pipeline", pipeline_case}};
 

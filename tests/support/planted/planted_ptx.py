@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PRIMITIVES = "kernels/common/primitives_device.h"
 DEVICE = "kernels/common/device.h"
 MAPS = "kernels/common/tensor_map.h"
+WGMMA = "kernels/common/wgmma_device.h"
 PROBE = "tests/support/emulator/primitives_launch.h"
 
 
@@ -189,6 +190,41 @@ FAULTS = [
         'asm volatile("wgmma.fence.sync.aligned;" ::: "memory");',
         "",
         "wgmma_tf32",
+    ),
+    _primitive(
+        "wgmma: the compiler may move what is done to the registers past the fence",
+        'asm volatile("" : "+f"(registers[i])::"memory");',
+        "(void)registers[i];",
+        "wgmma_tf32",
+        "wgmma_bf16",
+    ),
+    Fault(
+        "wgmma: one operand's major-ness for the other's",
+        WGMMA,
+        '", " I3 ", " I4)',
+        '", " I4 ", " I3)',
+        ("wgmma_mn",),
+    ),
+    Fault(
+        "wgmma: B in registers' company always K-major",
+        WGMMA,
+        '", " I6)',
+        '", 0")',
+        ("wgmma_registers",),
+    ),
+    Fault(
+        "wgmma: two registers of A swapped in bfloat16",
+        WGMMA,
+        '"k16.f32.bf16.bf16", D, "{" I0 ", " I1 ", " I2',
+        '"k16.f32.bf16.bf16", D, "{" I0 ", " I2 ", " I1',
+        ("wgmma_registers",),
+    ),
+    Fault(
+        "wgmma: two registers of A swapped in TF32",
+        WGMMA,
+        '"k8.f32.tf32.tf32", D, "{" I0 ", " I1 ", " I2',
+        '"k8.f32.tf32.tf32", D, "{" I0 ", " I2 ", " I1',
+        ("wgmma_registers",),
     ),
     _primitive(
         "TMA: a source overwritten before it was read",
