@@ -48,8 +48,9 @@ def add_loops(kernels: list[dict], text: str) -> int:
 def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int]]]:
     """The list of tiles with the model's efficiencies, and (stem, percent in `text`, the model's) of each.
 
-    A tile's is that of its loop over the fastest one's of its kind: FFMA; TF32 and bf16 by mma.sync; by wgmma.
-    Lines within a tenth of it stay as they are: other choices of kernels are other bits. Lines of ROWS stay: memory bounds them.
+    A tile's is that of its loop over the fastest one's of its kind: FFMA; TF32 and bf16 by mma.sync; by
+    wgmma. Lines within a tenth of it stay as they are: other choices of kernels are other bits. Lines of
+    ROWS stay: memory bounds them.
     """
     stems, lines = predictions.by_stem(kernels), LINE.findall(text)
     percents: dict[str, int] = {}

@@ -24,7 +24,8 @@ TENSOR = {2: 2048, 4: 1024}
 #: What mma.sync reaches of that, as microbenchmarks of Hopper are quoted (arXiv 2402.13499).
 MMA_SHARE = 0.62
 MMA_PRODUCTS = {2: 16 * 8 * 16, 4: 16 * 8 * 8}  #: multiply-adds of an HMMA by bytes of an element
-#: What wgmma reaches of it: the best matrix product seen on an H200 (PyTorch, bf16, random data) is 790 of 949 TFLOP/s.
+#: What wgmma reaches of it: the best matrix product seen on an H200 (PyTorch, bf16, random data) does 790
+#: of 949 TFLOP/s.
 WGMMA_SHARE = 0.83
 WARPGROUP = 4  #: warps
 BANKS = 128  #: bytes of shared memory a cycle
@@ -52,7 +53,9 @@ class Tile:
     warps: int
     item: int
     resident: int
-    persistent: bool = False  # blocks of producer and consumer warpgroups, on wgmma, that take tile after tile
+    persistent: bool = (
+        False  # blocks of producer and consumer warpgroups, on wgmma, that take tile after tile
+    )
 
     @property
     def multiplying(self) -> int:
@@ -137,8 +140,8 @@ def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
 
     A quarter of the multiprocessor issues an instruction a cycle to a fourth of the warps. Integers,
     comparisons and selections take its 16 lanes 2 cycles (`alu`); float32 has 32 lanes, of which the integer
-    multiplier shares half (`fma`). Operands come from L2 once a block (`l2`). wgmma reads its operands, 64 and BN rows
-    of 32 bytes, from shared memory each time, into which TMA has written each once (`shared`).
+    multiplier shares half (`fma`). Operands come from L2 once a block (`l2`). wgmma reads its operands, 64
+    and BN rows of 32 bytes, from shared memory each time, where TMA has put each once (`shared`).
     """
     counts = step_counts(tile, loop)
     quarter = tile.multiplying / 4

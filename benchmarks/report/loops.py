@@ -97,7 +97,7 @@ def _count(code: list[Instruction]) -> dict[str, int]:
 
 
 def _leaves_wait(code: list[Instruction], at: int) -> bool:
-    """Whether a jump follows a barrier's wait that stands behind the code: where it leads, the wait was left."""
+    """Whether a jump ends a barrier's wait that stands behind the code: it leads back to the wait."""
     return at >= 2 and code[at - 2].name == "SYNCS" and code[at - 1].target == code[at - 2].address
 
 

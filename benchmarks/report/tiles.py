@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIST = Path(__file__).parents[2] / "kernels" / "conv" / "tiles.inc"
-_LINE = re.compile(r"^(PCN_(FPROP|DGRAD|WGRAD)_(MMA|TILE|ROWS|MMA_BF16|WGMMA|WGMMA_BF16)\((\w+), .*\))  // \S", re.MULTILINE)
+_LINE = re.compile(
+    r"^(PCN_(FPROP|DGRAD|WGRAD)_(MMA|TILE|ROWS|MMA_BF16|WGMMA|WGMMA_BF16)\((\w+), .*\))  // \S", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

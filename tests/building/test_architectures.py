@@ -177,8 +177,7 @@ OPS = {"conv2d": "conv2d_fprop", "conv2d_dgrad": "conv2d_dgrad", "conv2d_wgrad":
 
 
 def test_rows_without_their_code_are_refused(image):
-    """Walks every row: what vanishes with code for 7.5 is what such code does not do, with code for 8.0 what is
-    made for 9.0 alone."""
+    """Walks every row: code for 7.5 lacks what such code does not do, code for 8.0 what is made for 9.0."""
     lost, kept = set(), set()
     for op, precision, (x, w) in itertools.product(
         OPS,
@@ -298,7 +297,8 @@ def test_the_module_holds_what_it_says():
 def units(files: list[Path], tiles: list[Tile]) -> int:
     """Of how many translation units CMakeLists.txt makes of kernel files and tiles."""
     alone = [path for path in files if path.parent.name in ("conv", "hopper")]
-    lists = {re.sub("WGMMA_BF16$", "WGMMA", tile.line.partition("(")[0]).replace("_ROWS", "_TILE") for tile in tiles}
+    lists = {tile.line.partition("(")[0].replace("_ROWS", "_TILE") for tile in tiles}
+    lists = {re.sub("WGMMA_BF16$", "WGMMA", name) for name in lists}
     return len(alone) + len({path.parent for path in files} - {path.parent for path in alone}) + len(lists)
 
 

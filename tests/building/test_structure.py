@@ -83,7 +83,8 @@ def test_tiles_are_lines():
     assert LIST.read_text().count("(conv2d_") == len(TILES) >= 30
     for tile in TILES:
         line = re.fullmatch(
-            r"PCN_(\w+?)_(\w+)\((\w+), (\d+), \d+, (Mma|Wgmma)?Tile<(\d+), (\d+), [\d, ]+(, Bf16)?>\)", tile.line
+            r"PCN_(\w+?)_(\w+)\((\w+), (\d+), \d+, (Mma|Wgmma)?Tile<(\d+), (\d+), [\d, ]+(, Bf16)?>\)",
+            tile.line,
         )
         direction, kind, stem, _, mma, rows, columns, bf16 = line.groups()
         side = f"{mma.lower()}{rows}x{columns}" if mma else f"{kind.lower()}\\d+"

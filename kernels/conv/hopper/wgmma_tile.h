@@ -232,7 +232,7 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
       before = place.stage;
       place.advance();
     }
-    wgmma_wait<0>();
+    wgmma_wait<0>(acc);
     release(before);
     if constexpr (std::is_same<typename T::Element, Bf16>::value) {
       if (args.pieces == 0) {

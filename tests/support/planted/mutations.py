@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.planted import planted_bf16, planted_conv_bf16, planted_masks, planted_pooled
+from support.planted import planted_bf16, planted_conv_bf16, planted_masks, planted_pooled, planted_wgmma
 
 FAMILIES = ("conv", "loss", "norm", "optim", "pointwise", "pool")
 
@@ -328,6 +328,7 @@ MUTATIONS = [
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
     *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
+    *[Mutation(*bug) for bug in planted_wgmma.BUGS],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

@@ -1,0 +1,204 @@
+"""The kernels for compute capability 9.0 (kernels/conv/hopper): TMA, mbarriers, wgmma.
+
+``test_conv_bf16.py`` runs them on the shapes of every row. Here are shapes for what they alone have: a ring
+that turns round within a tile and from tile to tile, steps of 96 and of 128 bytes, groups as offsets of
+channels, maps.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from support.helpers import same_bits
+from support.kernels.conv_problems import PLAIN, compute, kernels, problem, table
+from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
+from test_conv_bf16 import BF16, assert_right
+
+from pyconvnet import ops, reference
+from pyconvnet.common import devices
+from pyconvnet.ops.conv import capability
+
+SAME1, SAME2 = ((1, 1), (1, 1)), ((2, 2), (2, 2))
+CASES = [
+    # AlexNet's layers on small images: conv1 in the depth layout, towers of 48 and 192 channels, both, fc.
+    Conv("as_conv1", (1, 11, 11, 48), (96, 3, 3, 48)),
+    Conv("as_conv2", (1, 9, 6, 96), (256, 5, 5, 48), pad=SAME2, groups=2),
+    Conv("as_conv3", (2, 5, 4, 256), (384, 3, 3, 256), pad=SAME1),
+    Conv("as_conv4", (1, 6, 5, 384), (384, 3, 3, 192), pad=SAME1, groups=2),
+    Conv("as_fc6", (3, 1, 1, 1152), (256, 1, 1, 1152)),
+    # Ragged: rows, columns, channels; tiles that two images share; pixels that no window meets.
+    Conv("rows_and_more", (5, 7, 8, 24), (136, 3, 3, 24), pad=SAME1),
+    Conv("strided", (3, 9, 11, 32), (200, 3, 2, 32), (2, 3), ((1, 2), (0, 1))),
+    Conv("channels_of_96", (1, 6, 6, 192), (72, 2, 3, 96), pad=((0, 1), (2, 0)), groups=2),
+    Conv("one_pixel_filters", (2, 7, 11, 72), (264, 1, 1, 72)),
+    Conv("window_is_image", (9, 4, 5, 16), (40, 4, 5, 16)),
+]
+#: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
+SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
+ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
+NASTY = [("rev", "eager"), ("mix", "late"), ("mix", "rand")]
+
+
+def rows(cases: list[Conv]) -> list:
+    """One test for each case and each of these kernels."""
+    return [
+        pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_fprop_')}")
+        for case in cases
+        for kernel in kernels("conv2d", case, precision="bf16")
+        if "_wgmma" in kernel
+    ]
+
+
+def forward(case: Conv, dev, kernel: str, relu: bool = False) -> None:
+    """Compute a case with bias and compare with float64."""
+    p = problem(case, BF16)
+    options = {"activation": "relu"} if relu else {}
+    y = compute("conv2d", case, dev, kernel, BF16, **options)
+    assert_right(y, np.maximum(p.y, 0) if relu else p.y, p.terms["conv2d"])
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("case", "kernel"), rows([*CASES, SEVERAL]))
+def test_kernel(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    with run_on(device):
+        forward(case, device, kernel)
+        if case is not SEVERAL:
+            forward(case, device, kernel, relu=True)
+
+
+def with_orders() -> list:
+    """Every order on small cases; the nasty ones, and where it is quick, on the large one."""
+    return [
+        pytest.param(*row.values, *order, id="-".join((row.id, *order)))
+        for row in rows([SEVERAL, *(c for c in CASES if c.name in ("as_conv2", "rows_and_more"))])
+        for order in (ORDERS if row.values[0] is not SEVERAL else NASTY if PLAIN else NASTY[2:])
+    ]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("case", "kernel", "order", "asynchronous"), with_orders())
+def test_every_order_gives_the_same_bits(case, kernel, order, asynchronous):
+    """Copies, products and stores as early and as late as may be, whoever goes first."""
+    dev = devices.emulator()
+    try:
+        dev.ext.configure(order=order, async_=asynchronous, seed=5)
+        with ops.on(dev):
+            result = compute("conv2d", case, dev, kernel, BF16)
+            dev.ext.configure()
+            plain = compute("conv2d", case, dev, kernel, BF16)
+    finally:
+        dev.ext.configure()
+    assert same_bits(result, plain)
+    assert_right(plain, problem(case, BF16).y, problem(case, BF16).terms["conv2d"])
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]]))
+def test_pieces(case, kernel, pieces, device, run_on):
+    """25 steps in pieces: float sums leave by a map of their own, and are added."""
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    with run_on(device):
+        forward(case, device, f"{kernel}/{pieces}", relu=True)
+
+
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]]))
+def test_a_group_does_not_see_the_other(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    p = problem(case, BF16)
+    x = p.x.copy()
+    x[..., 48] = np.nan  # the first channel of the second group, next to the last one of the first
+    with run_on(device):
+        y = ops.conv2d(device.asarray(x), device.asarray(p.w), kernel=kernel, **case.options)
+    y = device.to_numpy(y).astype(np.float64)
+    assert np.isfinite(y[..., :128]).all()
+    assert np.isnan(y[..., 128:]).any()
+
+
+# ---------------------------------------------------------------- what they take
+
+TAKEN = {"stride": 2, "pad": 0, "groups": 1}
+
+
+def taken(x, w, **options) -> bool:
+    """Whether these kernels apply; all or none."""
+    found = ops.kernels("conv2d", x, w, precision="bf16", device="emulator", **TAKEN | options)
+    wgmma = [name for name in found if "_wgmma" in name]
+    assert len(wgmma) in (0, sum("_wgmma" in name for name in table("conv2d", BF16)))
+    return bool(wgmma)
+
+
+def test_limits_of_instructions_and_maps():
+    x, w = (2, 40, 40, 16), (16, 3, 3, 16)
+    assert taken(x, w)
+    assert taken(x, w, stride=8)
+    assert not taken(x, w, stride=9)  # an im2col map steps over 8 pixels at most
+    assert taken(x, w, pad=((128, 0), (0, 128)))
+    assert not taken(x, w, pad=((129, 0), (0, 0)))  # a corner is a byte
+    assert not taken(x, w, pad=((0, 0), (0, 131)))
+    for rows, pad, good in (
+        (129, 0, True),
+        (130, 0, False),
+        (256, 128, True),
+        (257, 128, False),
+    ):  # an offset, too
+        assert taken((1, 300, 4, 8), (8, rows, 1, 8), stride=1, pad=((pad, pad), (0, 0))) == good
+    assert not taken((2, 40, 40, 12), (16, 3, 3, 12))  # 24 bytes
+    assert not taken(x, (12, 3, 3, 16))
+    for channels, whole in (
+        (8, False),
+        (48, True),
+        (64, True),
+        (72, False),
+        (96, True),
+        (192, True),
+        (200, False),
+    ):
+        grouped = taken((2, 9, 9, 2 * channels), (16, 3, 3, channels), groups=2)
+        assert grouped == whole, "a step must not reach over the end of a group"
+        assert taken((2, 9, 9, channels), (16, 3, 3, channels))
+
+
+@pytest.mark.parametrize(
+    ("card", "wgmma"), [("80", False), ("89", False), ("90", True), ("100", False), ("120", False)]
+)
+def test_other_cards_take_portable_rows(monkeypatch, card, wgmma):
+    monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", card)
+    names = kernels("conv2d", CASES[2], precision="bf16")
+    assert any("_wgmma" in name for name in names) == wgmma
+    assert any("_mma" in name for name in names)
+
+
+def test_alexnet_runs_on_them(monkeypatch):
+    monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", "90")
+    from support.kernels.conv_shapes import alexnet_convs
+
+    for batch in (128, 1024):
+        chosen = {
+            case.name: kernels("conv2d", case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]
+        }
+        assert all("_wgmma" in name for name in chosen.values()), chosen
+
+
+@pytest.mark.parametrize("case", [*RAGGED_CONVS, *RAGGED_OF_EIGHT], ids=str)
+def test_bf16_alone(case):
+    for precision in ("fp32", "tf32", "fp32x3"):
+        assert not any("_wgmma" in name for name in kernels("conv2d", case, precision=precision))
+
+
+def test_maps_are_of_the_arrays_that_are_given():
+    """A launch after another of the same shape reads and writes its own arrays."""
+    case, dev = CASES[5], devices.emulator()
+    (kernel, *_) = (name for name in kernels("conv2d", case, precision="bf16") if "_wgmma" in name)
+    rng = np.random.default_rng(2)
+    with ops.on(dev):
+        for _ in range(3):
+            x, w = (rng.standard_normal(shape).astype(BF16) for shape in (case.x, case.w))
+            y = reference.conv2d(x.astype(np.float64), w.astype(np.float64), **case.options)
+            assert_right(
+                ops.conv2d(x, w, kernel=kernel, **case.options), y, problem(case, BF16).terms["conv2d"]
+            )

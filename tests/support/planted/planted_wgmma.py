@@ -1,0 +1,244 @@
+"""Bugs for test_planted_bugs.py: the kernels for compute capability 9.0, their ring, their maps, their stores."""
+
+TILE, FPROP = "conv/hopper/wgmma_tile.h", "conv/hopper/fprop.h"
+SHAPES = (
+    "test_conv_wgmma.py",
+    "test_kernel and emulator and (as_conv2 or rows_and_more or strided) and 128x128",
+)
+ORDERS = ("test_conv_wgmma.py", "test_every_order and as_conv2 and 128x128")
+SEVERAL = ("test_conv_wgmma.py", "test_every_order and several and 128x128")
+PARTS = ("test_conv_wgmma.py", "test_kernel and emulator and rows_and_more and 256x128")
+PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 128x128")
+GROUPS = ("test_conv_wgmma.py", "test_a_group and emulator and 128x128")
+LIMITS = ("test_conv_wgmma.py", "test_limits")
+SMALL, LARGE = ("conv2d_fprop_wgmma128x128_bf16.cu",), ("conv2d_fprop_wgmma256x128_bf16.cu",)
+
+_FAULTS = [
+    # ---- phases and parities, counts of barriers
+    (
+        TILE,
+        "barriers.empty[place.stage], place.parity ^ 1",
+        "barriers.empty[place.stage], place.parity",
+        "the producer waits for a stage that was never full",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "barriers.full[place.stage], place.parity)",
+        "barriers.full[place.stage], 0)",
+        "from the second round on stages read before they are full",
+        ORDERS,
+        SMALL,
+    ),
+    (TILE, "stage = 0, parity ^= 1;", "stage = 0;", "a parity that does not turn", SHAPES, SMALL),
+    (
+        TILE,
+        "mbarrier_init(&barriers.full[stage], 1)",
+        "mbarrier_init(&barriers.full[stage], 2)",
+        "a full barrier that waits for two",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "T::CONSUMERS * T::WARPGROUP / 32);",
+        "T::WARPGROUP / 32);",
+        "a stage falls empty when one warpgroup has multiplied it",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "if (threadIdx.x % 32 == 0) mbarrier_arrive",
+        "mbarrier_arrive",
+        "every lane gives a stage back",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "KS * 32 * (T::BM + T::BN)",
+        "T::STAGE_BYTES",
+        "bytes expected that a narrow step does not bring",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "wgmma_wait<1>();",
+        "wgmma_wait<2>();",
+        "a stage given back while it is multiplied",
+        ORDERS,
+        SMALL,
+    ),
+    (TILE, "wgmma_wait<0>(acc);", "wgmma_wait<1>(acc);", "sums stored before they are there", ORDERS, SMALL),
+    (TILE, "      wgmma_fence();\n", "", "products without a fence", SHAPES, SMALL),
+    # ---- descriptors and swizzles
+    (
+        TILE,
+        "b = stage + T::A_BYTES / 16",
+        "b = stage + T::A_BYTES / 16 + 64",
+        "filters read from the next group of 8 rows",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "stage + warpgroup * (T::PARTS * ROWS)",
+        "stage + warpgroup * ROWS",
+        "the second warpgroup multiplies rows of the first",
+        PARTS,
+        LARGE,
+    ),
+    (
+        TILE,
+        "a + part * ROWS + 2 * ks",
+        "a + part * ROWS + ks",
+        "a product's operands half a product apart",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "stages += (1024 - (shared_address(stages) & 1023)) & 1023;",
+        "",
+        "a ring that is not aligned",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        TILE,
+        "(column / 8 ^ row_in_8) * 16",
+        "(column / 8) * 16",
+        "outputs that are not swizzled",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "(column / 4 ^ row_in_8) * 16",
+        "(column / 4 ^ row_in_8 ^ 1) * 16",
+        "pieces' columns swizzled otherwise than their map",
+        PIECES,
+        SMALL,
+    ),
+    # ---- the way out
+    (
+        TILE,
+        "tma_store_wait_read<T::STORES - 1>();",
+        "tma_store_wait_read<T::STORES>();",
+        "a buffer filled while it is being read",
+        SEVERAL,
+        SMALL,
+    ),
+    (
+        TILE,
+        "by threads\n      named_barrier_sync(1 + warpgroup, T::WARPGROUP);",
+        "by threads",
+        "rows stored that other warps have not written",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        TILE,
+        "T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES",
+        "T::STAGES * T::STAGE_BYTES - 8192 + warpgroup * T::STORES",
+        "outputs in the last stage of the ring",
+        SEVERAL,
+        SMALL,
+    ),
+    (
+        TILE,
+        "warpgroup * T::STORES * T::STORE_BYTES;",
+        "0;",
+        "one pair of buffers for both warpgroups",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        TILE,
+        "args.bias + work.group * group_filters + work.n0",
+        "args.bias + work.n0",
+        "the first group's bias for all",
+        SHAPES,
+        SMALL,
+    ),
+    # ---- steps, tiles and pieces
+    (TILE, "tap_w = 0, ++tap_h", "++tap_h", "a filter's row that goes on in the next column", SHAPES, SMALL),
+    (
+        TILE,
+        "c = chunk * args.channels",
+        "c = chunk * T::BK",
+        "channels left out between narrow steps",
+        ("test_conv_wgmma.py", "test_kernel and emulator and channels_of_96 and 128x128"),
+        SMALL,
+    ),
+    (
+        TILE,
+        "ks > 0 || step > work.begin",
+        "ks > 0 || step > 0",
+        "a piece that begins with the sums of the last one",
+        PIECES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "channel = work.group * group_channels + c",
+        "channel = c",
+        "every group sees the first one's channels",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        TILE,
+        "work.group, m, work.piece);",
+        "work.group, m, 0);",
+        "every piece stored as the first",
+        PIECES,
+        SMALL,
+    ),
+    # ---- maps
+    (
+        FPROP,
+        "{(s.q - 1) * s.stride_w - s.pad_w - (s.w - 1)",
+        "{(s.q - 1) * s.stride_w - s.pad_w - s.w",
+        "rows of windows that end a pixel early",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        FPROP,
+        "static_cast<uint32_t>(s.stride_w), static_cast<uint32_t>(s.stride_h)",
+        "static_cast<uint32_t>(s.stride_h), static_cast<uint32_t>(s.stride_w)",
+        "steps of the map swapped",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        FPROP,
+        "{pixel, s_ * pixel, r * s_ * pixel}",
+        "{pixel, r * pixel, r * s_ * pixel}",
+        "filters' rows as far apart as their columns",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        FPROP,
+        "steps.chunks * steps.channels != group_channels",
+        "steps.chunks == 0",
+        "steps that reach into the next group",
+        LIMITS,
+        SMALL,
+    ),
+    (
+        FPROP,
+        "s.stride_w > 8 || s.stride_h > 8",
+        "s.stride_w > 9 || s.stride_h > 9",
+        "steps that no map takes",
+        LIMITS,
+        SMALL,
+    ),
+    (FPROP, "corners.lower[i] < -128", "corners.lower[i] < -129", "corners that no map takes", LIMITS, SMALL),
+]
+BUGS = [(*fault, number % 9 != 1) for number, fault in enumerate(_FAULTS)]
