@@ -51,7 +51,9 @@ def sources(families: list[str] | None, folder: Path) -> list[Path]:
 
 def family_of(path: Path) -> str:
     """The family of a kernel file."""
-    return path.relative_to(KERNELS).parts[0] if path.is_relative_to(KERNELS) else path.parent.name
+    if path.is_relative_to(KERNELS):
+        return path.relative_to(KERNELS).parts[0]
+    return next(folder.name for folder in path.parents if folder.name != "hopper")
 
 
 def default_architectures() -> list[str]:

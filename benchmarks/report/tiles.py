@@ -22,7 +22,7 @@ class Tile:
 
     def write(self, folder: Path) -> Path:
         """Write the file that makes this kernel alone; returns its path."""
-        path = folder / "conv" / f"{self.stem}.cu"
+        path = folder / Path(self.header).parent / f"{self.stem}.cu"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'#include "{self.header}"\n\nnamespace pcn {{\n{self.line}\n}}  // namespace pcn\n')
         return path

@@ -1,4 +1,4 @@
-"""Bugs for test_planted_bugs.py: the kernels for compute capability 9.0, their ring, their maps, their stores."""
+"""Bugs for test_planted_bugs.py: the kernels for compute capability 9.0: ring, maps, stores."""
 
 TILE, FPROP = "conv/hopper/wgmma_tile.h", "conv/hopper/fprop.h"
 SHAPES = (
