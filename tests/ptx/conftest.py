@@ -8,8 +8,8 @@ from support import executor, ptx
 from support.fakes import fake_ptx
 from support.once import once
 
-#: What the default run takes: the executor itself, compiled quickly, on small kernels.
-QUICK = {"test_executor_faults.py", "test_executor_warps.py"}
+#: What the default run takes: the executor itself, compiled quickly, on small kernels and two of nvcc's.
+QUICK = {"test_executor_faults.py", "test_executor_warps.py", "test_two_rows.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +29,16 @@ def library(request, tmp_path_factory):
         pytest.skip(reason)
     quick = not request.config.getoption("--slow")
     return once(tmp_path_factory, "ptx_executor", lambda folder: executor.build(folder, quick))
+
+
+@pytest.fixture(scope="session")
+def stand_in(library, tmp_path_factory):
+    """The folder of the runtime, for programs that need no module."""
+    if folder := os.environ.get("PYCONVNET_PTX"):
+        return Path(folder)
+    if reason := ptx.missing():
+        pytest.skip(reason)
+    return once(tmp_path_factory, "ptx_stand_in", lambda folder: ptx.build(folder, library, None))
 
 
 @pytest.fixture(scope="session")

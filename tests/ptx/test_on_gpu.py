@@ -33,7 +33,8 @@ def test_every_part_runs_to_its_end(runtime, tmp_path):
         "PYCONVNET_EMULATOR": devices.emulator().ext.__file__, "PYTHONPATH": site,
         "PYCONVNET_ONLY": "fc8", "PYCONVNET_PEERS": "no", "PYCONVNET_CIFAR": "",
     }  # fmt: skip
-    environment.pop("PYTEST_XDIST_WORKER", None)
+    for name in ("PYTEST_XDIST_WORKER", "PYCONVNET_TUNE"):  # of these tests, not of the script
+        environment.pop(name, None)
     done = subprocess.run(
         ["bash", ROOT / "benchmarks" / "on_gpu.sh", tmp_path, *parts(), "cifar"],
         env=environment, capture_output=True, text=True, timeout=1800,
