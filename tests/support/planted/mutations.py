@@ -406,7 +406,7 @@ MUTATIONS = [
     ),
     # ---- optim
     Mutation(
-        "optim/sgd_momentum_flat.cu",
+        "optim/sgd_tile.h",
         "{momentum, weight_decay * rate, rate}",
         "{momentum, weight_decay * lr, rate}",
         "decay without the multiplier",
@@ -414,7 +414,7 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
-        "optim/sgd_momentum_flat.cu",
+        "optim/sgd_tile.h",
         "__ldg(ends + s) <= i) ++s;",
         "__ldg(ends + s) < i) ++s;",
         "segment off by one",
