@@ -4,9 +4,11 @@
 // every slot that becomes free until all have been dealt out. So here BLOCKS blocks, one a multiprocessor of an
 // H200, walk over all tiles, each a BLOCKS-th of them.
 //
-// A block has 4096 registers and no shared memory: two blocks of 128 threads and up to 240 registers, as the
-// tiles on tensor cores are, leave that many. 12 KB are under way for it, 1.6 MB on the card: by Little's law
-// about 60 % of an H200's bandwidth at a microsecond of latency, which is more than there is need for.
+// A block has 2048 registers, 1024 in each of two quarters of its multiprocessor, and no shared memory: two blocks
+// of 128 threads and up to 240 registers, as the tiles on tensor cores are, leave them. 32 registers a thread hold
+// five of a tile's six loads, so that a tile of 10 KB, reads and writes, takes two latencies: at 800 cycles each
+// 1.5 TB/s on the card. Slow on purpose: AlexNet's backward leaves time for it, and what it moves goes through the
+// L2 that products wait for. benchmarks/report/overlap.py counts with these figures.
 //
 // Taken by its name alone: on a card of its own it is the slower one.
 #include "optim/sgd_tile.h"
@@ -14,13 +16,13 @@
 namespace pcn {
 namespace {
 
-constexpr int BESIDE_THREADS = 128;
+constexpr int BESIDE_THREADS = 64;
 constexpr int BESIDE_UNROLL = 2;
 constexpr int BESIDE_TILE = BESIDE_THREADS * BESIDE_UNROLL * 4;
 constexpr int BLOCKS = 132;
 
 template <bool COPY>
-__global__ void __launch_bounds__(BESIDE_THREADS, 16)
+__global__ void __launch_bounds__(BESIDE_THREADS)
     sgd_beside_kernel(float* __restrict__ w, float* __restrict__ v, Bf16* __restrict__ copy,
                       std::int64_t* __restrict__ step, const float* __restrict__ g,
                       const float* __restrict__ hyper, const std::int64_t* __restrict__ ends,

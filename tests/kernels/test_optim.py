@@ -24,7 +24,7 @@ SEGMENTS = [
     [4096, 2048, 2048, 100],
     [1] * 50 + [10_000] + [3] * 30,
     [96 * 363, 96, 256, 384 * 27, 384, 4096 * 12, 4096, 1000],  # proportions of AlexNet's
-    [2000, 150_000, 7, 1, 140_000, 5],  # more than the blocks of sgd_momentum_beside take at once, twice
+    [2000, 150_000, 7, 1, 140_000, 5],  # several rounds of sgd_momentum_beside's blocks
 ]
 
 

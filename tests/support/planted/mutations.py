@@ -414,6 +414,14 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
+        "optim/sgd_momentum_beside.cu",
+        "(gridDim.x) * BESIDE_TILE;",
+        "(gridDim.x + 1) * BESIDE_TILE;",
+        "tiles left out in every round",
+        OPTIM,
+        slow=True,
+    ),
+    Mutation(
         "optim/sgd_tile.h",
         "__ldg(ends + s) <= i) ++s;",
         "__ldg(ends + s) < i) ++s;",
