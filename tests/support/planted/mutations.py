@@ -53,6 +53,7 @@ OPTIM = (
     "test_optim.py",
     "(test_kernels_follow_the_paper and mix) or test_kernel_leaves or test_one_step_by_hand",
 )
+SGD = ("optim/sgd_momentum_flat.cu", "optim/sgd_momentum_beside.cu")
 FPROP = ("test_conv.py", "test_fprop and tile64")
 DGRAD = ("test_conv.py", "test_dgrad and tile64")
 WGRAD = ("test_conv.py", "test_wgrad and tile64")
@@ -411,6 +412,7 @@ MUTATIONS = [
         "{momentum, weight_decay * lr, rate}",
         "decay without the multiplier",
         OPTIM,
+        SGD,
         slow=True,
     ),
     Mutation(
@@ -427,5 +429,6 @@ MUTATIONS = [
         "__ldg(ends + s) < i) ++s;",
         "segment off by one",
         OPTIM,
+        SGD,
     ),
 ]
