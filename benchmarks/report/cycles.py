@@ -163,9 +163,11 @@ def edge_cycles(tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_it
     return blocks * (instructions + tile.bm * tile.bn * out_item / L2) + 2 * LATENCY
 
 
-def longer_cycles(tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int) -> float:
-    """Cycles more on a multiprocessor with so many blocks, if one of every `columns`, the tiles of a row, runs
-    the kernel's longer loop, and on this multiprocessor at least one does.
+def longer_cycles(
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int
+) -> float:
+    """Cycles more on a multiprocessor with so many blocks, of which at least one, and one of every `columns`,
+    the tiles of a row, runs the kernel's longer loop.
     """
     if "longer" not in loop:
         return 0.0

@@ -2,8 +2,8 @@
 
 Read from ``cuobjdump -sass``. The *inner* loop is the smallest that holds most of the products (HGMMA, HMMA
 or FFMA). Where it takes no part in bringing operands (the FFMA kernels multiply a step in a loop of its own),
-the step of the reduction is the smallest loop around it that does. A kernel may have its loop twice, once with
-more work for some of its blocks (wgrad's sums of a bias's gradient): the shorter one is the main loop.
+the step of the reduction is the smallest loop around it that does. A kernel on tensor cores may have its loop
+twice, once with more work for some blocks (wgrad's sums of a bias's gradient): the shorter is the main loop.
 """
 
 from __future__ import annotations

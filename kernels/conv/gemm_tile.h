@@ -230,8 +230,7 @@ inline dim3 blocks_of(const GemmGrid& grid) {
 
 // ---- adding the pieces of a split reduction: out[i] = act(bias[i % cols] + sum_s partial[s][i]), s in
 // order, masked. Bound by memory: splits floats and one element an output, and one more for the mask.
-// more, or null: the sums of the `cols` numbers that follow the `count` of each piece; both are multiples of
-// VEC then.
+// more, or null: the sums of the `cols` numbers that follow the `count` of each piece.
 template <class E, int VEC>
 __global__ void __launch_bounds__(256)
     add_pieces_kernel(E* __restrict__ out, const float* __restrict__ partial, const Epilogue<E> epilogue,
@@ -251,8 +250,7 @@ __global__ void __launch_bounds__(256)
     for (int v = 0; v < VEC; ++v) sum[v] += piece[v];
   }
   if (i >= count) {
-    PCN_UNROLL
-    for (int v = 0; v < VEC; ++v) more[i - count + v] = sum[v];  // wherever it starts
+    store_run(more + (i - count), sum);
     return;
   }
   if (epilogue.relu) {
@@ -266,7 +264,9 @@ __global__ void __launch_bounds__(256)
 template <class E>
 cudaError_t add_pieces(const char* stem, E* out, const float* partial, const Epilogue<E>& epilogue, int count,
                        int cols, int splits, bool aligned, cudaStream_t stream, float* more = nullptr) {
-  const bool vectors = aligned && count % 4 == 0 && (more == nullptr || cols % 4 == 0);
+  const bool four_more =
+      more == nullptr || (cols % 4 == 0 && reinterpret_cast<std::uintptr_t>(more) % 16 == 0);
+  const bool vectors = aligned && count % 4 == 0 && four_more;
   const std::int64_t length = std::int64_t{count} + (more != nullptr ? cols : 0);
   return launch(stem, vectors ? add_pieces_kernel<E, 4> : add_pieces_kernel<E, 1>,
                 dim3(static_cast<unsigned>(ceil_div(vectors ? length / 4 : length, 256))), dim3(256), 0,

@@ -29,6 +29,7 @@ from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 
 from pyconvnet import layers, ops
 from pyconvnet.common import devices
+from pyconvnet.ops import linear, operation
 from pyconvnet.ops.conv import capability
 
 OP = "conv2d_wgrad"
@@ -246,6 +247,38 @@ def test_fully_connected_layers(n, i, o, precision, device, run_on, rng):
             alone = ops.linear_wgrad(*given, precision=precision, kernel=kernel)
             assert_close(device.to_numpy(db), expected, n)
             assert same_bits(device.to_numpy(dw), device.to_numpy(alone))
+
+
+@pytest.fixture
+def cublas(monkeypatch):
+    """A library's row on the emulator, which counts its products."""
+    calls = []
+
+    def sgemm(dev, out, transposed, a, b):
+        calls.append(transposed)
+        out[...] = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b)
+
+    monkeypatch.setattr(linear, "_cublas_works", lambda dev: True)
+    monkeypatch.setattr(linear._cublas, "sgemm", sgemm)
+    operation.forget()
+    yield calls
+    operation.forget()
+
+
+def test_behind_a_library_bias_backward_runs(cublas, rng):
+    """In the scratch memory of each call, the first and a later one; so do bias, ReLU and mask."""
+    dev = devices.emulator()
+    with ops.on("emulator"):
+        for number in (1, 2):
+            dy, x, w = (rng.standard_normal(s).astype(np.float32) for s in ((600, 20), (600, 12), (20, 12)))
+            b, db, scratch = w[:, 0].copy(), np.full(20, np.nan, np.float32), Scratch(dev)
+            dw = ops.linear_wgrad(dy, x, bias_grad=db, workspace=scratch)
+            assert same_bits(db, ops.bias_backward(dy))
+            assert same_bits(dw, dy.T @ x)
+            assert len(scratch.requests) == 1
+            assert same_bits(ops.linear(x, w, b, activation="relu"), ops.relu(ops.add_bias(x @ w.T, b)))
+            assert same_bits(ops.linear_dgrad(dy, w, mask=x), ops.relu_backward(dy @ w, x))
+            assert len(cublas) == 3 * number
 
 
 @pytest.mark.kernels

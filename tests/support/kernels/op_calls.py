@@ -47,7 +47,8 @@ def calls() -> dict[str, dict[str, Any]]:
             **grouped,
         },
         "conv2d_wgrad": {
-            "dy": f32(2, 5, 7, 6), "x": f32(2, 5, 6, 4), "w_shape": (6, 3, 2, 2), "bias_grad": f32(6), **grouped,
+            "dy": f32(2, 5, 7, 6), "x": f32(2, 5, 6, 4), "w_shape": (6, 3, 2, 2), "bias_grad": f32(6),
+            **grouped,
         },
         "linear": {"x": f32(3, 5), "w": f32(4, 5), "b": f32(4)},
         "linear_dgrad": {"dy": f32(3, 4), "w": f32(4, 5), "mask": f32(3, 5)},
