@@ -6,6 +6,7 @@ sum in every precision. All other rows leave it to the kernel of ``bias_backward
 
 import dataclasses
 import functools
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +30,7 @@ from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 
 from pyconvnet import layers, ops
 from pyconvnet.common import devices
-from pyconvnet.ops import linear, operation
+from pyconvnet.ops import operation
 from pyconvnet.ops.conv import capability
 
 OP = "conv2d_wgrad"
@@ -258,8 +259,9 @@ def cublas(monkeypatch):
         calls.append(transposed)
         out[...] = (a.T if transposed[0] else a) @ (b.T if transposed[1] else b)
 
-    monkeypatch.setattr(linear, "_cublas_works", lambda dev: True)
-    monkeypatch.setattr(linear._cublas, "sgemm", sgemm)
+    module = sys.modules["pyconvnet.ops.linear"]  # whose name in its package is the operation's
+    monkeypatch.setattr(module, "_cublas_works", lambda dev: True)
+    monkeypatch.setattr(module._cublas, "sgemm", sgemm)
     operation.forget()
     yield calls
     operation.forget()
