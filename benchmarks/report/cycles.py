@@ -165,6 +165,18 @@ def edge_cycles(
     return blocks * (instructions + tile.bm * tile.bn * out_item / l2) + 2 * LATENCY
 
 
+def longer_cycles(
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int
+) -> float:
+    """Cycles more on a multiprocessor with so many blocks, of which at least one, and one of every `columns`,
+    the tiles of a row, runs the kernel's longer loop.
+    """
+    if "longer" not in loop:
+        return 0.0
+    long, short = (step_cycles(unit_cycles(tile, {"step": loop[name]}), 1) for name in ("longer", "step"))
+    return ceil_div(blocks, columns) * steps * max(long - short, 0.0)
+
+
 def busiest_cycles(blocks: int, resident: int, steps: int, units: dict[str, float], edge) -> float:
     """Cycles of the multiprocessor that has the most of so many blocks; `edge(n)` of n side by side.
 
@@ -204,6 +216,8 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
     item = 4 if splits > 1 else out_item
     cycles = busiest_cycles(
         tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item, l2)
+    ) + longer_cycles(
+        tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps
     )
     busy, memory = 1e6 * cycles / CLOCK, 1e6 * product.nbytes / H200.bandwidth
     us = max(busy, memory) + 1e6 * H200.overhead

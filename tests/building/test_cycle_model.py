@@ -88,6 +88,20 @@ def test_loops_that_overlap_are_one():
     assert found == {"step": step, "rest": {"issue": 1}}
 
 
+def test_of_two_loops_that_multiply_the_shorter_is_the_main_one():
+    """Some blocks run another one, which does more beside the same products."""
+    sums = ["LDS.128 R8, [R3]", "FADD R20, R20, R8"]
+    products = ["HMMA.1688.F32.TF32 R4, R5, R6, R4", "BAR.SYNC.DEFER_BLOCKING 0x0"]
+    longer = [*sums, *products, "@!P1 BRA 0x10"]
+    code = ["@P0 BRA 0x60", *longer, *products, "@!P1 BRA 0x60", "EXIT"]
+    found = loops.main_loop(loops.read(listing(("twice", code)))["twice"])
+    step = {"issue": 3, "tensor": 1, "HMMA": 1, "BAR": 1}
+    more = {"issue": 5, "ffma": 1, "shared": 1, "passes": 4, "LDS": 1}  # no lanes share what they read
+    assert found == {"step": step, "longer": step | more, "rest": {"issue": 2}}
+    other = [i.replace("HMMA.1688.F32.TF32", "FFMA") for i in code]  # of plain arithmetic any loop may be
+    assert "longer" not in loops.main_loop(loops.read(listing(("other", other)))["other"])
+
+
 def test_every_opcode_has_one_unit():
     opcodes = [opcode for unit in loops.UNITS.values() for opcode in unit]
     assert len(opcodes) == len(set(opcodes))
@@ -216,6 +230,20 @@ def test_pieces_fill_the_card_and_cost_their_sum():
     assert cut["us"] < whole["us"] / 50
 
 
+def test_blocks_with_more_to_do_by_hand():
+    """Of three tiles side by side the first runs the longer loop: once on the multiprocessor that decides."""
+    loop = BEFORE | {"longer": BEFORE["step"] | {"issue": 300, "passes": 80}}
+    wide = dataclasses.replace(PRODUCT, cols=3 * 128, rows=128 * 44)
+    own = [260**4 * 2**4, 568**4, 196**4, 512**4, 512**4, (262144 / 1024 / 0.62) ** 4]
+    long = [300**4 * 2**4, *own[1:3], 640**4, *own[4:]]
+    more_us = 100 * (sum(long) ** 0.25 - sum(own) ** 0.25) / 1755
+    assert predicted(wide, loop=loop)["us"] == pytest.approx(predicted(wide)["us"] + more_us, abs=0.11)
+    assert more_us > 4
+    every = dataclasses.replace(PRODUCT, cols=128, rows=128 * 132 * 3)  # one column: each block of three
+    assert predicted(every, loop=loop)["us"] == pytest.approx(predicted(every)["us"] + 3 * more_us, abs=0.11)
+    assert predicted(loop=BEFORE | {"longer": BEFORE["step"]}) == predicted()
+
+
 @pytest.mark.parametrize("missing", ["threads", "occupancy", "kernel"])
 def test_a_kernel_without_its_figures_is_refused(missing):
     with pytest.raises(ValueError, match="x: no tile, block size or occupancy"):
@@ -247,6 +275,17 @@ def test_every_product_of_the_step_is_predicted_in_every_column():
         assert 0 < row["percent"] < 100
         assert 0 <= row["tail"] < 1
         assert (row["cycles"]["tensor"] > 0) == ("mma" in row["row"])
+
+
+@pytest.mark.parametrize("precision", alexnet.PRECISIONS)
+def test_who_makes_the_gradients_of_biases(precision):
+    """Weight gradients on tensor cores, which have a longer loop for it; in fp32 kernels of their own."""
+    apart = {row["layer"] for row in COMMITTED["others"] if row["op"] == "bias_backward"
+             and row["precision"] == precision}  # fmt: skip
+    stems = predictions.by_stem(COMMITTED["kernels"])
+    chosen = [row for row in predictions.chosen(COMMITTED["products"]) if row["op"] == "conv2d_wgrad"]
+    for row in (row for row in chosen if row["precision"] == precision):
+        assert ("longer" in cycles.newest(stems[row["row"]])["loop"]) != (row["layer"] in apart)
 
 
 @pytest.mark.parametrize("precision", alexnet.PRECISIONS)
