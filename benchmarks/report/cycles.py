@@ -166,14 +166,14 @@ def edge_cycles(
 
 
 def longer_cycles(
-    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int, l2: float = L2
 ) -> float:
     """Cycles more on a multiprocessor with so many blocks, of which at least one, and one of every `columns`,
     the tiles of a row, runs the kernel's longer loop.
     """
     if "longer" not in loop:
         return 0.0
-    long, short = (step_cycles(unit_cycles(tile, {"step": loop[name]}), 1) for name in ("longer", "step"))
+    long, short = (step_cycles(unit_cycles(tile, {"step": loop[name]}, l2), 1) for name in ("longer", "step"))
     return ceil_div(blocks, columns) * steps * max(long - short, 0.0)
 
 
@@ -217,7 +217,7 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
     cycles = busiest_cycles(
         tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item, l2)
     ) + longer_cycles(
-        tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps
+        tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps, l2
     )
     busy, memory = 1e6 * cycles / CLOCK, 1e6 * product.nbytes / H200.bandwidth
     us = max(busy, memory) + 1e6 * H200.overhead
