@@ -15,7 +15,9 @@
 
 namespace pcn {
 
-enum class TensorElement : int { kBf16, kFloat32 };
+// kTf32: float32 in memory that loads round to TF32. To nearest, ties away from zero, is what the emulator does; that
+// they round is what CUTLASS says ("TMA converts f32 input to tf32"), how they do it no document.
+enum class TensorElement : int { kBf16, kFloat32, kTf32 };
 // Swizzle of the box in shared memory. The inner box is at most that many bytes, and its rows lie that many
 // bytes apart even where it is less: shared memory must have room for them. An mbarrier expects the bytes of
 // the box alone ("amount of data copied in bytes", PTX ISA, cp.async.bulk.tensor).
@@ -38,7 +40,9 @@ cudaError_t driver_function(const char* name, F* function) {
   return cudaSuccess;
 }
 inline CUtensorMapDataType element_type(TensorElement e) {
-  return e == TensorElement::kBf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  return e == TensorElement::kBf16   ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+         : e == TensorElement::kTf32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
 }
 inline CUtensorMapSwizzle swizzle_type(TensorSwizzle s) {
   return s == TensorSwizzle::k128  ? CU_TENSOR_MAP_SWIZZLE_128B
@@ -122,6 +126,7 @@ inline TensorMap blank(const void* base, int rank, TensorElement element, const 
   m.rank = static_cast<uint8_t>(rank);
   m.element_bytes = static_cast<uint8_t>(bytes_of(element));
   m.swizzle = static_cast<uint8_t>(swizzle);
+  m.to_tf32 = element == TensorElement::kTf32;
   m.stride[0] = m.element_bytes;
   for (int i = 0; i < rank; ++i) m.dim[i] = dim[i], m.element_stride[i] = 1;
   for (int i = 0; i + 1 < rank; ++i) m.stride[i + 1] = stride[i];

@@ -444,4 +444,5 @@ void tensor_maps_case(Result& r) {
   }
 }
 
+#include "primitives_hopper.h"
 #include "primitives_wgmma.h"
