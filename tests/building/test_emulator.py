@@ -95,6 +95,7 @@ PLANTED = {
     "ring/3": {"plain": r"deadlock: \[32 threads, e.g. 0, wait in mbarrier"},
     "ring/4": {"plain": "deadlock|more arrivals|wrong"},
     "ring/5": {"plain": "used before mbarrier.init"},
+    "ring/6": {"plain": "deadlock: .*mbarrier"},
     "manual/1": {"race": "missing fence.proxy.async"},
     "manual/2": {"race": "race on shared"},
     "manual/3": {"plain": "wgmma without a wgmma.fence"},
@@ -119,6 +120,8 @@ PLANTED = {
     "narrow/2": {"plain": "deadlock: .*mbarrier"},
     "narrow/3": {"plain": "shared access of 8192 bytes .* is out of bounds"},
     "narrow/4": {"plain": "the transaction count ends at"},
+    "narrow/5": {"plain": "1 is no policy of L2"},
+    "narrow/6": {"plain": "(not a|misaligned) tensor map"},
     "taps/1": {"plain": r"offsets \(299, 0\); .* at most 255"},
 }
 # Writing where one must not: only in flavours that stop the write.
