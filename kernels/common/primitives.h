@@ -12,7 +12,14 @@
 //   named_barrier_sync/arrive(id, threads)        id 1 to 15
 //   mbarrier_init/arrive/arrive_expect_tx/wait, fence_mbarrier_init, fence_proxy_async                  sm_90
 //   tma_load_2d/4d, tma_load_im2col_4d, tma_store_2d/4d, tma_store_commit, tma_store_wait<N>            sm_90
-//   wgmma_fence, wgmma_m64k8_tf32<N>, wgmma_m64k16_bf16<N>, wgmma_commit, wgmma_wait<N>, wgmma_descriptor  sm_90a
+//   l2_evict_first(), l2_evict_last()             what the copies take as their last argument: how long L2 keeps
+//                                                 the bytes; made once a thread                         sm_90
+//   prefetch_tensor_map(map), elect_one()         true in one lane of a full warp, always the same      sm_90
+//   stmatrix_x1/x2/x4[_trans](row, r)             ldmatrix the other way round                          sm_90
+//   grid_dependency_wait(), grid_dependency_trigger()   of a launch_dependent(): until the grids before have ended;
+//                                                 the next may start                                    sm_90
+//   wgmma_fence(registers...), wgmma_commit(), wgmma_wait<N>(registers...), wgmma_descriptor            sm_90a
+//   wgmma_m64k8_tf32<N>, wgmma_m64k16_bf16<N, A, B>     d[N / 2] (+)= A[64][K] B[N][K]^T on a warpgroup  sm_90a
 //   setmaxnreg_inc/dec<R>                                                                               sm_90a
 //
 // On sm_75, cp_async_* are plain copies (commit and wait do nothing), so that generic kernels may use them;
@@ -23,6 +30,8 @@
 namespace pcn {
 // What has tensor cores and asynchronous copies, as image_at_least() counts.
 constexpr int kTensorCoresSince = 80;
+// Which index of an operand of wgmma is contiguous in shared memory: K, or that of D's rows (A) or columns (B).
+enum class Major { kK, kMN };
 }  // namespace pcn
 
 #ifdef __CUDACC__
@@ -33,12 +42,22 @@ constexpr int kTensorCoresSince = 80;
 
 namespace pcn {
 
-// Shared-memory operand of wgmma: K-major, 128-byte swizzle, rows of 128 bytes, groups of 8 rows
-// `group_bytes` apart. Advance along K by adding bytes / 16 to the descriptor. The address must be aligned to
-// 1024 bytes.
-PCN_HOST_FN uint64_t wgmma_descriptor(uint32_t shared_address, uint32_t group_bytes = 1024) {
-  return static_cast<uint64_t>((shared_address & 0x3ffff) >> 4) | static_cast<uint64_t>(1) << 16 |
-         static_cast<uint64_t>((group_bytes & 0x3ffff) >> 4) << 32 | static_cast<uint64_t>(1) << 62;
+// wgmma. A and B are descriptors of shared memory, or A is a warp's fragment as mma.sync takes it. `accumulate`
+// zero: d is overwritten. N is 48, 64, 96, 128, 192 or 256; TF32 is K-major. Whoever has touched accumulators,
+// or registers of A, hands them to wgmma_fence before the product and to wgmma_wait after it, so that the
+// compiler moves nothing past these: PTX leaves undefined what is written between the two.
+//
+// Descriptor of an operand in shared memory that lies as TMA lays boxes of `swizzle` bytes (128, 64, 32): rows
+// of so many bytes, from an address that is a multiple of 8 rows.
+//   K-major    a row is an index of D, `group_bytes` lie between groups of 8 rows. Along K: add bytes / 16.
+//   MN-major   a row is an index of K, `group_bytes` as above; `next_bytes` from the `swizzle` bytes of a row
+//              to the next ones of the same K. Along K: add 16 * swizzle / 16.
+PCN_HOST_FN uint64_t wgmma_descriptor(uint32_t shared_address, uint32_t group_bytes = 1024,
+                                      uint32_t swizzle = 128, uint32_t next_bytes = 16) {
+  const uint64_t mode = swizzle == 128 ? 1 : swizzle == 64 ? 2 : 3;
+  return static_cast<uint64_t>((shared_address & 0x3ffff) >> 4) |
+         static_cast<uint64_t>((next_bytes & 0x3ffff) >> 4) << 16 |
+         static_cast<uint64_t>((group_bytes & 0x3ffff) >> 4) << 32 | mode << 62;
 }
 
 }  // namespace pcn

@@ -94,6 +94,37 @@ inline void ldmatrix(uint32_t* registers, const void* row, const char* name) {
                              reinterpret_cast<const void*>(&ldmatrix_exchange<COUNT, TRANS>), name);
 }
 
+// ---- stmatrix -----------------------------------------------------------------------------------
+// The warp exchanges registers; then each lane writes its own row.
+struct StmatrixArg {
+  const uint32_t* registers;
+  uint16_t row[8];
+};
+template <int COUNT, bool TRANS>
+PCN_NO_RACECHECK inline void stmatrix_exchange(void* const* args, unsigned) {
+  for (int place = 0; place < 8 * COUNT; ++place) {
+    for (int column = 0; column < 8; ++column) {
+      const int row = place % 8, outer = TRANS ? column : row, inner = TRANS ? row : column;
+      const uint32_t word =
+          static_cast<const StmatrixArg*>(args[4 * outer + inner / 2])->registers[place / 8];
+      static_cast<StmatrixArg*>(args[place])->row[column] =
+          static_cast<uint16_t>(inner % 2 ? word >> 16 : word & 0xffffu);
+    }
+  }
+}
+template <int COUNT, bool TRANS>
+inline void stmatrix(void* row, const uint32_t* registers, const char* name) {
+  const bool writes = emulation::own_lane() < COUNT * 8;  // the other lanes' addresses are ignored
+  if (writes && reinterpret_cast<uintptr_t>(row) % 16) emulation::fail("%s: misaligned row %p", name, row);
+  StmatrixArg arg{registers, {}};
+  emulation::warp_collective(0xffffffffu, &arg, stmatrix_exchange<COUNT, TRANS>,
+                             reinterpret_cast<const void*>(&stmatrix_exchange<COUNT, TRANS>), name);
+  if (!writes) return;
+  emulation::shared_pointer(emulation::shared_address(row), 16);
+  emulation::note_write(row, 16);
+  std::memcpy(row, arg.row, 16);
+}
+
 // ---- mma.sync -----------------------------------------------------------------------------------
 struct MmaArg {
   float* d;
@@ -161,6 +192,18 @@ inline void mma(float* d, const uint32_t* a, const uint32_t* b, const char* name
 }
 }  // namespace detail
 
+inline void stmatrix_x1(void* row, const uint32_t (&r)[1]) { detail::stmatrix<1, false>(row, r, "stmatrix"); }
+inline void stmatrix_x2(void* row, const uint32_t (&r)[2]) { detail::stmatrix<2, false>(row, r, "stmatrix"); }
+inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) { detail::stmatrix<4, false>(row, r, "stmatrix"); }
+inline void stmatrix_x1_trans(void* row, const uint32_t (&r)[1]) {
+  detail::stmatrix<1, true>(row, r, "stmatrix");
+}
+inline void stmatrix_x2_trans(void* row, const uint32_t (&r)[2]) {
+  detail::stmatrix<2, true>(row, r, "stmatrix");
+}
+inline void stmatrix_x4_trans(void* row, const uint32_t (&r)[4]) {
+  detail::stmatrix<4, true>(row, r, "stmatrix");
+}
 inline void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
   detail::ldmatrix<1, false>(r, row, "ldmatrix.x1");
 }
@@ -211,26 +254,46 @@ inline void mbarrier_wait(uint64_t* b, uint32_t parity, const char* file = __bui
   emulation::mbarrier_wait(b, parity, file, line);
 }
 
+inline bool elect_one() { return emulation::elect_one(); }
+// Grids run one after the other.
+inline void grid_dependency_wait() {}
+inline void grid_dependency_trigger() {}
+
 // ---- TMA ----------------------------------------------------------------------------------------
-inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y) {
+inline void prefetch_tensor_map(const void* map) {
+  emulation::prefetch_tensor_map(static_cast<const emulation::TensorMap*>(map));
+}
+inline uint64_t l2_evict_first() { return emulation::L2_EVICT_FIRST; }
+inline uint64_t l2_evict_last() { return emulation::L2_EVICT_LAST; }
+inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y,
+                        uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int c[] = {x, y};
+  emulation::check_l2_policy(policy);
   emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, c, 2);
 }
-inline void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n) {
+inline void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
+                        uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n};
+  emulation::check_l2_policy(policy);
   emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, 4);
 }
 inline void tma_load_im2col_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
-                               uint16_t offset_w, uint16_t offset_h) {
+                               uint16_t offset_w, uint16_t offset_h,
+                               uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n}, offset[] = {offset_w, offset_h};
+  emulation::check_l2_policy(policy);
   emulation::tma_load_im2col(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, offset);
 }
-inline void tma_store_2d(const void* map, const void* shared, int x, int y) {
+inline void tma_store_2d(const void* map, const void* shared, int x, int y,
+                         uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int c[] = {x, y};
+  emulation::check_l2_policy(policy);
   emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, c, 2);
 }
-inline void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n) {
+inline void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n,
+                         uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n};
+  emulation::check_l2_policy(policy);
   emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, x, 4);
 }
 inline void tma_store_commit() { emulation::tma_store_commit(); }
@@ -249,16 +312,18 @@ namespace detail {
 struct WgmmaArg {
   float* d;
   uint64_t a, b;
-  int accumulate, warp;
+  const uint32_t* fragment;  // of A where it is in registers
+  int a_mn, b_mn, accumulate, warp;
 };
 
-// A K-major operand in shared memory, decoded from its descriptor.
+// An operand in shared memory, decoded from its descriptor: rows of `span` bytes in groups of 8.
 struct WgmmaOperand {
-  uint32_t start, group_bytes, span;  // span: bytes from row to row
+  uint32_t start, group_bytes, next_bytes, span;
   int mode;
   explicit WgmmaOperand(uint64_t d)
       : start(static_cast<uint32_t>(d & 0x3fff) << 4),
         group_bytes(static_cast<uint32_t>(d >> 32 & 0x3fff) << 4),
+        next_bytes(static_cast<uint32_t>(d >> 16 & 0x3fff) << 4),
         mode(static_cast<int>(d >> 62)) {
     if (d >> 49 & 7) emulation::fail("wgmma descriptor: base offset is not emulated");
     if (mode == 0) emulation::fail("wgmma descriptor: operands without swizzle are not emulated");
@@ -270,11 +335,12 @@ struct WgmmaOperand {
           start, span);
     }
   }
-  // Shared address of a row's byte column. The XOR acts on the absolute address.
+  // Shared address of a row's byte column, which may lie beyond the span. The XOR acts on the absolute address.
   uint32_t at(int row, int byte) const {
-    const uint32_t group = static_cast<uint32_t>(row / 8), in_group = static_cast<uint32_t>(row % 8);
-    return emulation::swizzle(start + group * group_bytes + in_group * span + static_cast<uint32_t>(byte),
-                              mode);
+    const uint32_t group = static_cast<uint32_t>(row / 8), in_group = static_cast<uint32_t>(row % 8),
+                   column = static_cast<uint32_t>(byte);
+    return emulation::swizzle(
+        start + group * group_bytes + in_group * span + column / span * next_bytes + column % span, mode);
   }
 };
 
@@ -295,30 +361,44 @@ struct Bf16Element {
   }
 };
 
-// Row `row` of an operand: 32 bytes, read in two 16-byte chunks, to out[0], out[stride], ...
+// `count` indices of D from `first` on, all of K, to out[i * along_i + k * along_k], in chunks of 16 bytes.
 template <class Element>
-PCN_NO_RACECHECK inline void wgmma_row(const WgmmaOperand& operand, int row, float* out, int stride) {
-  for (int half = 0; half < 2; ++half) {
-    const char* p = static_cast<const char*>(emulation::shared_pointer(operand.at(row, 16 * half), 16));
-    emulation::note_read_async(p, 16);
-    constexpr int PER_CHUNK = 16 / Element::BYTES;
-    for (int e = 0; e < PER_CHUNK; ++e)
-      out[(half * PER_CHUNK + e) * stride] = Element::load(p + e * Element::BYTES);
+PCN_NO_RACECHECK inline void wgmma_read(uint64_t descriptor, bool mn_major, int first, int count, float* out,
+                                        int along_i, int along_k) {
+  constexpr int CHUNK = 16 / Element::BYTES, K = 2 * CHUNK;
+  const WgmmaOperand operand(descriptor);
+  const int rows = mn_major ? K : count, columns = mn_major ? count : K;
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < columns; column += CHUNK) {
+      const int line = mn_major ? row : first + row,
+                byte = (mn_major ? first + column : column) * Element::BYTES;
+      const char* p = static_cast<const char*>(emulation::shared_pointer(operand.at(line, byte), 16));
+      emulation::note_read_async(p, 16);
+      for (int e = 0; e < CHUNK; ++e) {
+        const int i = mn_major ? column + e : row, k = mn_major ? row : column + e;
+        out[i * along_i + k * along_k] = Element::load(p + e * Element::BYTES);
+      }
+    }
   }
 }
 
 // One warp's 16 rows of m64nNkK.
 template <int N, class Element>
 PCN_NO_RACECHECK inline void wgmma_warp(void* const* args) {
-  constexpr int K = 32 / Element::BYTES;
+  constexpr int K = 32 / Element::BYTES, PER_WORD = 4 / Element::BYTES;
   const auto* first = static_cast<const WgmmaArg*>(args[0]);
-  const WgmmaOperand a_operand(first->a), b_operand(first->b);
   alignas(64) float a[16][K], b[K][N], c[16][N];
-  for (int i = 0; i < 16; ++i) wgmma_row<Element>(a_operand, 16 * first->warp + i, a[i], 1);
-  for (int j = 0; j < N; ++j) wgmma_row<Element>(b_operand, j, &b[0][j], N);
+  if (!first->fragment) wgmma_read<Element>(first->a, first->a_mn, 16 * first->warp, 16, a[0], K, 1);
+  wgmma_read<Element>(first->b, first->b_mn, 0, N, b[0], 1, N);
   for (int lane = 0; lane < 32; ++lane) {
     const auto* x = static_cast<const WgmmaArg*>(args[lane]);
     if (x->a != first->a || x->b != first->b) emulation::fail("wgmma: descriptors differ within a warp");
+    for (int r = 0; x->fragment && r < 4; ++r) {  // rows in pairs, then 4 words along K
+      for (int e = 0; e < PER_WORD; ++e) {
+        a[lane / 4 + 8 * (r % 2)][PER_WORD * (lane % 4 + 4 * (r / 2)) + e] =
+            Element::load(reinterpret_cast<const char*>(x->fragment + r) + e * Element::BYTES);
+      }
+    }
     for (int j = 0; j < N / 8; ++j) {
       for (int e = 0; e < 4; ++e) {
         c[lane / 4 + 8 * (e / 2)][8 * j + 2 * (lane % 4) + e % 2] = x->accumulate ? x->d[4 * j + e] : 0.0f;
@@ -339,26 +419,47 @@ PCN_NO_RACECHECK inline void wgmma_warp(void* const* args) {
 }
 
 template <int N, class Element>
-inline void wgmma(float* d, uint64_t a, uint64_t b, int accumulate, const char* name) {
-  static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma: N is a multiple of 8 up to 256");
-  WgmmaArg arg{d, a, b, accumulate, static_cast<int>(emulation::context->warp % 4)};
+inline void wgmma(float* d, uint64_t a, const uint32_t* fragment, uint64_t b, Major a_major, Major b_major,
+                  int accumulate, const char* name) {
+  static_assert(N == 48 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256, "as generate_wgmma.py");
+  WgmmaArg arg{d,
+               a,
+               b,
+               fragment,
+               a_major == Major::kMN,
+               b_major == Major::kMN,
+               accumulate,
+               static_cast<int>(emulation::context->warp % 4)};
   emulation::wgmma_issue(&arg, sizeof arg, N / 2, wgmma_warp<N, Element>, name);
 }
 }  // namespace detail
 
-inline void wgmma_fence() { emulation::wgmma_fence(); }
+// What they are told of registers is for nvcc.
+template <class... Registers>
+inline void wgmma_fence(Registers&...) {
+  emulation::wgmma_fence();
+}
 inline void wgmma_commit() { emulation::wgmma_commit(); }
-template <int N>
-inline void wgmma_wait() {
+template <int N, class... Registers>
+inline void wgmma_wait(Registers&...) {
   emulation::wgmma_wait(N);
 }
 template <int N>
 inline void wgmma_m64k8_tf32(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  detail::wgmma<N, detail::Tf32Element>(d, a, b, accumulate, "wgmma.m64k8.tf32");
+  detail::wgmma<N, detail::Tf32Element>(d, a, nullptr, b, Major::kK, Major::kK, accumulate,
+                                        "wgmma.m64k8.tf32");
 }
 template <int N>
+inline void wgmma_m64k8_tf32(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  detail::wgmma<N, detail::Tf32Element>(d, 0, a, b, Major::kK, Major::kK, accumulate, "wgmma.m64k8.tf32");
+}
+template <int N, Major A = Major::kK, Major B = Major::kK>
 inline void wgmma_m64k16_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  detail::wgmma<N, detail::Bf16Element>(d, a, b, accumulate, "wgmma.m64k16.bf16");
+  detail::wgmma<N, detail::Bf16Element>(d, a, nullptr, b, A, B, accumulate, "wgmma.m64k16.bf16");
+}
+template <int N, Major B = Major::kK>
+inline void wgmma_m64k16_bf16(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  detail::wgmma<N, detail::Bf16Element>(d, 0, a, b, Major::kK, B, accumulate, "wgmma.m64k16.bf16");
 }
 template <int R>
 inline void setmaxnreg_inc() {}

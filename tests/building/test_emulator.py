@@ -95,11 +95,18 @@ PLANTED = {
     "ring/3": {"plain": r"deadlock: \[32 threads, e.g. 0, wait in mbarrier"},
     "ring/4": {"plain": "deadlock|more arrivals|wrong"},
     "ring/5": {"plain": "used before mbarrier.init"},
+    "ring/6": {"plain": "deadlock: .*mbarrier"},
     "manual/1": {"race": "missing fence.proxy.async"},
     "manual/2": {"race": "race on shared"},
     "manual/3": {"plain": "wgmma without a wgmma.fence"},
     "manual/4": {"plain": WRONG},
     "manual/5": {"plain": "where the swizzle of 128 bytes begins"},
+    "major/1": {"plain": WRONG},
+    "major/2": {"plain": WRONG},
+    "major/3": {"plain": f"{WRONG}|where the swizzle of 64 bytes begins"},
+    "major/4": {"plain": WRONG},
+    "major/5": {"plain": WRONG},
+    "major/6": {"plain": WRONG},
     "gemm/1": {"plain": f"{WRONG}|more arrivals|deadlock", "race": "race on shared"},
     "gemm/2": {"plain": f"{WRONG}|more arrivals|deadlock"},
     "gemm/3": {"plain": WRONG, "race": "write-after-read race on shared"},
@@ -113,12 +120,14 @@ PLANTED = {
     "narrow/2": {"plain": "deadlock: .*mbarrier"},
     "narrow/3": {"plain": "shared access of 8192 bytes .* is out of bounds"},
     "narrow/4": {"plain": "the transaction count ends at"},
+    "narrow/5": {"plain": "1 is no policy of L2"},
+    "narrow/6": {"plain": "(not a|misaligned) tensor map"},
     "taps/1": {"plain": r"offsets \(299, 0\); .* at most 255"},
 }
 # Writing where one must not: only in flavours that stop the write.
 HARMFUL = {"tile/4", "edge/5", "edge/6", "edge/7", "edge/8", "edge/13"}
 RIGHT = ["sum", "tile", "meet", "rotate", "grid", "edge", "limits", "copy", "ring", "manual", "gemm", "store"]
-RIGHT += ["narrow", "taps"]
+RIGHT += ["narrow", "taps", "major"]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +157,7 @@ MODE_CASES = [pytest.param(f, m, id=f"{f}-{m}") for f, modes in MODES.items() fo
 def test_primitives_are_right_and_clean(programs, flavour, mode):
     done = probes.start(programs[flavour] / "primitives", mode=mode)
     cases = json.loads(done.stdout)
-    assert len(cases) == 27
+    assert len(cases) == 38
     assert {name: said(case) for name, case in cases.items() if said(case)} == {}
     assert all(case["bits"] for case in cases.values())
     assert done.returncode == 0, done.stderr[-2000:]

@@ -73,6 +73,7 @@ void add_warp(std::map<std::string, Decode>& table);
 void add_matrix(std::map<std::string, Decode>& table);
 void add_copy(std::map<std::string, Decode>& table);
 void add_mbarrier(std::map<std::string, Decode>& table);
+void add_bulk(std::map<std::string, Decode>& table);
 void add_products(std::map<std::string, Decode>& table);
 
 // fence.proxy and fence.mbarrier_init (mbarrier.cpp).
@@ -91,5 +92,10 @@ struct Rows {
   uint32_t count[3] = {0, 0, 0};
 };
 Rows allocate_rows(const Text& text, const Function& function);
+
+// "wgmma.fence must be used to order register accesses between wgmma.mma_async and other operations": throws Fault
+// where a product's sums or registers of A are written after the last fence before it, as far as no label lies between
+// (liveness.cpp).
+void check_fences(const Text& text, const Function& function);
 
 }  // namespace ptx

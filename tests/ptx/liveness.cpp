@@ -111,6 +111,33 @@ struct Interval {
 
 }  // namespace
 
+void check_fences(const Text& text, const Function& f) {
+  std::vector<char> label(f.body.size() + 1);
+  for (const auto& [name, at] : f.labels) label[static_cast<size_t>(at)] = 1;
+  bool fenced = false;
+  std::set<int> written;  // since
+  for (size_t i = 0; i < f.body.size(); ++i) {
+    const Statement& s = f.body[i];
+    if (label[i]) fenced = false;
+    if (s.op[0] != "wgmma" || s.op.size() < 2) {
+      for (int r : uses_of(s).written) written.insert(r);
+      continue;
+    }
+    if (s.op[1] == "fence") fenced = true, written.clear();
+    if (s.op[1] != "mma_async" || !fenced) continue;
+    std::vector<int> registers;
+    for (size_t a = 0; a < s.args.size() && a < 2; ++a) {
+      if (s.args[a].kind == Arg::kVector) collect(s.args[a], registers);
+    }
+    for (int r : registers) {
+      if (!written.count(r)) continue;
+      fail_at(text, s.line,
+              "a register of wgmma, " + f.registers[static_cast<size_t>(r)].name +
+                  ", is written between wgmma.fence and it");
+    }
+  }
+}
+
 Rows allocate_rows(const Text&, const Function& f) {
   const size_t n = f.registers.size();
   std::vector<Uses> uses;

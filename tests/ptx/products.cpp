@@ -78,15 +78,41 @@ struct Product {
   uint64_t a, b;
   bool a_transposed, b_transposed;
   const Operand* d;
+  const Operand* a_registers;  // null: A lies in shared memory
   int pc;
 };
+
+// A from registers ("WGMMA register fragment layout for matrix A"): lane l has of rows l / 4 and l / 4 + 8 what
+// fills 32 bits at the l % 4th place of K's first half, then the same of its second half.
+Source read_fragment(Warp& w, const Operand* registers, uint64_t k_count, bool tf32) {
+  Source s;
+  s.values.resize(16 * k_count);
+  s.known.assign(16, 1);
+  for (int r = 0; r < 4; ++r) {
+    const uint32_t* word = row<uint32_t>(w, registers[r]);
+    const Mask known = defined<uint32_t>(w, registers[r]);
+    for (int lane = 0; lane < LANES; ++lane) {
+      const auto i = static_cast<uint64_t>(lane / 4 + (r & 1) * 8);
+      const uint64_t k = (static_cast<uint64_t>(lane) % 4 + (r & 2 ? 4 : 0)) * k_count / 8;
+      float* to = &s.values[i * k_count + k];
+      if (!(known & BIT[lane])) s.known[i] = 0;
+      if (tf32) {
+        to[0] = float_of(word[lane] & 0xffffe000);
+      } else {
+        to[0] = float_of(word[lane] << 16), to[1] = float_of(word[lane] & 0xffff0000);
+      }
+    }
+  }
+  return s;
+}
 
 void multiply(Warp& w, const Product& p) {
   const int at = w.pc;
   w.pc = p.pc;  // of a fault
   const auto n = static_cast<uint64_t>(p.n), k = static_cast<uint64_t>(p.k);
-  const Source a =
-      read(w, matrix_of(w, p.a, p.a_transposed), static_cast<uint64_t>(w.index % 4) * 16, 16, k, p.tf32);
+  const Source a = p.a_registers ? read_fragment(w, p.a_registers, k, p.tf32)
+                                 : read(w, matrix_of(w, p.a, p.a_transposed),
+                                        static_cast<uint64_t>(w.index % 4) * 16, 16, k, p.tf32);
   const Source b = read(w, matrix_of(w, p.b, p.b_transposed), 0, n, k, p.tf32);
   for (int r = 0; r < p.n / 2; ++r) {
     uint32_t* d = row<uint32_t>(w, p.d[r]);
@@ -122,7 +148,8 @@ Products& products(Warp& w) {
   return *w.products;
 }
 
-// in.list: the sums; in.a, in.b descriptors; in.c whether to accumulate; in.target N.
+// in.list: the sums, then A's registers (in.flags & 16); in.a, in.b descriptors; in.c whether to accumulate;
+// in.target N.
 void issue(Warp& w, const Instr& in) {
   if (!w.whole()) return;
   if (w.block.warps.size() < static_cast<size_t>(w.index / 4 * 4 + 4))
@@ -132,18 +159,19 @@ void issue(Warp& w, const Instr& in) {
   const Mask p = predicate(w, in.c);
   if (~predicate_defined(w, in.c)) w.undefined("whether to accumulate", ~predicate_defined(w, in.c));
   if (p != 0 && p != ALL) w.fault(0, "whether to accumulate differs among the lanes of a warp");
-  const bool tf32 = in.bytes == 4;
+  const bool tf32 = in.bytes == 4, registers = in.flags & 16;
   const Product product{in.target,
                         tf32 ? 8 : 16,
                         tf32,
                         p != 0,
                         in.flags & 1 ? -1.f : 1.f,
                         in.flags & 2 ? -1.f : 1.f,
-                        uniform(w, in.a),
+                        registers ? 0 : uniform(w, in.a),
                         uniform(w, in.b),
                         (in.flags & 4) != 0,
                         (in.flags & 8) != 0,
                         in.list,
+                        registers ? in.list + in.target / 2 : nullptr,
                         w.pc};
   for (int r = 0; r < in.target / 2; ++r) {
     auto& hidden = all.hidden[in.list[r].slot()];
@@ -198,21 +226,23 @@ void decode_wgmma(Form& form, Instr& in) {
   if (k_at == std::string::npos || shape.substr(k_at) != (tf32 ? "k8" : "k16")) form.unknown();
   const int n = std::atoi(shape.substr(4, k_at - 4).c_str());
   if (n < 8 || n > 256 || n % 8) form.unknown();
-  form.arguments(tf32 ? 6 : 8);
+  const bool registers = form.args.size() > 1 && form.args[1].kind == Arg::kVector;
+  form.arguments(tf32 ? 6 : registers ? 7 : 8);
   if (form.args[0].items.size() != static_cast<size_t>(n / 2))
     form.fail("takes " + std::to_string(n / 2) + " sums");
-  if (form.args[1].kind == Arg::kVector) form.fail("wgmma with A in registers is not known");
+  if (registers && form.args[1].items.size() != 4) form.fail("takes four registers of A");
   std::vector<Operand> list;
   for (const Arg& item : form.args[0].items) list.push_back(form.destination(item, 32));
+  for (size_t r = 0; registers && r < 4; ++r) list.push_back(form.source(form.args[1].items[r], 32));
   in.list = form.list(list);
-  in.a = form.source(form.args[1], 64);
+  if (!registers) in.a = form.source(form.args[1], 64);
   in.b = form.source(form.args[2], 64);
   in.c = form.predicate(form.args[3]);
   in.target = n, in.bytes = tf32 ? 4 : 2;
   in.flags = (form.immediate(form.args[4]) == -1) | (form.immediate(form.args[5]) == -1) << 1;
-  if (!tf32)
-    in.flags |= static_cast<uint32_t>((form.immediate(form.args[6]) == 1) << 2 |
-                                      (form.immediate(form.args[7]) == 1) << 3);
+  if (registers) in.flags |= 16;
+  if (!tf32 && !registers) in.flags |= static_cast<uint32_t>((form.immediate(form.args[6]) == 1) << 2);
+  if (!tf32) in.flags |= static_cast<uint32_t>((form.immediate(form.args.back()) == 1) << 3);
   in.run = issue;
 }
 

@@ -192,6 +192,14 @@ FAULTS = {
         128,
         "is undefined; .*not been waited for",
     ),
+    "wgmma of registers written after the fence": (
+        WGMMA.format(
+            "wgmma.fence.sync.aligned; mov.u32 %r31, 0;",
+            "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;",
+        ),
+        128,
+        "%r31, is written between wgmma.fence and it",
+    ),
     "wgmma in the middle of a pattern": (
         WGMMA.format(
             "add.u64 %d5, %d5, 8; wgmma.fence.sync.aligned;",

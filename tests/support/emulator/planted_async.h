@@ -42,7 +42,7 @@ struct RingSmem {
   uint64_t full[2], empty[2];
 };
 // BUG: 1 the consumer does not wait; 2 the producer does not wait; 3 one arrival too few; 4 one too many; 5
-// not initialised
+// not initialised; 6 the producer waits for the other parity
 template <int BUG>
 __global__ void ring_kernel(int* out) {
   RingSmem& s = pcn::shared<RingSmem>();
@@ -58,7 +58,7 @@ __global__ void ring_kernel(int* out) {
   for (int i = 0; i < 7; ++i) {
     const uint32_t phase = static_cast<uint32_t>(i / 2 % 2);
     if (threadIdx.x < 32) {
-      if (BUG != 2) pcn::mbarrier_wait(&s.empty[i % 2], phase ^ 1);
+      if (BUG != 2) pcn::mbarrier_wait(&s.empty[i % 2], BUG == 6 ? phase : phase ^ 1);
       s.slot[i % 2][lane] = 100 * i + lane;
       pcn::mbarrier_arrive(&s.full[i % 2]);
     } else {
@@ -120,6 +120,65 @@ void manual(Result& r) {
   r.expect<float>(c, [](int i) {
     float sum = 0;
     for (int k = 0; k < 32; ++k) sum += small(i / 64 * 32 + k) * small(i % 64 * 32 + k + 5);
+    return sum;
+  });
+}
+
+// c[64][128] = a[64][32] b[128][32]^T of bfloat16, K outermost in both. BUG: 1 B taken for K-major; 2 the second
+// 64 columns of B looked for right behind the first; 3 a swizzle of 64 bytes for 128; 4 groups of 8 rows for those
+// of 64 bytes; 5 the same K twice; 6 A's registers filled anew before the wait
+template <int BUG>
+__global__ void __launch_bounds__(128) major_kernel(const float* a, const float* b, float* c) {
+  using pcn::Major;
+  unsigned char* as = aligned_window(true);
+  unsigned char* bs = as + 4096;
+  const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32;
+  const auto put = [](unsigned char* base, int i, int k, float value) {
+    unsigned char* row = base + i / 64 * 4096 + k * 128;
+    *reinterpret_cast<uint16_t*>(row + (i % 64 * 2 ^ k % 8 * 16)) = pcn::to_bf16(value);
+  };
+  for (int i = t; i < 64 * 32; i += 128) put(as, i / 32, i % 32, a[i]);
+  for (int i = t; i < 128 * 32; i += 128) put(bs, i / 32, i % 32, b[i]);
+  pcn::fence_proxy_async();
+  __syncthreads();
+  float d[64];
+  uint32_t fragment[2][4];
+  for (int i = 0; i < 8; ++i) {
+    const float* p =
+        a + (16 * warp + lane / 4 + 8 * (i % 2)) * 32 + 16 * (i / 4) + 2 * (lane % 4) + 8 * (i / 2 % 2);
+    fragment[i / 4][i % 4] = pcn::to_bf16(p[0]) | static_cast<uint32_t>(pcn::to_bf16(p[1])) << 16;
+  }
+  const uint64_t da = pcn::wgmma_descriptor(pcn::shared_address(as));
+  const uint64_t db = pcn::wgmma_descriptor(pcn::shared_address(bs), BUG == 4 ? 512 : 1024,
+                                            BUG == 3 ? 64 : 128, BUG == 2 ? 128 : 4096);
+  pcn::wgmma_fence(d, fragment);
+  PCN_UNROLL for (int k = 0; k < 2; ++k) {
+    const uint64_t next = static_cast<uint64_t>(k) * (BUG == 5 ? 0 : 2048 / 16);
+    if (BUG == 6) {
+      pcn::wgmma_m64k16_bf16<128, Major::kMN>(d, fragment[k], db + next, k > 0);
+    } else {
+      pcn::wgmma_m64k16_bf16<128, Major::kMN, BUG == 1 ? Major::kK : Major::kMN>(d, da + next, db + next,
+                                                                                 k > 0);
+    }
+  }
+  pcn::wgmma_commit();
+  if (BUG == 6) fragment[1][2] = 0;
+  pcn::wgmma_wait<0>(d, fragment);
+  PCN_UNROLL for (int j = 0; j < 16; ++j) {
+    PCN_UNROLL for (int e = 0; e < 4; ++e) {
+      c[(warp * 16 + lane / 4 + e / 2 * 8) * 128 + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
+    }
+  }
+}
+template <int BUG>
+void major(Result& r) {
+  Array<float> a(2048, small), b(4096, [](int i) { return small(i + 5); }), c(8192);
+  r.run(pcn::launch("major", major_kernel<BUG>, dim3(1), dim3(128), 24 * 1024, nullptr, a.data(), b.data(),
+                    c.data()));
+  c.read();
+  r.expect<float>(c, [](int i) {
+    float sum = 0;
+    for (int k = 0; k < 32; ++k) sum += small(i / 128 * 32 + k) * small(i % 128 * 32 + k + 5);
     return sum;
   });
 }
@@ -234,7 +293,8 @@ void store(Result& r) {
 }
 
 // A box of 64 rows of 96 bytes, which lie 128 bytes apart. BUG: 1 read as if they lay 96 apart; 2 the bytes
-// between them expected, too; 3 no room for these; 4 more bytes expected than a barrier can count
+// between them expected, too; 3 no room for these; 4 more bytes expected than a barrier can count; 5 no policy of
+// L2; 6 something else prefetched
 template <int BUG>
 __global__ void narrow_kernel(const __grid_constant__ pcn::TensorMap map, float* y) {
   uint64_t* barrier = &pcn::shared<RingSmem>().full[0];
@@ -243,7 +303,8 @@ __global__ void narrow_kernel(const __grid_constant__ pcn::TensorMap map, float*
     pcn::mbarrier_init(barrier, 1);
     pcn::fence_mbarrier_init();
     pcn::mbarrier_arrive_expect_tx(barrier, BUG == 2 ? 64 * 128 : BUG == 4 ? 1 << 20 : 64 * 96);
-    pcn::tma_load_2d(const_cast<float*>(box), &map, barrier, 0, 0);
+    pcn::prefetch_tensor_map(BUG == 6 ? static_cast<const void*>(y) : &map);
+    pcn::tma_load_2d(const_cast<float*>(box), &map, barrier, 0, 0, BUG == 5 ? 1 : pcn::l2_evict_first());
   }
   __syncthreads();
   pcn::mbarrier_wait(barrier, 0);

@@ -2,77 +2,150 @@
 #pragma once
 
 // ---- wgmma --------------------------------------------------------------------------------------
-// c[64][N] = a[64][2 * ROW] b[N][2 * ROW]^T, operands written by ordinary stores into the 128-byte swizzle;
-// ROW elements of 128 bytes. The first product overwrites the accumulators' old values.
-template <int N, bool BF16>
+using pcn::Major;
+// What a product is made of: bfloat16 or TF32, columns of D, how the operands lie, bytes of their swizzle,
+// whether A is in registers.
+template <bool BF16_, int N_, Major A_ = Major::kK, Major B_ = Major::kK, int SWIZZLE_ = 128,
+          bool REGISTERS_ = false>
+struct Product {
+  static constexpr bool BF16 = BF16_, REGISTERS = REGISTERS_;
+  static constexpr int N = N_, SWIZZLE = SWIZZLE_, SIZE = BF16 ? 2 : 4, K = 256 / SIZE, STEPS = 8;
+  static constexpr Major A = A_, B = B_;
+};
+// An operand of `rows` indices of D in shared memory, K deep.
+template <class P, Major MAJOR>
+struct Stored {
+  static constexpr int PER_ROW = P::SWIZZLE / P::SIZE;
+  unsigned char* base;
+  int rows;
+  static PCN_FN int bytes(int rows) {
+    return (MAJOR == Major::kK ? rows : (rows + PER_ROW - 1) / PER_ROW * PER_ROW) * P::K * P::SIZE;
+  }
+  PCN_FN unsigned char* at(int i, int k) const {
+    const int row = MAJOR == Major::kK ? i : k, column = MAJOR == Major::kK ? k : i,
+              height = MAJOR == Major::kK ? rows : P::K;
+    const int byte = column % PER_ROW * P::SIZE ^ (row / (128 / P::SWIZZLE) % (P::SWIZZLE / 16) * 16);
+    return base + (column / PER_ROW * height + row) * P::SWIZZLE + byte;
+  }
+  PCN_FN uint64_t descriptor(int step) const {
+    constexpr int PER_TILE = P::SWIZZLE / 32;
+    const unsigned char* p = MAJOR == Major::kK
+                                 ? base + step / PER_TILE * rows * P::SWIZZLE + step % PER_TILE * 32
+                                 : base + step * 16 * P::SWIZZLE;
+    return pcn::wgmma_descriptor(pcn::shared_address(p), 8 * P::SWIZZLE, P::SWIZZLE,
+                                 MAJOR == Major::kK ? 16 : P::K * P::SWIZZLE);
+  }
+};
+template <class P>
+PCN_FN void put_operand(unsigned char* p, float value) {
+  if constexpr (P::BF16) {
+    *reinterpret_cast<uint16_t*>(p) = pcn::to_bf16(value);
+  } else {
+    *reinterpret_cast<float*>(p) = value;
+  }
+}
+// c[64][N] = a[64][K] b[N][K]^T, operands written by ordinary stores. The first product overwrites the
+// accumulators' old values.
+template <class P>
 __global__ void __launch_bounds__(128) wgmma_kernel(const float* a, const float* b, float* c) {
-  constexpr int ROW = BF16 ? 64 : 32;
-  unsigned char* as = aligned_window();
-  unsigned char* bs = as + 2 * 64 * 128;
   const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32;
-  const auto put = [&](unsigned char* base, const float* from, int rows) {
-    for (int i = t; i < rows * 2 * ROW; i += 128) {
-      const int row = i / (2 * ROW), k = i % (2 * ROW), byte = k % ROW * (BF16 ? 2 : 4);
-      unsigned char* p = base + k / ROW * rows * 128 + row * 128 + (byte ^ (row % 8 * 16));
-      if constexpr (BF16) {
-        *reinterpret_cast<uint16_t*>(p) = pcn::to_bf16(from[i]);
-      } else {
-        *reinterpret_cast<float*>(p) = from[i];
-      }
-    }
-  };
-  put(as, a, 64);
-  put(bs, b, N);
+  const Stored<P, P::A> as{aligned_window(), 64};
+  const Stored<P, P::B> bs{as.base + Stored<P, P::A>::bytes(64), P::N};
+  for (int i = t; i < 64 * P::K; i += 128) put_operand<P>(as.at(i / P::K, i % P::K), a[i]);
+  for (int i = t; i < P::N * P::K; i += 128) put_operand<P>(bs.at(i / P::K, i % P::K), b[i]);
   pcn::fence_proxy_async();
   __syncthreads();
-  float d[N / 2];
-  PCN_UNROLL for (int i = 0; i < N / 2; ++i) d[i] = 1e6f;
-  pcn::wgmma_fence();
-  PCN_UNROLL for (int tile = 0; tile < 2; ++tile) {
-    const uint64_t da = pcn::wgmma_descriptor(pcn::shared_address(as + tile * 64 * 128));
-    const uint64_t db = pcn::wgmma_descriptor(pcn::shared_address(bs + tile * N * 128));
-    PCN_UNROLL for (int k = 0; k < 4; ++k) {
-      const int accumulate = tile + k > 0;
-      if constexpr (BF16) {
-        pcn::wgmma_m64k16_bf16<N>(d, da + 2 * k, db + 2 * k, accumulate);
-      } else {
-        pcn::wgmma_m64k8_tf32<N>(d, da + 2 * k, db + 2 * k, accumulate);
+  float d[P::N / 2];
+  PCN_UNROLL for (int i = 0; i < P::N / 2; ++i) d[i] = 1e6f;
+  uint32_t fragment[P::STEPS][4];
+  if constexpr (P::REGISTERS) {
+    PCN_UNROLL for (int step = 0; step < P::STEPS; ++step) {
+      PCN_UNROLL for (int r = 0; r < 4; ++r) {
+        const float* row = a + (16 * warp + lane / 4 + 8 * (r % 2)) * P::K;
+        const int word = 8 * step + lane % 4 + 4 * (r / 2);
+        if constexpr (P::BF16) {
+          fragment[step][r] = two(row, 1, 2 * word, [](float f) { return pcn::to_bf16(f); });
+        } else {
+          fragment[step][r] = pcn::to_tf32(row[word]);
+        }
       }
     }
-    pcn::wgmma_commit();
+    pcn::wgmma_fence(d, fragment);
+  } else {
+    pcn::wgmma_fence(d);
   }
-  pcn::wgmma_wait<0>();
-  PCN_UNROLL for (int j = 0; j < N / 8; ++j) {
+  PCN_UNROLL for (int step = 0; step < P::STEPS; ++step) {
+    const uint64_t db = bs.descriptor(step);
+    if constexpr (P::REGISTERS && P::BF16) {
+      pcn::wgmma_m64k16_bf16<P::N, P::B>(d, fragment[step], db, step > 0);
+    } else if constexpr (P::REGISTERS) {
+      pcn::wgmma_m64k8_tf32<P::N>(d, fragment[step], db, step > 0);
+    } else if constexpr (P::BF16) {
+      pcn::wgmma_m64k16_bf16<P::N, P::A, P::B>(d, as.descriptor(step), db, step > 0);
+    } else {
+      pcn::wgmma_m64k8_tf32<P::N>(d, as.descriptor(step), db, step > 0);
+    }
+    if (step % 4 == 3) pcn::wgmma_commit();
+  }
+  if constexpr (P::REGISTERS) {
+    pcn::wgmma_wait<0>(d, fragment);
+  } else {
+    pcn::wgmma_wait<0>(d);
+  }
+  PCN_UNROLL for (int j = 0; j < P::N / 8; ++j) {
     PCN_UNROLL for (int e = 0; e < 4; ++e) {
-      c[(warp * 16 + lane / 4 + e / 2 * 8) * N + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
+      c[(warp * 16 + lane / 4 + e / 2 * 8) * P::N + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
     }
   }
 }
-template <int N, bool BF16>
+template <class P>
 void wgmma_one(Result& r) {
-  constexpr int K = BF16 ? 128 : 64;
-  Array<float> a(64 * K, small), b(N * K, [](int i) { return small(i + 5); }), c(64 * N);
-  r.run(pcn::launch("wgmma", wgmma_kernel<N, BF16>, dim3(1), dim3(128), 2 * (64 + N) * 128 + 1024, nullptr,
-                    a.data(), b.data(), c.data()));
+  Array<float> a(64 * P::K, small), b(P::N * P::K, [](int i) { return small(i + 5); }), c(64 * P::N);
+  const size_t bytes = static_cast<size_t>(64 + (P::N + 63) / 64 * 64) * P::K * P::SIZE + 1024;
+  r.run(pcn::launch("wgmma", wgmma_kernel<P>, dim3(1), dim3(128), bytes, nullptr, a.data(), b.data(),
+                    c.data()));
   r.expect_each<float>(c.read(), [](int i) {
     float sum = 0;
-    for (int k = 0; k < K; ++k) sum += small(i / N * K + k) * small(i % N * K + k + 5);
+    for (int k = 0; k < P::K; ++k) sum += small(i / P::N * P::K + k) * small(i % P::N * P::K + k + 5);
     return sum;
   });
 }
-void wgmma_tf32_case(Result& r) {
-  wgmma_one<64, false>(r);
-  wgmma_one<96, false>(r);
-  wgmma_one<128, false>(r);
-  wgmma_one<192, false>(r);
-  wgmma_one<256, false>(r);
+template <bool BF16>
+void wgmma_widths(Result& r) {
+  wgmma_one<Product<BF16, 48>>(r);
+  wgmma_one<Product<BF16, 64>>(r);
+  wgmma_one<Product<BF16, 96>>(r);
+  wgmma_one<Product<BF16, 128>>(r);
+  wgmma_one<Product<BF16, 192>>(r);
+  wgmma_one<Product<BF16, 256>>(r);
 }
-void wgmma_bf16_case(Result& r) {
-  wgmma_one<64, true>(r);
-  wgmma_one<96, true>(r);
-  wgmma_one<128, true>(r);
-  wgmma_one<192, true>(r);
-  wgmma_one<256, true>(r);
+void wgmma_tf32_case(Result& r) { wgmma_widths<false>(r); }
+void wgmma_bf16_case(Result& r) { wgmma_widths<true>(r); }
+void wgmma_swizzle_case(Result& r) {
+  constexpr Major K = Major::kK;
+  wgmma_one<Product<true, 96, K, K, 64>>(r);
+  wgmma_one<Product<true, 48, K, K, 32>>(r);
+  wgmma_one<Product<false, 96, K, K, 64>>(r);
+  wgmma_one<Product<false, 48, K, K, 32>>(r);
+}
+void wgmma_mn_case(Result& r) {
+  constexpr Major K = Major::kK, MN = Major::kMN;
+  wgmma_one<Product<true, 64, MN, K>>(r);
+  wgmma_one<Product<true, 64, K, MN>>(r);
+  wgmma_one<Product<true, 128, MN, MN>>(r);
+  wgmma_one<Product<true, 256, MN, MN>>(r);
+  wgmma_one<Product<true, 96, MN, MN, 64>>(r);
+  wgmma_one<Product<true, 48, MN, MN, 32>>(r);
+}
+// Columns that do not fill their last row: not among what CUTLASS builds.
+void wgmma_mn_partial_case(Result& r) {
+  wgmma_one<Product<true, 96, Major::kMN, Major::kMN, 128>>(r);
+  wgmma_one<Product<true, 48, Major::kMN, Major::kMN, 64>>(r);
+}
+void wgmma_registers_case(Result& r) {
+  wgmma_one<Product<true, 64, Major::kK, Major::kK, 128, true>>(r);
+  wgmma_one<Product<true, 128, Major::kK, Major::kMN, 128, true>>(r);
+  wgmma_one<Product<false, 96, Major::kK, Major::kK, 128, true>>(r);
 }
 
 // c[64][64] = a[64][48] b[64][48]^T of bfloat16: rows of 96 bytes that TMA lays 128 bytes apart, as the
@@ -99,7 +172,7 @@ __global__ void __launch_bounds__(128)
   pcn::wgmma_fence();
   PCN_UNROLL for (int k = 0; k < 3; ++k) pcn::wgmma_m64k16_bf16<64>(d, da + 2 * k, db + 2 * k, k > 0);
   pcn::wgmma_commit();
-  pcn::wgmma_wait<0>();
+  pcn::wgmma_wait<0>(d);
   PCN_UNROLL for (int j = 0; j < 8; ++j) {
     PCN_UNROLL for (int e = 0; e < 4; ++e) {
       c[(warp * 16 + lane / 4 + e / 2 * 8) * 64 + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
@@ -175,10 +248,10 @@ __global__ void __launch_bounds__(384, 1)
       const float* a = as + (stage * TILE_M + (group - 1) * 64) * TILE_K;
       const uint64_t da = pcn::wgmma_descriptor(pcn::shared_address(a));
       const uint64_t db = pcn::wgmma_descriptor(pcn::shared_address(bs + stage * TILE_N * TILE_K));
-      pcn::wgmma_fence();
+      pcn::wgmma_fence(d);
       PCN_UNROLL for (int j = 0; j < 4; ++j) pcn::wgmma_m64k8_tf32<TILE_N>(d, da + 2 * j, db + 2 * j, 1);
       pcn::wgmma_commit();
-      pcn::wgmma_wait<0>();
+      pcn::wgmma_wait<0>(d);
       pcn::mbarrier_arrive(&s.empty[stage]);
     }
     const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32 % 4);
