@@ -104,7 +104,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
             failures += complaints
     names = compiler.demangle(sorted({row["symbol"] for row in rows}))
     table: dict[tuple[str, str, str], dict] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: int(row["arch"].rstrip("a"))):  # as tables show them
         full = names[row["symbol"]]
         kernel = compiler.short(full)
         if row.get("spill") and not row["stem"].endswith("_generic"):
