@@ -260,11 +260,11 @@ def main() -> None:
                 sys.exit(1)
         return
     clock = (
-        EventClock(device, args.seconds, args.calls, flush=False)
+        EventClock(device, args.seconds, args.calls, flush=0)
         if device.kind == "cuda"
         else WallClock(args.seconds, args.calls)
     )
-    rates = limits(device, rivals.torch and rivals.torch.torch)
+    rates = limits(device, rivals.torch and rivals.torch.torch, args.tiny)
     document = header("alexnet", device, args, batch, clock, rates, rivals.reasons)
     for precision in precisions:
         if args.deadline is not None and time.perf_counter() - start > args.deadline:

@@ -200,12 +200,12 @@ def main() -> None:
     device, batch, _ = setup(args)
     clock = None if args.check else StepsClock(args.seconds, args.calls)
     net = network(args.tiny)
-    rates = no_limits() if args.check else limits(device)
+    rates = no_limits() if args.check else limits(device, tiny=args.tiny)
     document = header("graph", device, args, batch, clock or StepsClock(0, 1), rates)
     batches = Batches(net, batch)
     for places in splits(device):
         document["rows"] += rows(net, places, batches, clock, rates)
-    save(document, args.json)
+        save(document, args.json)  # also when time runs out after it
     print(title(document))
     if clock:
         print(report(document["rows"]))

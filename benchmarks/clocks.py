@@ -82,25 +82,29 @@ class WallClock(_Clock):
         return result
 
 
+FLUSH = 2**30  # bytes that the memory-set writes at least
+TINY = 2**20  # in place of extents of that order, where a script is tried out
+
+
 class EventClock(_Clock):
     """Time of a call on a GPU by CUDA events, with the L2 flushed before every call.
 
     The memory-set that flushes takes longer than the Python of a call, so that the kernel is queued before
     the GPU reaches the first event and the host's time stays outside. `host_us` shows the host's time per
-    call, to see that. With ``flush=False`` calls follow each other as they do in a training run, and the time
-    of a call includes the GPU's waiting for the host.
+    call, to see that. With ``flush=0`` calls follow each other as they do in a training run, and a call's
+    time includes the GPU's waiting for the host.
     """
 
     name = "cuda events"
     least = 7
     warm = 3
 
-    def __init__(self, device: devices.Device, seconds: float, calls: int, flush: bool = True):
+    def __init__(self, device: devices.Device, seconds: float, calls: int, flush: int = FLUSH):
         super().__init__(seconds, calls)
         self.device, self.cupy = device, device.xp
         runtime = self.cupy.cuda.runtime
         l2 = runtime.deviceGetAttribute(runtime.cudaDevAttrL2CacheSize, device.index)
-        self.flush = device.empty((max(2**30, 4 * l2),), np.uint8) if flush else None
+        self.flush = device.empty((max(flush, 4 * l2),), np.uint8) if flush else None
 
     def contest(self, calls: Sequence[Callable[[], Any]]) -> list[Times]:
         with self.device.activate():
@@ -126,9 +130,13 @@ class EventClock(_Clock):
         return list(zip(seconds, hosts, strict=True))
 
 
-def clock_of(device: devices.Device, seconds: float = 1.0, calls: int = 100) -> WallClock | EventClock:
-    """The clock that suits a device."""
-    return EventClock(device, seconds, calls) if device.kind == "cuda" else WallClock(seconds, calls)
+def clock_of(
+    device: devices.Device, seconds: float = 1.0, calls: int = 100, tiny: bool = False
+) -> WallClock | EventClock:
+    """The clock that suits a device; `tiny`: to try it out, without the long memory-set."""
+    if device.kind != "cuda":
+        return WallClock(seconds, calls)
+    return EventClock(device, seconds, calls, TINY if tiny else FLUSH)
 
 
 def spread(times: list[float]) -> tuple[float, float, float]:
@@ -170,11 +178,11 @@ def no_limits(source: str = "not measured") -> dict[str, Any]:
     return {"bandwidth": None, "flops": dict.fromkeys(PRECISIONS), "source": {"all": source}}
 
 
-def limits(device: devices.Device, torch: Any = None) -> dict[str, Any]:
+def limits(device: devices.Device, torch: Any = None, tiny: bool = False) -> dict[str, Any]:
     """Rates of this machine: copy bandwidth (bytes/s) and multiply-adds by precision (FLOP/s).
 
     `torch` (the module, None without it) multiplies the matrices whose rate is the limit of TF32 and bf16;
-    "source" says how each figure came about. None: unknown.
+    "source" says how each figure came about. None: unknown. `tiny`: on a GPU small arrays, to try it out.
     """
     if device.kind == "emulator":
         return no_limits("none: the emulator is no hardware")
@@ -192,11 +200,11 @@ def limits(device: devices.Device, torch: Any = None) -> dict[str, Any]:
                 "all precisions": "measured: NumPy's float32 product of 768 x 768, which serves them all",
             },
         }
-    return _cuda_limits(device, torch)
+    return _cuda_limits(device, torch, tiny)
 
 
-def _copy_bandwidth(cupy: Any, clock: EventClock) -> float:
-    source, target = cupy.ones(2**29, cupy.float32), cupy.empty(2**29, cupy.float32)
+def _copy_bandwidth(cupy: Any, clock: EventClock, count: int) -> float:
+    source, target = cupy.ones(count, cupy.float32), cupy.empty(count, cupy.float32)
     times, _ = clock.measure(lambda: target.data.copy_from_device_async(source.data, source.nbytes))
     return 2.0 * source.nbytes / spread(times)[0]
 
@@ -219,13 +227,14 @@ def product_rate(torch: Any, where: str, dtype: str, clock: _Clock, extent: int 
     return 2.0 * extent**3 / spread(clock.measure(lambda: torch.mm(a, b, out=out))[0])[0]
 
 
-def _cuda_limits(device: devices.Device, torch: Any) -> dict[str, Any]:
-    clock = EventClock(device, 0.3, 20)
+def _cuda_limits(device: devices.Device, torch: Any, tiny: bool) -> dict[str, Any]:
+    clock = clock_of(device, 0.0 if tiny else 0.3, 20, tiny)
+    count, extent = (TINY, 256) if tiny else (2**29, 8192)
     with device.activate():
         result = no_limits()
         flops = result["flops"]
-        source = {"bandwidth": "measured: copy of 2 GiB, read and written"}
-        result |= {"bandwidth": _copy_bandwidth(device.xp, clock), "source": source}
+        source = {"bandwidth": f"measured: copy of {count >> 18} MiB, read and written"}
+        result |= {"bandwidth": _copy_bandwidth(device.xp, clock, count), "source": source}
         try:
             flops["fp32"] = _fma_rate(device, clock)
             source["fp32"] = "measured: independent fused multiply-adds"
@@ -237,8 +246,8 @@ def _cuda_limits(device: devices.Device, torch: Any) -> dict[str, Any]:
             for precision, dtype in (("tf32", "float32"), ("bf16", "bfloat16")):
                 before, matmul.allow_tf32 = matmul.allow_tf32, precision == "tf32"
                 try:
-                    flops[precision] = product_rate(torch, where, dtype, clock)
-                    source[precision] = "measured: cuBLAS's product of 8192 x 8192 random numbers"
+                    flops[precision] = product_rate(torch, where, dtype, clock, extent)
+                    source[precision] = f"measured: cuBLAS's product of {extent} x {extent} random numbers"
                 except Exception as error:
                     source[precision] = f"not measured: {error}"
                 finally:

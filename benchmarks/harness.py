@@ -368,8 +368,8 @@ def run(family: str, rows: Callable[[int, bool], Iterable[Row]], args: argparse.
     """Time (or check) a family's rows; the JSON document."""
     start = time.perf_counter()
     device, batch, rivals = setup(args)
-    clock = clock_of(device, args.seconds, args.calls)
-    rates = no_limits() if args.check else limits(device, rivals.torch and rivals.torch.torch)
+    clock = clock_of(device, args.seconds, args.calls, args.tiny)
+    rates = no_limits() if args.check else limits(device, rivals.torch and rivals.torch.torch, args.tiny)
     document = header(family, device, args, batch, clock, rates, rivals.reasons)
     with device.activate() if device.kind == "cuda" else ops.on(device):
         for row in wanted(rows, device, args, batch, document):

@@ -2,7 +2,8 @@
 
     python benchmarks/kernel_report.py                     print it
     python benchmarks/kernel_report.py --write             write the committed report anew
-    python benchmarks/kernel_report.py --check             compare with the committed report; CI does
+    python benchmarks/kernel_report.py --check             compare with the committed report
+    python benchmarks/kernel_report.py --check --arch 80 90    those architectures alone; CI does
     python benchmarks/kernel_report.py --family conv       only some families (not with --write)
     python benchmarks/kernel_report.py --only code         not the emulator's part; or: --only accesses
 
@@ -26,6 +27,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -42,21 +44,21 @@ REPORT = ROOT / "docs" / "kernel-report"
 
 
 # ---- code ----
-def _key(tools: str, path: Path, arch: str) -> str:
-    """What a compilation depends on: tools, architecture, the file, its headers, and this report's code."""
-    digest = hashlib.sha256(f"{tools} {arch} {compiler.family_of(path)}/{path.stem}".encode())
+def _key(tools: str, path: Path, archs: list[str]) -> str:
+    """What a compilation depends on: tools, architectures, the file, its headers, and this report's code."""
+    digest = hashlib.sha256(f"{tools} {archs} {compiler.family_of(path)}/{path.stem}".encode())
     for file in compiler.with_headers(path) + [Path(m.__file__) for m in (compiler, sass, loops)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _compile(job: tuple[str, str | None, Path, str, Path]) -> tuple[list[dict], list[str]]:
-    """The rows of one file for one architecture; from the cache where nothing they depend on has changed."""
-    nvcc, cuobjdump, path, arch, cache = job
-    kept = cache / f"{_key(f'{compiler.version(nvcc)} {cuobjdump}', path, arch)}.json"
+def _compile(job: tuple[str, str | None, Path, str, list[str], Path]) -> tuple[list[dict], list[str]]:
+    """The rows of one file for some architectures, kept in the cache until what they depend on changes."""
+    nvcc, cuobjdump, path, virtual, archs, cache = job
+    kept = cache / f"{_key(f'{compiler.version(nvcc)} {cuobjdump} {virtual}', path, archs)}.json"
     if kept.exists():
         return tuple(json.loads(kept.read_text()))
-    made = _compile_anew(nvcc, cuobjdump, path, arch)
+    made = _compile_anew(nvcc, cuobjdump, path, virtual, archs)
     if not made[1]:
         cache.mkdir(parents=True, exist_ok=True)
         fresh = kept.with_suffix(f".{os.getpid()}")  # complete before it has the name that is looked for
@@ -65,29 +67,36 @@ def _compile(job: tuple[str, str | None, Path, str, Path]) -> tuple[list[dict], 
     return made
 
 
-def _compile_anew(nvcc: str, cuobjdump: str | None, path: Path, arch: str) -> tuple[list[dict], list[str]]:
+def _compile_anew(
+    nvcc: str, cuobjdump: str | None, path: Path, virtual: str, archs: list[str]
+) -> tuple[list[dict], list[str]]:
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        text, status = compiler.compile_file(nvcc, path, arch, cubin)
-        rows, complaints = compiler.parse(path, arch, text)
+        binary = Path(folder) / "kernel.fatbin"
+        text, status = compiler.compile_file(nvcc, path, virtual, archs, binary)
+        rows, complaints = compiler.parse(path, text)
         if status != 0 and not complaints:
             complaints = [f"nvcc failed with status {status}: {text[-500:]}"]
-        if cuobjdump and status == 0 and int(arch[:2]) >= 80:
-            text = sass.dump(cuobjdump, "-sass", cubin)
+        for arch in archs if cuobjdump and status == 0 else []:
+            if int(arch[:2]) < 80:
+                continue
+            text = sass.dump(cuobjdump, "-sass", binary, "-arch", f"sm_{arch}")
             counts, newest = sass.count(text), arch.startswith("90")
             main = loops.main_loops(text) if newest else {}
-            threads = sass.block_sizes(cuobjdump, cubin) if newest else {}
+            threads = sass.block_sizes(cuobjdump, binary, arch) if newest else {}
             for row in rows:
-                row["sass"] = counts.get(row["symbol"], {})
-                row["threads"] = threads.get(row["symbol"])
-                row["loop"] = main.get(row["symbol"]) if row["family"] == "conv" else None
-    return rows, [f"{path.name} sm_{arch}: {line}" for line in complaints]
+                if row["arch"] == arch:
+                    row["sass"] = counts.get(row["symbol"], {})
+                    row["threads"] = threads.get(row["symbol"])
+                    row["loop"] = main.get(row["symbol"]) if row["family"] == "conv" else None
+    return rows, [f"{path.name} compute_{virtual}: {line}" for line in complaints]
 
 
 def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], jobs: int, cache: Path):
     """(a row per kernel with what each architecture made of it, failures)."""
-    work = [(nvcc, cuobjdump, p, arch, cache) for p in files if "hopper" not in p.parts for arch in archs]
-    work += [(nvcc, cuobjdump, p, "90a", cache) for p in files if "hopper" in p.parts]
+    work = []
+    for path in files:
+        passes = [("90a", ["90a"])] if "hopper" in path.parts else compiler.passes(archs)
+        work += [(nvcc, cuobjdump, path, virtual, made, cache) for virtual, made in passes]
     rows, failures = [], []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         for found, complaints in pool.map(_compile, work):
@@ -95,7 +104,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
             failures += complaints
     names = compiler.demangle(sorted({row["symbol"] for row in rows}))
     table: dict[tuple[str, str, str], dict] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: int(row["arch"].rstrip("a"))):  # as tables show them
         full = names[row["symbol"]]
         kernel = compiler.short(full)
         if row.get("spill") and not row["stem"].endswith("_generic"):
@@ -135,8 +144,8 @@ def count_module(folder: Path, jobs: int) -> Path:
         return Path(given)
     beside = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
-    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-DPYCONVNET_CUDA=OFF"]
-    configure += ["-DPYCONVNET_EMULATOR_FLAVOUR=count", "-DPYCONVNET_UNITS=OFF"]
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+    configure += ["-DPYCONVNET_CUDA=OFF", "-DPYCONVNET_EMULATOR_FLAVOUR=count"]
     configure.append(f"-DPython_EXECUTABLE={sys.executable}")
     if not (folder / "CMakeCache.txt").exists():
         configure.append("-GNinja")
@@ -245,45 +254,32 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="the emulator, and what was compiled before",
     )
     given = parser.parse_args(arguments)
-    partial = given.only or given.family or given.arch
-    if given.write and partial:
+    if given.write and (given.only or given.family or given.arch):
         parser.error("--write writes the whole report: not with --only, --family or --arch")
-    if given.check and (given.family or given.arch):
-        parser.error("--check compares the whole report: not with --family or --arch")
+    if given.check and given.family:
+        parser.error("--check compares the whole report: not with --family")
     return given
+
+
+def count(given: argparse.Namespace) -> tuple[list[dict], ...]:
+    """What the emulator counts, see `accesses`."""
+    return accesses(count_module(given.build, given.jobs), given.family, given.lines)
 
 
 def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
     """The report, or the half that is asked for, and what is wrong with it."""
     report: dict = {"nvcc": None, "g++": None, "kernels": None, "accesses": None, "alexnet": None}
     failures: list[str] = []
-    if given.only != "accesses":
-        nvcc = compiler.find_nvcc()
-        if nvcc is None:
-            sys.exit("kernel_report: no nvcc on PATH, in CUDA_HOME or among the Python packages")
-        if given.disassembler and sass.find(given.disassembler) is None:
-            sass.install(given.disassembler)
-        cuobjdump = sass.find(given.disassembler)
-        if cuobjdump is None:
-            text = f"no cuobjdump on PATH: pip install {' '.join(sass.PACKAGES)} in an environment of its own"
-            if given.write or given.check:
-                sys.exit(f"kernel_report: {text} (--disassembler FOLDER does)")
-            print(f"{text}; instructions are not counted", file=sys.stderr)
-        report["nvcc"] = compiler.version(nvcc)
-        archs = given.arch or compiler.default_architectures()
-        report["kernels"], failures = code(
-            nvcc,
-            cuobjdump,
-            compiler.sources(given.family, given.build / "tiles"),
-            archs,
-            given.jobs,
-            given.build / "report",
-        )
-    if given.only != "code":
-        module = count_module(given.build, given.jobs)
-        report["g++"] = _gxx()
-        report["accesses"], report["alexnet"], rows = accesses(module, given.family, given.lines)
-        failures += measure.unexplained(report["accesses"], REASONS, whole=not given.family)
+    rows: list[dict] = []
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        if given.only != "code":  # beside the compiler: the emulator counts on one core
+            counting = beside.submit(count, given)
+        if given.only != "accesses":
+            report["nvcc"], report["kernels"], failures = compiled(given)
+        if given.only != "code":
+            report["g++"] = _gxx()
+            report["accesses"], report["alexnet"], rows = counting.result()
+            failures += measure.unexplained(report["accesses"], REASONS, whole=not given.family)
     if report["kernels"] is not None:
         add_occupancy(report["kernels"], report["accesses"])
         if report["accesses"] is not None:
@@ -291,6 +287,24 @@ def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
         if report["alexnet"]:  # of the whole library
             report |= predictions.predict(report["kernels"], rows, ROOT / "benchmarks" / "results")
     return report, failures
+
+
+def compiled(given: argparse.Namespace) -> tuple[str, list[dict], list[str]]:
+    """The compiler's version, what it makes of the kernels, and failures, see `code`."""
+    nvcc = compiler.find_nvcc()
+    if nvcc is None:
+        sys.exit("kernel_report: no nvcc on PATH, in CUDA_HOME or among the Python packages")
+    if given.disassembler and sass.find(given.disassembler) is None:
+        sass.install(given.disassembler)
+    cuobjdump = sass.find(given.disassembler)
+    if cuobjdump is None:
+        text = f"no cuobjdump on PATH: pip install {' '.join(sass.PACKAGES)} in an environment of its own"
+        if given.write or given.check:
+            sys.exit(f"kernel_report: {text} (--disassembler FOLDER does)")
+        print(f"{text}; instructions are not counted", file=sys.stderr)
+    archs = given.arch or compiler.default_architectures()
+    files = compiler.sources(given.family, given.build / "tiles")
+    return compiler.version(nvcc), *code(nvcc, cuobjdump, files, archs, given.jobs, given.build / "report")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,10 @@
 # pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch and (else cuDNN's own plans are
 # missing among the peers) nvidia-cudnn-frontend, for the chart matplotlib.
 # PYCONVNET_WHEELS=DIR   a folder of wheels to install what is missing from (nothing is ever fetched)
-# PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU
+# PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU, "ptx" tries
+#                        it on a stand-in for CUDA there: the script and the library as for a GPU, small shapes, the
+#                        kernels' PTX run on the CPU (docs/emulator.md). Needs nvcc 13 and pytest. No time is a GPU's.
+# PYCONVNET_PTX=DIR      the stand-in's build (of tests/ptx/runtime), else the part build makes one, which takes long
 # PYCONVNET_SITE=DIR     where the library is installed, default a temporary folder; one that stays serves later calls
 # PYCONVNET_SECONDS=N    time for everything, default 465; parts get what the later ones can spare
 # PYCONVNET_BATCH=N      images per batch, default 128; PYCONVNET_BATCHES="128 256 1024" those of the part full
@@ -36,7 +39,10 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 exec </dev/null
 
-device=${PYCONVNET_DEVICE:-cuda:0}
+# On a card, or a stand-in for one; cuda: what the library takes for a card.
+device=${PYCONVNET_DEVICE:-cuda:0} card=no stand_in=no cuda=no
+[ "${device%%:*}" = cuda ] && card=yes cuda=yes
+[ "$device" = ptx ] && device=cuda:0 stand_in=yes cuda=yes
 usual=(build emulator tests layers network kernels primitives graph sanitizer train)
 all=("${usual[@]}" full cifar)
 parts=("$@")
@@ -51,7 +57,12 @@ logs=$work/logs
 mkdir "$logs"
 site=${PYCONVNET_SITE:-$work/site}
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MPLBACKEND=Agg
-[ "${device%%:*}" = cuda ] && export PYCONVNET_REQUIRE=cuda
+# Programs that came with wheels, and a toolkit that nobody put there.
+export PATH=$site/bin:$PATH:/usr/local/cuda/bin
+[ $cuda = yes ] && export PYCONVNET_REQUIRE=cuda
+if [ $stand_in = yes ]; then
+  export PYCONVNET_PTX=${PYCONVNET_PTX:-$work/ptx} PYTHONPATH=$PWD/tests/support/stand_in:$PWD/tests:$PYTHONPATH
+fi
 # Which kernels were chosen on this card is a result too; less time for each choice than in earnest.
 export PYCONVNET_TUNE_CACHE=$out/tuning.json PYCONVNET_TUNE_SECONDS=${PYCONVNET_TUNE_SECONDS:-0.1}
 python=${PYTHON:-python3}
@@ -63,11 +74,16 @@ declare -A most=([build]=150 [emulator]=120 [tests]=120 [layers]=160 [network]=8
   [graph]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
 declare -A least=([build]=120 [emulator]=30 [tests]=40 [layers]=90 [network]=40 [kernels]=35 [primitives]=15
   [graph]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
+whole=465
+if [ $stand_in = yes ]; then # whose times are its own
+  whole=36000
+  for part in "${!most[@]}"; do most[$part]=$whole; done
+fi
 
 # part NAME RESERVED COMMAND...: runs it under its time limit, RESERVED seconds being for the parts after it, with its
 # output in the logs; a line for the summary.
 part() {
-  local name=$1 reserved=$2 start=$SECONDS left=$((${PYCONVNET_SECONDS:-465} - SECONDS)) status=0 limit result note
+  local name=$1 reserved=$2 start=$SECONDS left=$((${PYCONVNET_SECONDS:-$whole} - SECONDS)) status=0 limit result note
   shift 2
   limit=$((left - reserved))
   [ "$limit" -ge "${least[$name]}" ] || limit=${least[$name]}
@@ -115,9 +131,10 @@ build() {
     "$python" -m pip install -q --no-index --no-deps --upgrade --target "$site" "$PYCONVNET_WHEELS"/*.whl
   fi
   "$python" -P - <<'PY'
-import importlib.util, sys
+import importlib.metadata, importlib.util, re, sys
 needed = {"PIL": "pillow", "cupy": "cupy-cuda13x"}
-needed |= {name: name for name in ("numpy", "pybind11", "setuptools", "safetensors", "tqdm")}
+needed |= {name: name for name in ("numpy", "ml_dtypes", "pybind11", "setuptools", "safetensors", "tqdm")}
+least = {"cupy-cuda13x": 14, "pybind11": 3, "setuptools": 77}
 useful = {"sklearn": "scikit-learn", "pytest": "pytest", "hypothesis": "hypothesis", "torch": "torch"}
 lacking = [name for module, name in useful.items() if importlib.util.find_spec(module) is None]
 missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
@@ -125,11 +142,31 @@ if lacking:
     print("missing, so that some parts are skipped: " + ", ".join(lacking))
 if missing:
     sys.exit("missing: " + ", ".join(missing) + "; put their wheels in a folder and name it in PYCONVNET_WHEELS")
+for name, major in least.items():
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # of another name: CuPy built here, say
+        continue
+    if int(re.match(r"\d+", found)[0]) < major:
+        sys.exit(f"{name} {found} is too old: at least {major} is needed, its wheel in PYCONVNET_WHEELS")
 PY
-  local only=-DPYCONVNET_EMULATOR=OFF
-  [ "${device%%:*}" = cuda ] || only=-DPYCONVNET_CUDA=OFF
+  command -v cmake >/dev/null || { echo "missing: cmake"; exit 1; }
+  local only=-DPYCONVNET_EMULATOR=OFF tree=.
+  [ $cuda = yes ] || only=-DPYCONVNET_CUDA=OFF
+  if [ $stand_in = yes ]; then
+    # The same command for the smallest family, away from the tree's own build; the kernels are the stand-in's.
+    only+=" -DPYCONVNET_FAMILIES=optim -DCMAKE_CUDA_ARCHITECTURES=80-virtual" tree=$work/tree
+    mkdir -p "$tree"
+    cp -r CMakeLists.txt LICENSE README.md bindings cmake kernels pyconvnet pyproject.toml setup.py "$tree"
+    rm -f "$tree"/pyconvnet/*.so
+    if [ ! -e "$PYCONVNET_PTX/libcudart.so.13" ]; then
+      cmake -S tests/ptx/runtime -B "$PYCONVNET_PTX" \
+        -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')"
+      cmake --build "$PYCONVNET_PTX" --parallel "${PYCONVNET_JOBS:-$(nproc)}"
+    fi
+  fi
   export CMAKE_ARGS="$only ${CMAKE_ARGS:-}"
-  "$python" -m pip install -v --no-build-isolation --no-deps --no-index --upgrade --target "$site" . \
+  "$python" -m pip install -v --no-build-isolation --no-deps --no-index --upgrade --target "$site" "$tree" \
     >"$logs/pip.log" 2>&1 || { tail -n 60 "$logs/pip.log"; exit 1; }
   grep -E 'CUDA architectures|Kernel families|warning' "$logs/pip.log" || true
   "$python" -P -c "
@@ -162,17 +199,20 @@ tests() {
   set -e
   "$python" -P -c "import pytest" || { echo "skipped: pytest is missing"; exit 77; }
   has_emulator || { echo "skipped: the tests compare the GPU with the emulator, which is missing"; exit 77; }
-  if [ "${device%%:*}" = cuda ]; then
-    "$python" -P -m pytest -q -rs -m gpu --junitxml="$out/tests.xml" tests
-  else
-    "$python" -P -m pytest -q -rs -m kernels -k "pool and fwd" --junitxml="$out/tests.xml" tests
-  fi
+  local which=(-m gpu)
+  [ $stand_in = no ] || which+=(-k "test_pool and fwd and avg")
+  [ $cuda = yes ] || which=(-m kernels -k "pool and fwd")
+  # Interrupted, not killed: what was tested by then is reported.
+  timeout --signal=INT "$((limit > 20 ? limit - 8 : limit))" \
+    "$python" -P -m pytest -q -rs "${which[@]}" --junitxml="$out/tests.xml" tests
 }
 
 # Status 2 of the comparison: its program, which is for compute capability 9.0, cannot run here.
 primitives() {
-  local status=0
-  "$python" tests/support/emulator/compare_primitives.py --build "$work/primitives" --json "$logs/primitives.json" || status=$?
+  local status=0 runtime=()
+  [ $stand_in = no ] || runtime=(--runtime "$PYCONVNET_PTX")
+  "$python" tests/support/emulator/compare_primitives.py --build "$work/primitives" --json "$logs/primitives.json" \
+    "${runtime[@]}" || status=$?
   [ $status != 2 ] || { echo "skipped: the primitives need a GPU of compute capability 9.0"; exit 77; }
   return $status
 }
@@ -180,7 +220,13 @@ primitives() {
 # Every kernel of every family over small shapes under compute-sanitizer, compared with the reference as well.
 sanitizer() {
   local status=0 tool
-  if [ "${device%%:*}" != cuda ] || ! command -v compute-sanitizer >/dev/null; then
+  local check=("$python" benchmarks/run.py --check --tiny --batch 2 --device "$device" --only "${PYCONVNET_ONLY:-}"
+    --deadline $((limit - 15)))
+  if [ $stand_in = yes ]; then # compute-sanitizer needs a GPU, and the executor checks every access itself
+    "${check[@]}"
+    return
+  fi
+  if [ $card = no ] || ! command -v compute-sanitizer >/dev/null; then
     echo "skipped: compute-sanitizer needs a CUDA device and the tool"
     exit 77
   fi
@@ -201,8 +247,7 @@ CU
   fi
   for tool in memcheck racecheck; do
     compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 \
-      "$python" benchmarks/run.py --check --tiny --batch 2 --device "$device" --deadline $((limit - 15)) \
-      >"$logs/$tool.log" 2>&1 &
+      "${check[@]}" >"$logs/$tool.log" 2>&1 &
   done
   for _ in memcheck racecheck; do wait -n || status=1; done
   for tool in memcheck racecheck; do
@@ -219,7 +264,7 @@ bench() {
   local seconds=$((limit > 40 ? limit - 20 : limit / 2)) share=$1 alone=()
   shift
   [ "${PYCONVNET_PEERS:-yes}" != no ] || alone=(--no-peers)
-  if [ "${device%%:*}" = cuda ]; then
+  if [ $card = yes ]; then
     "$python" "$@" --device "$device" --batch "${PYCONVNET_BATCH:-128}" --seconds 0.05 --calls 50 \
       --only "${PYCONVNET_ONLY:-}" --deadline "$seconds" --compile-seconds $((seconds * share / 100)) "${alone[@]}"
   else
@@ -241,9 +286,9 @@ kernels() { bench 20 benchmarks/run.py norm pool pointwise loss optim augment --
 full() {
   local batch status=0
   local batches=${PYCONVNET_BATCHES:-128 256 1024}
-  [ "${device%%:*}" = cuda ] || batches=1
+  [ $card = yes ] || batches=1
   for batch in $batches; do
-    if [ "${device%%:*}" = cuda ]; then
+    if [ $card = yes ]; then
       "$python" benchmarks/run.py --device "$device" --batch "$batch" --only "${PYCONVNET_ONLY:-}" --timeout 3600 \
         --deadline $((limit / $(wc -w <<<"$batches") - 20)) --json "$out/full-$batch.json" || status=1
     else
@@ -256,7 +301,7 @@ full() {
 # A training step replayed from a CUDA graph: the bits of the one issued call by call, and the times of both.
 graph() {
   local size=(--batch 128 --seconds 1)
-  [ "${device%%:*}" = cuda ] || size=(--batch 1 --seconds 0 --calls 1 --tiny)
+  [ $card = yes ] || size=(--batch 1 --seconds 0 --calls 1 --tiny)
   "$python" benchmarks/bench_graph.py --device "$device" "${size[@]}" --json "$out/graph.json"
 }
 
@@ -264,7 +309,7 @@ train() {
   set -e
   "$python" -P -c "import sklearn" || { echo "skipped: the digits come with scikit-learn, which is missing"; exit 77; }
   local epochs=()
-  [ "${device%%:*}" = cuda ] || epochs=(--epochs 1)
+  [ $card = yes ] || epochs=(--epochs 1)
   "$python" -P -m pyconvnet train digits --device "$device" --out "$work/digits" "${epochs[@]}"
   cp "$work/digits/log.jsonl" "$out/training.jsonl"
 }
@@ -276,7 +321,7 @@ cifar() {
     echo "skipped: PYCONVNET_CIFAR names no folder of CIFAR-10"
     exit 77
   fi
-  [ "${device%%:*}" = cuda ] || length=(--epochs 1 --images 256)
+  [ $card = yes ] || length=(--epochs 1 --images 256)
   for precision in fp32 tf32 bf16; do
     echo "== $precision"
     "$python" benchmarks/cifar10_80sec.py --data "$PYCONVNET_CIFAR" --device "$device" --precision $precision \
@@ -294,12 +339,13 @@ PY
   return $status
 }
 
-export python device out work logs site
+export python device card cuda stand_in out work logs site
 export -f build has_emulator emulator tests bench layers network kernels primitives sanitizer graph train full cifar
 asked=" ${parts[*]} "
 built=yes
-echo "pyconvnet on $device: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)" \
-  >"$out/summary.txt"
+where=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+[ $stand_in = no ] || where="a stand-in for CUDA, no GPU: PTX run on the CPU, no time says anything"
+echo "pyconvnet on $device: $where" >"$out/summary.txt"
 for name in "${all[@]}"; do
   case "$asked" in *" $name "*) ;; *) continue ;; esac
   asked=${asked/" $name "/ }
@@ -314,7 +360,7 @@ for name in "${all[@]}"; do
 done
 cat "$out/summary.txt"
 
-if nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | grep -q H200; then
+if [ $stand_in = yes ] || { [ $card = yes ] && [[ $where == *H200* ]]; }; then
   "$python" benchmarks/cycle_model.py --all --results "$out" --json "$work/predictions.json" \
     >"$out/predictions.txt" && mv "$work/predictions.json" "$out" || failed=1
 fi

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "common/tensor_map_problem.h"
 #include "platform.h"
 
 namespace pcn::bind {
@@ -191,7 +192,9 @@ std::int64_t elements(const char* what, std::initializer_list<std::int64_t> exte
 
 void check(const char* stem, cudaError_t status) {
   if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string(stem) + ": " + platform::error_text(status));
+  const std::string problem = take_tensor_map_problem();
+  throw std::runtime_error(std::string(stem) + ": " + platform::error_text(status) +
+                           (problem.empty() ? "" : "; " + problem));
 }
 
 }  // namespace pcn::bind

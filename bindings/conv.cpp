@@ -1,8 +1,10 @@
-// Bindings of the conv family. One shape object describes all three directions.
+// Bindings of the conv family. One shape object describes all three directions. Where a row of wgrad does not
+// make the bias's gradient, the kernel of bias_backward does it here, so that callers need not know.
 #include "conv/conv.h"
 
 #include "array.h"
 #include "platform.h"
+#include "pointwise/pointwise.h"
 
 namespace pcn::bind {
 namespace {
@@ -11,7 +13,7 @@ namespace {
 // pixel's coordinates within 32 bits, group sizes whole.
 Conv2dShape conv_shape(int n, int h, int w, int c, int k, int r, int s, int p, int q, int stride_h,
                        int stride_w, int pad_h, int pad_w, int groups, bool aligned, int precision,
-                       int capability, int splits) {
+                       int capability, int splits, bool bias_grad) {
   const auto fail = [](const std::string& text) { throw py::value_error("Conv2dShape: " + text); };
   elements("Conv2dShape: x", {n, h, w, c});
   elements("Conv2dShape: y", {n, p, q, k});
@@ -52,7 +54,8 @@ Conv2dShape conv_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
           aligned ? 1 : 0,
           static_cast<Precision>(precision),
           capability,
-          splits};
+          splits,
+          bias_grad ? 1 : 0};
 }
 
 std::string key_of(const Conv2dShape& s) {
@@ -142,9 +145,32 @@ void dgrad(const std::string& name, const Conv2dShape& shape, py::handle dx, py:
   run(row.name, [&] { return row.launch(dx_, dy_, w_, mask_, shape, scratch, stream_of(stream)); });
 }
 
+// The bias's gradient apart from that of the filters: a matrix of pixels by filters summed over its rows, in
+// scratch memory behind that of the row of wgrad.
+RowsShape dy_rows(const Conv2dShape& s) { return {s.n * s.p * s.q, s.k}; }
 template <class E>
-void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py::handle dy, py::handle x,
-           py::handle workspace, std::uintptr_t stream) {
+const BiasBackwardRow<E>& bias_row() {
+  return *bias_backward_kernels<E>().begin();
+}
+template <class E>
+std::size_t bias_scratch_at(const Conv2dWgradRow<E>& row, const Conv2dShape& shape) {
+  return (row.workspace_bytes(shape) + 15) / 16 * 16;
+}
+
+// Scratch memory of all that a row's name stands for.
+template <class Row>
+std::size_t scratch_bytes(const Row& row, const Conv2dShape& shape) {
+  return row.workspace_bytes(shape);
+}
+template <class E>
+std::size_t scratch_bytes(const Conv2dWgradRow<E>& row, const Conv2dShape& shape) {
+  if (shape.bias_grad == 0 || row.sums_bias(shape)) return row.workspace_bytes(shape);
+  return bias_scratch_at(row, shape) + bias_row<E>().workspace_bytes(dy_rows(shape));
+}
+
+template <class E>
+void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py::handle db, py::handle dy,
+           py::handle x, py::handle workspace, std::uintptr_t stream) {
   const char* op = "conv2d_wgrad";
   const auto table = conv2d_wgrad_kernels<E>();
   const auto& row = conv_row(op, table, name, shape);
@@ -153,8 +179,18 @@ void wgrad(const std::string& name, const Conv2dShape& shape, py::handle dw, py:
   const E* dy_ = aligned(op, "dy", shape, args.in<E>(dy, "dy", y_count(shape)));
   const E* x_ = aligned(op, "x", shape, args.in<E>(x, "x", x_count(shape)));
   float* dw_ = aligned(op, "dw", shape, args.out<float>(dw, "dw", w_count(shape)));
-  void* scratch = args.workspace(workspace, row.workspace_bytes(shape));
-  run(row.name, [&] { return row.launch(dw_, dy_, x_, shape, scratch, stream_of(stream)); });
+  float* db_ = args.optional_out<float>(db, "bias_grad", shape.k);
+  if ((db_ != nullptr) != (shape.bias_grad != 0))
+    throw py::value_error("conv2d_wgrad: bias_grad must be given where the shape says so, and only there");
+  char* scratch = static_cast<char*>(args.workspace(workspace, scratch_bytes(row, shape)));
+  const bool sums = row.sums_bias(shape);
+  run(row.name,
+      [&] { return row.launch(dw_, sums ? db_ : nullptr, dy_, x_, shape, scratch, stream_of(stream)); });
+  if (db_ == nullptr || sums) return;
+  const auto& apart = bias_row<E>();
+  run(apart.name, [&] {
+    return apart.launch(db_, dy_, dy_rows(shape), scratch + bias_scratch_at(row, shape), stream_of(stream));
+  });
 }
 
 bool is_bf16(const Conv2dShape& shape) { return shape.precision == Precision::kBf16; }
@@ -182,7 +218,7 @@ template <class FloatTable, class Bf16Table>
 void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(), Bf16Table (*of_bf16)()) {
   m.def((op + "_kernels").c_str(),
         [=](const Conv2dShape& shape) {
-          const auto bytes = [&](const auto& row) { return row.workspace_bytes(shape); };
+          const auto bytes = [&](const auto& row) { return scratch_bytes(row, shape); };
           return is_bf16(shape) ? ranked_rows(of_bf16(), shape, bytes)
                                 : ranked_rows(of_float(), shape, bytes);
         },
@@ -211,7 +247,7 @@ void register_conv(py::module_& m) {
            py::arg("k"), py::arg("r"), py::arg("s"), py::arg("p"), py::arg("q"), py::arg("stride_h") = 1,
            py::arg("stride_w") = 1, py::arg("pad_h") = 0, py::arg("pad_w") = 0, py::arg("groups") = 1,
            py::arg("aligned") = true, py::arg("precision") = 0, py::arg("capability") = 0,
-           py::arg("splits") = 0)
+           py::arg("splits") = 0, py::arg("bias_grad") = false)
       .def(
           "cut",
           [](Conv2dShape shape, int splits) {
@@ -244,7 +280,8 @@ void register_conv(py::module_& m) {
         py::arg("dx"), py::arg("dy"), py::arg("w"), py::arg("mask").none(true),
         py::arg("workspace").none(true), py::arg("stream"));
   m.def("conv2d_wgrad", by_element(wgrad<float>, wgrad<Bf16>), py::arg("kernel"), py::arg("shape"),
-        py::arg("dw"), py::arg("dy"), py::arg("x"), py::arg("workspace").none(true), py::arg("stream"));
+        py::arg("dw"), py::arg("bias_grad").none(true), py::arg("dy"), py::arg("x"),
+        py::arg("workspace").none(true), py::arg("stream"));
 }
 
 }  // namespace pcn::bind

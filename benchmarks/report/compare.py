@@ -41,6 +41,11 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _of(archs: set[str], kernels: list[dict]) -> list[dict]:
+    """The rows with what they say of these architectures."""
+    return [row | {"arch": {a: made for a, made in row["arch"].items() if a in archs}} for row in kernels]
+
+
 def _everything(old: dict, new: dict) -> list[str]:
     a, b = flat(old), flat(new)
     return [
@@ -75,7 +80,7 @@ def _without_occupancy(report: dict) -> dict:
 
 
 def differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
-    """(differences, notes). Parts that `new` has not got are not compared."""
+    """(differences, notes). Parts and architectures that `new` has not got are not compared."""
     notes, found = [], []
     if new.get("kernels") is not None:
         same = _same_release(old["nvcc"], new["nvcc"])
@@ -86,9 +91,8 @@ def differences(old: dict, new: dict) -> tuple[list[str], list[str]]:
             )
         if new.get("accesses") is None:  # then dynamic shared memory is not known
             old, new = _without_occupancy(old), _without_occupancy(new)
-        found += _rows(
-            "code", old["kernels"], new["kernels"], _everything if same else _what_any_compiler_keeps
-        )
+        before = _of({arch for row in new["kernels"] for arch in row["arch"]}, old["kernels"])
+        found += _rows("code", before, new["kernels"], _everything if same else _what_any_compiler_keeps)
     if new.get("accesses") is not None:
         same = old["g++"].split(".")[0] == new["g++"].split(".")[0]
         if not same:

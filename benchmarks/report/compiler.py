@@ -75,15 +75,26 @@ def with_headers(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def compile_file(nvcc: str, path: Path, arch: str, cubin: Path) -> tuple[str, int]:
-    """Compile one file for one architecture; returns what nvcc printed and its status."""
-    command = [nvcc, "-std=c++17", f"-I{KERNELS}", "-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    command += ["-Xptxas", "-v", "-cubin", str(path), "-o", str(cubin)]
+def passes(archs: list[str]) -> list[tuple[str, list[str]]]:
+    """The architecture whose PTX is made, and those whose machine code comes from it, as in a build.
+
+    Code for sm_90 comes from compute_80, see cmake/Architectures.cmake: a pass of the compiler less.
+    """
+    both = [arch for arch in archs if arch in ("80", "90")]
+    others = [(arch, [arch]) for arch in archs if arch not in both]
+    return [*others, (both[0], both)] if both else others
+
+
+def compile_file(nvcc: str, path: Path, virtual: str, archs: list[str], binary: Path) -> tuple[str, int]:
+    """Compile one file for architectures of one PTX; returns what nvcc printed and its status."""
+    command = [nvcc, "-std=c++17", f"-I{KERNELS}", "-Xptxas", "-v", "-fatbin", str(path), "-o", str(binary)]
+    for arch in archs:
+        command += ["-gencode", f"arch=compute_{virtual},code=sm_{arch}"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout + done.stderr, done.returncode
 
 
-def parse(path: Path, arch: str, text: str) -> tuple[list[dict], list[str]]:
+def parse(path: Path, text: str) -> tuple[list[dict], list[str]]:
     """The kernels of a compilation, and the lines that should not be there."""
     rows, complaints, row = [], [], None
     for line in text.splitlines():
@@ -91,7 +102,7 @@ def parse(path: Path, arch: str, text: str) -> tuple[list[dict], list[str]]:
             row = {
                 "stem": path.stem,
                 "family": family_of(path),
-                "arch": arch,
+                "arch": match[2].removeprefix("sm_"),
                 "symbol": match[1],
             }
             rows.append(row)

@@ -135,13 +135,14 @@ def step_counts(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
     }
 
 
-def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]:
+def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]], l2: float = L2) -> dict[str, float]:
     """Cycles for which a block's step keeps each unit of its multiprocessor busy.
 
     A quarter of the multiprocessor issues an instruction a cycle to a fourth of the warps. Integers,
     comparisons and selections take its 16 lanes 2 cycles (`alu`); float32 has 32 lanes, of which the integer
-    multiplier shares half (`fma`). Operands come from L2 once a block (`l2`). wgmma reads its operands, 64
-    and BN rows of 32 bytes, from shared memory each time, where TMA has put each once (`shared`).
+    multiplier shares half (`fma`). Operands come from L2 once a block (`l2`, so many bytes a cycle). wgmma
+    reads its operands, 64 and BN rows of 32 bytes, from shared memory each time, where TMA has put each once
+    (`shared`).
     """
     counts = step_counts(tile, loop)
     quarter = tile.multiplying / 4
@@ -151,7 +152,7 @@ def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
         "alu": quarter * 2 * counts.get("alu", 0),
         "fma": quarter * max(2 * imad, imad + ffma),
         "shared": tile.multiplying * counts.get("passes", 0),
-        "l2": (tile.bm + tile.bn) * tile.bk * tile.item / L2,
+        "l2": (tile.bm + tile.bn) * tile.bk * tile.item / l2,
         "tensor": 0.0,
     }
     if tile.persistent:
@@ -177,14 +178,28 @@ def efficiencies(rows: list[dict]) -> list[int]:
     return [round(100 * rate / max(rates)) for rate in rates]
 
 
-def edge_cycles(tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: int) -> float:
+def edge_cycles(
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: int, l2: float = L2
+) -> float:
     """Cycles that so many blocks, side by side, spend before and after the loop.
 
     A persistent block's next operands are on their way meanwhile, and its results leave by themselves.
     """
     instructions = OUTSIDE_RUN * loop["rest"]["issue"] * tile.multiplying / 4
-    cycles = blocks * (instructions + tile.bm * tile.bn * out_item / L2)
+    cycles = blocks * (instructions + tile.bm * tile.bn * out_item / l2)
     return cycles if tile.persistent else cycles + 2 * LATENCY
+
+
+def longer_cycles(
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, columns: int, steps: int, l2: float = L2
+) -> float:
+    """Cycles more on a multiprocessor with so many blocks, of which at least one, and one of every `columns`,
+    the tiles of a row, runs the kernel's longer loop.
+    """
+    if "longer" not in loop:
+        return 0.0
+    long, short = (step_cycles(unit_cycles(tile, {"step": loop[name]}, l2), 1) for name in ("longer", "step"))
+    return ceil_div(blocks, columns) * steps * max(long - short, 0.0)
 
 
 def busiest_cycles(blocks: int, resident: int, steps: int, units: dict[str, float], edge) -> float:
@@ -207,9 +222,9 @@ def memory_us(nbytes: float, launches: int = 1) -> float:
     return 1e6 * (nbytes / H200.bandwidth + launches * H200.overhead)
 
 
-def predict(row: dict, product: Product, splits: int, precision: str, out_item: int) -> dict:
+def predict(row: dict, product: Product, splits: int, precision: str, out_item: int, l2: float = L2) -> dict:
     """Predict a kernel's time for a product; `row`: the kernel in the report, `splits`: pieces of the
-    reduction.
+    reduction, `l2`: bytes a cycle that a multiprocessor gets.
 
     Returns
     -------
@@ -222,10 +237,12 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
     loop, tile = newest(row)["loop"], tile_of(row)
     tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
-    units = unit_cycles(tile, loop)
+    units = unit_cycles(tile, loop, l2)
     item = 4 if splits > 1 else out_item
     cycles = busiest_cycles(
-        tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item)
+        tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item, l2)
+    ) + longer_cycles(
+        tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps, l2
     )
     cycles += 2 * LATENCY if tile.persistent else 0
     busy, memory = 1e6 * cycles / CLOCK, 1e6 * product.nbytes / H200.bandwidth

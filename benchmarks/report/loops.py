@@ -2,7 +2,8 @@
 
 Read from ``cuobjdump -sass``. The *inner* loop is the smallest that holds most of the products (HGMMA, HMMA
 or FFMA). Where it takes no part in bringing operands (the FFMA kernels multiply a step in a loop of its own),
-the step of the reduction is the smallest loop around it that does.
+the step of the reduction is the smallest loop around it that does. A kernel on tensor cores may have its loop
+twice, once with more work for some blocks (wgrad's sums of a bias's gradient): the shorter is the main loop.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ UNIT_OF = {opcode: unit for unit, opcodes in UNITS.items() for opcode in opcodes
 #: What is counted by opcode beside the units.
 NAMED = ("HGMMA", "HMMA", "FFMA", "LDSM", "LDS", "STS", "LDGSTS", "LDG", "BAR")
 #: Passes over the 32 banks of an access to shared memory, by the end of its opcode: 128 bytes each. A wide
-#: LDS takes half of them, since it is the FFMA tiles' alone, whose lanes read each address in pairs (see
-#: conv/gemm_tile.h).
+#: LDS takes half of them beside FFMA, where lanes read each address in pairs (see conv/gemm_tile.h).
 _WIDTHS = {"128": 4, "4": 4, "64": 2, "2": 2}
 #: What brings operands to the product, or waits for it.
 _BRINGS = {"BAR", "LDGSTS", "LDG", "UTMALDG", "SYNCS", "STS"}
@@ -56,13 +56,12 @@ class Instruction:
         """The opcode without its suffixes."""
         return self.opcode.split(".")[0]
 
-    @property
-    def passes(self) -> int:
-        """Passes over the banks of shared memory, free of conflicts."""
+    def passes(self, paired: bool) -> int:
+        """Passes over the banks of shared memory, free of conflicts; `paired`: a wide LDS takes half."""
         if UNIT_OF.get(self.name) != "shared":
             return 0
         passes = _WIDTHS.get(self.opcode.split(".")[-1], 1)
-        return max(passes // 2, 1) if self.name == "LDS" else passes
+        return max(passes // 2, 1) if self.name == "LDS" and paired else passes
 
 
 def read(text: str) -> dict[str, list[Instruction]]:
@@ -85,10 +84,11 @@ def read(text: str) -> dict[str, list[Instruction]]:
 def _count(code: list[Instruction]) -> dict[str, int]:
     """Instructions by unit and, of some, by name; `issue` is all of them, `passes` those of shared memory."""
     row = Counter(issue=len(code))
+    paired = not any(instruction.name in UNITS["tensor"] for instruction in code)
     for instruction in code:
         if instruction.never:
             continue
-        row["passes"] += instruction.passes
+        row["passes"] += instruction.passes(paired)
         if unit := UNIT_OF.get(instruction.name):
             row[unit] += 1
         if instruction.name in NAMED:
@@ -117,9 +117,15 @@ def _spans(code: list[Instruction]) -> list[tuple[int, int]]:
     return spans
 
 
+def _within(body: list[Instruction], other: list[Instruction]) -> bool:
+    """Tell whether a loop is part of another one."""
+    return body is not other and other[0].address <= body[0].address <= body[-1].address <= other[-1].address
+
+
 def main_loop(code: list[Instruction]) -> dict[str, dict[str, int]] | None:
     """Count the loop that multiplies: ``{"step": ...}``, what a step does once, ``"inner"`` where a loop
-    inside it multiplies, and ``"rest"``, all that lies outside. None for a kernel without products in a loop.
+    inside it multiplies, ``"longer"``, the loop that does the same and more, where there is one, and
+    ``"rest"``, all that lies outside. None for a kernel without products in a loop.
     """
     loops = []
     for first, last in _spans(code):
@@ -128,11 +134,17 @@ def main_loop(code: list[Instruction]) -> dict[str, dict[str, int]] | None:
     most = max((products for products, _ in loops), default=0)
     if most == 0:
         return None
-    inner = min((body for products, body in loops if products == most), key=len)
+    bodies = [body for products, body in loops if products == most]
+    apart = sorted((body for body in bodies if not any(_within(body, other) for other in bodies)), key=len)
+    inner = min((body for body in bodies if body is apart[0] or _within(body, apart[0])), key=len)
     around = sorted((body for _, body in loops if body[0].address <= inner[0].address
                      and inner[-1].address <= body[-1].address), key=len)  # fmt: skip
     step = next((body for body in around if any(i.name in _BRINGS for i in body)), inner)
-    found = {"step": _count(step), "rest": {"issue": len(code) - len(step)}}
+    tensor = any(i.name in UNITS["tensor"] for i in inner)
+    longer = apart[1] if tensor and len(apart) > 1 else []
+    found = {"step": _count(step), "rest": {"issue": len(code) - len(step) - len(longer)}}
+    if longer:
+        found["longer"] = _count(longer)
     if step is not inner:
         once = [i for i in step if not inner[0].address <= i.address <= inner[-1].address]
         found |= {"step": _count(once), "inner": _count(inner)}

@@ -67,10 +67,13 @@ def _conv_cases(ops: Any) -> Iterator[Case]:
 
 def _conv_calls(ops: Any, x_shape: Any, w_shape: Any, arrays: Any, options: dict) -> dict[str, Call]:
     x, w, b, dy = arrays
+    db = _array(b.shape)  # for the rows that make it; after others bias_backward would be counted
     return {
         "conv2d": lambda k: ops.conv2d(x, w, b, **options, kernel=k),
         "conv2d_dgrad": lambda k: ops.conv2d_dgrad(dy, w, x_shape, **options, kernel=k),
-        "conv2d_wgrad": lambda k: ops.conv2d_wgrad(dy, x, w_shape, **options, kernel=k),
+        "conv2d_wgrad": lambda k: ops.conv2d_wgrad(
+            dy, x, w_shape, **options, kernel=k, bias_grad=db if "_mma" in k else None
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from scaling.work import ITEM, UPDATE_BYTES
 from shapes import alexnet_convs, alexnet_linears, alexnet_pools
 
-from report import cycles
+from report import cycles, overlap
 from report.alexnet import BATCH, PRECISIONS, operations, output_shape
 
 PARTS = {"conv2d": "fprop", "conv2d_dgrad": "dgrad", "conv2d_wgrad": "wgrad"}
@@ -79,8 +79,9 @@ def other_kernels(precision: str, batch: int = BATCH) -> Iterator[tuple[str, str
         if linear.name != "fc8":
             yield linear.name, "bias_relu_dropout", 2 * item * math.prod(linear.y), 1
     yield "loss", "softmax_cross_entropy", 2 * item * 1000 * batch, 2
-    for layer in (*alexnet_convs(batch), *alexnet_linears(batch)):
-        yield layer.name, "bias_backward", item * math.prod(layer.y), 2
+    if precision == "fp32":  # kernels on tensor cores make it in wgrad
+        for layer in (*alexnet_convs(batch), *alexnet_linears(batch)):
+            yield layer.name, "bias_backward", item * math.prod(layer.y), 2
     yield "conv1", "filters_from_depth", 0, 1
     yield "weights", "sgd_momentum", UPDATE_BYTES[precision] * PARAMETERS, 1
 
@@ -103,16 +104,34 @@ def chosen(rows: list[dict]) -> list[dict]:
     return list(first.values())
 
 
-def steps(rows: list[dict], rest: list[dict]) -> list[dict]:
-    """A row per precision: microseconds of convolutions, fully connected layers and the rest; of the whole
-    step."""
+def updates(kernels: list[dict], rows: list[dict], batch: int = BATCH) -> dict[str, float]:
+    """Predict by how many microseconds the update lengthens a step, by precision."""
+    stems = by_stem(kernels)
+    shapes = {(layer, op): found for layer, op, found in operations(batch)}
+
+    def beside(row: dict) -> tuple[float, float] | None:
+        precision = row["precision"]
+        product = product_of(row["layer"], row["op"], shapes[row["layer"], row["op"]], precision, 0.0)
+        out_item = 4 if row["op"] == "conv2d_wgrad" else ITEM[precision]
+        return overlap.beside(stems[row["row"]], product, row["splits"], precision, out_item, row["us"])
+
+    own = {precision: [r for r in chosen(rows) if r["precision"] == precision] for precision in PRECISIONS}
+    return {precision: overlap.update_us(rows, beside, precision) for precision, rows in own.items()}
+
+
+def steps(rows: list[dict], rest: list[dict], update_us: dict[str, float]) -> list[dict]:
+    """A row per precision: microseconds of convolutions, fully connected layers and the rest; what the update
+    adds; of the whole step."""
     found = []
     for precision in PRECISIONS:
         own = [row for row in chosen(rows) if row["precision"] == precision]
         parts = {
             "conv_us": sum(row["us"] for row in own if row["layer"].startswith("conv")),
             "fc_us": sum(row["us"] for row in own if row["layer"].startswith("fc")),
-            "other_us": sum(row["us"] for row in rest if row["precision"] == precision),
+            "other_us": sum(
+                row["us"] for row in rest if row["precision"] == precision and row["op"] != "sgd_momentum"
+            ),
+            "update_us": update_us[precision],
         }
         us = sum(parts.values())
         useful = sum(
@@ -133,7 +152,11 @@ def predict(kernels: list[dict], rows: list[dict], results: Path | None = None) 
     with the times that the JSON files below a folder of results hold.
     """
     found_products, rest = products(kernels, rows), others()
-    found = {"products": found_products, "others": rest, "steps": steps(found_products, rest)}
+    found = {
+        "products": found_products,
+        "others": rest,
+        "steps": steps(found_products, rest, updates(kernels, found_products)),
+    }
     for row in measured(results) if results else ():
         _fill(found, row)
     return found

@@ -58,7 +58,8 @@ card has given.
 """
 
 STEPS = """\
-A whole training step, predicted likewise, as a captured graph:
+A whole training step, predicted likewise, as a captured graph. Most of the update runs beside the products of
+backward (see the [cycle model](cycle-model.md)); its column has what it adds to the step:
 """
 
 MEASURED = """\
@@ -177,12 +178,12 @@ def _predictions(report: dict) -> Iterator[str]:
     yield from ("", STEPS)
     rows = []
     for r in report["steps"]:
-        parts = [f"{r[part] / 1000:.2f}" for part in ("conv_us", "fc_us", "other_us")]
+        parts = [f"{r[part] / 1000:.2f}" for part in ("conv_us", "fc_us", "other_us", "update_us")]
         step = f"{r['us'] / 1000:.1f} ±{100 * r['error']:.0f} %"
         measured = f"{r['measured_us'] / 1000:.2f} ({r['ratio']:.2f})" if r["measured_us"] else "–"
         rows.append([r["precision"], *parts, step, f"{round(r['images_per_second'], -2):,}", measured])
-    head = ["precision", "convolutions, ms", "fully connected", "the rest", "step", "images/s", "measured"]
-    yield from _table(head, rows, 1)
+    head = ["precision", "convolutions, ms", "fully connected", "the rest", "update"]
+    yield from _table([*head, "step", "images/s", "measured"], rows, 1)
     yield ""
     if any(r["measured_us"] for r in report["products"]):
         yield MEASURED

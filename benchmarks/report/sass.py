@@ -99,6 +99,6 @@ def threads(text: str) -> dict[str, int]:
     return found
 
 
-def block_sizes(cuobjdump: str, cubin: Path) -> dict[str, int]:
-    """Block sizes of the kernels in a cubin."""
-    return threads(dump(cuobjdump, "-elf", cubin))
+def block_sizes(cuobjdump: str, binary: Path, arch: str) -> dict[str, int]:
+    """Block sizes of the kernels that a file holds for an architecture."""
+    return threads(dump(cuobjdump, "-elf", binary, "-arch", f"sm_{arch}"))

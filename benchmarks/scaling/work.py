@@ -1,8 +1,8 @@
 """What a training step of a network asks of a GPU: every kernel with its multiply-adds and its bytes.
 
 The kernels are those that the layers call: a convolution's forward pass has bias and ReLU in it; its backward
-pass is the ReLU's gradient, dgrad (unless nothing below learns), wgrad and the bias's gradient; everything
-else reads its operands from memory and writes its results there.
+pass is the ReLU's gradient, dgrad (unless nothing below learns), wgrad and the bias's gradient (a pass of its
+own, as in fp32); everything else reads its operands from memory and writes its results there.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 // names.
 //
 //   pcn::launch("stem", kernel<...>, grid, block, dynamic_bytes, stream, args...) -> cudaError_t
+//   pcn::launch_dependent(...)  the same; may start before the grids before it in its stream have ended, and calls
+//                               grid_dependency_wait() before it touches what they do (sm_90)
 //   pcn::shared<T>()          -> T&   the kernel's one static shared object of struct type T (at most 48 KiB, no
 //                                     constructor)
 //   pcn::dynamic_shared<T>()  -> T*   the dynamic shared window; 16-byte aligned only
@@ -63,9 +65,9 @@ inline bool synchronise_launches() {
 }
 }  // namespace detail
 
-// The stem names the kernel in the emulator's reports; CUDA's own tools know the kernel's symbol.
+namespace detail {
 template <class... P, class... A>
-cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
+cudaError_t launch(bool dependent, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
                    cudaStream_t stream, A&&... args) {
   cudaError_t error = cudaSuccess;
   if (dynamic_bytes > 0) {  // static shared memory alone needs no asking
@@ -83,13 +85,31 @@ cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 b
     config.blockDim = block;
     config.dynamicSmemBytes = dynamic_bytes;
     config.stream = stream;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = dependent ? 1 : 0;
     error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
   }
   if (error != cudaSuccess) {
     (void)cudaGetLastError();  // a refused launch must not haunt the next call that asks
     return error;
   }
-  return detail::synchronise_launches() ? cudaStreamSynchronize(stream) : cudaSuccess;
+  return synchronise_launches() ? cudaStreamSynchronize(stream) : cudaSuccess;
+}
+}  // namespace detail
+
+// The stem names the kernel in the emulator's reports; CUDA's own tools know the kernel's symbol.
+template <class... P, class... A>
+cudaError_t launch(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes,
+                   cudaStream_t stream, A&&... args) {
+  return detail::launch(false, kernel, grid, block, dynamic_bytes, stream, std::forward<A>(args)...);
+}
+template <class... P, class... A>
+cudaError_t launch_dependent(const char* /*stem*/, void (*kernel)(P...), dim3 grid, dim3 block,
+                             size_t dynamic_bytes, cudaStream_t stream, A&&... args) {
+  return detail::launch(true, kernel, grid, block, dynamic_bytes, stream, std::forward<A>(args)...);
 }
 
 PCN_FN void trap() { __trap(); }

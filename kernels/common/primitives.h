@@ -12,6 +12,12 @@
 //   named_barrier_sync/arrive(id, threads)        id 1 to 15
 //   mbarrier_init/arrive/arrive_expect_tx/wait, fence_mbarrier_init, fence_proxy_async                  sm_90
 //   tma_load_2d/4d, tma_load_im2col_4d, tma_store_2d/4d, tma_store_commit, tma_store_wait<N>            sm_90
+//   l2_evict_first(), l2_evict_last()             what the copies take as their last argument: how long L2 keeps
+//                                                 the bytes; made once a thread                         sm_90
+//   prefetch_tensor_map(map), elect_one()         true in one lane of a full warp, always the same      sm_90
+//   stmatrix_x1/x2/x4[_trans](row, r)             ldmatrix the other way round                          sm_90
+//   grid_dependency_wait(), grid_dependency_trigger()   of a launch_dependent(): until the grids before have ended;
+//                                                 the next may start                                    sm_90
 //   wgmma_fence(registers...), wgmma_commit(), wgmma_wait<N>(registers...), wgmma_descriptor            sm_90a
 //   wgmma_m64k8_tf32<N>, wgmma_m64k16_bf16<N, A, B>     d[N / 2] (+)= A[64][K] B[N][K]^T on a warpgroup  sm_90a
 //   setmaxnreg_inc/dec<R>                                                                               sm_90a

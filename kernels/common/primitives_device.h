@@ -139,40 +139,95 @@ PCN_FN void mbarrier_wait(uint64_t* b, uint32_t parity) {
   } while (!done);
 }
 
+// ---- a warp, and what is prefetched --------------------------------------------------------------
+PCN_FN bool elect_one() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n" : "=r"(elected));
+  return elected;
+}
+PCN_FN void prefetch_tensor_map(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+PCN_FN void grid_dependency_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+PCN_FN void grid_dependency_trigger() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+#define PCN_STMATRIX(SUFFIX, TRANS)                                                                          \
+  PCN_FN void stmatrix_x1##SUFFIX(void* row, const uint32_t (&r)[1]) {                                       \
+    asm volatile("stmatrix.sync.aligned.m8n8.x1" TRANS ".shared.b16 [%0], {%1};" ::"r"(shared_address(row)), \
+                 "r"(r[0])                                                                                   \
+                 : "memory");                                                                                \
+  }                                                                                                          \
+  PCN_FN void stmatrix_x2##SUFFIX(void* row, const uint32_t (&r)[2]) {                                       \
+    asm volatile("stmatrix.sync.aligned.m8n8.x2" TRANS                                                       \
+                 ".shared.b16 [%0], {%1,%2};" ::"r"(shared_address(row)),                                    \
+                 "r"(r[0]), "r"(r[1])                                                                        \
+                 : "memory");                                                                                \
+  }                                                                                                          \
+  PCN_FN void stmatrix_x4##SUFFIX(void* row, const uint32_t (&r)[4]) {                                       \
+    asm volatile("stmatrix.sync.aligned.m8n8.x4" TRANS                                                       \
+                 ".shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(row)),                              \
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])                                                  \
+                 : "memory");                                                                                \
+  }
+PCN_STMATRIX(, "")
+PCN_STMATRIX(_trans, ".trans")
+#undef PCN_STMATRIX
+
 // ---- TMA: `map` is a CUtensorMap passed as a __grid_constant__ argument -------------------------
-PCN_FN void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
-      "%4}], [%2];" ::"r"(shared_address(shared)),
-      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
-      : "memory");
-}
-PCN_FN void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(shared)),
-      "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(n)
-      : "memory");
-}
-PCN_FN void tma_load_im2col_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
-                               uint16_t offset_w, uint16_t offset_h) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(shared)),
-      "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(n), "h"(offset_w), "h"(offset_h)
-      : "memory");
-}
-PCN_FN void tma_store_2d(const void* map, const void* shared, int x, int y) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-               "r"(shared_address(shared)), "r"(x), "r"(y)
-               : "memory");
-}
-PCN_FN void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
-      "r"(shared_address(shared)), "r"(c), "r"(w), "r"(h), "r"(n)
-      : "memory");
-}
+#define PCN_L2_POLICY(NAME, PRIORITY)                                            \
+  PCN_FN uint64_t NAME() {                                                       \
+    uint64_t policy;                                                             \
+    asm("createpolicy.fractional.L2::" PRIORITY ".b64 %0, 1.0;" : "=l"(policy)); \
+    return policy;                                                               \
+  }
+PCN_L2_POLICY(l2_evict_first, "evict_first")
+PCN_L2_POLICY(l2_evict_last, "evict_last")
+#undef PCN_L2_POLICY
+
+// Every copy twice: as it is, and with a policy. HINT: the modifier; LAST(n): operand n, the policy.
+#define PCN_TMA(PARAMETER, HINT, LAST, POLICY)                                                              \
+  PCN_FN void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y PARAMETER) {       \
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" HINT    \
+                 " [%0], [%1, {%3, %4}], [%2]" LAST(5) ";" ::"r"(shared_address(shared)),                   \
+                 "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)POLICY                               \
+                 : "memory");                                                                               \
+  }                                                                                                         \
+  PCN_FN void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h,            \
+                          int n PARAMETER) {                                                                \
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" HINT    \
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2]" LAST(7) ";" ::"r"(shared_address(shared)),           \
+                 "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(n)POLICY               \
+                 : "memory");                                                                               \
+  }                                                                                                         \
+  PCN_FN void tma_load_im2col_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h,     \
+                                 int n, uint16_t offset_w, uint16_t offset_h PARAMETER) {                   \
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes" HINT  \
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8}" LAST(9) ";" ::"r"(shared_address(shared)), \
+                 "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(n), "h"(offset_w),     \
+                 "h"(offset_h)POLICY                                                                        \
+                 : "memory");                                                                               \
+  }                                                                                                         \
+  PCN_FN void tma_store_2d(const void* map, const void* shared, int x, int y PARAMETER) {                   \
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group" HINT                          \
+                 " [%0, {%2, %3}], [%1]" LAST(4) ";" ::"l"(map),                                            \
+                 "r"(shared_address(shared)), "r"(x), "r"(y)POLICY                                          \
+                 : "memory");                                                                               \
+  }                                                                                                         \
+  PCN_FN void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n PARAMETER) {     \
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group" HINT                          \
+                 " [%0, {%2, %3, %4, %5}], [%1]" LAST(6) ";" ::"l"(map),                                    \
+                 "r"(shared_address(shared)), "r"(c), "r"(w), "r"(h), "r"(n)POLICY                          \
+                 : "memory");                                                                               \
+  }
+#define PCN_NOTHING(N) ""
+#define PCN_LAST(N) ", %" #N
+#define PCN_COMMA ,
+PCN_TMA(, "", PCN_NOTHING, )
+PCN_TMA(PCN_COMMA uint64_t policy, ".L2::cache_hint", PCN_LAST, PCN_COMMA "l"(policy))
+#undef PCN_TMA
+#undef PCN_NOTHING
+#undef PCN_LAST
+#undef PCN_COMMA
 PCN_FN void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // The N newest groups aside, shared memory has been read (and may be overwritten).
 template <int N>

@@ -4,11 +4,12 @@
 //   fprop  y[n,p,q,k] = act(b[k] + sum_{r,s,c} x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c] w[k,r,s,c])
 //   dgrad  dx[n,h,w,c] = sum of dy[n,p,q,k] w[k,r,s,c] over the (p, r) and (q, s) that meet in (h, w), and over k
 //   wgrad  dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, c]
+//          and, on demand, db[k] = sum_{n,p,q} dy[n,p,q,k]
 //
 // x (N,H,W,C)   w (K,R,S,C/groups)   y (N,P,Q,K); pixels outside the image are zero. Filter k of group g sees
 // the channels [g*C/groups, (g+1)*C/groups). All sums run in an order fixed by the shape.
 //
-// E, the type of an element: x, w, y, their gradients dx and dy are all float or all Bf16; b and dw are
+// E, the type of an element: x, w, y, their gradients dx and dy are all float or all Bf16; b, dw and db are
 // float, and so are the sums.
 #pragma once
 #include <algorithm>
@@ -40,6 +41,7 @@ struct Conv2dShape {
   Precision precision;
   int capability;  // compute capability of the device, 10 * major + minor
   int splits;      // pieces into which the reduction is cut; 0: as many as each kernel finds good
+  int bias_grad;   // 1: wgrad is asked for db, too, for which its rows may need scratch memory
 };
 
 template <class E>
@@ -50,22 +52,26 @@ using Conv2dFpropFn = cudaError_t(E* y, const E* x, const E* w, const float* b /
 template <class E>
 using Conv2dDgradFn = cudaError_t(E* dx, const E* dy, const E* w, const E* mask /* or null */,
                                   const Conv2dShape& shape, void* workspace, cudaStream_t stream);
+// db: null, unless the row's sums_bias says that it makes it.
 template <class E>
-using Conv2dWgradFn = cudaError_t(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
-                                  void* workspace, cudaStream_t stream);
+using Conv2dWgradFn = cudaError_t(float* dw, float* db /* or null */, const E* dy, const E* x,
+                                  const Conv2dShape& shape, void* workspace, cudaStream_t stream);
 
 // What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
 // estimated to take (arbitrary units, comparable within a table; infinite where it cannot cut the reduction
-// into shape.splits pieces).
+// into shape.splits pieces). sums_bias: whether a wgrad kernel makes db beside dw for a shape that it supports;
+// for others bias_backward of the pointwise family reads dy once more.
 struct Conv2dTraits {
   bool (*supports)(const Conv2dShape&);
   std::size_t (*workspace_bytes)(const Conv2dShape&);
   double (*cost)(const Conv2dShape&);
+  bool (*sums_bias)(const Conv2dShape&) = [](const Conv2dShape&) { return false; };
 };
 
 template <class Launch>
 struct Conv2dRow : KernelRow<Conv2dShape, Launch> {
   double (*cost)(const Conv2dShape&);
+  bool (*sums_bias)(const Conv2dShape&);
 };
 template <class E>
 using Conv2dFpropRow = Conv2dRow<Conv2dFpropFn<E>>;
@@ -85,10 +91,10 @@ template <class E>
 cudaError_t conv2d_dgrad_generic(E* dx, const E* dy, const E* w, const E* mask, const Conv2dShape& shape,
                                  void* workspace, cudaStream_t stream);
 template <class E>
-cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+cudaError_t conv2d_wgrad_first_layer(float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
                                      void* workspace, cudaStream_t stream);
 template <class E>
-cudaError_t conv2d_wgrad_generic(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+cudaError_t conv2d_wgrad_generic(float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
                                  void* workspace, cudaStream_t stream);
 extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_traits,
     conv2d_dgrad_generic_traits, conv2d_wgrad_first_layer_traits, conv2d_wgrad_generic_traits;

@@ -2,6 +2,7 @@
 // AlexNet's first layer (11x11, stride 4, 3 channels), as that of a stride-1 convolution of stride^2 * C
 // channels (space_to_depth.h).
 //   dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] x[n, t*p + r - pad_h, t*q + s - pad_w, c]
+//   db[k] = sum_{n,p,q} dy[n,p,q,k], where the product's kernel makes it
 // x (N,H,W,C <= 4)   dy (N,P,Q,K)   float32 or bfloat16   dw (K,R,S,C)   float32   last axis contiguous
 // A copy of x into scratch memory, the product, bound by FFMA or, with precision tf32, fp32x3 and bf16, by
 // the tensor cores, and a small copy of dw' that drops the zero taps. Accepts groups = 1, equal strides of 2,
@@ -55,14 +56,18 @@ double cost(const Conv2dShape& shape) {
   const Conv2dShape to = conv::rearranged(shape);
   return product_traits(to).cost(to) + conv::space_to_depth_cost(shape);
 }
+bool sums_bias(const Conv2dShape& shape) {
+  const Conv2dShape to = conv::rearranged(shape);
+  return product_traits(to).sums_bias(to);
+}
 
 }  // namespace
 
-const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost};
+const Conv2dTraits conv2d_wgrad_first_layer_traits = {supports, workspace_bytes, cost, sums_bias};
 
 // ---- launcher
 template <class E>
-cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+cudaError_t conv2d_wgrad_first_layer(float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
                                      void* workspace, cudaStream_t stream) {
   const char* stem = "conv2d_wgrad_first_layer";
   const Conv2dShape to = conv::rearranged(shape);
@@ -74,15 +79,15 @@ cudaError_t conv2d_wgrad_first_layer(float* dw, const E* dy, const E* x, const C
 
   cudaError_t status = conv::image_to_depth(stem, image, x, shape, stream);
   if (status != cudaSuccess) return status;
-  status = product<E>(to).launch(filters, dy, image, to, free_bytes, stream);
+  status = product<E>(to).launch(filters, db, dy, image, to, free_bytes, stream);
   if (status != cudaSuccess) return status;
   const unsigned count = static_cast<unsigned>(conv::filter_elements(shape));
   return filters_from_depth(stem, dw, filters, conv::depth_filters(shape), count, stream);
 }
 
-template cudaError_t conv2d_wgrad_first_layer(float*, const float*, const float*, const Conv2dShape&, void*,
-                                              cudaStream_t);
-template cudaError_t conv2d_wgrad_first_layer(float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,
-                                              cudaStream_t);
+template cudaError_t conv2d_wgrad_first_layer(float*, float*, const float*, const float*, const Conv2dShape&,
+                                              void*, cudaStream_t);
+template cudaError_t conv2d_wgrad_first_layer(float*, float*, const Bf16*, const Bf16*, const Conv2dShape&,
+                                              void*, cudaStream_t);
 
 }  // namespace pcn

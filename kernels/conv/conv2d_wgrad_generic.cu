@@ -31,14 +31,14 @@ const Conv2dTraits conv2d_wgrad_generic_traits = {always<Conv2dShape>, workspace
 
 // ---- launcher
 template <class E>
-cudaError_t conv2d_wgrad_generic(float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+cudaError_t conv2d_wgrad_generic(float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
                                  void* workspace, cudaStream_t stream) {
-  return conv::wgrad<Tile, 1>("conv2d_wgrad_generic", dw, dy, x, shape, workspace, stream);
+  return conv::wgrad<Tile, 1>("conv2d_wgrad_generic", dw, db, dy, x, shape, workspace, stream);
 }
 
-template cudaError_t conv2d_wgrad_generic(float*, const float*, const float*, const Conv2dShape&, void*,
-                                          cudaStream_t);
-template cudaError_t conv2d_wgrad_generic(float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,
+template cudaError_t conv2d_wgrad_generic(float*, float*, const float*, const float*, const Conv2dShape&,
+                                          void*, cudaStream_t);
+template cudaError_t conv2d_wgrad_generic(float*, float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,
                                           cudaStream_t);
 
 }  // namespace pcn

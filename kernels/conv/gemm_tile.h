@@ -230,12 +230,14 @@ inline dim3 blocks_of(const GemmGrid& grid) {
 
 // ---- adding the pieces of a split reduction: out[i] = act(bias[i % cols] + sum_s partial[s][i]), s in
 // order, masked. Bound by memory: splits floats and one element an output, and one more for the mask.
+// more, or null: the sums of the `cols` numbers that follow the `count` of each piece.
 template <class E, int VEC>
 __global__ void __launch_bounds__(256)
     add_pieces_kernel(E* __restrict__ out, const float* __restrict__ partial, const Epilogue<E> epilogue,
-                      int count, int cols, int splits) {
+                      int count, int cols, int splits, float* __restrict__ more) {
   const long long at = (static_cast<long long>(blockIdx.x) * 256 + threadIdx.x) * VEC;
-  if (at >= count) return;
+  const int length = count + (more != nullptr ? cols : 0);  // of a piece
+  if (at >= length) return;
   const int i = static_cast<int>(at);
   float sum[VEC];
   PCN_UNROLL
@@ -243,9 +245,13 @@ __global__ void __launch_bounds__(256)
     sum[v] = epilogue.bias != nullptr ? __ldg(epilogue.bias + (i + v) % cols) : 0.f;
   for (int s = 0; s < splits; ++s) {
     float piece[VEC];
-    load_constant(piece, partial + static_cast<long long>(s) * count + i);
+    load_constant(piece, partial + static_cast<long long>(s) * length + i);
     PCN_UNROLL
     for (int v = 0; v < VEC; ++v) sum[v] += piece[v];
+  }
+  if (i >= count) {
+    store_run(more + (i - count), sum);
+    return;
   }
   if (epilogue.relu) {
     PCN_UNROLL
@@ -257,12 +263,14 @@ __global__ void __launch_bounds__(256)
 
 template <class E>
 cudaError_t add_pieces(const char* stem, E* out, const float* partial, const Epilogue<E>& epilogue, int count,
-                       int cols, int splits, bool aligned, cudaStream_t stream) {
-  if (aligned && count % 4 == 0)
-    return launch(stem, add_pieces_kernel<E, 4>, dim3(static_cast<unsigned>(ceil_div(count / 4, 256))),
-                  dim3(256), 0, stream, out, partial, epilogue, count, cols, splits);
-  return launch(stem, add_pieces_kernel<E, 1>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256),
-                0, stream, out, partial, epilogue, count, cols, splits);
+                       int cols, int splits, bool aligned, cudaStream_t stream, float* more = nullptr) {
+  const bool four_more =
+      more == nullptr || (cols % 4 == 0 && reinterpret_cast<std::uintptr_t>(more) % 16 == 0);
+  const bool vectors = aligned && count % 4 == 0 && four_more;
+  const std::int64_t length = std::int64_t{count} + (more != nullptr ? cols : 0);
+  return launch(stem, vectors ? add_pieces_kernel<E, 4> : add_pieces_kernel<E, 1>,
+                dim3(static_cast<unsigned>(ceil_div(vectors ? length / 4 : length, 256))), dim3(256), 0,
+                stream, out, partial, epilogue, count, cols, splits, more);
 }
 
 }  // namespace pcn::conv

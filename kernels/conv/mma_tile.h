@@ -233,11 +233,19 @@ __device__ __forceinline__ void multiply_fragments(float (&acc)[T::MI][T::NI][4]
   }
 }
 
+// For mma_multiply: nothing is done with an operand beside the product.
+struct NothingElse {
+  static __device__ constexpr bool wanted() { return false; }
+  template <class E>
+  __device__ __forceinline__ void operator()(const E*) const {}
+};
+
 // acc = sum over `steps` steps. A loader's fetch(tile) starts the copies of its next step, zeros where there
-// is nothing.
-template <class T, int PRODUCTS, class TileA, class TileB, class LoadA, class LoadB>
+// is nothing. also(tile) looks at each step of a in shared memory, if also.wanted(), which is alike in all
+// threads of a block.
+template <class T, int PRODUCTS, class TileA, class TileB, class LoadA, class LoadB, class Also = NothingElse>
 __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], LoadA& load_a, LoadB& load_b,
-                                             int steps) {
+                                             int steps, Also&& also = {}) {
   PCN_UNROLL_ON_DEVICE
   for (int i = 0; i < T::MI; ++i) PCN_UNROLL_ON_DEVICE
   for (int j = 0; j < T::NI; ++j) PCN_UNROLL_ON_DEVICE
@@ -281,15 +289,23 @@ __device__ __forceinline__ void mma_multiply(float (&acc)[T::MI][T::NI][4], Load
         acc, a, b[ks % BUFFERS], [&](int i) { TileA::read_a(a[i], ring + from, m + 16 * i, (ks + 1) % KS); },
         [&] { TileB::read_b(b[(ks + 1) % BUFFERS], ring + from + TileA::ELEMENTS, n, (ks + 1) % KS); });
   };
-  for (int step = 0; step < steps; ++step) {
-    if constexpr (BUFFERS == 1) {  // more at a time, and some of these spill
-      PCN_NO_UNROLL
-      for (int ks = 0; ks < KS; ks += 2) multiply(step, ks), multiply(step, ks + 1);
-    } else {
-      PCN_UNROLL_ON_DEVICE
-      for (int ks = 0; ks < KS; ++ks) multiply(step, ks);
+  // A loop of its own where there is more to do, so that blocks without pay nothing.
+  const auto all_steps = [&](auto with) {
+    for (int step = 0; step < steps; ++step) {
+      if constexpr (decltype(with)::value) also(ring + from);
+      if constexpr (BUFFERS == 1) {  // more at a time, and some of these spill
+        PCN_NO_UNROLL
+        for (int ks = 0; ks < KS; ks += 2) multiply(step, ks), multiply(step, ks + 1);
+      } else {
+        PCN_UNROLL_ON_DEVICE
+        for (int ks = 0; ks < KS; ++ks) multiply(step, ks);
+      }
     }
-  }
+  };
+  if (also.wanted())
+    all_steps(std::true_type{});
+  else
+    all_steps(std::false_type{});
 }
 
 // Stores 2 columns of one product, from `column`, and the same 2 of the next product, 8 columns further, with

@@ -26,8 +26,8 @@ inline int depth_channels(const Conv2dShape& s) {
 // The convolution that is left to do.
 inline Conv2dShape rearranged(const Conv2dShape& s) {
   const int t = s.stride_h, r = static_cast<int>(ceil_div(s.r, t)), q = static_cast<int>(ceil_div(s.s, t));
-  return {s.n, s.p + r - 1, s.q + q - 1, depth_channels(s), s.k,          r,       q, s.p, s.q, 1, 1, 0,
-          0,   1,           1,           s.precision,       s.capability, s.splits};
+  return {s.n, s.p + r - 1, s.q + q - 1, depth_channels(s), s.k,      r,          q, s.p, s.q, 1, 1, 0, 0,
+          1,   1,           s.precision, s.capability,      s.splits, s.bias_grad};
 }
 
 inline std::int64_t image_elements(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }

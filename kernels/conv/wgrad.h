@@ -2,6 +2,10 @@
 // weights (tap row, tap column, channel), the reduction runs over all output pixels of the batch. It is long
 // and the result small, so it is cut into pieces whose results go to scratch memory and are added in order:
 // the same bits every time.
+//
+// On tensor cores the kernels of mma_wgrad.h also make the bias's gradient, db: the sums of dy's columns. The
+// blocks of the first column of tiles stage all of dy between them. Where the reduction is cut, each piece's
+// sums lie behind its part of dw in scratch memory.
 #pragma once
 #include "conv/gemm_tile.h"
 #include "conv/loaders.h"
@@ -25,7 +29,9 @@ struct WgradArgs {
   int cols, depth, chunk;
   int m_tiles, n_tiles;
   int vectors;
-  Digits step;  // of the reduction index, in (output column, output row, image)
+  Digits step;      // of the reduction index, in (output column, output row, image)
+  float* bias;      // db, or that of the first piece; null where none is asked for
+  long long piece;  // floats from one piece to the next
 };
 
 template <class T, int VEC, class E>
@@ -52,19 +58,25 @@ __global__ void __launch_bounds__(T::THREADS, T::MIN_CTAS) wgrad_kernel(const Wg
   float acc[T::TM][T::TN];
   multiply<T>(acc, gradient, patches, (k_count + T::BK - 1) / T::BK, mine);
 
-  float* out = args.out + (static_cast<long long>(blockIdx.y) * s.k + first_filter) * args.cols + n0;
+  float* out = args.out + blockIdx.y * args.piece + static_cast<long long>(first_filter) * args.cols + n0;
   store<T>(
       acc, mine, out,
       [&](int row) { return m0 + row < group_filters ? static_cast<long long>(row) * args.cols : -1ll; },
       args.cols - n0, args.vectors != 0, Epilogue<float>{});
 }
 
+// Floats of a piece: dw and, if there is a db, that.
+inline std::int64_t wgrad_piece(const Conv2dShape& shape, bool with_bias) {
+  return shape.k * (wgrad_extent(shape).cols + (with_bias ? 1 : 0));
+}
+
 // Everything but the step along the reduction, which depends on how a kernel's threads share it.
 template <class E>
-WgradArgs<E> wgrad_args(float* dw, const E* dy, const E* x, const Conv2dShape& shape, void* workspace,
-                        const GemmGrid& grid, int step) {
+WgradArgs<E> wgrad_args(float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
+                        void* workspace, const GemmGrid& grid, int step) {
   const GemmExtent extent = wgrad_extent(shape);
-  return {grid.splits > 1 ? static_cast<float*>(workspace) : dw,
+  float* const pieces = static_cast<float*>(workspace);
+  return {grid.splits > 1 ? pieces : dw,
           dy,
           x,
           shape,
@@ -74,39 +86,42 @@ WgradArgs<E> wgrad_args(float* dw, const E* dy, const E* x, const Conv2dShape& s
           static_cast<int>(grid.m_tiles),
           static_cast<int>(grid.n_tiles),
           shape.aligned != 0 && extent.cols % 4 == 0,
-          digits_of(step, Radix{shape.q, shape.p})};
+          digits_of(step, Radix{shape.q, shape.p}),
+          db != nullptr && grid.splits > 1 ? pieces + wgrad_piece(shape, false) : db,
+          wgrad_piece(shape, db != nullptr)};
 }
 
 // After the product: adds its pieces, where there are several.
-inline cudaError_t wgrad_finish(const char* stem, float* dw, const Conv2dShape& shape, void* workspace,
-                                const GemmGrid& grid, cudaStream_t stream) {
+inline cudaError_t wgrad_finish(const char* stem, float* dw, float* db, const Conv2dShape& shape,
+                                void* workspace, const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
   return add_pieces(stem, dw, static_cast<const float*>(workspace), Epilogue<float>{},
-                    static_cast<int>(shape.k * wgrad_extent(shape).cols), shape.k, grid.splits,
-                    shape.aligned != 0, stream);
+                    static_cast<int>(wgrad_piece(shape, false)), shape.k, grid.splits, shape.aligned != 0,
+                    stream, db);
 }
 
 template <class T, int VEC, class E>
-cudaError_t wgrad(const char* stem, float* dw, const E* dy, const E* x, const Conv2dShape& shape,
+cudaError_t wgrad(const char* stem, float* dw, float* db, const E* dy, const E* x, const Conv2dShape& shape,
                   void* workspace, cudaStream_t stream) {
+  if (db != nullptr) return cudaErrorInvalidValue;  // these kernels do not make it
   const GemmGrid grid = gemm_grid(wgrad_extent(shape), T::info(1));
   const WgradArgs<E> args =
-      wgrad_args(dw, dy, x, shape, workspace, grid, AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP);
+      wgrad_args(dw, db, dy, x, shape, workspace, grid, AcrossK<T::BN, T::BK, T::THREADS, VEC>::STEP);
   const cudaError_t status =
       launch(stem, wgrad_kernel<T, VEC, E>, blocks_of(grid), dim3(T::THREADS), 0, stream, args);
   if (status != cudaSuccess) return status;
-  return wgrad_finish(stem, dw, shape, workspace, grid, stream);
+  return wgrad_finish(stem, dw, db, shape, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv
 
 // A line of PCN_WGRAD_TILE in tiles.inc: the kernel's launcher and its traits.
-#define PCN_WGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                               \
-  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                        \
-  const Conv2dTraits stem##_traits = {conv::wgrad_vectors,                                                \
-                                      conv::split_workspace<conv::wgrad_extent, conv::__VA_ARGS__>,       \
-                                      conv::tile_cost<conv::wgrad_extent, conv::__VA_ARGS__, PERCENT>};   \
-  cudaError_t stem(float* dw, const float* dy, const float* x, const Conv2dShape& shape, void* workspace, \
-                   cudaStream_t stream) {                                                                 \
-    return conv::wgrad<conv::__VA_ARGS__, 4>(#stem, dw, dy, x, shape, workspace, stream);                 \
+#define PCN_WGRAD_TILE(stem, THREADS_A_BLOCK, PERCENT, ...)                                             \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                      \
+  const Conv2dTraits stem##_traits = {conv::wgrad_vectors,                                              \
+                                      conv::split_workspace<conv::wgrad_extent, conv::__VA_ARGS__>,     \
+                                      conv::tile_cost<conv::wgrad_extent, conv::__VA_ARGS__, PERCENT>}; \
+  cudaError_t stem(float* dw, float* db, const float* dy, const float* x, const Conv2dShape& shape,     \
+                   void* workspace, cudaStream_t stream) {                                              \
+    return conv::wgrad<conv::__VA_ARGS__, 4>(#stem, dw, db, dy, x, shape, workspace, stream);           \
   }

@@ -153,6 +153,22 @@ void syncwarp(unsigned mask, const char*, int) {
 #endif
 }
 
+// The leader is the same throughout a launch, and another one in other schedules.
+bool elect_one() {
+  static const char operation = 0;
+  warp_collective(
+      0xffffffffu, nullptr,
+      [](void* const*, unsigned mask) {
+        if (mask != 0xffffffffu) fail("elect.sync by an incomplete warp");
+      },
+      &operation, "elect.sync");
+  const Config& config = worker->grid->config;
+  const uint64_t leader = config.order == Order::fwd   ? 0
+                          : config.order == Order::rev ? 31
+                                                       : config.seed * 0x9E3779B97F4A7C15u >> 59;
+  return context->lane == leader;
+}
+
 void thread_fence() {
   PCN_RACE(fence(context->index));
   __atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -34,6 +34,10 @@
 namespace pcn {
 
 using emulation::launch;
+template <class... A>
+inline cudaError_t launch_dependent(A&&... args) {  // grids run one after the other
+  return launch(std::forward<A>(args)...);
+}
 
 // Internal linkage: the tag that identifies the object must differ between files that use one name for two
 // structs.

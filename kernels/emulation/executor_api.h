@@ -112,12 +112,18 @@ struct alignas(64) TensorMap {
   uint8_t element_stride[5], rank, swizzle, element_bytes;
   uint8_t im2col;  // rank 4 (C, W, H, N): box = {channels, pixels}; corners are {w, h}
   int8_t lower[2], upper[2];
+  uint8_t to_tf32;  // loads round to nearest, ties away from zero
 };
 static_assert(sizeof(TensorMap) == 128, "as large as a CUtensorMap");
 void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate, int rank);
 void tma_load_im2col(void* shared, const TensorMap* map, uint64_t* barrier, const int* coordinate,
                      const int* offset);
 void tma_store(const TensorMap* map, const void* shared, const int* coordinate, int rank);
+void prefetch_tensor_map(const TensorMap* map);
+bool elect_one();
+// Policies of L2 are opaque on the device; here they are checked to be one.
+constexpr uint64_t L2_EVICT_FIRST = 0xE7B1C7F1u, L2_EVICT_LAST = 0xE7B1C71Au;
+void check_l2_policy(uint64_t policy);
 void tma_store_commit();
 void tma_store_wait(int newest);
 void fence_proxy_async();

@@ -94,6 +94,37 @@ inline void ldmatrix(uint32_t* registers, const void* row, const char* name) {
                              reinterpret_cast<const void*>(&ldmatrix_exchange<COUNT, TRANS>), name);
 }
 
+// ---- stmatrix -----------------------------------------------------------------------------------
+// The warp exchanges registers; then each lane writes its own row.
+struct StmatrixArg {
+  const uint32_t* registers;
+  uint16_t row[8];
+};
+template <int COUNT, bool TRANS>
+PCN_NO_RACECHECK inline void stmatrix_exchange(void* const* args, unsigned) {
+  for (int place = 0; place < 8 * COUNT; ++place) {
+    for (int column = 0; column < 8; ++column) {
+      const int row = place % 8, outer = TRANS ? column : row, inner = TRANS ? row : column;
+      const uint32_t word =
+          static_cast<const StmatrixArg*>(args[4 * outer + inner / 2])->registers[place / 8];
+      static_cast<StmatrixArg*>(args[place])->row[column] =
+          static_cast<uint16_t>(inner % 2 ? word >> 16 : word & 0xffffu);
+    }
+  }
+}
+template <int COUNT, bool TRANS>
+inline void stmatrix(void* row, const uint32_t* registers, const char* name) {
+  const bool writes = emulation::own_lane() < COUNT * 8;  // the other lanes' addresses are ignored
+  if (writes && reinterpret_cast<uintptr_t>(row) % 16) emulation::fail("%s: misaligned row %p", name, row);
+  StmatrixArg arg{registers, {}};
+  emulation::warp_collective(0xffffffffu, &arg, stmatrix_exchange<COUNT, TRANS>,
+                             reinterpret_cast<const void*>(&stmatrix_exchange<COUNT, TRANS>), name);
+  if (!writes) return;
+  emulation::shared_pointer(emulation::shared_address(row), 16);
+  emulation::note_write(row, 16);
+  std::memcpy(row, arg.row, 16);
+}
+
 // ---- mma.sync -----------------------------------------------------------------------------------
 struct MmaArg {
   float* d;
@@ -161,6 +192,18 @@ inline void mma(float* d, const uint32_t* a, const uint32_t* b, const char* name
 }
 }  // namespace detail
 
+inline void stmatrix_x1(void* row, const uint32_t (&r)[1]) { detail::stmatrix<1, false>(row, r, "stmatrix"); }
+inline void stmatrix_x2(void* row, const uint32_t (&r)[2]) { detail::stmatrix<2, false>(row, r, "stmatrix"); }
+inline void stmatrix_x4(void* row, const uint32_t (&r)[4]) { detail::stmatrix<4, false>(row, r, "stmatrix"); }
+inline void stmatrix_x1_trans(void* row, const uint32_t (&r)[1]) {
+  detail::stmatrix<1, true>(row, r, "stmatrix");
+}
+inline void stmatrix_x2_trans(void* row, const uint32_t (&r)[2]) {
+  detail::stmatrix<2, true>(row, r, "stmatrix");
+}
+inline void stmatrix_x4_trans(void* row, const uint32_t (&r)[4]) {
+  detail::stmatrix<4, true>(row, r, "stmatrix");
+}
 inline void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
   detail::ldmatrix<1, false>(r, row, "ldmatrix.x1");
 }
@@ -211,26 +254,46 @@ inline void mbarrier_wait(uint64_t* b, uint32_t parity, const char* file = __bui
   emulation::mbarrier_wait(b, parity, file, line);
 }
 
+inline bool elect_one() { return emulation::elect_one(); }
+// Grids run one after the other.
+inline void grid_dependency_wait() {}
+inline void grid_dependency_trigger() {}
+
 // ---- TMA ----------------------------------------------------------------------------------------
-inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y) {
+inline void prefetch_tensor_map(const void* map) {
+  emulation::prefetch_tensor_map(static_cast<const emulation::TensorMap*>(map));
+}
+inline uint64_t l2_evict_first() { return emulation::L2_EVICT_FIRST; }
+inline uint64_t l2_evict_last() { return emulation::L2_EVICT_LAST; }
+inline void tma_load_2d(void* shared, const void* map, uint64_t* barrier, int x, int y,
+                        uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int c[] = {x, y};
+  emulation::check_l2_policy(policy);
   emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, c, 2);
 }
-inline void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n) {
+inline void tma_load_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
+                        uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n};
+  emulation::check_l2_policy(policy);
   emulation::tma_load(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, 4);
 }
 inline void tma_load_im2col_4d(void* shared, const void* map, uint64_t* barrier, int c, int w, int h, int n,
-                               uint16_t offset_w, uint16_t offset_h) {
+                               uint16_t offset_w, uint16_t offset_h,
+                               uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n}, offset[] = {offset_w, offset_h};
+  emulation::check_l2_policy(policy);
   emulation::tma_load_im2col(shared, static_cast<const emulation::TensorMap*>(map), barrier, x, offset);
 }
-inline void tma_store_2d(const void* map, const void* shared, int x, int y) {
+inline void tma_store_2d(const void* map, const void* shared, int x, int y,
+                         uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int c[] = {x, y};
+  emulation::check_l2_policy(policy);
   emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, c, 2);
 }
-inline void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n) {
+inline void tma_store_4d(const void* map, const void* shared, int c, int w, int h, int n,
+                         uint64_t policy = emulation::L2_EVICT_FIRST) {
   const int x[] = {c, w, h, n};
+  emulation::check_l2_policy(policy);
   emulation::tma_store(static_cast<const emulation::TensorMap*>(map), shared, x, 4);
 }
 inline void tma_store_commit() { emulation::tma_store_commit(); }

@@ -29,9 +29,8 @@ uint32_t box_bytes(const TensorMap& m) { return rows(m) * row_bytes(m); }  // th
 int swizzle_mode(const TensorMap& m) { return m.swizzle == 0 ? 0 : 4 - m.swizzle; }
 
 const TensorMap& checked_map(const TensorMap* map, const void* shared, int rank, bool im2col) {
+  prefetch_tensor_map(map);
   const TensorMap& m = *map;
-  if (reinterpret_cast<uintptr_t>(map) % alignof(TensorMap)) fail("misaligned tensor map at %p", map);
-  if (m.magic != TensorMap::MAGIC) fail("not a tensor map");
   if (m.rank != rank) fail("a tensor map of rank %d used as one of rank %d", m.rank, rank);
   if ((m.im2col != 0) != im2col) fail("a tensor map of the other mode (tiled, im2col)");
   const uint32_t address = shared_address(shared);
@@ -39,6 +38,14 @@ const TensorMap& checked_map(const TensorMap* map, const void* shared, int rank,
   if (address % align) fail("TMA: shared address %u must be aligned to %u bytes", address, align);
   shared_pointer(address, footprint(m));
   return m;
+}
+
+void round_to_tf32(char* p) {
+  uint32_t u;
+  memcpy(&u, p, 4);
+  if ((u & 0x7f800000u) != 0x7f800000u) u = (u + 0x1000u) & ~0x1fffu;
+  if ((u & 0x7fffffffu) > 0x7f800000u) u = 0x7fffffffu;
+  memcpy(p, &u, 4);
 }
 
 // One row of a box, at `address` in shared memory: the elements from `first` on of the row of the tensor at
@@ -63,6 +70,7 @@ void copy_row(const TensorMap& m, uint32_t address, char* global, int64_t first,
         if (load) {
           note_read(g, size);
           memcpy(s + e, g, size);
+          if (m.to_tf32) round_to_tf32(s + e);
         } else {
           note_write(g, size);
           memcpy(g, s + e, size);
@@ -201,6 +209,16 @@ void tma_store_wait(int newest) {
   f.stores.erase(f.stores.begin(), f.stores.begin() + upto);
   f.store_groups.erase(f.store_groups.begin(), f.store_groups.begin() + complete);
   for (int& end : f.store_groups) end -= upto;
+}
+
+void prefetch_tensor_map(const TensorMap* map) {
+  if (reinterpret_cast<uintptr_t>(map) % alignof(TensorMap)) fail("misaligned tensor map at %p", map);
+  if (map->magic != TensorMap::MAGIC) fail("not a tensor map");
+}
+
+void check_l2_policy(uint64_t policy) {
+  if (policy != L2_EVICT_FIRST && policy != L2_EVICT_LAST)
+    fail("%llx is no policy of L2", static_cast<unsigned long long>(policy));
 }
 
 void fence_proxy_async() { PCN_RACE(proxy_fence(context->index)); }

@@ -20,7 +20,7 @@ using SgdMomentumFn = cudaError_t(float* w, float* v, Bf16* w_bf16, std::int64_t
                                   const float* weight_decay, const SgdShape& shape, cudaStream_t stream);
 using SgdMomentumRow = KernelRow<SgdShape, SgdMomentumFn>;
 
-SgdMomentumFn sgd_momentum_flat;
+SgdMomentumFn sgd_momentum_flat, sgd_momentum_beside;
 
 KernelTable<SgdMomentumRow> sgd_momentum_kernels();
 

@@ -136,13 +136,11 @@ class Conv2d(WeightLayer):
             mask = x if ctx.mask_input else None
             ops.conv2d_dgrad(dy, params["weight"], x.shape, mask=mask, out=dxs[0], **self._options(ctx))
         if grads:
-            self._weight_gradient(ctx, dy, xs[0], grads["weight"])
-            if self.bias:
-                ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)
+            self._weight_gradient(ctx, dy, xs[0], grads["weight"], grads.get("bias"))
 
-    def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any) -> None:
+    def _weight_gradient(self, ctx: Context, dy: Any, x: Any, dw: Any, db: Any) -> None:
         if ctx.depth:
             options = self._space_to_depth_options(ctx, dw.shape, x.dtype, dw.dtype)
-            ops.space_to_depth.conv2d_depth_wgrad(dy, x, dw.shape, out=dw, **options)
+            ops.space_to_depth.conv2d_depth_wgrad(dy, x, dw.shape, bias_grad=db, out=dw, **options)
         else:
-            ops.conv2d_wgrad(dy, x, dw.shape, out=dw, **self._options(ctx))
+            ops.conv2d_wgrad(dy, x, dw.shape, bias_grad=db, out=dw, **self._options(ctx))

@@ -76,6 +76,5 @@ class Linear(WeightLayer):
             mask = x if ctx.mask_input else None
             ops.linear_dgrad(dy, params["weight"], mask=mask, out=rows(dxs[0]), **self._options(ctx))
         if grads:
-            ops.linear_wgrad(dy, x, out=grads["weight"], **self._options(ctx))
-            if self.bias:
-                ops.bias_backward(dy, out=grads["bias"], workspace=ctx.workspace)
+            bias_grad = grads.get("bias")
+            ops.linear_wgrad(dy, x, bias_grad=bias_grad, out=grads["weight"], **self._options(ctx))

@@ -45,6 +45,7 @@ from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16, accumulation_dtype
 from ..reference import conv as reference
+from ..reference.pointwise import bias_backward
 from . import core
 from .arrays import capability, pointer
 from .launch import HostCall, Launch, Prepared
@@ -95,13 +96,13 @@ class _Geometry:
         p, q = ((size - f) // step + 1 for size, f, step in zip(padded, (r, s), self.stride, strict=True))
         self.y_shape = (n, p, q, k)
 
-    def shape_of(self, dev: Device, precision: int, aligned: bool = True) -> Any:
+    def shape_of(self, dev: Device, precision: int, aligned: bool = True, bias_grad: bool = False) -> Any:
         """Make the kernels' shape struct."""
         (n, h, w, c), (k, r, s, _), (_, p, q, _) = self.x_shape, self.w_shape, self.y_shape
         return dev.ext.Conv2dShape(
             n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=self.stride[0], stride_w=self.stride[1],
             pad_h=self.pad[0][0], pad_w=self.pad[1][0], groups=self.groups, aligned=aligned,
-            precision=precision, capability=capability(dev),
+            precision=precision, capability=capability(dev), bias_grad=bias_grad,
         )  # fmt: skip
 
     @property
@@ -332,7 +333,7 @@ def conv2d_dgrad(
     return Prepared(dev, dx, launch(op, "dgrad", dev, shape, kernel, workspace, dx, dy, w, mask))
 
 
-@operation(alignment=True)
+@operation(updated=("bias_grad",), alignment=True)
 def conv2d_wgrad(
     dy: Any,
     x: Any,
@@ -342,13 +343,16 @@ def conv2d_wgrad(
     pad: Any = 0,
     groups: int = 1,
     precision: str | None = None,
+    bias_grad: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Compute the gradient of :func:`conv2d` for its filters.
+    """Compute the gradient of :func:`conv2d` for its filters and, where asked for, for its bias.
 
     ``dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride + r - top, q*stride + s - left, c]``
+
+    ``db[k] = sum_{n,p,q} dy[n,p,q,k]``
 
     Parameters
     ----------
@@ -356,6 +360,10 @@ def conv2d_wgrad(
     x : array (N, H, W, C), dtype of dy
     w_shape : (K, R, S, C/groups)
         Shape of the forward call's w.
+    bias_grad : array (K,), dtype of dw, optional
+        Overwritten with db. Kernels for tensor cores add up dy, unrounded and in float32, as they multiply;
+        after others :func:`bias_backward` runs, which reads dy once more and gives these bits. Each sums in a
+        fixed order.
     out : array (K, R, S, C/groups), optional
     stride, pad, groups, precision, kernel, workspace :
         See the module.
@@ -370,7 +378,7 @@ def conv2d_wgrad(
         As :func:`conv2d`.
     """
     dev, inputs = core.arrays("conv2d_wgrad", dy=dy, x=x)
-    how = {"out": out, "kernel": kernel, "workspace": workspace}
+    how = {"bias_grad": bias_grad, "out": out, "kernel": kernel, "workspace": workspace}
     return wgrad("conv2d_wgrad", dev, inputs, w_shape, stride, pad, groups, precision, **how)
 
 
@@ -384,6 +392,7 @@ def wgrad(
     groups: int = 1,
     precision: str | None = None,
     *,
+    bias_grad: Any = None,
     out: Any = None,
     name: str = "out",
     kernel: str | None = None,
@@ -399,9 +408,33 @@ def wgrad(
     checks.check_contiguous(op, dy=dy, x=x)
     exactness = check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
-    dw = core.output(op, dev, inputs, out, w_shape, accumulation_dtype(dtype), name=name)
+    dw, db = gradients(op, dev, inputs, out, w_shape, bias_grad, name=name)
     if dev.ext is None:
-        return Prepared(dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options))
-    shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x))
-    args = (dw, dy, x)
+        filters = HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options)
+        return Prepared(dev, dw, filters, *bias_on_host(dy, db))
+    shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x), db is not None)
+    args = (dw, db, dy, x)
     return Prepared(dev, dw, launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, *args, caller=op))
+
+
+def gradients(
+    op: str,
+    dev: Device,
+    inputs: dict[str, Any],
+    out: Any,
+    w_shape: tuple[int, ...],
+    bias_grad: Any,
+    *,
+    name: str = "out",
+) -> tuple[Any, Any]:
+    """Return the arrays for dw, called `name`, and for db, None where there is none, after checking them."""
+    dtype = accumulation_dtype(inputs["dy"].dtype)
+    if bias_grad is None:
+        return core.output(op, dev, inputs, out, w_shape, dtype, name=name), None
+    specs = (name, w_shape, dtype), ("bias_grad", (w_shape[0],), dtype)
+    return core.outputs(op, dev, inputs, (out, bias_grad), *specs)
+
+
+def bias_on_host(dy: Any, db: Any) -> tuple[HostCall, ...]:
+    """Return the steps that compute a bias's gradient by the reference, none where there is no `db`."""
+    return () if db is None else (HostCall(bias_backward, dy, out=db),)

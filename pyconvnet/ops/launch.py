@@ -8,6 +8,7 @@ arrays to time it.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")  # by the number the kernels kn
 _PATTERN = 1 << 20  # elements of the random numbers that fill scratch arrays, over and over
 
 Rows = list[tuple[str, int]]
-Library = Callable[..., Callable[[], None]]
+Library = Callable[..., Callable[[Any], None]]
 
 
 class HostCall:
@@ -67,7 +68,7 @@ class Launch:
     rows : list of (name, workspace bytes), optional
         The rows that apply, in the heuristic's order; default: the table's.
     libraries : dict of name to callable(*args)
-        Rows that are no kernels of ours; each gives the function that runs it.
+        Rows that are no kernels of ours; each gives the function that runs it, given the workspace.
     precision : str, optional
         Of a shape that does not say; default: bf16 where an array is of it.
     caller : str, optional
@@ -107,7 +108,7 @@ class Launch:
         #: Once the kernel is chosen: the arguments up to the workspace, and the library that has it, if any.
         self.head: tuple | None = None
         self.library: Library | None = None
-        self._by_library: Callable[[], None] | None = None
+        self._by_library: Callable[[Any], None] | None = None
         self._nbytes = 0
         if self.forced:
             self.use(kernel)
@@ -142,7 +143,7 @@ class Launch:
         if self.head is None:
             self.resolve()
         if self._by_library is not None:
-            self._by_library()
+            self._by_library(self.workspace)
         else:
             self.call(self.head, self.workspace)
 
@@ -248,7 +249,8 @@ class Launch:
         }[self.table]
 
     def on_scratch_arrays(self, kernels: Sequence[str]) -> dict[str, Callable[[], None]]:
-        """Make of each kernel a callable on scratch arrays: it touches nobody's data and allocates nothing.
+        """Make of each kernel a callable on scratch arrays: it touches nobody's data and, unless a library's
+        row wants scratch memory, allocates nothing.
 
         Arrays that are one in the call (in place) are one here. They hold random numbers: on zeros a card
         draws less power and runs faster than it will.
@@ -273,8 +275,13 @@ class Launch:
             def work(name: str = name, shape: Any = shape, lent: tuple = lent) -> None:
                 getattr(self.dev.ext, self.table)(name, shape, *args, *lent, self.dev.stream())
 
-            works[kernel] = work if library is None else library(*args)
+            works[kernel] = work if library is None else functools.partial(_by_itself, library(*args))
         return works
+
+
+def _by_itself(run: Callable[[Any], None]) -> None:
+    """Run a library's row that has to find its scratch memory, if it wants any."""
+    run(None)
 
 
 def as_int32(op: str, dev: Device, name: str, array: Any) -> tuple[Any, tuple[HostCall, ...]]:

@@ -26,7 +26,6 @@ from typing import Any
 from .. import reference
 from ..common import checks
 from ..common.devices import Device
-from ..common.precision import accumulation_dtype
 from . import conv, core, pointwise
 from . import cublas as _cublas
 from .arrays import capability
@@ -51,13 +50,18 @@ def _check(op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
 
 
 def _shape_of(
-    dev: Device, x_shape: tuple[int, ...], w_shape: tuple[int, ...], precision: int, aligned: bool = True
+    dev: Device,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    precision: int,
+    aligned: bool = True,
+    bias_grad: bool = False,
 ) -> Any:
     """Describe the product as the 1x1 convolution that it is."""
     (n, i), o = x_shape, w_shape[0]
     return dev.ext.Conv2dShape(
         n=n, h=1, w=1, c=i, k=o, r=1, s=1, p=1, q=1, aligned=aligned,
-        precision=precision, capability=capability(dev),
+        precision=precision, capability=capability(dev), bias_grad=bias_grad,
     )  # fmt: skip
 
 
@@ -91,12 +95,15 @@ def _launch(
 
 
 def _by_cublas(dev: Device, out: Any, transposed: tuple[int, int], a: Any, b: Any, *then: Prepared) -> Any:
-    """Make a function that multiplies two matrices and then runs what has been prepared."""
+    """Make a function of the workspace that multiplies two matrices and then launches what was prepared."""
+    launches = [step for prepared in then for step in prepared.steps]
+    for step in launches:
+        step.resolve()
 
-    def run() -> None:
+    def run(workspace: Any) -> None:
         _cublas.sgemm(dev, out, transposed, a, b)
-        for prepared in then:
-            prepared.run()
+        for step in launches:
+            step.call(step.head, workspace)
 
     return run
 
@@ -112,8 +119,9 @@ def _dgrad_by_cublas(dev: Device, dx: Any, dy: Any, w: Any, mask: Any) -> Any:
     return _by_cublas(dev, dx, (_cublas.N, _cublas.N), dy, w, *masked)
 
 
-def _wgrad_by_cublas(dev: Device, dw: Any, dy: Any, x: Any) -> Any:
-    return _by_cublas(dev, dw, (_cublas.T, _cublas.N), dy, x)
+def _wgrad_by_cublas(dev: Device, dw: Any, db: Any, dy: Any, x: Any) -> Any:
+    bias = [] if db is None else [pointwise.bias_backward.prepare(dy, out=db)]
+    return _by_cublas(dev, dw, (_cublas.T, _cublas.N), dy, x, *bias)
 
 
 @operation(alignment=True)
@@ -227,22 +235,27 @@ def linear_dgrad(
     return Prepared(dev, dx, _launch(op, dev, shape, kernel, workspace, _dgrad_by_cublas, *args))
 
 
-@operation(alignment=True)
+@operation(updated=("bias_grad",), alignment=True)
 def linear_wgrad(
     dy: Any,
     x: Any,
     *,
     precision: str | None = None,
+    bias_grad: Any = None,
     out: Any = None,
     kernel: str | None = None,
     workspace: Any = None,
 ) -> Any:
-    """Compute the gradient of :func:`linear` for its weights: ``dw[o,i] = sum_n dy[n,o] * x[n,i]``.
+    """Compute the gradient of :func:`linear` for its weights and, where asked for, for its bias.
+
+    ``dw[o,i] = sum_n dy[n,o] * x[n,i]``, ``db[o] = sum_n dy[n,o]``
 
     Parameters
     ----------
     dy : array (N, O), float32 or bfloat16 (on the cpu also float64)
     x : array (N, I), dtype of dy
+    bias_grad : array (O,), dtype of dw, optional
+        Overwritten with db; see :func:`pyconvnet.ops.conv2d_wgrad`. After cuBLAS :func:`bias_backward` runs.
     out : array (O, I), optional
     precision, kernel, workspace :
         See the module.
@@ -267,9 +280,10 @@ def linear_wgrad(
     exactness = conv.check_precision(op, precision, dtype)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     w_shape = (dy_shape[1], x_shape[1])
-    dw = core.output(op, dev, named, out, w_shape, accumulation_dtype(dtype))
+    dw, db = conv.gradients(op, dev, named, out, w_shape, bias_grad)
     if dev.ext is None:
-        return Prepared(dev, dw, HostCall(reference.linear_wgrad, dy, x, out=dw))
-    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x))
-    args = (dw, dy, x)
+        weights = HostCall(reference.linear_wgrad, dy, x, out=dw)
+        return Prepared(dev, dw, weights, *conv.bias_on_host(dy, db))
+    shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x), db is not None)
+    args = (dw, db, dy, x)
     return Prepared(dev, dw, _launch(op, dev, shape, kernel, workspace, _wgrad_by_cublas, *args))

@@ -375,7 +375,7 @@ class _LaunchStep:
 
     def run(self, arrays: list[Any], workspace: Any) -> None:
         if self.library is not None:
-            self.library(*self.head.filled(arrays))()
+            self.library(*self.head.filled(arrays))(workspace)
         else:
             self.call(self.head.filled(arrays), workspace)
 

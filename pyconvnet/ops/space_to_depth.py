@@ -196,7 +196,7 @@ def conv2d_depth(
     return Prepared(dev, product.result, *steps, scratch=(filters,))
 
 
-@operation(updated=("filters",), alignment=True)
+@operation(updated=("filters", "bias_grad"), alignment=True)
 def conv2d_depth_wgrad(
     dy: Any,
     x: Any,
@@ -204,6 +204,7 @@ def conv2d_depth_wgrad(
     *,
     stride: int,
     precision: str | None = None,
+    bias_grad: Any = None,
     out: Any = None,
     filters: Any = None,
     kernel: str | None = None,
@@ -218,6 +219,8 @@ def conv2d_depth_wgrad(
         As :func:`conv2d_depth` took it.
     w_shape : (K, R, S, C)
     stride : int
+    bias_grad : array (K,), of out's dtype, optional
+        As for ``conv2d_wgrad``.
     out : array (K, R, S, C), optional
     filters : array (K, R', S', D), of out's dtype, optional
         Where the gradient of the rearranged filters is put; else it is allocated.
@@ -240,10 +243,11 @@ def conv2d_depth_wgrad(
     dtype = core.check_float(op, dev, **inputs)
     w_shape = checks.shape_tuple(op, "w_shape", w_shape, "K, R, S, C")
     side, shape = _rearranged(op, inputs["x"], w_shape, stride, dtype)
-    options = {"precision": precision, "kernel": kernel, "workspace": workspace}
+    options = {"precision": precision, "bias_grad": bias_grad, "kernel": kernel, "workspace": workspace}
     product = conv.wgrad(op, dev, inputs, shape, out=filters, name="filters", **options)
     filters = product.result
-    dw = core.output(op, dev, inputs | {"filters": filters}, out, w_shape, filters.dtype)
+    written = {"filters": filters} | ({} if bias_grad is None else core.arrays(op, bias_grad=bias_grad)[1])
+    dw = core.output(op, dev, inputs | written, out, w_shape, filters.dtype)
     steps = *product.steps, _rearrange("filters_from_depth", dev, dw, filters, side)
     return Prepared(dev, dw, *steps, scratch=(filters,))
 

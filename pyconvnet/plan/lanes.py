@@ -1,10 +1,10 @@
 """Lanes of a step on CUDA: streams, the events between them, copies between devices, graphs of whole steps.
 
-Every shard has two lanes, ``(shard, "compute")`` and ``(shard, "copy")``, each a stream of the shard's
-device; shards may share a device. The host never waits here: what depends on another lane waits for an event
-on the device. The streams are blocking ones in CUDA's sense, that is ordered with the legacy default stream,
-on which a user's own CuPy expressions run. On host devices a lane is just a name and everything is done at
-once.
+Every shard has three lanes, ``(shard, "compute")``, ``(shard, "copy")`` and ``(shard, "update")``, each a
+stream of the shard's device; shards may share a device. The host never waits here: what depends on another
+lane waits for an event on the device. The streams are blocking ones in CUDA's sense, that is ordered with the
+legacy default stream, on which a user's own CuPy expressions run. On host devices a lane is just a name and
+everything is done at once.
 
 A list of tasks may be captured as a CUDA graph and replayed, since all that changes from step to step is read
 from device memory. Rules of capture that shaped this module: a capture begins and ends on one stream, so that
@@ -28,7 +28,7 @@ from .. import ops
 from ..common.devices import Device, enable_peer_access
 
 Lane = tuple[int, str]
-KINDS = ("compute", "copy")
+KINDS = ("compute", "copy", "update")
 
 
 class TaskLike(Protocol):
@@ -105,7 +105,7 @@ class StreamLanes:
     def _lane(self, shard: int, kind: str) -> Lane:
         if not 0 <= shard < len(self.devices) or kind not in KINDS:
             raise ValueError(
-                f"StreamLanes: a lane is (0 to {len(self.devices) - 1}, 'compute' or 'copy'), "
+                f"StreamLanes: a lane is (0 to {len(self.devices) - 1}, 'compute', 'copy' or 'update'), "
                 f"got {(shard, kind)}"
             )
         return shard, kind

@@ -6,7 +6,7 @@ a copy of what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -132,10 +132,10 @@ class Shard:
             self.g, self.v = self.zeros(size), self.zeros(size)
             self.parameter_gradients, self.momenta = self.arena.views(self.g), self.arena.views(self.v)
             # A device without parameters updates one frozen element: its count of steps has to go on.
-            ends = self.arena.ends if specs else np.array([size], np.int64)
-            self.ends = self.device.asarray(ends)
+            self.ends = self.arena.ends if specs else np.array([size], np.int64)
+            self._ends_of = {(0, len(self.ends)): self.device.asarray(self.ends)}
             self.lr_mult = self.device.asarray(self.per_parameter("lr_mult"))
-            self.weight_decay = self.zeros(len(ends))
+            self.weight_decay = self.zeros(len(self.ends))
 
     def per_parameter(self, attribute: str) -> np.ndarray:
         """Collect a multiplier of every parameter array."""
@@ -208,19 +208,27 @@ class Shard:
         )
 
     # ---- update --------------------------------------------------------------------------------------------
-    def update(self) -> None:
-        """Take a step of gradient descent with momentum and weight decay on all parameters here; count it."""
-        ops.sgd_momentum(
-            self.w,
-            self.v,
-            self.g,
-            hyper=self.hyper,
-            ends=self.ends,
-            lr_mult=self.lr_mult,
-            weight_decay=self.weight_decay,
-            step=self.step_array,
-            w_bf16=self.w_bf16,
-        )
+    def updater(self, run: slice, beside: bool = False) -> Callable[[], None]:
+        """Make what takes a step of gradient descent with momentum and weight decay on a run of the parameter
+        arrays here; the one from the first array on counts the step.
+
+        ``beside`` other kernels it does so on a small part of the card.
+        """
+        begin, end, _ = run.indices(len(self.ends))
+        first, last = int(self.ends[begin - 1]) if begin else 0, int(self.ends[end - 1])
+        if (begin, end) not in self._ends_of:
+            self._ends_of[begin, end] = self.device.asarray(self.ends[run] - first)
+        w, v, g = (flat[first:last] for flat in (self.w, self.v, self.g))
+        kernel = "sgd_momentum_beside" if beside and self.device.ext is not None else None
+        arguments = {
+            "hyper": self.hyper,
+            "ends": self._ends_of[begin, end],
+            "lr_mult": self.lr_mult[run],
+            "weight_decay": self.weight_decay[run],
+            "step": None if begin else self.step_array,
+            "w_bf16": None if self.w_bf16 is None else self.w_bf16[first:last],
+        }
+        return lambda: ops.sgd_momentum(w, v, g, **arguments, kernel=kernel)
 
     # ---- names and shapes ----------------------------------------------------------------------------------
     def key(self, source: str, region: Region) -> Key:

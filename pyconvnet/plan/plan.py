@@ -405,7 +405,7 @@ class Plan(PlanValues):
         self._run("update", n=self._n if n is None else n)
 
     def step(self, n: int | None = None) -> None:
-        """Run forward, backward and update.
+        """Run forward, backward and update; parameters are updated as soon as backward is done with them.
 
         On CUDA the second step of a size is captured as a graph and that is replayed from then on, unless
         ``PYCONVNET_GRAPH=0``.

@@ -6,72 +6,17 @@ list of tasks can be run again and again, and on CUDA be captured as a graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from typing import Any
 
 from .. import ops
 from ..network.node import INPUT
-from ..network.partition import Partition
-from ..network.regions import Contribution, Region, trainable
+from ..network.regions import Contribution, Region
+from .buckets import Bucket, Piece, buckets, pieces
 from .lanes import StreamLanes
 from .layer_calls import Call, Calls
 from .memory import Shard
 from .tasks import Task, TaskList
-
-#: Elements of gradient that are summed over replicas or processes in one go: enough for a link's bandwidth,
-#: few enough that the first sums begin early in backward.
-BUCKET = 1 << 20
-
-
-@dataclass
-class Bucket:
-    """A run of gradients that is summed in one go: where it lies on each device of ``group``."""
-
-    group: tuple[int, ...]
-    ranges: dict[int, tuple[int, int]]
-    owners: list[str]  # its layers, the last of the network first
-    number: int
-    ready: int  # number of the layer after whose backward it is complete
-
-    @property
-    def size(self) -> int:
-        first, last = self.ranges[self.group[0]]
-        return last - first
-
-    def continues(self, ranges: dict[int, tuple[int, int]]) -> bool:
-        """Tell whether the bucket can be lengthened by what lies just before it on every device."""
-        return self.size < BUCKET and all(self.ranges[d][0] == last for d, (_, last) in ranges.items())
-
-
-def buckets(partition: Partition, shards: Sequence[Shard], processes: bool = False) -> list[Bucket]:
-    """List the gradients to be summed, in the order in which backward completes them: those that several
-    devices share; for sums over ``processes`` each device's own, all of them.
-    """
-    out: list[Bucket] = []
-    open_: dict[tuple[int, ...], Bucket] = {}
-    for owner in reversed(partition.filters):
-        node = partition.network[owner]
-        groups = partition.sharing(owner)
-        if processes:
-            groups = [[d] for group in groups for d in group]
-        if not trainable(partition.network, node):
-            continue
-        for group in map(tuple, groups):
-            if len(group) < 2 and not processes:
-                continue
-            for p in reversed(node.parameters()):
-                ranges = {d: shards[d].arena.range(f"{owner}.{p.name}") for d in group}
-                bucket = open_.get(group)
-                if bucket is None or not bucket.continues(ranges):
-                    bucket = open_[group] = Bucket(group, ranges, [], len(out), node.index)
-                    out.append(bucket)
-                else:
-                    bucket.ranges = {d: (first, bucket.ranges[d][1]) for d, (first, _) in ranges.items()}
-                bucket.ready = node.index
-                if owner not in bucket.owners:
-                    bucket.owners.append(owner)
-    return sorted(out, key=lambda bucket: -bucket.ready)
 
 
 class _Recorder:
@@ -107,17 +52,24 @@ class Program:
         self._recorded: dict[Any, list[tuple]] = {}
         self._buckets: list[Bucket] = []
         self._outgoing_buckets: list[Bucket] = []
+        self._pieces: list[list[Piece]] = [[] for _ in self.shards]
         if self.shards[0].training:
             self._buckets = buckets(self.partition, self.shards)
+            self._pieces = [pieces(self.partition, shard, self._buckets) for shard in self.shards]
             if communicator is not None:
                 self._outgoing_buckets = buckets(self.partition, self.shards, processes=True)
 
     def tasks(self, *phases: str, train: bool = True, start: int = 0) -> list[Task]:
-        """List the tasks of "forward" (of the layers from number ``start`` on), "backward" and "update"."""
-        out = TaskList()
+        """List the tasks of "forward" (of the layers from number ``start`` on), "backward" and "update".
+
+        Where backward and update stand in one list, parameters are updated as soon as backward is done with
+        them, on a lane of their own, and "update" has the rest.
+        """
+        out, together = TaskList(), {"backward", "update"} <= set(phases)
         for phase in phases:
-            for arguments in self._record(phase, train, start):
-                out.add(*arguments)
+            for arguments in self._record("rest" if phase == "update" and together else phase, train, start):
+                if together or arguments[1][1] != "update":
+                    out.add(*arguments)
         return out.tasks
 
     def _record(self, phase: str, train: bool, start: int) -> list[tuple]:
@@ -130,7 +82,7 @@ class Program:
             elif phase == "backward":
                 self._backward(recorder)
             else:
-                self._update(recorder)
+                self._update(recorder, together=phase == "rest")
             self._recorded[key] = recorder.calls
         return self._recorded[key]
 
@@ -179,7 +131,8 @@ class Program:
                     def run(call: Call = call) -> None:
                         call.forward(train)
 
-                    self._call(tasks, f"{node.name} forward", d, call.task(run), call.keys, [node.name])
+                    reads = [*call.keys, ("w", call.local.learner.owner)]
+                    self._call(tasks, f"{node.name} forward", d, call.task(run), reads, [node.name])
 
     def _gather(self, tasks: _Recorder, layer: str, d: int, source: str, region: Region) -> None:
         """Assemble the copy of ``region`` on device ``d``: piece by piece, row part by row part."""
@@ -269,6 +222,7 @@ class Program:
 
                 self._call(tasks, "no gradients", d, clear, [], owners)
         sums, outgoing = list(self._buckets), list(self._outgoing_buckets)
+        early = [self._early(d) for d in range(len(self.shards))]
         for node in reversed(self.nodes):
             here = [(d, calls[node.name]) for d, calls in enumerate(self.calls.on) if node.name in calls]
             crosses = any((d, node.name) in self._gathers for d, _ in here)
@@ -287,6 +241,9 @@ class Program:
                 self._sum_over_replicas(tasks, sums.pop(0))
             while outgoing and outgoing[0].ready >= node.index:
                 self._send_out(tasks, outgoing.pop(0))
+            for d, left in enumerate(early):
+                while left and left[0].ready >= node.index:
+                    self._update_early(tasks, d, left.pop(0))
 
     def _layer_backward(self, tasks: _Recorder, d: int, call: Call, apart: bool) -> None:
         """Add the gradients of the inputs and, unless they come ``apart``, of the parameters."""
@@ -310,9 +267,8 @@ class Program:
                 call.add_sums()
                 call.add_parameter_sums()
 
-        self._call(
-            tasks, f"{name} backward", d, call.task(run), [("gradient", name), name, *call.keys], written
-        )
+        reads = [("gradient", name), name, *call.keys, ("w", call.local.learner.owner)]
+        self._call(tasks, f"{name} backward", d, call.task(run), reads, written)
 
     def _weights_backward(self, tasks: _Recorder, d: int, call: Call) -> None:
         name = call.node.name
@@ -321,7 +277,7 @@ class Program:
             call.run_backward([None] * len(call.keys), call.grads, again=True)
             call.add_parameter_sums()
 
-        reads = [("gradient", name), name, *call.keys]
+        reads = [("gradient", name), name, *call.keys, ("w", call.local.learner.owner)]
         self._call(
             tasks, f"{name} weights backward", d, call.task(run), reads, [("g", call.local.learner.owner)]
         )
@@ -453,17 +409,20 @@ class Program:
                 if e != d:
                     self._copy(tasks, (name, "weights"), (d, views[d], [summed]), (e, views[e], summed))
 
-    def _summed(self, d: int) -> list[Hashable]:
-        """List the resources of everything that backward leaves in a device's gradients."""
-        own = [("g", owner) for owner, held in self.partition.filters.items() if held[d]]
-        return own + [
-            ("summed", b.number, i) for b in self._buckets if d in b.group for i in range(len(b.group))
-        ]
+    def _summed(self, d: int, owners: Container[str] | None = None) -> list[Hashable]:
+        """List the resources of everything that backward leaves in a device's gradients, or in those of some
+        layers.
+        """
+        held = [owner for owner, held in self.partition.filters.items() if held[d]]
+        own = [owner for owner in held if owners is None or owner in owners]
+        sums = [b for b in self._buckets if d in b.group and not set(own).isdisjoint(b.owners)]
+        summed = [("summed", b.number, i) for b in sums for i in range(len(b.group))]
+        return [("g", owner) for owner in own] + summed
 
     def _send_out(self, tasks: _Recorder, bucket: Bucket) -> None:
         (d,) = bucket.group
         piece = self.shards[d].g[slice(*bucket.ranges[d])]
-        done = [r for r in self._summed(d) if r[0] == "summed" or r[1] in bucket.owners]
+        done = self._summed(d, bucket.owners)
 
         def run() -> None:
             self.communicator.start(piece, d)
@@ -471,16 +430,35 @@ class Program:
         self._call(tasks, f"{bucket.owners[-1]} to other processes", d, run, done, [("out", d)])
 
     # ---- update --------------------------------------------------------------------------------------------
-    def _update(self, tasks: _Recorder) -> None:
-        """Let every device update its own parameters and count the step."""
+    def _early(self, d: int) -> list[Piece]:
+        """List the pieces that are updated during backward: none where processes add up gradients, which are
+        complete all at once.
+        """
+        return [p for p in self._pieces[d][:-1] if p.owners] if self.communicator is None else []
+
+    def _update_early(self, tasks: _Recorder, d: int, piece: Piece) -> None:
+        """Update a run of parameters beside what is left of backward."""
+        run = self.shards[d].updater(slice(piece.first, piece.last), beside=True)
+        reads = [(d, r) for r in self._summed(d, piece.owners)]
+        writes = [(d, ("w", owner)) for owner in piece.owners]
+        tasks.add(f"{piece.owners[-1]} update @{d}", (d, "update"), ops.Repeated(run), reads, writes)
+
+    def _update(self, tasks: _Recorder, together: bool) -> None:
+        """Let every device update its own parameters, all or, ``together`` with backward, those that have not
+        been; and count the step.
+
+        It waits for the early ones: what comes next on this lane may use any parameter.
+        """
+        finished: list[Hashable] = []
         if self.communicator is not None:
             reads = [("out", d) for d in range(len(self.shards))]
-            finish = self.communicator.finish
-            tasks.add(
-                "sums of all processes", (0, "compute"), finish, list(enumerate(reads)), [(0, "finished")]
-            )
+            finish, finished = self.communicator.finish, [(0, "finished")]
+            tasks.add("sums of all processes", (0, "compute"), finish, list(enumerate(reads)), finished)
         for d, shard in enumerate(self.shards):
-            reads = [(d, r) for r in self._summed(d)]
-            if self.communicator is not None:
-                reads.append((0, "finished"))
-            tasks.add(f"update @{d}", (d, "compute"), ops.Repeated(shard.update), reads, [(d, "w")])
+            early = self._early(d) if together else []
+            run = shard.updater(slice(early[-1].first if early else None))
+            done = {owner for piece in early for owner in piece.owners}
+            left = [owner for owner, held in self.partition.filters.items() if held[d] and owner not in done]
+            reads = [(d, r) for r in [*self._summed(d, left), *(("w", owner) for owner in done)]]
+            writes = [(d, ("w", owner)) for owner in left]
+            tasks.add(f"update @{d}", (d, "compute"), ops.Repeated(run), reads + finished, writes)

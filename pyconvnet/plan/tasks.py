@@ -24,7 +24,7 @@ class Task:
     name : str
         E.g. ``"conv3 forward @1"``.
     lane : (int, str)
-        Shard, and "compute" or "copy".
+        Shard, and "compute", "copy" or "update".
     run : callable
         Does the work, or enqueues it on the lane's stream.
     waits : tuple of int

@@ -68,7 +68,8 @@ def test_images_are_told_apart(told):
 SINCE = {
     r"mma_m16n8k\w+|to_tf32|kTensorCores": 80,
     r"mbarrier_\w+|fence_mbarrier_init|fence_proxy_async|tma_\w+": 90,
-    r"wgmma_\w+|setmaxnreg_\w+": 90,
+    r"wgmma_\w+|setmaxnreg_\w+|pin": 90,
+    r"elect_one|prefetch_tensor_map|l2_evict_\w+|stmatrix_x\d\w*|grid_dependency_\w+|launch_dependent": 90,
     r"shared_address|cp_async_\w+|ldmatrix_x\d\w*|to_bf16|from_bf16|named_barrier_\w+": 0,
 }
 

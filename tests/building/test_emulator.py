@@ -95,6 +95,7 @@ PLANTED = {
     "ring/3": {"plain": r"deadlock: \[32 threads, e.g. 0, wait in mbarrier"},
     "ring/4": {"plain": "deadlock|more arrivals|wrong"},
     "ring/5": {"plain": "used before mbarrier.init"},
+    "ring/6": {"plain": "deadlock: .*mbarrier"},
     "manual/1": {"race": "missing fence.proxy.async"},
     "manual/2": {"race": "race on shared"},
     "manual/3": {"plain": "wgmma without a wgmma.fence"},
@@ -119,6 +120,8 @@ PLANTED = {
     "narrow/2": {"plain": "deadlock: .*mbarrier"},
     "narrow/3": {"plain": "shared access of 8192 bytes .* is out of bounds"},
     "narrow/4": {"plain": "the transaction count ends at"},
+    "narrow/5": {"plain": "1 is no policy of L2"},
+    "narrow/6": {"plain": "(not a|misaligned) tensor map"},
     "taps/1": {"plain": r"offsets \(299, 0\); .* at most 255"},
 }
 # Writing where one must not: only in flavours that stop the write.
@@ -154,7 +157,7 @@ MODE_CASES = [pytest.param(f, m, id=f"{f}-{m}") for f, modes in MODES.items() fo
 def test_primitives_are_right_and_clean(programs, flavour, mode):
     done = probes.start(programs[flavour] / "primitives", mode=mode)
     cases = json.loads(done.stdout)
-    assert len(cases) == 31
+    assert len(cases) == 38
     assert {name: said(case) for name, case in cases.items() if said(case)} == {}
     assert all(case["bits"] for case in cases.values())
     assert done.returncode == 0, done.stderr[-2000:]
@@ -243,7 +246,23 @@ def test_comparison_with_the_device_notices_differences(programs):
 
 @pytest.mark.gpu
 def test_primitives_on_the_device(tmp_path):
-    assert compare_primitives.main(["--build", str(tmp_path)]) == 0
+    status = compare_primitives.main(["--build", str(tmp_path)])
+    if status == 2:
+        pytest.skip("the primitives need a GPU of compute capability 9.0")
+    assert status == 0
+
+
+@pytest.mark.parametrize("words", compare_primitives.CANNOT_RUN)
+def test_another_card_is_no_difference(programs, tmp_path, monkeypatch, words):
+    """What never reaches the device, a tensor map that is refused say, does not hide it."""
+    emulator = probes.run(programs["plain"] / "primitives", "mma", "votes")
+    device = {"mma": {"error": f"{words} for it", "wrong": 0, "bits": []}, "votes": emulator["votes"]}
+    monkeypatch.setattr(compare_primitives, "run_device", lambda program, names: device)
+    monkeypatch.setattr(probes, "build", lambda flavour, folder: programs[flavour])
+    monkeypatch.setattr(probes, "run", lambda program, *names: emulator)
+    assert compare_primitives.main(["--device", "none", "--build", str(tmp_path)]) == 2
+    device["mma"]["error"] = "illegal memory access"
+    assert compare_primitives.main(["--device", "none", "--build", str(tmp_path)]) == 1
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ ELF = """\
 
 
 def test_ptxas_is_read():
-    rows, complaints = compiler.parse(ROOT / "kernels" / "pool" / "x.cu", "90", PTXAS)
+    rows, complaints = compiler.parse(ROOT / "kernels" / "pool" / "x.cu", PTXAS)
     assert [(r["symbol"], r["registers"], r["shared"], r["spill"]) for r in rows] == [
         ("_Z5rightPf", 151, 12800, 0),
         ("_Z5spillPf", 255, 0, 12),
@@ -163,6 +163,21 @@ def test_drift_is_noticed(path, value, says):
     assert notes == []
 
 
+def test_some_architectures_are_compared_alone():
+    some = changed("kernels/arch/90/registers", 254)
+    for row in some["kernels"]:
+        row["arch"] = {arch: made for arch, made in row["arch"].items() if arch == "90"}
+    found, _ = compare.differences(COMMITTED, some)
+    assert len(found) == 1
+    assert "arch.90.registers" in found[0]
+
+
+def test_code_for_two_architectures_is_made_in_one_pass():
+    assert compiler.passes(["75", "80", "90"]) == [("75", ["75"]), ("80", ["80", "90"])]
+    assert compiler.passes(["90"]) == [("90", ["90"])]
+    assert compiler.passes(["75"]) == [("75", ["75"])]
+
+
 def test_kernels_that_come_and_go_are_noticed():
     fewer = copy.deepcopy(COMMITTED)
     gone = fewer["kernels"].pop(3)
@@ -243,7 +258,7 @@ def test_no_kernel_spills():
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--write", "--only", "code"], ["--write", "--family", "pool"], ["--check", "--arch", "80"]],
+    [["--write", "--only", "code"], ["--write", "--family", "pool"], ["--check", "--family", "pool"]],
 )
 def test_half_a_report_is_not_committed(wrong, capsys):
     with pytest.raises(SystemExit):

@@ -1,5 +1,7 @@
 """SGD with momentum: the paper's formula step by step on every device; ragged and frozen segments."""
 
+import itertools
+
 import numpy as np
 import pytest
 from support.helpers import assert_close, same_bits
@@ -22,6 +24,7 @@ SEGMENTS = [
     [4096, 2048, 2048, 100],
     [1] * 50 + [10_000] + [3] * 30,
     [96 * 363, 96, 256, 384 * 27, 384, 4096 * 12, 4096, 1000],  # proportions of AlexNet's
+    [2000, 150_000, 7, 1, 140_000, 5],  # several rounds of sgd_momentum_beside's blocks
 ]
 
 
@@ -54,9 +57,9 @@ def paper(w, v, g, lr, momentum, ends, lr_mult, weight_decay):
 def test_kernels_follow_the_paper(misaligned, device, schedule, run_on, rng):
     for lengths in SEGMENTS:
         w, v, g, *segments = problem(lengths, rng)
-        want_w, want_v = w.astype(np.float64), v.astype(np.float64)
         with run_on(device):
             for kernel in ops.kernels("sgd_momentum", w.size, len(lengths), device=device):
+                want_w, want_v = w.astype(np.float64), v.astype(np.float64)
                 on_w, on_v = place(device, w, misaligned), place(device, v, misaligned)
                 for step, lr in enumerate([0.1, 0.1, 0.01]):  # the same device array is read anew every step
                     hyper = np.array([lr, 0.9], np.float32)
@@ -75,6 +78,29 @@ def test_kernels_follow_the_paper(misaligned, device, schedule, run_on, rng):
                     want_w, want_v = paper(want_w, want_v, gradient, *hyper.astype(np.float64), *segments)
                 assert_close(device.to_numpy(on_w), want_w, 9, scale=np.abs(want_w).max())
                 assert_close(device.to_numpy(on_v), want_v, 9, scale=np.abs(want_v).max() + np.abs(v).max())
+
+
+def rows(dev):
+    """The names to call an operation with: of every row, on the cpu of none."""
+    return [None] if dev.kind == "cpu" else list(ops.kernels("sgd_momentum", 1, 1, device=dev))
+
+
+@pytest.mark.parametrize("misaligned", [False, True])
+def test_rows_have_the_same_bits(misaligned, device, schedule, run_on, rng):
+    """A plan updates some parameters by one row, some by another; together or piece by piece."""
+    for lengths in SEGMENTS:
+        w, v, g, *segments = problem(lengths, rng)
+        named = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
+        named = {k: device.asarray(a) for k, a in named.items()}
+        results = []
+        with run_on(device):
+            for kernel in rows(device):
+                on = [place(device, a, misaligned) for a in (w, v, g, np.full(w.shape, 7, BFLOAT16))]
+                hyper = device.asarray(np.array([0.1, 0.9], np.float32))
+                ops.sgd_momentum(*on[:3], hyper=hyper, w_bf16=on[3], **named, kernel=kernel)
+                results.append([device.to_numpy(a) for a in on])
+        assert len(results) == 2
+        assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -99,17 +125,19 @@ def test_frozen_segments_keep_every_bit(misaligned, any_device, run_on, rng):
     w[10:13] = [np.nan, -np.inf, 1e-45]  # inside a frozen segment
     g[6000:6100] = np.nan
     frozen = np.repeat(lr_mult == 0, lengths)
-    with run_on(any_device):
-        on_w, on_v = place(any_device, w, misaligned), place(any_device, v, misaligned)
-        ops.sgd_momentum(
-            on_w,
-            on_v,
-            any_device.asarray(g),
-            hyper=any_device.asarray(np.array([0.1, 0.9], np.float32)),
-            ends=any_device.asarray(ends),
-            lr_mult=any_device.asarray(lr_mult),
-            weight_decay=any_device.asarray(weight_decay),
-        )
+    for kernel in rows(any_device):
+        with run_on(any_device):
+            on_w, on_v = place(any_device, w, misaligned), place(any_device, v, misaligned)
+            ops.sgd_momentum(
+                on_w,
+                on_v,
+                any_device.asarray(g),
+                hyper=any_device.asarray(np.array([0.1, 0.9], np.float32)),
+                ends=any_device.asarray(ends),
+                lr_mult=any_device.asarray(lr_mult),
+                weight_decay=any_device.asarray(weight_decay),
+                kernel=kernel,
+            )
         for before, after in [(w, any_device.to_numpy(on_w)), (v, any_device.to_numpy(on_v))]:
             assert np.array_equal(before[frozen].view(np.int32), after[frozen].view(np.int32))
             assert (before[~frozen] != after[~frozen]).all()
@@ -140,11 +168,11 @@ def test_kernel_leaves_what_no_segment_covers(device, rng):
     """On CUDA nobody reads the ends beforehand; the kernel is asked directly."""
     w, v, g = rng.standard_normal((3, 5000)).astype(np.float32)
     extent = device.ext.SgdShape(count=5000, segments=2)
-    for ends in ([10, 3000], [4000, 100], [-5, 3], [0, 0]):
+    for kernel, ends in itertools.product(rows(device), ([10, 3000], [4000, 100], [-5, 3], [0, 0])):
         last = max(0, *ends)
         on_w, on_v = device.asarray(w.copy()), device.asarray(v.copy())
         device.ext.sgd_momentum(
-            "sgd_momentum_flat",
+            kernel,
             extent,
             on_w,
             on_v,
@@ -183,7 +211,7 @@ def test_one_step_by_hand(any_device, run_on):
 def test_step_counts_updates(misaligned, any_device, schedule, run_on, rng):
     """By one a call, on grids of one block and of many, also where everything is frozen; else no change."""
     counts, results = [], []
-    for lengths in ([3], [2048], [5, 1, 9000, 7]):
+    for kernel, lengths in itertools.product(rows(any_device), ([3], [2048], [5, 1, 9000, 7])):
         w, v, g, ends, lr_mult, weight_decay = problem(lengths, rng)
         for multiplier in (lr_mult, np.zeros_like(lr_mult)):
             arguments = {"ends": ends, "lr_mult": multiplier, "weight_decay": weight_decay}
@@ -194,11 +222,13 @@ def test_step_counts_updates(misaligned, any_device, schedule, run_on, rng):
                 for named in ({"step": step}, {}):
                     on_w, on_v = place(any_device, w), place(any_device, v)
                     for _ in range(3):
-                        ops.sgd_momentum(on_w, on_v, any_device.asarray(g), **named, **arguments)
+                        ops.sgd_momentum(
+                            on_w, on_v, any_device.asarray(g), **named, **arguments, kernel=kernel
+                        )
                     results.append([any_device.to_numpy(a).copy() for a in (on_w, on_v)])
             assert all(np.array_equal(a, b) for a, b in zip(*results[-2:], strict=True))
             counts.append(int(any_device.to_numpy(step)[0]) - 2**40)
-    assert counts == [3] * 6
+    assert counts == [3] * 6 * len(rows(any_device))
 
 
 def test_devices_agree_to_rounding(run_on, rng):

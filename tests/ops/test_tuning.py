@@ -87,6 +87,9 @@ def test_libraries_are_always_timed():
     assert rules.candidates(made)[0] == "cublas"
     assert made.applies("cublas")
     assert not made.applies("cublas/2")
+    made = call(c=5)  # the general kernel alone of ours
+    made.rows, made.libraries = [("cublas", 0), *made.rows], {"cublas": lambda *args: None}
+    assert rules.candidates(made) == ["cublas"]
 
 
 # ---- the clock ---------------------------------------------------------------------------------------------

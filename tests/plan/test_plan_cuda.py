@@ -6,9 +6,12 @@ under the compiled module is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +23,11 @@ import pyconvnet as pcn
 from pyconvnet import models, ops
 from pyconvnet.data import Augmentation, statistics
 from pyconvnet.data.dataset import ArrayDataset
+from pyconvnet.layers import Linear, Normal
+from pyconvnet.network.partition import partition
 from pyconvnet.network.preprocessing import Preprocessing
-from pyconvnet.plan import Plan
+from pyconvnet.plan import Plan, buckets, schedule
+from pyconvnet.plan.buffers import Arena
 from pyconvnet.plan.lanes import StreamLanes
 
 pytestmark = pytest.mark.kernels
@@ -35,6 +41,13 @@ NETWORKS = {"plain": plain, "everything": everything, "alexnet": two_towers}
 #: Devices, and whether they reach each other's memory.
 PLACES = [("0", True), ("00", True), ("01", True), ("01", False)]
 STEPS, N = 3, 4  # as issued, captured, replayed
+WHOLE = buckets.BUCKET  # more than these networks have parameters: one update at the end
+
+
+@pytest.fixture(autouse=True)
+def several_pieces(monkeypatch):
+    """Parameters are updated layer by layer, while backward goes on."""
+    monkeypatch.setattr(buckets, "BUCKET", 1)
 
 
 def cuda(places: str) -> list[str]:
@@ -67,17 +80,21 @@ def graphs(plan: Plan) -> int:
 
 @functools.cache
 def on_the_emulator(name: str, count: int, **options) -> dict[str, np.ndarray]:
-    return train(Plan(NETWORKS[name](), ["emulator"] * count, N, **options))
+    """In order, all parameters updated at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "BUCKET", WHOLE)
+        return train(Plan(NETWORKS[name](), ["emulator"] * count, N, **options))
 
 
 @pytest.mark.parametrize(("places", "peer"), PLACES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_is_the_emulators_bit_for_bit(machine, monkeypatch, name, places, peer):
-    """Eager and replayed, in several orders."""
+    """Eager and replayed, in several orders, all parameters updated at once or as they are ready."""
     want = on_the_emulator(name, len(places))
     assert want["steps"] == STEPS
-    for seed, graph in enumerate("110"):
+    for seed, (graph, bucket) in enumerate((("1", 1), ("1", WHOLE), ("0", 1), ("0", WHOLE))):
         monkeypatch.setenv("PYCONVNET_GRAPH", graph)
+        monkeypatch.setattr(buckets, "BUCKET", bucket)
         machine(peer=peer, seed=seed)
         plan = Plan(NETWORKS[name](), cuda(places), N)
         assert same(train(plan), want), (graph, seed)
@@ -202,21 +219,35 @@ def test_a_whole_training(machine, tmp_path, places):
 
 
 def test_every_wait_is_needed(machine):
-    """Without any one of the waits of a step two tasks meet in the same memory."""
+    """Without any one of the waits of a step two tasks meet in the same memory, or a task of the step and
+    what comes next on the lanes of the layers.
+    """
+
+    def run(name, change=lambda tasks: None):
+        machine().patient = 0.0  # it is enough to enqueue it
+        plan = Plan(NETWORKS[name](), cuda("01"), N, initialise=False)
+        plan.feed(*batch(plan.network, N))
+        tasks = list(plan.tasks("forward", "backward", "update"))
+        change(tasks)
+        plan.lanes.run(tasks)
+        for i, shard in enumerate(plan.shards):
+            with plan.lanes.active(i):
+                shard.w.fill(0)
+        return tasks
+
     for name in ("plain", "alexnet", "everything"):
-        machine()
-        tasks = Plan(NETWORKS[name](), cuda("01"), N).tasks("forward", "backward", "update")
+        tasks = run(name)
         waits = [(i, j) for i, task in enumerate(tasks) for j in task.waits]
         for i, j in waits:
-            machine().patient = 0.0  # it is enough to enqueue it
-            plan = Plan(NETWORKS[name](), cuda("01"), N, initialise=False)
-            plan.feed(*batch(plan.network, N))
-            tasks = list(plan.tasks("forward", "backward", "update"))
-            left = tuple(w for w in tasks[i].waits if w != j)
-            tasks[i] = dataclasses.replace(tasks[i], waits=left)
+
+            def leave_out(tasks, i=i, j=j):
+                left = tuple(w for w in tasks[i].waits if w != j)
+                tasks[i] = dataclasses.replace(tasks[i], waits=left)
+
             with pytest.raises(Race):
-                plan.lanes.run(tasks)
+                run(name, leave_out)
         assert len(waits) >= 4
+        assert {tasks[i].lane[1] for i, _ in waits} == {"compute", "copy", "update"}
 
 
 def test_a_step_that_cannot_be_captured_goes_on(machine, monkeypatch):
@@ -248,6 +279,155 @@ def test_no_warning_where_graphs_are_off(machine, monkeypatch):
         plan = Plan(plain(), "cuda:0", N)
         train(plan)
     assert graphs(plan) == 0
+
+
+# ---- updates beside backward -----------------------------------------------------------------------------
+def early(tasks) -> list[int]:
+    """The positions of the updates that do not wait for all of backward."""
+    return [i for i, task in enumerate(tasks) if task.lane[1] == "update"]
+
+
+def conflicts(update, works, names):
+    """Those of `works` that use what an update writes, or write what it reads; what, and whether they write
+    it.
+    """
+    for work in works:
+        for memory, a, b, writes in work.touches:
+            for mine, first, last, written in update.touches:
+                if mine is memory and a < last and first < b and (writes or written):
+                    yield work, names.get(id(memory)), writes
+
+
+@pytest.mark.parametrize("name", ["alexnet", "everything"])
+@pytest.mark.parametrize(("places", "options"), [("0", {}), ("01", {}), ("01", {"replicas": 2})], ids=str)
+def test_updates_are_in_order_with_all_that_use_their_memory(machine, name, places, options):
+    """After whoever writes the gradient and the last who reads the old weights; before the next step's first
+    reader of the new ones and writer of the gradient; and in no order with the products of other layers.
+    """
+    m = machine(peer=False)
+    plan = Plan(NETWORKS[name](), cuda(places), N, **options)
+    plan.feed(*batch(plan.network, N))
+    names = {id(m.find(getattr(s, k).data.ptr)): k for s in plan.shards for k in "wvg"}
+    starts = []
+    for _ in range(3):  # as issued, captured, replayed
+        starts.append(len(m.made))
+        plan.step()
+    assert graphs(plan) == 1
+    for start, end in itertools.pairwise(starts):
+        updates = [w for w in m.made[start:end] if w.name == "sgd_momentum_beside"]
+        assert len(updates) == len(early(plan.tasks("forward", "backward", "update"))) >= 4
+        for update in updates:
+            before = list(conflicts(update, m.made[start : update.number], names))
+            after = list(conflicts(update, m.made[update.number + 1 :], names))
+            assert all(m.ordered(work, update) for work, *_ in before)
+            assert all(m.ordered(update, work) for work, *_ in after)
+            for found in (before, after):
+                assert {("g", True), ("w", False)} <= {tuple(what) for _, *what in found}
+        products = [w for w in m.made[start:end] if "dgrad" in w.name or "wgrad" in w.name]
+        beside = [w for w in products if not (m.ordered(w, updates[0]) or m.ordered(updates[0], w))]
+        assert len(beside) >= 3
+
+
+def faults():
+    """What may go wrong with the waits of an update, done to the tasks of a step."""
+
+    def without_its_gradient(tasks):
+        for i in early(tasks):
+            tasks[i] = dataclasses.replace(tasks[i], waits=())
+
+    def one_task_early(tasks):
+        """After the layer's backward has begun, not when it is done."""
+        for i in early(tasks):
+            compute = [k for k in tasks[i].waits if tasks[k].lane[1] == "compute"]
+            moved = {k: max(j for j in range(k) if tasks[j].lane == tasks[k].lane) for k in compute}
+            tasks[i] = dataclasses.replace(tasks[i], waits=tuple(moved.get(k, k) for k in tasks[i].waits))
+
+    def none_waits_for_it(tasks):
+        for i, task in enumerate(tasks):
+            left = tuple(k for k in task.waits if tasks[k].lane[1] != "update")
+            tasks[i] = dataclasses.replace(task, waits=left)
+
+    return [without_its_gradient, one_task_early, none_waits_for_it]
+
+
+@pytest.mark.parametrize("places", ["0", "01"])
+@pytest.mark.parametrize("fault", [None, *faults()], ids=lambda f: f.__name__ if f else "none")
+def test_updates_out_of_order_are_seen(machine, fault, places):
+    """By what comes next on the layers' lanes, be it the next step: without the join at its beginning its
+    readers of weights and writers of gradients depend on the end of this one alone.
+    """
+    machine()
+    plan = Plan(two_towers(), cuda(places), N)
+    plan.feed(*batch(plan.network, N))
+    tasks = list(plan.tasks("forward", "backward", "update"))
+    if fault is not None:
+        fault(tasks)
+    with contextlib.nullcontext() if fault is None else pytest.raises(Race):
+        plan.lanes.run(tasks)
+        for i, shard in enumerate(plan.shards):
+            if places == "0":
+                plan.lanes.run(tasks, join=False)
+            else:  # lists that copy between devices need the join
+                with plan.lanes.active(i):
+                    shard.w.fill(0)
+                    shard.g.fill(0)
+
+
+def test_an_update_before_the_weights_last_reader_changes_bits(machine, monkeypatch):
+    """Listed before its layer's backward, which then waits for it and reads the new weights."""
+    whole = schedule.pieces
+
+    def too_early(*arguments):
+        return [dataclasses.replace(piece, ready=piece.ready + 1) for piece in whole(*arguments)]
+
+    monkeypatch.setattr(schedule, "pieces", too_early)
+    machine()
+    assert not same(train(Plan(two_towers(), "cuda:0", N)), on_the_emulator("alexnet", 1))
+
+
+def test_a_layer_that_no_cost_reads(machine):
+    """Nothing computes its gradient, but its weights decay: once forward has read them."""
+    net = plain()
+    net.add(Linear(3, init=Normal(0.3)), "aside", inputs="pool1")
+    want = train(Plan(net, "emulator", N))
+    machine(seed=1)
+    assert same(train(Plan(net, "cuda:0", N)), want)
+    machine()
+    plan = Plan(net, "cuda:0", N)
+    tasks = list(plan.tasks("forward", "backward", "update"))
+    (i,) = (i for i, task in enumerate(tasks) if task.name == "aside update @0")
+    assert [tasks[k].name for k in tasks[i].waits] == ["aside forward @0"]
+    tasks[i] = dataclasses.replace(tasks[i], waits=())
+    with pytest.raises(Race):
+        plan.lanes.run(tasks)
+
+
+def test_pieces_of_alexnet(monkeypatch):
+    """Large layers alone, small ones together; the images' layer, which backward comes to last, is left."""
+    monkeypatch.setattr(buckets, "BUCKET", WHOLE)
+    net = models.alexnet()
+    shard = SimpleNamespace(index=0, arena=Arena(net.parameters()))
+    found = buckets.pieces(partition(net, ["cpu"]), shard, [])
+    assert [piece.owners for piece in found] == [
+        ["fc8"], ["fc7"], ["fc6"], ["conv5", "conv4"], ["conv3", "conv2"], ["conv1"],
+    ]  # fmt: skip
+    assert [piece.ready for piece in found] == [net[piece.owners[-1]].index for piece in found]
+    assert [(piece.first, piece.last) for piece in found] == [
+        (14, 16), (12, 14), (10, 12), (6, 10), (2, 6), (0, 2),
+    ]  # fmt: skip
+
+
+def test_backward_alone_updates_nothing(machine):
+    """Where it is not followed by the update in one list."""
+    machine()
+    plan = Plan(plain(), "cuda:0", N)
+    before = plan.get_parameters()
+    plan.feed(*batch(plan.network, N))
+    plan.forward(N)
+    plan.backward(N)
+    assert same(plan.get_parameters(), before)
+    assert not early(plan.tasks("forward", "backward"))
+    assert [task.lane for task in plan.tasks("update")] == [(0, "compute")]
 
 
 # ---- on real ones ----------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from support.helpers import same_bits
 from support.runs import small, toy
 
 from pyconvnet.common.devices import get_device
-from pyconvnet.plan import Plan, communicator
-from pyconvnet.plan import schedule as program
+from pyconvnet.plan import Plan, buckets, communicator
 from pyconvnet.plan.communicator import (
     HostCommunicator,
     NcclCommunicator,
@@ -29,7 +28,7 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def several_buckets(monkeypatch):
-    monkeypatch.setattr(program, "BUCKET", 100)
+    monkeypatch.setattr(buckets, "BUCKET", 100)
 
 
 class FakeNccl:

@@ -210,7 +210,7 @@ def test_bad_lanes(machine):
         StreamLanes([])
     lanes = lanes_of(m, (0, 1))
     for lane in ((2, "compute"), (-1, "copy"), (0, "feed")):
-        with pytest.raises(ValueError, match=r"a lane is \(0 to 1, 'compute' or 'copy'\), got"):
+        with pytest.raises(ValueError, match=r"a lane is \(0 to 1, 'compute', 'copy' or 'update'\), got"):
             lanes.stream(*lane)
     with pytest.raises(ValueError, match=r"task 0 \(late\) waits for task 1, which is not before it"):
         lanes.run([Task("late", (0, "compute"), list, (1,)), Task("early", (1, "compute"), list)])

@@ -91,6 +91,15 @@ TensorMap map_of(Warp& w, int lane, uint64_t address) {
   return map;
 }
 
+// What createpolicy makes; the ISA calls it opaque.
+constexpr uint64_t POLICY = 0x504f'4c49'0000'0000;
+
+void check_policy(Warp& w, int lane, Operand o) {
+  if (!(defined<uint64_t>(w, o) & BIT[lane])) w.undefined("a cache policy", BIT[lane]);
+  const uint64_t policy = row<uint64_t>(w, o)[lane];
+  if (policy <= POLICY || policy > POLICY + 4) w.fault(lane, "a cache policy that createpolicy has not made");
+}
+
 // A row from `first` (coordinate of dimension 0) on; inside: its other coordinates are.
 BoxRow row_of(Warp& w, int lane, const TensorMap& m, int64_t first, size_t elements, uint64_t offset,
               bool inside, bool write) {
@@ -146,9 +155,10 @@ void im2col_rows(Warp& w, int lane, const TensorMap& m, const int32_t* at, const
   }
 }
 
-enum Shape : uint8_t { kLoad = 1, kIm2col = 2 };
+enum Shape : uint8_t { kLoad = 1, kIm2col = 2, kHint = 4 };
 
-// in.a shared address, in.b the map, in.list: the mbarrier's address (of a load), coordinates, offsets.
+// in.a shared address, in.b the map, in.list: the mbarrier's address (of a load), coordinates, offsets; in.c the
+// cache policy.
 void transfer(Warp& w, const Instr& in) {
   const bool load = in.count & kLoad, im2col = in.count & kIm2col;
   const int rank = in.target;
@@ -165,6 +175,7 @@ void transfer(Warp& w, const Instr& in) {
     for (int d = 0; d < rank; ++d) at[d] = static_cast<int32_t>(word(in.list[1 + d]));
     for (int d = 0; im2col && d < rank - 2; ++d)
       offsets[d] = static_cast<uint16_t>(word(in.list[1 + rank + d]));
+    if (in.count & kHint) check_policy(w, i, in.c);
     const TensorMap m = map_of(w, i, maps[i]);
     if (m.rank != rank || m.im2col != im2col) w.fault(i, "the tensor map is of another rank or mode");
     if (im2col && at[0] < 0) w.fault(i, "a channel of an im2col copy is negative");
@@ -254,8 +265,10 @@ void decode_bulk(Form& form, Instr& in) {
   const bool im2col = form.take("im2col");
   form.take("tile");
   if (!form.take(load ? "mbarrier::complete_tx::bytes" : "bulk_group") || (im2col && !load)) form.unknown();
-  in.count = static_cast<uint8_t>((load ? kLoad : 0) | (im2col ? kIm2col : 0));
-  form.arguments(load ? (im2col ? 4 : 3) : 2);
+  const bool hint = form.take("L2::cache_hint");
+  in.count = static_cast<uint8_t>((load ? kLoad : 0) | (im2col ? kIm2col : 0) | (hint ? kHint : 0));
+  form.arguments(static_cast<size_t>((load ? (im2col ? 4 : 3) : 2) + hint));
+  if (hint) in.c = form.source(form.args.back(), 64);
   const Arg &tensor = form.args[load ? 1 : 0], &shared = form.args[load ? 0 : 1];
   form.address(tensor, Space::kGeneric, in);
   if (in.imm || tensor.items.size() != 1 || tensor.items[0].items.size() != static_cast<size_t>(in.target)) {
@@ -281,6 +294,39 @@ void decode_bulk(Form& form, Instr& in) {
   }
   in.list = form.list(list);
   in.run = transfer;
+}
+
+void add_bulk(std::map<std::string, Decode>& table) {
+  table["createpolicy"] = [](Form& form, Instr& in) {
+    if (!form.take("fractional")) form.unknown();
+    const std::string priority = form.take_next();
+    const std::vector<std::string> known = {"L2::evict_last", "L2::evict_normal", "L2::evict_first",
+                                            "L2::evict_unchanged"};
+    const auto found = std::find(known.begin(), known.end(), priority);
+    if (found == known.end() || form.take_type() != "b64") form.unknown();
+    form.arguments(1, 2);  // the fraction, 1.0 where it is left out, changes no result
+    in.d = form.destination(form.args[0], 64);
+    in.imm = static_cast<int64_t>(POLICY + 1) + (found - known.begin());
+    in.run = [](Warp& w, const Instr& instr) {
+      define<uint64_t>(w, instr.d, ALL);
+      store_lanes<uint64_t>(w, instr.d, [&](int) { return static_cast<uint64_t>(instr.imm); });
+    };
+  };
+  table["prefetch"] = [](Form& form, Instr& in) {
+    const Space space = take_space(form);
+    const std::string what = form.take_any({"tensormap", "L1", "L2"});
+    if (what.empty()) form.unknown();
+    form.arguments(1);
+    form.address(form.args[0], space, in);
+    in.run = [](Warp&, const Instr&) {};
+    if (what != "tensormap") return;
+    if (space != Space::kGeneric) form.unknown();
+    in.run = [](Warp& w, const Instr& instr) {
+      uint64_t at[LANES];
+      load_addresses(w, instr.a, instr.flags & WIDE_ADDRESS, instr.imm, at);
+      each(w.active, [&](int i) { map_of(w, i, at[i]); });
+    };
+  };
 }
 
 }  // namespace ptx

@@ -217,14 +217,25 @@ void decode_redux(Form& form, Instr& in) {
   in.b = form.source(form.args[2], 32);
 }
 
-// elect.sync: the lowest of the lanes named.
+// elect.sync: "deterministic, i.e. the same membermask always elects the same leader"; which one depends on
+// the order here.
 void elect(Warp& w, const Instr& in) {
   if (!members(w, in, in.b)) return;
   const uint32_t* m = row<uint32_t>(w, in.b);
   Mask leaders = 0;
   alignas(64) uint32_t leader[LANES] = {};
   each(w.active, [&](int i) {
-    leader[i] = static_cast<uint32_t>(first(m[i] & w.active));
+    const Mask named = m[i] & w.active;
+    const auto nth = [&](uint64_t n) {
+      Mask rest = named;
+      for (; n; --n) rest &= rest - 1;
+      return static_cast<uint32_t>(first(rest));
+    };
+    const auto count = static_cast<uint64_t>(popcount(named));
+    const Options& o = w.block.options;
+    leader[i] = nth(o.order == Order::kForward   ? 0
+                    : o.order == Order::kReverse ? count - 1
+                                                 : (o.seed * 0x9e3779b97f4a7c15 >> 32) % count);
     leaders |= BIT[leader[i]];
   });
   define<uint32_t>(w, in.d, ALL);

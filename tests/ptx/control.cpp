@@ -58,7 +58,7 @@ void reduce(Warp& w, const Instr& in) {
 void decode_barrier(Form& form, Instr& in) {
   const bool bar = form.opcode() == "bar";
   form.take("cta");
-  const std::string what = form.take_any({"sync", "arrive", "red", "warp"});
+  const std::string what = form.take("warp") ? "warp" : form.take_any({"sync", "arrive", "red"});
   if (!bar && !form.take("aligned") && what != "red")
     form.unknown();      // barrier.sync: of lanes that may be apart
   if (what == "warp") {  // bar.warp.sync: the lanes meet

@@ -239,8 +239,9 @@ bool Form::is_64(const Arg& arg) const {
 const std::map<std::string, Decode>& opcodes() {
   static const std::map<std::string, Decode> table = [] {
     std::map<std::string, Decode> t;
-    for (auto add : {add_integer, add_bits, add_float, add_compare, add_convert, add_move, add_access,
-                     add_atomic, add_control, add_warp, add_matrix, add_copy, add_mbarrier, add_products}) {
+    for (auto add :
+         {add_integer, add_bits, add_float, add_compare, add_convert, add_move, add_access, add_atomic,
+          add_control, add_warp, add_matrix, add_copy, add_mbarrier, add_bulk, add_products}) {
       add(t);
     }
     return t;

@@ -73,6 +73,7 @@ void add_warp(std::map<std::string, Decode>& table);
 void add_matrix(std::map<std::string, Decode>& table);
 void add_copy(std::map<std::string, Decode>& table);
 void add_mbarrier(std::map<std::string, Decode>& table);
+void add_bulk(std::map<std::string, Decode>& table);
 void add_products(std::map<std::string, Decode>& table);
 
 // fence.proxy and fence.mbarrier_init (mbarrier.cpp).

@@ -78,6 +78,48 @@ void decode_ldmatrix(Form& form, Instr& in) {
                     : (trans ? ldmatrix<4, true> : ldmatrix<4, false>);
 }
 
+// ---- stmatrix -----------------------------------------------------------------------------------
+
+// Row r of matrix m goes to lane 8 m + r's address; its elements come from where ldmatrix would take them.
+template <bool TRANSPOSED>
+void stmatrix(Warp& w, const Instr& in) {
+  if (!w.whole()) return;
+  if (w.active != ALL) w.fault(first(w.active), "a warp of fewer than 32 lanes");
+  uint64_t at[LANES];
+  w.active = in.count == 4 ? ALL : BIT[8 * in.count] - 1;
+  load_addresses(w, in.a, in.flags & WIDE_ADDRESS, in.imm, at);
+  w.active = ALL;
+  for (int place = 0; place < 8 * in.count; ++place) {
+    const Operand from = in.list[place / 8];
+    const int r = place % 8;
+    const Range range = range_of(w, place, Space::kShared, at[place], 16, 16, true);
+    for (int c = 0; c < 8; ++c) {
+      const int lane = TRANSPOSED ? 4 * c + r / 2 : 4 * r + c / 2, half = (TRANSPOSED ? r : c) % 2;
+      const auto element = static_cast<uint16_t>(row<uint32_t>(w, from)[lane] >> (16 * half));
+      std::memcpy(range.data + 2 * c, &element, 2);
+      const bool known = defined<uint32_t>(w, from) & BIT[lane];
+      std::memset(range.shadow + 2 * c, !known ? UNDEFINED : w.code.proxies ? UNFENCED : WRITTEN, 2);
+    }
+    if (w.code.proxies) w.block.written(w, place, range.shadow, 16);
+  }
+}
+
+void decode_stmatrix(Form& form, Instr& in) {
+  if (!form.take("sync") || !form.take("aligned") || !form.take("m8n8")) form.unknown();
+  const std::string count = form.take_any({"x1", "x2", "x4"});
+  const bool trans = form.take("trans");
+  const Space space = take_space(form);
+  if (count.empty() || form.take_type() != "b16" || space != Space::kShared) form.unknown();
+  form.arguments(2);
+  form.address(form.args[0], space, in);
+  in.count = static_cast<uint8_t>(count[1] - '0');
+  if (form.args[1].items.size() != in.count) form.fail("takes " + count.substr(1) + " registers");
+  std::vector<Operand> list;
+  for (const Arg& item : form.args[1].items) list.push_back(form.source(item, 32));
+  in.list = form.list(list);
+  in.run = trans ? stmatrix<true> : stmatrix<false>;
+}
+
 // ---- mma ----------------------------------------------------------------------------------------
 
 typedef float V8 __attribute__((vector_size(32)));
@@ -208,6 +250,7 @@ void decode_mma(Form& form, Instr& in) {
 
 void add_matrix(std::map<std::string, Decode>& table) {
   table["ldmatrix"] = decode_ldmatrix;
+  table["stmatrix"] = decode_stmatrix;
   table["mma"] = decode_mma;
 }
 

@@ -174,11 +174,7 @@ void add_mbarrier(std::map<std::string, Decode>& table) {
   table["mbarrier"] = decode_mbarrier;
   table["griddepcontrol"] = [](Form& form, Instr& in) {
     if (form.take_any({"wait", "launch_dependents"}).empty()) form.unknown();
-    in.run = [](Warp&, const Instr&) {};
-  };
-  table["prefetch"] = [](Form& form, Instr& in) {
-    take_space(form);
-    if (form.take_any({"tensormap", "L1", "L2"}).empty()) form.unknown();
+    form.arguments(0);
     in.run = [](Warp&, const Instr&) {};
   };
   table["setmaxnreg"] = [](Form& form, Instr& in) {

@@ -377,7 +377,10 @@ class Parser {
     }
     if (peek().kind == Token::kNumber) return number();
     const std::string name = word();
-    if (name == "_") return a;
+    if (name == "_") {
+      if (accept("|")) a.second = std::make_shared<Arg>(argument());
+      return a;
+    }
     a.name = name;
     a.reg = find_register(name);
     a.kind = a.reg >= 0 ? Arg::kRegister : name[0] == '%' ? Arg::kSpecial : Arg::kSymbol;

@@ -8,7 +8,7 @@ from support.fakes import fake_ptx
 
 from pyconvnet import models
 from pyconvnet.layers import AvgPool2d
-from pyconvnet.plan import Plan
+from pyconvnet.plan import Plan, buckets
 
 N = 3
 # How far results may be from the emulator's, relative to their norm: the order of sums and fused products, no
@@ -40,6 +40,12 @@ def spread(net) -> dict[str, np.ndarray]:
     return values
 
 
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch):
+    """Parameters are updated layer by layer, beside the rest of backward."""
+    monkeypatch.setattr(buckets, "BUCKET", 1)
+
+
 def step(device: str, precision: str, depth: bool, fuse: bool | None = True) -> dict[str, np.ndarray]:
     """One step; loss, gradients and what the parameters have become."""
     net = network(plain_images=not depth)
@@ -67,9 +73,13 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("precision", CPU)
 def test_a_step_agrees_with_emulator_and_cpu(machine, precision, depth):
     """In an order drawn among those that CUDA allows, with copies that land as late as they may."""
-    machine(seed=5)
+    m = machine(seed=5)
     mine, emulated = step("cuda:0", precision, depth), step("emulator", precision, depth)
     exact = step("cpu", precision, depth, fuse=None)
+    updates = [w for w in m.made if w.name == "sgd_momentum_beside"]
+    products = [w for w in m.made if "dgrad" in w.name or "wgrad" in w.name]
+    assert len(updates) == 7  # of all layers but the first
+    assert any(not m.ordered(a, b) and not m.ordered(b, a) for a in updates for b in products)
     assert mine.keys() == exact.keys()
     for name, result in mine.items():
         assert distance(result, emulated[name]) < EMULATOR, name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import struct
 import subprocess
@@ -22,14 +21,12 @@ def missing() -> str | None:
     return f"the executor of PTX needs {', '.join(tools)}" if tools else None
 
 
-def build(folder: Path) -> None:
-    """Build the executor's library in ``folder``, or link that to where PYCONVNET_PTX_EXECUTOR has it."""
-    if built := os.environ.get("PYCONVNET_PTX_EXECUTOR"):
-        folder.symlink_to(built)
-        return
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+def build(folder: Path, quick: bool = False) -> None:
+    """Build the executor's library in ``folder``; `quick`: to be compiled, not to run, in little time."""
+    options = ["-G", "Ninja"] if shutil.which("ninja") else []
+    options += [f"-DPTX_QUICK={'ON' if quick else 'OFF'}"]
     commands = [
-        ["cmake", "-S", str(SOURCES), "-B", str(folder), *generator],
+        ["cmake", "-S", str(SOURCES), "-B", str(folder), *options],
         ["cmake", "--build", str(folder), "--parallel", "2", "--target", "ptx_c"],
     ]
     for command in commands:

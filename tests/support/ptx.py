@@ -43,10 +43,17 @@ def _run(*command: object, **options: object) -> str:
     return done.stdout
 
 
-def build(folder: Path, library: Path, families: str) -> None:
-    """Build the runtime on the executor's library, and the module with the PTX of families, ``;`` between."""
+def build(folder: Path, library: Path, families: str | None) -> None:
+    """Build the runtime on the executor's library, and the module with the PTX of families, ``;`` between.
+
+    None: no module, and the runtime without optimisation.
+    """
     cmake = probes.tool("cmake")
-    configure = [cmake, "-S", RUNTIME, "-B", folder, f"-DPYCONVNET_FAMILIES={families}"]
+    configure = [cmake, "-S", RUNTIME, "-B", folder]
+    if families is None:
+        configure += ["-DPTX_RUNTIME_ALONE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O0"]
+    else:
+        configure += [f"-DPYCONVNET_FAMILIES={families}"]
     configure += [f"-DPTX_LIBRARY={library / 'libptx.a'}"]
     configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
     if ninja := probes.tool("ninja"):
@@ -66,6 +73,13 @@ def compile_program(source: Path, include: Path, program: Path, architecture: st
 def compile_text(source: Path, include: Path, text: Path) -> Path:
     """Compile primitives.cu's PTX alone."""
     _run(nvcc(), "-std=c++17", "-I", include, f"-arch={ARCHITECTURE}", "-ptx", source, "-o", text)
+    return text
+
+
+def text_of(program: Path) -> str:
+    """The PTX of the kernels in a program, which :func:`compile_program` left uncompressed."""
+    texts = re.findall(rb"\.version [^\0]*", program.read_bytes())
+    (text,) = [text.decode() for text in texts if b".entry" in text]
     return text
 
 

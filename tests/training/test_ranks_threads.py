@@ -13,7 +13,7 @@ from support.runs import events, small, toy
 import pyconvnet as pcn
 from pyconvnet.common.devices import Device
 from pyconvnet.data import ArrayDataset, Loader, statistics
-from pyconvnet.plan import schedule as program
+from pyconvnet.plan import buckets
 from pyconvnet.training import loop as trainer_module
 from pyconvnet.training import ranks as ranks_module
 from pyconvnet.training.loop import Trainer
@@ -240,7 +240,7 @@ def train(monkeypatch):
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_threads_that_train_are_one_process_that_trains(tmp_path, train, monkeypatch, size):
     """The last batch holds 2 images; buckets of few elements, so that there are several on the way."""
-    monkeypatch.setattr(program, "BUCKET", 100)
+    monkeypatch.setattr(buckets, "BUCKET", 100)
     made = []
     real = Trainer.__init__
 

@@ -46,7 +46,7 @@ def candidates(call: Any) -> list[str]:
     estimates = {name: costs[name] for name in kept if name in costs}
     for name in list(estimates):
         estimates |= _other_splits(call, name)
-    least = min(estimates.values())
+    least = min(estimates.values(), default=0.0)  # none: a library and generic kernels alone
     near = {name for name, cost in estimates.items() if cost <= COST_FACTOR * least}
     order = [name for name in kept if name not in estimates]  # libraries, which the model does not know
     order += sorted(near, key=lambda name: (estimates[name], name))[:MOST]

@@ -5,7 +5,16 @@ import functools
 import numpy as np
 import pytest
 from support.helpers import EPS32, Scratch, assert_close, same_bits
-from support.kernels.conv_problems import CASES, DIRECTIONS, compute, kernels, problem, table
+from support.kernels.conv_problems import (
+    CASES,
+    DIRECTIONS,
+    compute,
+    kernels,
+    listed,
+    problem,
+    shape_of,
+    table,
+)
 from support.kernels.conv_shapes import Conv
 
 from pyconvnet import ops
@@ -20,23 +29,9 @@ EPS = {"fp32": EPS32, "tf32": 2.0**-11, "fp32x3": EPS32}
 MOST = 9  # splits tried
 
 
-def shape_of(op: str, case: Conv, precision: str):
-    (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
-    return devices.emulator().ext.Conv2dShape(
-        n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
-        pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups,
-        precision=list(EPS).index(precision), capability=90,
-    )  # fmt: skip
-
-
-def listed(op: str, shape) -> dict[str, int]:
-    """{kernel: bytes of workspace} of a shape, splits included."""
-    return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape))
-
-
 @functools.cache
 def possible(op: str, case: Conv, kernel: str, precision: str) -> list[int]:
-    shape = shape_of(op, case, precision)
+    shape = shape_of(case, precision)
     return [splits for splits in range(1, MOST + 1) if kernel in listed(op, shape.cut(splits))]
 
 
@@ -54,7 +49,7 @@ def rows() -> list:
 @pytest.mark.parametrize(("op", "case", "kernel", "precision"), rows())
 def test_every_number_of_splits(op, case, kernel, precision, device, run_on):
     """The reference's result, in exactly the memory that was announced."""
-    p, shape = problem(case), shape_of(op, case, precision)
+    p, shape = problem(case), shape_of(case, precision)
     numbers = possible(op, case, kernel, precision)
     assert numbers[0] == 1
     whole = listed(op, shape.cut(1))[kernel]
@@ -108,7 +103,7 @@ def _plain(op: str, case: Conv, kernel: str) -> np.ndarray:
 def test_the_number_found_by_the_shape_can_be_asked_for(op):
     """A kernel without a number is the kernel with the number it finds: the same memory, the same bits."""
     case = next(case for case in FEW if case.name == "many_channels")
-    shape = shape_of(op, case, "fp32")
+    shape = shape_of(case, "fp32")
     for kernel, nbytes in listed(op, shape).items():
         same = [s for s in range(1, 40) if listed(op, shape.cut(s)).get(kernel) == nbytes]
         assert len(same) == 1

@@ -42,7 +42,7 @@ struct RingSmem {
   uint64_t full[2], empty[2];
 };
 // BUG: 1 the consumer does not wait; 2 the producer does not wait; 3 one arrival too few; 4 one too many; 5
-// not initialised
+// not initialised; 6 the producer waits for the other parity
 template <int BUG>
 __global__ void ring_kernel(int* out) {
   RingSmem& s = pcn::shared<RingSmem>();
@@ -58,7 +58,7 @@ __global__ void ring_kernel(int* out) {
   for (int i = 0; i < 7; ++i) {
     const uint32_t phase = static_cast<uint32_t>(i / 2 % 2);
     if (threadIdx.x < 32) {
-      if (BUG != 2) pcn::mbarrier_wait(&s.empty[i % 2], phase ^ 1);
+      if (BUG != 2) pcn::mbarrier_wait(&s.empty[i % 2], BUG == 6 ? phase : phase ^ 1);
       s.slot[i % 2][lane] = 100 * i + lane;
       pcn::mbarrier_arrive(&s.full[i % 2]);
     } else {
@@ -293,7 +293,8 @@ void store(Result& r) {
 }
 
 // A box of 64 rows of 96 bytes, which lie 128 bytes apart. BUG: 1 read as if they lay 96 apart; 2 the bytes
-// between them expected, too; 3 no room for these; 4 more bytes expected than a barrier can count
+// between them expected, too; 3 no room for these; 4 more bytes expected than a barrier can count; 5 no policy of
+// L2; 6 something else prefetched
 template <int BUG>
 __global__ void narrow_kernel(const __grid_constant__ pcn::TensorMap map, float* y) {
   uint64_t* barrier = &pcn::shared<RingSmem>().full[0];
@@ -302,7 +303,8 @@ __global__ void narrow_kernel(const __grid_constant__ pcn::TensorMap map, float*
     pcn::mbarrier_init(barrier, 1);
     pcn::fence_mbarrier_init();
     pcn::mbarrier_arrive_expect_tx(barrier, BUG == 2 ? 64 * 128 : BUG == 4 ? 1 << 20 : 64 * 96);
-    pcn::tma_load_2d(const_cast<float*>(box), &map, barrier, 0, 0);
+    pcn::prefetch_tensor_map(BUG == 6 ? static_cast<const void*>(y) : &map);
+    pcn::tma_load_2d(const_cast<float*>(box), &map, barrier, 0, 0, BUG == 5 ? 1 : pcn::l2_evict_first());
   }
   __syncthreads();
   pcn::mbarrier_wait(barrier, 0);

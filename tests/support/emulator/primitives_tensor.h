@@ -422,6 +422,8 @@ void tensor_maps_case(Result& r) {
                                       pcn::TensorElement::kFloat32, t.rank, t.dim, &t.stride, t.box,
                                       t.swizzle) == cudaSuccess);
     r.want.push_back(t.good);
+    r.got.push_back(pcn::take_tensor_map_problem().empty());
+    r.want.push_back(t.good);
   }
   struct Im2col {
     int lower, upper;
@@ -441,7 +443,10 @@ void tensor_maps_case(Result& r) {
                                        pcn::TensorElement::kFloat32, TENSOR_DIM, TENSOR_STRIDE, lower, upper,
                                        t.channels, t.pixels, steps, k128) == cudaSuccess);
     r.want.push_back(t.good);
+    r.got.push_back(pcn::take_tensor_map_problem().empty());
+    r.want.push_back(t.good);
   }
 }
 
+#include "primitives_hopper.h"
 #include "primitives_wgmma.h"

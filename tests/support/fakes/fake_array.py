@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from support.fakes.fake_order import Memory
+
+
+class FakePointer:
+    """``cupy.cuda.MemoryPointer``; work on it goes into the current stream."""
+
+    def __init__(self, machine: Any, memory: Memory, ptr: int):
+        self._machine, self.mem, self.ptr, self.device_id = machine, memory, ptr, memory.device
+
+    def _enqueue(self, name: str, run: Callable[[], None], *touches: tuple) -> None:
+        m = self._machine
+        m.enqueue(m.xp.cuda.get_current_stream().ptr, name, run, touches)
+
+    def memset_async(self, value: int, size: int) -> None:
+        touch = memory, first, last, _ = self._machine.touch(self.ptr, size, True)
+        self._enqueue("memory-set", lambda: memory.bytes[first:last].fill(value), touch)
+
+    def copy_from_device_async(self, source: FakePointer, size: int) -> None:
+        m = self._machine
+        into, out = m.touch(self.ptr, size, True), m.touch(source.ptr, size, False)
+        (to, a, b, _), (of, c, d, _) = into, out
+        self._enqueue("copy", lambda: np.copyto(to.bytes[a:b], of.bytes[c:d]), into, out)
 
 
 class FakeArray:
@@ -18,7 +40,7 @@ class FakeArray:
     def __init__(self, machine: Any, memory: Memory, host: np.ndarray):
         self._machine, self._host = machine, host
         pointer = host.ctypes.data if host.size else memory.bytes.ctypes.data
-        self.data = SimpleNamespace(ptr=pointer, device_id=memory.device, mem=memory)
+        self.data = FakePointer(machine, memory, pointer)
         self.device = SimpleNamespace(id=memory.device)
 
     shape = property(lambda self: self._host.shape)
@@ -49,6 +71,8 @@ class FakeArray:
     def __getitem__(self, index: Any) -> FakeArray:
         index = index if isinstance(index, tuple) else (index,)
         dots = () if any(i is ... for i in index) else (...,)  # an array, also where nothing is left of it
+        if any(isinstance(i, list) for i in index):
+            return self._computed("gather", lambda x: x[index + dots])
         return self._view(self._host[index + dots])
 
     def __setitem__(self, index: Any, value: FakeArray) -> None:
@@ -100,14 +124,29 @@ class FakeArray:
         m.xp.cuda.get_current_stream().synchronize()
         return self._host.copy()
 
-    def _computed(self, name: str, function: Callable, shape: tuple = (), out: Any = None) -> FakeArray:
-        """What the device works out from this one, in a new array or in `out`."""
-        m, host = self._machine, self._host
-        out = m.xp.empty(shape, np.asarray(function(host)).dtype) if out is None else out
-        into, touches = out._host, (m.touch(*self._span(), False), m.touch(*out._span(), True))
-        stream = m.xp.cuda.get_current_stream().ptr
-        m.enqueue(stream, name, lambda: np.copyto(into, function(host), "unsafe"), touches)
+    def _computed(self, name: str, function: Callable, *others: Any, out: Any = None) -> FakeArray:
+        """What the device works out from this one and others, in a new array or in `out`."""
+        m, arrays = self._machine, [a for a in (self, *others) if isinstance(a, FakeArray)]
+        values = [a._host if isinstance(a, FakeArray) else a for a in (self, *others)]
+        if out is None:
+            with np.errstate(all="ignore"):  # what is not there yet only tells shape and kind
+                like = np.asarray(function(*values))
+            out = m.xp.empty(like.shape, like.dtype)
+        into, stream = out._host, m.xp.cuda.get_current_stream().ptr
+        touches = (*(m.touch(*a._span(), False) for a in arrays), m.touch(*out._span(), True))
+        m.enqueue(stream, name, lambda: np.copyto(into, function(*values), "unsafe"), touches)
         return out
+
+    __add__ = lambda self, other: self._computed("sum", operator.add, other)  # noqa: E731
+    __mul__ = lambda self, other: self._computed("product", operator.mul, other)  # noqa: E731
+    __mod__ = lambda self, other: self._computed("remainder", operator.mod, other)  # noqa: E731
+    __rpow__ = lambda self, other: self._computed("power", lambda x: other**x)  # noqa: E731
+
+    def astype(self, dtype: Any) -> FakeArray:
+        return self._computed("convert", lambda x: x.astype(dtype))
+
+    def copy(self) -> FakeArray:
+        return self._computed("copy", lambda x: x)
 
     def all(self) -> FakeArray:
         return self._computed("all", np.all)

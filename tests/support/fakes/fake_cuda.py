@@ -12,8 +12,11 @@ graph that is launched. Not modelled: time, and what a kernel does wrong inside.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -94,7 +97,11 @@ class FakeExtension:
     _writes: ClassVar[dict[tuple[str, int], bool]] = {}  # by function and position
 
     def __init__(self, machine: Machine):
-        self._machine, self._ext = machine, devices.emulator().ext
+        self._machine = machine
+
+    @functools.cached_property
+    def _ext(self) -> Any:
+        return devices.emulator().ext
 
     def device_count(self) -> tuple[int, str]:
         return self._machine.count, ""
@@ -212,17 +219,22 @@ class FakeEvent:
     """``cupy.cuda.Event``."""
 
     def __init__(self, machine: Machine, block: bool = False, disable_timing: bool = False):
-        self._machine, self._device = machine, machine.current
+        self._machine, self._device, self.timed = machine, machine.current, not disable_timing
         self.work: Work | None = None
         self.capture: Capture | None = None
+        self.seconds: float | None = None  # of the host's clock, when its turn came
 
     def record(self, stream: FakeStream | None = None) -> None:
         m = self._machine
         stream = stream or m.xp.cuda.get_current_stream()
         if m.state(stream.ptr).device != self._device:
             raise CUDARuntimeError(400, "invalid resource handle: the event is of another device")
-        self.work = m.enqueue(stream.ptr, "event")
+        self.seconds = None
+        self.work = m.enqueue(stream.ptr, "event", self._happen if self.timed else None)
         self.capture = m.state(stream.ptr).capture
+
+    def _happen(self) -> None:
+        self.seconds = time.perf_counter()
 
     def synchronize(self) -> None:
         if self.capture is not None:
@@ -245,6 +257,7 @@ class FakeRuntime:
     """``cupy.cuda.runtime``."""
 
     CUDARuntimeError = CUDARuntimeError
+    cudaDevAttrMultiProcessorCount, cudaDevAttrL2CacheSize = 16, 38
     memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = 1, 2, 3, 4
 
     def __init__(self, machine: Machine):
@@ -252,6 +265,9 @@ class FakeRuntime:
 
     def getDeviceProperties(self, index: int) -> dict[str, Any]:
         return {"name": b"not a GPU"}
+
+    def deviceGetAttribute(self, attribute: int, index: int) -> int:
+        return {self.cudaDevAttrMultiProcessorCount: 1, self.cudaDevAttrL2CacheSize: 0}[attribute]
 
     def runtimeGetVersion(self) -> int:
         return 0
@@ -320,6 +336,18 @@ class FakeCuda:
     def Device(self, index: int) -> FakeDevice:
         return FakeDevice(self._machine, index)
 
+    def set_allocator(self, allocator: Callable[[int], Any] | None = None) -> None:
+        """None: memory is taken from the runtime at each allocation. Here it always has its exact extent."""
+        assert allocator is None, "as the code under test has it"
+
+    def get_elapsed_time(self, first: FakeEvent, last: FakeEvent) -> float:
+        """Milliseconds of the host's clock: of the stand-in's work, not of a card's."""
+        if not (first.timed and last.timed and first.work and last.work):
+            raise CUDARuntimeError(400, "invalid resource handle: an event without a time, or not recorded")
+        if first.seconds is None or last.seconds is None:
+            raise CUDARuntimeError(600, "device not ready: an event has not happened yet")
+        return 1e3 * (last.seconds - first.seconds)
+
     @contextlib.contextmanager
     def using_allocator(self, allocator: Callable[[int], Any]) -> Any:
         before, self.allocator = self.allocator, allocator
@@ -343,8 +371,11 @@ class FakeCuda:
 class FakeCupy:
     """``cupy``."""
 
+    float32 = np.float32
+
     def __init__(self, machine: Machine):
         self._machine, self.cuda = machine, FakeCuda(machine)
+        self.random = SimpleNamespace(default_rng=lambda seed: FakeGenerator(self, seed))
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> FakeArray:
         m, dtype = self._machine, np.dtype(dtype)
@@ -361,6 +392,14 @@ class FakeCupy:
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
+
+    def ones(self, shape: Any, dtype: Any = np.float32) -> FakeArray:
+        array = self.empty(shape, dtype)
+        array.fill(1)
+        return array
+
+    def arange(self, count: int) -> FakeArray:
+        return self.asarray(np.arange(count))
 
     def asarray(self, value: Any, dtype: Any = None) -> FakeArray:
         if isinstance(value, FakeArray):
@@ -390,17 +429,27 @@ class FakeCupy:
         return FakeArray(self._machine, memory, memory.bytes[first:last].view(dtype).reshape(shape))
 
     def clip(self, array: FakeArray, low: int, high: int) -> FakeArray:
-        return array._computed("clip", lambda x: np.clip(x, low, high), array.shape)
+        return array._computed("clip", lambda x: np.clip(x, low, high))
 
     def not_equal(self, array: FakeArray, value: int) -> FakeArray:
-        return array._computed("not equal", lambda x: np.not_equal(x, value), array.shape)
+        return array._computed("not equal", lambda x: np.not_equal(x, value))
 
     def isfinite(self, array: FakeArray) -> FakeArray:
-        return array._computed("isfinite", np.isfinite, array.shape)
+        return array._computed("isfinite", np.isfinite)
 
     def dot(self, a: FakeArray, b: FakeArray) -> FakeArray:
         assert a is b, "as the code under test has it"
         return a._computed("dot", lambda x: np.dot(x, x))
+
+
+class FakeGenerator:
+    """``cupy.random.Generator``, with NumPy's numbers."""
+
+    def __init__(self, xp: FakeCupy, seed: int):
+        self._xp, self._rng = xp, np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Callable[..., FakeArray]:
+        return lambda *args, **kw: self._xp.asarray(getattr(self._rng, name)(*args, **kw))
 
 
 def on_device(machine: Machine, array: np.ndarray, index: int = 0) -> FakeArray:

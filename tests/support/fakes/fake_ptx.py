@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from support.fakes import fake_cublas
 from support.fakes.fake_array import FakeArray
-from support.fakes.fake_cuda import FakeExtension, Machine
+from support.fakes.fake_cuda import FakeExtension, FakeRuntime, Machine
 from support.fakes.fake_order import CUDARuntimeError, Memory, Work
 
 from pyconvnet.common import devices
@@ -36,6 +37,7 @@ _ARGUMENTS = {
     "stand_in_counts": [_P],
     "stand_in_kernels": [],
 }
+STAND_IN = "stand-in for CUDA, no GPU: PTX run on the CPU"  #: the device's name
 _import = devices._extension  # as it is before a machine takes its place
 ROWS: set[str] = set()  #: of the tables, that ran to their end in this process
 
@@ -134,6 +136,7 @@ class PtxMachine(Machine):
         self.runtime = runtime
         super().__init__(1, seed=seed or 0)
         self.ext = _Extension(self, ext)
+        self.xp.cuda.runtime = _Properties(self)
         if seed is None:
             self.patient = 1.0
 
@@ -183,10 +186,18 @@ class PtxMachine(Machine):
         """Make ``cuda:0`` mean this machine's device, found as a card is found."""
         super().install(monkeypatch)
         monkeypatch.setitem(sys.modules, "cupy", self.xp)
+        fake_cublas.use(self, monkeypatch.setattr)
         return self
 
     def _cuda(self) -> Callable[[int], devices.Device]:
         return functools.cache(devices.cuda.__wrapped__)
+
+
+class _Properties(FakeRuntime):
+    """What may be read in results: that this is no card."""
+
+    def getDeviceProperties(self, index: int) -> dict[str, Any]:
+        return {"name": STAND_IN.encode()}
 
 
 class _Lend:
@@ -253,11 +264,17 @@ def load(folder: Path) -> tuple[Runtime, Any]:
     return runtime, _import("_cuda", str(module))
 
 
-def install_from_environment() -> PtxMachine | None:
-    """Make ``cuda:0`` the stand-in's device where ``PYCONVNET_PTX`` names a build folder."""
+def from_environment() -> PtxMachine | None:
+    """A machine where ``PYCONVNET_PTX`` names a build folder."""
     folder = os.environ.get("PYCONVNET_PTX")
     if not folder:
         return None
     runtime, ext = load(Path(folder))
     runtime.configure()
-    return PtxMachine(runtime, ext).install(pytest.MonkeyPatch())  # never undone
+    return PtxMachine(runtime, ext)
+
+
+def install_from_environment() -> PtxMachine | None:
+    """Make ``cuda:0`` the stand-in's device where ``PYCONVNET_PTX`` names a build folder."""
+    machine = from_environment()
+    return machine and machine.install(pytest.MonkeyPatch())  # never undone

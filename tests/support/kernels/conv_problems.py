@@ -48,18 +48,26 @@ def table(op: str, dtype=np.float32) -> set[str]:
     return {name for name in names if name.endswith(("_bf16", "_generic", "_first_layer"))}
 
 
+def shape_of(case: Conv, precision: str):
+    """The kernels' shape struct of a case."""
+    (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
+    return devices.emulator().ext.Conv2dShape(
+        n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
+        pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups,
+        precision=("fp32", "tf32", "fp32x3", "bf16").index(precision), capability=90,
+    )  # fmt: skip
+
+
+def listed(op: str, shape) -> dict[str, int]:
+    """{kernel: bytes of workspace} of a shape, splits included."""
+    return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape))
+
+
 def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[str]]:
     """The kernels that some case reaches with scratch memory, which cut the reduction, and without."""
-    ext = devices.emulator().ext
-    code = {"fp32": 0, "tf32": 1, "fp32x3": 2, "bf16": 3}[precision]
     with_scratch, without = set(), set()
     for case in cases:
-        (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
-        shape = ext.Conv2dShape(
-            n=n, h=h, w=w, c=c, k=k, r=r, s=s, p=p, q=q, stride_h=case.stride[0], stride_w=case.stride[1],
-            pad_h=case.pad[0][0], pad_w=case.pad[1][0], groups=case.groups, precision=code, capability=90,
-        )  # fmt: skip
-        for name, nbytes in getattr(ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape):
+        for name, nbytes in listed(op, shape_of(case, precision)).items():
             (with_scratch if nbytes else without).add(name)
     return with_scratch, without
 

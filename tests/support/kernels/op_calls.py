@@ -46,10 +46,13 @@ def calls() -> dict[str, dict[str, Any]]:
             "dy": f32(2, 5, 7, 6), "w": f32(6, 3, 2, 2), "x_shape": (2, 5, 6, 4), "mask": f32(2, 5, 6, 4),
             **grouped,
         },
-        "conv2d_wgrad": {"dy": f32(2, 5, 7, 6), "x": f32(2, 5, 6, 4), "w_shape": (6, 3, 2, 2), **grouped},
+        "conv2d_wgrad": {
+            "dy": f32(2, 5, 7, 6), "x": f32(2, 5, 6, 4), "w_shape": (6, 3, 2, 2), "bias_grad": f32(6),
+            **grouped,
+        },
         "linear": {"x": f32(3, 5), "w": f32(4, 5), "b": f32(4)},
         "linear_dgrad": {"dy": f32(3, 4), "w": f32(4, 5), "mask": f32(3, 5)},
-        "linear_wgrad": {"dy": f32(3, 4), "x": f32(3, 5)},
+        "linear_wgrad": {"dy": f32(3, 4), "x": f32(3, 5), "bias_grad": f32(4)},
         "max_pool2d": {"x": f32(2, 5, 5, 3)},
         "max_pool2d_backward": {
             "dy": f32(2, 2, 2, 3), "argmax": u8(2, 2, 2, 3), "x_shape": (2, 5, 5, 3), "mask": f32(2, 5, 5, 3),
@@ -99,7 +102,7 @@ def calls() -> dict[str, dict[str, Any]]:
         },
         "conv2d_depth_wgrad": {
             "dy": f32(2, 2, 2, 2), "x": f32(2, 3, 3, 4), "w_shape": (2, 3, 3, 1), "stride": 2,
-            "filters": f32(2, 2, 2, 4),
+            "bias_grad": f32(2), "filters": f32(2, 2, 2, 4),
         },
     }  # fmt: skip
 
@@ -108,10 +111,12 @@ def calls() -> dict[str, dict[str, Any]]:
 OPTIONAL = {
     ("conv2d", "b"),
     ("conv2d_dgrad", "mask"),
+    ("conv2d_wgrad", "bias_grad"),
     ("linear", "b"),
     ("max_pool2d_backward", "mask"),
     ("avg_pool2d_backward", "mask"),
     ("linear_dgrad", "mask"),
+    ("linear_wgrad", "bias_grad"),
     ("augment", "crop"),
     ("bias_relu_dropout", "b"),
     ("augment", "mirror"),
@@ -123,6 +128,7 @@ OPTIONAL = {
     ("softmax_cross_entropy", "class_weights"),
     ("conv2d_depth", "b"),
     ("conv2d_depth", "filters"),
+    ("conv2d_depth_wgrad", "bias_grad"),
     ("conv2d_depth_wgrad", "filters"),
 }
 
@@ -145,7 +151,9 @@ UPDATED = {
     "sgd_momentum": ("w", "v", "step", "w_bf16"),
     "softmax_cross_entropy": ("metrics",),
     "conv2d_depth": ("filters",),
-    "conv2d_depth_wgrad": ("filters",),
+    "conv2d_wgrad": ("bias_grad",),
+    "linear_wgrad": ("bias_grad",),
+    "conv2d_depth_wgrad": ("bias_grad", "filters"),
 }
 
 #: (operation, output, input) where the output may be the input itself.

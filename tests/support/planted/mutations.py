@@ -53,6 +53,7 @@ OPTIM = (
     "test_optim.py",
     "(test_kernels_follow_the_paper and mix) or test_kernel_leaves or test_one_step_by_hand",
 )
+SGD = ("optim/sgd_momentum_flat.cu", "optim/sgd_momentum_beside.cu")
 FPROP = ("test_conv.py", "test_fprop and tile64")
 DGRAD = ("test_conv.py", "test_dgrad and tile64")
 WGRAD = ("test_conv.py", "test_wgrad and tile64")
@@ -407,18 +408,28 @@ MUTATIONS = [
     ),
     # ---- optim
     Mutation(
-        "optim/sgd_momentum_flat.cu",
+        "optim/sgd_tile.h",
         "{momentum, weight_decay * rate, rate}",
         "{momentum, weight_decay * lr, rate}",
         "decay without the multiplier",
         OPTIM,
+        SGD,
         slow=True,
     ),
     Mutation(
-        "optim/sgd_momentum_flat.cu",
+        "optim/sgd_momentum_beside.cu",
+        "(gridDim.x) * BESIDE_TILE;",
+        "(gridDim.x + 1) * BESIDE_TILE;",
+        "tiles left out in every round",
+        OPTIM,
+        slow=True,
+    ),
+    Mutation(
+        "optim/sgd_tile.h",
         "__ldg(ends + s) <= i) ++s;",
         "__ldg(ends + s) < i) ++s;",
         "segment off by one",
         OPTIM,
+        SGD,
     ),
 ]

@@ -71,14 +71,14 @@ FAULTS = [
     ),
     _primitive(
         "mbarrier: a wait that ends while it should go on",
-        "selp.u32 %0, 1, 0, p;",
-        "selp.u32 %0, 0, 1, p;",
+        "p, [%1], %2;\\nselp.u32 %0, 1, 0, p;",
+        "p, [%1], %2;\\nselp.u32 %0, 0, 1, p;",
         "mbarrier",
     ),
     _primitive(
         "mbarrier: initialised for one arrival too many", '"r"(count) :', '"r"(count + 1) :', "mbarrier"
     ),
-    _primitive("TMA: coordinates swapped", '"%4}], [%2];" ::"r"', '"%3}], [%2];" ::"r"', "tma_load_2d"),
+    _primitive("TMA: coordinates swapped", "[%1, {%3, %4}], [%2]", "[%1, {%4, %3}], [%2]", "tma_load_2d"),
     _primitive(
         "TMA: bytes are not expected",
         '"mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::',
@@ -87,14 +87,14 @@ FAULTS = [
     ),
     _primitive(
         "TMA: im2col's offsets swapped",
-        '"h"(offset_w), "h"(offset_h)',
-        '"h"(offset_h), "h"(offset_w)',
+        "[%2], {%7, %8}",
+        "[%2], {%8, %7}",
         "tma_im2col",
     ),
     _primitive(
         "TMA: two coordinates of a store swapped",
-        '[%0, {%2, %3}], [%1];" ::"l"(map)',
-        '[%0, {%3, %2}], [%1];" ::"l"(map)',
+        "[%0, {%2, %3}], [%1]",
+        "[%0, {%3, %2}], [%1]",
         "tma_store",
     ),
     # ---- volatile, memory clobbers
@@ -238,6 +238,45 @@ FAULTS = [
         "",
         "tma_store",
     ),
+    # ---- Hopper's others
+    _primitive(
+        "elect: every lane elected",
+        '"=r"(elected));\n  return elected;',
+        '"=r"(elected));\n  return true;',
+        "elect",
+    ),
+    _primitive(
+        "elect: all lanes but one",
+        "elect.sync _|p, 0xffffffff;\\nselp.u32 %0, 1, 0",
+        "elect.sync _|p, 0xffffffff;\\nselp.u32 %0, 0, 1",
+        "elect",
+    ),
+    _primitive(
+        "stmatrix x4: two matrices swapped",
+        '".shared.b16 [%0], {%1,%2,%3,%4};"',
+        '".shared.b16 [%0], {%1,%3,%2,%4};"',
+        "stmatrix",
+    ),
+    _primitive(
+        "stmatrix: .trans left out", 'PCN_STMATRIX(_trans, ".trans")', 'PCN_STMATRIX(_trans, "")', "stmatrix"
+    ),
+    _primitive(
+        "TMA: a coordinate for the cache policy",
+        'PCN_COMMA "l"(policy))',
+        'PCN_COMMA "l"(policy + 0x5000))',
+        "tma_hints",
+    ),
+    _primitive(
+        "prefetch: not of the map", "prefetch.tensormap [%0];", "prefetch.tensormap [%0+64];", "tma_hints"
+    ),
+    Fault(
+        "tensor map: TF32 that is not rounded",
+        MAPS,
+        "? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32",
+        "? CU_TENSOR_MAP_DATA_TYPE_FLOAT32",
+        ("tma_tf32",),
+        True,
+    ),
     # ---- launches
     Fault(
         "launch: half of the dynamic shared memory",
@@ -298,8 +337,8 @@ FAULTS = [
     Fault(
         "tensor map: bfloat16 for float32",
         MAPS,
-        "DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32",
-        "DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16",
+        ": CU_TENSOR_MAP_DATA_TYPE_FLOAT32;",
+        ": CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;",
         ("tma_load_2d",),
         True,
     ),
