@@ -154,8 +154,8 @@ def usable_nvcc():
 def runs(tool):
     """Whether a tool is here and works.
 
-    That of a wheel in the user's environment need not: it is a Python script, and pip builds in an environment
-    of its own, where the script finds nothing to import.
+    That of a wheel in the user's environment need not: it is a Python script, and pip builds in another
+    environment, where the script finds nothing to import.
     """
     try:
         return subprocess.run([tool, "--version"], capture_output=True).returncode == 0
