@@ -45,7 +45,7 @@ class CMakeBuild(build_ext):
             f"-DPYCONVNET_EMULATOR={'ON' if wants_emulator() else 'OFF'}",
             f"-DPYCONVNET_WHEEL_NVCC={'OFF' if usable_nvcc() else 'ON'}",
         ]
-        if shutil.which("ninja"):
+        if runs("ninja"):
             configure.append("-GNinja")
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         jobs = self.parallel or int(os.environ.get("PYCONVNET_JOBS", 0)) or os.cpu_count() or 2
@@ -151,14 +151,26 @@ def usable_nvcc():
     return nvcc if found and (int(found[1]), int(found[2])) >= MINIMUM_NVCC else None
 
 
+def runs(tool):
+    """Whether a tool is here and works.
+
+    That of a wheel in the user's environment need not: it is a Python script, and pip builds in another
+    environment, where the script finds nothing to import.
+    """
+    try:
+        return subprocess.run([tool, "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def missing_tools():
     """Build tools this machine lacks, for pip to fetch as wheels."""
     need = []
     if wants_cuda() and not usable_nvcc():
         need.append("cuda-toolkit[nvcc,cudart,cccl]==13.0.*")
-    if not shutil.which("cmake"):
+    if not runs("cmake"):
         need.append("cmake>=3.26")
-    if not (shutil.which("ninja") or shutil.which("make")):
+    if not (runs("ninja") or runs("make")):
         need.append("ninja")
     return need
 

@@ -199,12 +199,12 @@ tests() {
   set -e
   "$python" -P -c "import pytest" || { echo "skipped: pytest is missing"; exit 77; }
   has_emulator || { echo "skipped: the tests compare the GPU with the emulator, which is missing"; exit 77; }
-  local which=(-m gpu)
-  [ $stand_in = no ] || which+=(-k "test_pool and fwd and avg")
+  local which=(-m gpu) where=tests
+  [ $stand_in = no ] || which+=(-k "fwd and avg") where=tests/kernels/pool_norm
   [ $cuda = yes ] || which=(-m kernels -k "pool and fwd")
   # Interrupted, not killed: what was tested by then is reported.
   timeout --signal=INT "$((limit > 20 ? limit - 8 : limit))" \
-    "$python" -P -m pytest -q -rs "${which[@]}" --junitxml="$out/tests.xml" tests
+    "$python" -P -m pytest -q -rs "${which[@]}" --junitxml="$out/tests.xml" "$where"
 }
 
 # Status 2 of the comparison: its program, which is for compute capability 9.0, cannot run here.

@@ -250,6 +250,21 @@ def test_where_the_cuda_module_is_built(
     assert any("nvcc" in need for need in setup_script["missing_tools"]()) == fetched
 
 
+@pytest.mark.parametrize("tool", ["cmake", "ninja"])
+def test_a_tool_that_does_not_run_is_fetched(setup_script, bare_machine, tool):
+    """As that of a wheel in the user's environment, within the one in which pip builds."""
+    def needs():
+        return [need for need in setup_script["missing_tools"]() if need.startswith(tool)]
+
+    assert needs()
+    path = bare_machine / tool
+    path.write_text(f"#!{sys.executable} -I\nimport a_package_that_is_elsewhere\n")
+    path.chmod(0o755)
+    assert needs()
+    path.write_text("#!/bin/sh\necho 99.9\n")
+    assert not needs()
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [("", True), ("-DPYCONVNET_EMULATOR=OFF", False), ("-DPYCONVNET_EMULATOR_FLAVOUR=race", True)],

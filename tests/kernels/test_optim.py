@@ -37,6 +37,12 @@ def problem(lengths, rng, dtype=np.float32):
     return w, v, g, ends, lr_mult, weight_decay
 
 
+def named(segments, dev=None):
+    """The arrays that describe the segments, as keywords; on a device, where one is given."""
+    found = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
+    return {name: dev.asarray(array) if dev else array for name, array in found.items()}
+
+
 def paper(w, v, g, lr, momentum, ends, lr_mult, weight_decay):
     """Section 5, element by element in float64: v <- 0.9 v - 0.0005 eps w - eps dL/dw, w <- w + v."""
     w, v = w.astype(np.float64), v.astype(np.float64)
@@ -70,10 +76,7 @@ def test_kernels_follow_the_paper(misaligned, device, schedule, run_on, rng):
                         place(device, gradient, misaligned),
                         hyper=device.asarray(hyper),
                         kernel=kernel,
-                        **{
-                            k: device.asarray(a)
-                            for k, a in zip(("ends", "lr_mult", "weight_decay"), segments, strict=True)
-                        },
+                        **named(segments, device),
                     )
                     want_w, want_v = paper(want_w, want_v, gradient, *hyper.astype(np.float64), *segments)
                 assert_close(device.to_numpy(on_w), want_w, 9, scale=np.abs(want_w).max())
@@ -90,14 +93,13 @@ def test_rows_have_the_same_bits(misaligned, device, schedule, run_on, rng):
     """A plan updates some parameters by one row, some by another; together or piece by piece."""
     for lengths in SEGMENTS:
         w, v, g, *segments = problem(lengths, rng)
-        named = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
-        named = {k: device.asarray(a) for k, a in named.items()}
+        options = named(segments, device)
         results = []
         with run_on(device):
             for kernel in rows(device):
                 on = [place(device, a, misaligned) for a in (w, v, g, np.full(w.shape, 7, BFLOAT16))]
                 hyper = device.asarray(np.array([0.1, 0.9], np.float32))
-                ops.sgd_momentum(*on[:3], hyper=hyper, w_bf16=on[3], **named, kernel=kernel)
+                ops.sgd_momentum(*on[:3], hyper=hyper, w_bf16=on[3], **options, kernel=kernel)
                 results.append([device.to_numpy(a) for a in on])
         assert len(results) == 2
         assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
@@ -109,9 +111,7 @@ def test_reference_follows_the_paper(dtype, rng):
         w, v, g, *segments = problem(lengths, rng, dtype)
         hyper = np.array([0.1, 0.9], dtype)
         want_w, want_v = paper(w, v, g, *hyper.astype(np.float64), *segments)
-        ops.sgd_momentum(
-            w, v, g, hyper=hyper, **dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
-        )
+        ops.sgd_momentum(w, v, g, hyper=hyper, **named(segments))
         eps = np.finfo(dtype).eps
         assert_close(w, want_w, 4, scale=np.abs(want_w).max(), eps=eps)
         assert_close(v, want_v, 4, scale=max(1.0, np.abs(want_v).max()), eps=eps)
@@ -148,8 +148,7 @@ def test_the_copy_is_the_rounding_of_the_weights(misaligned, any_device, schedul
     """Of every segment but the frozen ones, whose copy stays; w and v have the bits of a step without it."""
     for lengths in SEGMENTS:
         w, v, g, *segments = problem(lengths, rng)
-        named = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
-        named = {k: any_device.asarray(a) for k, a in named.items()}
+        options = named(segments, any_device)
         hyper = any_device.asarray(np.array([0.1, 0.9], np.float32))
         frozen = np.repeat(segments[1] == 0, lengths)
         results = []
@@ -157,7 +156,7 @@ def test_the_copy_is_the_rounding_of_the_weights(misaligned, any_device, schedul
             copy = place(any_device, np.full(w.shape, 7, BFLOAT16), misaligned)
             for w_bf16 in (None, copy):
                 on = [place(any_device, a, misaligned and a is not g) for a in (w, v, g)]
-                ops.sgd_momentum(*on, hyper=hyper, w_bf16=w_bf16, **named)
+                ops.sgd_momentum(*on, hyper=hyper, w_bf16=w_bf16, **options)
                 results.append([any_device.to_numpy(a) for a in on])
         assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
         want = np.where(frozen, BFLOAT16.type(7), results[1][0].astype(BFLOAT16))
@@ -219,11 +218,11 @@ def test_step_counts_updates(misaligned, any_device, schedule, run_on, rng):
             arguments = {name: any_device.asarray(a) for name, a in arguments.items()}
             step = place(any_device, np.array([2**40]), misaligned)
             with run_on(any_device):
-                for named in ({"step": step}, {}):
+                for counter in ({"step": step}, {}):
                     on_w, on_v = place(any_device, w), place(any_device, v)
                     for _ in range(3):
                         ops.sgd_momentum(
-                            on_w, on_v, any_device.asarray(g), **named, **arguments, kernel=kernel
+                            on_w, on_v, any_device.asarray(g), **counter, **arguments, kernel=kernel
                         )
                     results.append([any_device.to_numpy(a).copy() for a in (on_w, on_v)])
             assert all(np.array_equal(a, b) for a, b in zip(*results[-2:], strict=True))
@@ -237,8 +236,7 @@ def test_devices_agree_to_rounding(run_on, rng):
     for dev in (devices.cpu(), devices.emulator()):
         with run_on(dev):
             a, b = w.copy(), v.copy()
-            named = dict(zip(("ends", "lr_mult", "weight_decay"), segments, strict=True))
-            ops.sgd_momentum(a, b, g, hyper=np.array([0.05, 0.9], np.float32), **named)
+            ops.sgd_momentum(a, b, g, hyper=np.array([0.05, 0.9], np.float32), **named(segments))
             results.append((a, b))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)

@@ -60,16 +60,25 @@ void ldmatrix(Warp& w, const Instr& in) {
   }
 }
 
+// What ldmatrix and stmatrix say alike: how many matrices, one a register, whether transposed, and where they are.
+struct Matrices {
+  uint8_t count;
+  bool trans;
+  Matrices(Form& form, Instr& in, int registers, int address) {
+    if (!form.take("sync") || !form.take("aligned") || !form.take("m8n8")) form.unknown();
+    const std::string times = form.take_any({"x1", "x2", "x4"});
+    trans = form.take("trans");
+    const Space space = take_space(form);
+    if (times.empty() || form.take_type() != "b16" || space != Space::kShared) form.unknown();
+    form.arguments(2);
+    form.address(form.args[address], space, in);
+    count = static_cast<uint8_t>(times[1] - '0');
+    if (form.args[registers].items.size() != count) form.fail("takes " + times.substr(1) + " registers");
+  }
+};
+
 void decode_ldmatrix(Form& form, Instr& in) {
-  if (!form.take("sync") || !form.take("aligned") || !form.take("m8n8")) form.unknown();
-  const std::string count = form.take_any({"x1", "x2", "x4"});
-  const bool trans = form.take("trans");
-  const Space space = take_space(form);
-  if (count.empty() || form.take_type() != "b16" || space != Space::kShared) form.unknown();
-  form.arguments(2);
-  form.address(form.args[1], space, in);
-  const size_t n = static_cast<size_t>(count[1] - '0');
-  if (form.args[0].items.size() != n) form.fail("takes " + std::to_string(n) + " registers");
+  const auto [n, trans] = Matrices(form, in, 0, 1);
   std::vector<Operand> list;
   for (const Arg& item : form.args[0].items) list.push_back(form.destination(item, 32));
   in.list = form.list(list);
@@ -105,15 +114,8 @@ void stmatrix(Warp& w, const Instr& in) {
 }
 
 void decode_stmatrix(Form& form, Instr& in) {
-  if (!form.take("sync") || !form.take("aligned") || !form.take("m8n8")) form.unknown();
-  const std::string count = form.take_any({"x1", "x2", "x4"});
-  const bool trans = form.take("trans");
-  const Space space = take_space(form);
-  if (count.empty() || form.take_type() != "b16" || space != Space::kShared) form.unknown();
-  form.arguments(2);
-  form.address(form.args[0], space, in);
-  in.count = static_cast<uint8_t>(count[1] - '0');
-  if (form.args[1].items.size() != in.count) form.fail("takes " + count.substr(1) + " registers");
+  const auto [n, trans] = Matrices(form, in, 1, 0);
+  in.count = n;
   std::vector<Operand> list;
   for (const Arg& item : form.args[1].items) list.push_back(form.source(item, 32));
   in.list = form.list(list);
