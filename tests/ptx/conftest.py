@@ -9,7 +9,7 @@ from support.fakes import fake_ptx
 from support.once import once
 
 #: What the default run takes: the executor itself, compiled quickly, on small kernels and two of nvcc's.
-QUICK = {"test_executor_faults.py", "test_executor_warps.py", "test_two_rows.py"}
+QUICK = {"test_executor_faults.py", "test_executor_warps.py", "test_rows.py"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,7 +29,7 @@ CASES = [
     # Ragged: rows, columns, channels; tiles that two images share; pixels that no window meets.
     Conv("rows_and_more", (5, 7, 8, 24), (136, 3, 3, 24), pad=SAME1),
     Conv("strided", (3, 9, 11, 32), (200, 3, 2, 32), (2, 3), ((1, 2), (0, 1))),
-    Conv("channels_of_96", (1, 6, 6, 192), (72, 2, 3, 96), pad=((0, 1), (2, 0)), groups=2),
+    Conv("channels_of_96", (2, 6, 6, 192), (80, 2, 3, 96), pad=((0, 1), (2, 0)), groups=2),
     Conv("one_pixel_filters", (2, 7, 11, 72), (264, 1, 1, 72)),
     Conv("window_is_image", (9, 4, 5, 16), (40, 4, 5, 16)),
 ]
@@ -65,16 +65,32 @@ def test_kernel(case, kernel, device, run_on):
     with run_on(device):
         forward(case, device, kernel)
         if case is not SEVERAL:
-            forward(case, device, kernel, relu=True)
+            forward(case, device, f"{kernel}/1", relu=True)  # small as they are, most are cut into pieces
 
 
 def with_orders() -> list:
-    """Every order on small cases; the nasty ones, and where it is quick, on the large one."""
+    """Every order on small cases; the nasty ones, and where it is quick, on pieces and on the large one."""
+    named = {case.name: case for case in CASES}
     return [
-        pytest.param(*row.values, *order, id="-".join((row.id, *order)))
-        for row in rows([SEVERAL, *(c for c in CASES if c.name in ("as_conv2", "rows_and_more"))])
-        for order in (ORDERS if row.values[0] is not SEVERAL else NASTY if PLAIN else NASTY[2:])
+        pytest.param(case, f"{kernel}/{pieces}", *order, id="-".join((row.id, str(pieces), *order)))
+        for wanted, pieces, orders in (
+            (named["as_conv2"], 1, ORDERS),
+            (named["as_conv2"], 3, NASTY),
+            (named["channels_of_96"], 1, NASTY),
+            (named["rows_and_more"], 1, ORDERS),
+            (SEVERAL, 1, NASTY if PLAIN else NASTY[2:]),
+        )
+        for row in rows([wanted])
+        for order in orders
+        for case, kernel in (row.values,)
     ]
+
+
+def test_the_kernels_take_every_case():
+    every = sum("_wgmma" in name for name in table("conv2d", BF16))
+    assert {case.name: len(rows([case])) for case in [*CASES, SEVERAL]} == dict.fromkeys(
+        (case.name for case in [*CASES, SEVERAL]), every
+    )
 
 
 @pytest.mark.kernels

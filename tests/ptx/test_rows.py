@@ -1,0 +1,72 @@
+"""Three kernels of convolutions as nvcc compiles them, and faults in their PTX: for the default run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import ROOT, ptx
+from support.once import once
+
+#: All of a matrix descriptor but its address: 128-byte swizzle, 1024 bytes from 8 rows to the next.
+DESCRIPTOR = 1 << 62 | 64 << 32 | 1 << 16
+# (what is wrong, the kernel that has it, pattern and what takes its place)
+FAULTS = [
+    ("a copy less is waited for", "mma", r"cp\.async\.wait_group 1;", "cp.async.wait_group 2;"),
+    ("no barrier", "mma", r"bar\.sync 0;", ""),
+    ("fragments of A change places", "mma", r"(\.f32 \{[^}]*\}, \{)(%r\d+),(%r\d+)", r"\1\3,\2"),
+    ("no barrier", "ffma", r"bar\.sync 0;", ""),
+    ("sums begin anew", "ffma", r"(fma\.rn\.f32 %f\d+, %f\d+, %f\d+), %f\d+;", r"\1, 0f00000000;"),
+    ("results that TMA does not see", "wgmma", r"fence\.proxy\.async\.shared::cta;", ""),
+    ("barriers that TMA does not see", "wgmma", r"fence\.mbarrier_init\.release\.cluster;", ""),
+    ("products without a fence", "wgmma", r"wgmma\.fence\.sync\.aligned;", ""),
+    ("a stage given back too soon", "wgmma", r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;"),
+    ("sums read too soon", "wgmma", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("another swizzle in descriptors", "wgmma", rf"\b{DESCRIPTOR};", f"{DESCRIPTOR - (1 << 62)};"),
+    ("rows of descriptors too close", "wgmma", rf"\b{DESCRIPTOR};", f"{DESCRIPTOR - (32 << 32)};"),
+    ("stores that nobody waits for", "wgmma", r"cp\.async\.bulk\.commit_group;", ""),
+    ("stores that end after the block", "wgmma", r"cp\.async\.bulk\.wait_group\.read 0;", ""),
+    ("no barriers of a warpgroup", "wgmma", r"bar\.sync %r\d+, %r\d+;", ""),
+]
+#: Case -> program, and for what it is compiled.
+PROGRAMS = {
+    "ffma": ("two_rows", "compute_80"),
+    "mma": ("two_rows", "compute_80"),
+    "wgmma": ("hopper_row", "compute_90a"),
+}
+
+
+@pytest.fixture(scope="module")
+def program(stand_in, tmp_path_factory):
+    """``program(case)``: the case's program, compiled once a session."""
+
+    def compiled(case):
+        name, architecture = PROGRAMS[case]
+        source = ROOT / "tests" / "ptx" / f"{name}.cu"
+
+        def make(folder):
+            ptx.compile_program(source, ROOT / "kernels", folder / name, architecture=architecture)
+
+        return once(tmp_path_factory, f"ptx_{name}", make) / name
+
+    return compiled
+
+
+def run(program, stand_in, case, text=None):
+    """What a case reported, in a drawn order of the warps."""
+    return ptx.run_program(program(case), stand_in, case, text=text, PYCONVNET_PTX_ORDER="random")[case]
+
+
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_a_row_is_right(program, stand_in, case):
+    found = run(program, stand_in, case)
+    assert (found["error"], found["wrong"], found["words"]) == ("", 0, "")
+
+
+@pytest.mark.parametrize(("what", "case", "old", "new"), FAULTS, ids=lambda x: str(x).replace(" ", "_"))
+def test_a_fault_is_noticed(program, stand_in, tmp_path, what, case, old, new):
+    text, count = re.subn(old, new, ptx.text_of(program(case)))
+    assert count > 0
+    (tmp_path / "faulty.ptx").write_text(text)
+    found = run(program, stand_in, case, tmp_path / "faulty.ptx")
+    assert found["error"].startswith("cudaError") or found["wrong"], found
