@@ -14,9 +14,10 @@ emulator's flavour `count` runs every kernel and counts sectors and bank conflic
 ``build/count`` where PYCONVNET_EMULATOR is not such a build.
 *Predictions*: what a cycle model makes of both, see docs/cycle-model.md and ``cycle_model.py``.
 
-Exit status 1 if anything does not compile, nvcc or ptxas warns, a kernel spills registers (only those named
-``*_generic``, which AlexNet does not run, may), an access exceeds its bound without a reason in
-``report/reasons.py``, or --check finds a difference. The report is of nvcc 13.0; with another one --check
+Exit status 1 if anything does not compile, nvcc or ptxas warns or serialises products, a kernel spills
+registers (only those named ``*_generic``, which AlexNet does not run, may) or lacks the instructions it is
+written for, an access exceeds its bound without a reason in ``report/reasons.py``, or --check finds a
+difference. The report is of nvcc 13.0; with another one --check
 says so and compares what must not depend on it.
 """
 
@@ -95,7 +96,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
     """(a row per kernel with what each architecture made of it, failures)."""
     work = []
     for path in files:
-        passes = [("90a", ["90a"])] if "hopper" in path.parts else compiler.passes(archs)
+        passes = [("90a", ["90a"])] if path.parent.name == "hopper" else compiler.passes(archs)
         work += [(nvcc, cuobjdump, path, virtual, made, cache) for virtual, made in passes]
     rows, failures = [], []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -109,6 +110,8 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
         kernel = compiler.short(full)
         if row.get("spill") and not row["stem"].endswith("_generic"):
             failures.append(f"{row['stem']} sm_{row['arch']}: {kernel} spills {row['spill']} bytes")
+        for name in sass.lacking(kernel, row["sass"]) if "sass" in row else ():
+            failures.append(f"{row['stem']} sm_{row['arch']}: {kernel} has no {name}")
         made = table.setdefault(
             (row["family"], row["stem"], full),
             {"family": row["family"], "stem": row["stem"], "kernel": kernel, "threads": None, "arch": {}},

@@ -19,7 +19,8 @@ ENTRY = re.compile(r"Compiling entry function '([^']+)' for '(sm_\w+)'")
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-WARNING = re.compile(r"warning|error", re.IGNORECASE)
+#: Warnings, and what ptxas tells of wgmma as information: that it serialises products, or adds waits.
+WARNING = re.compile(r"warning|error|potential performance loss|\(C75\d\d\)", re.IGNORECASE)
 RELEASE = re.compile(r"\bV(\d+\.\d+\.\d+)")
 
 

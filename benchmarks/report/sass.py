@@ -21,6 +21,8 @@ COUNTED = {
     "LDGSTS": re.compile(r"LDGSTS\b"),
     "LDSM": re.compile(r"LDSM\b"),
     "UTMALDG": re.compile(r"UTMALDG\b"),
+    "UTMALDG.IM2COL": re.compile(r"UTMALDG\b.*\.IM2COL\b"),
+    "UTMASTG": re.compile(r"UTMASTG\b"),
     "LDG.128": re.compile(r"LDG\b.*\.128\b"),
     "STG.128": re.compile(r"STG\b.*\.128\b"),
     "LDS.128": re.compile(r"LDS\b.*\.128\b"),
@@ -28,6 +30,8 @@ COUNTED = {
     "BAR": re.compile(r"BAR\b"),
     "LDL/STL": re.compile(r"(?:LDL|STL)\b"),
 }
+#: Kernel -> the instructions that it is written for.
+NEEDED = {"wgmma_kernel": ("HGMMA", "UTMALDG.IM2COL", "UTMASTG")}
 PACKAGES = ("nvidia-cuda-cuobjdump==13.5.*", "nvidia-cuda-nvdisasm==13.5.*")
 
 FUNCTION = re.compile(r"^\s*Function : (\S+)")
@@ -81,6 +85,11 @@ def count(text: str) -> dict[str, dict[str, int]]:
                 if pattern.match(match[1]):
                     row[name] += 1
     return found
+
+
+def lacking(kernel: str, counts: dict[str, int]) -> list[str]:
+    """The instructions of :data:`NEEDED` that a kernel's code should have and has not."""
+    return [name for name in NEEDED.get(kernel.partition("<")[0], ()) if not counts.get(name)]
 
 
 def threads(text: str) -> dict[str, int]:

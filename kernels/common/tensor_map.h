@@ -6,6 +6,8 @@
 #ifdef __CUDACC__
 #include <cuda.h>
 #include <cuda_runtime.h>
+
+#include <atomic>
 #else
 #include "emulation/executor_api.h"
 #endif
@@ -93,16 +95,18 @@ typedef CUtensorMap TensorMap;
 
 namespace detail {
 // libcuda is not linked, so that the module imports on machines without a driver: the runtime finds the
-// function.
+// function, once; each has a type of its own.
 template <class F>
 cudaError_t driver_function(const char* name, F* function) {
+  static std::atomic<F> known{nullptr};
+  if ((*function = known.load(std::memory_order_relaxed)) != nullptr) return cudaSuccess;
   void* p = nullptr;
   cudaDriverEntryPointQueryResult found;
   const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &p, 12000, cudaEnableDefault, &found);
   if (error != cudaSuccess) return error;
   if (found != cudaDriverEntryPointSuccess || !p)
     return refuse(std::string("the driver has no ") + name, cudaErrorNotSupported);
-  *function = reinterpret_cast<F>(p);
+  known = *function = reinterpret_cast<F>(p);
   return cudaSuccess;
 }
 inline CUtensorMapDataType element_type(TensorElement e) {

@@ -97,5 +97,8 @@ template cudaError_t conv2d_fprop_generic(float*, const float*, const float*, co
                                           const Conv2dShape&, Activation, void*, cudaStream_t);
 template cudaError_t conv2d_fprop_generic(Bf16*, const Bf16*, const Bf16*, const float*, const Conv2dShape&,
                                           Activation, void*, cudaStream_t);
+// For the rows of 9.0, whose unit is for it alone.
+template cudaError_t conv::fprop_finish(const char*, Bf16*, const float*, const Conv2dShape&, Activation,
+                                        void*, const conv::GemmGrid&, cudaStream_t);
 
 }  // namespace pcn

@@ -26,6 +26,8 @@ ptxas info    : Function properties for _Z5spillPf
     16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
 ptxas info    : Used 255 registers, 392 bytes cmem[0]
 ptxas warning : something is odd
+ptxas info    : (C7519) warpgroup.arrive is injected in around line 372 by compiler
+ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized
 """
 
 SASS = """\
@@ -45,6 +47,8 @@ SASS = """\
         /*00a0*/                   UTMALDG.2D [UR8], [UR4] ;       /* 0x0 */
         /*00b0*/                   STG.E.128 desc[UR4][R2.64], R4 ;  /* 0x0 */
         /*00c0*/                   LDS.128 R4, [R6] ;              /* 0x0 */
+        /*00d0*/                   UTMALDG.4D.IM2COL [UR8], [UR4], UR6 ;  /* 0x0 */
+        /*00e0*/                   UTMASTG.4D [UR4], [UR8] ;       /* 0x0 */
 		Function : _Z5spillPf
         /*0000*/                   STL.64 [R1], R4 ;               /* 0x0 */
         /*0010*/              @UP0 BAR.ARV 0x1, 0x80 ;             /* 0x0 */
@@ -72,15 +76,24 @@ def test_ptxas_is_read():
         ("_Z5rightPf", 151, 12800, 0),
         ("_Z5spillPf", 255, 0, 12),
     ]
-    assert complaints == ["ptxas warning : something is odd"]
+    assert len(complaints) == 3
+    assert complaints[0] == "ptxas warning : something is odd"
 
 
 def test_instructions_are_counted():
     counts = sass.count(SASS)
-    right = {"FFMA": 1, "HMMA": 1, "HGMMA": 1, "LDGSTS": 1, "LDSM": 1, "UTMALDG": 1, "BAR": 1}
+    right = {"FFMA": 1, "HMMA": 1, "HGMMA": 1, "LDGSTS": 1, "LDSM": 1, "BAR": 1}
+    right |= {"UTMALDG": 2, "UTMALDG.IM2COL": 1, "UTMASTG": 1}
     right |= {"LDG.128": 1, "STG.128": 1, "LDS.128": 1, "STS.128": 0, "LDL/STL": 0}
     assert counts["_Z5rightPf"] == right
     assert {name: n for name, n in counts["_Z5spillPf"].items() if n} == {"LDL/STL": 1, "BAR": 1}
+
+
+def test_instructions_that_are_lacking_are_named():
+    counts = dict.fromkeys(sass.COUNTED, 1)
+    assert sass.lacking("wgmma_kernel<WgmmaTile<128, 128, 64, 6, Bf16>, 4>", counts) == []
+    assert sass.lacking("wgmma_kernel<>", counts | {"UTMALDG.IM2COL": 0}) == ["UTMALDG.IM2COL"]
+    assert sass.lacking("fprop_kernel<Tile<128, 64>>", dict.fromkeys(sass.COUNTED, 0)) == []
 
 
 def test_block_sizes_are_read():
@@ -254,6 +267,16 @@ def test_no_kernel_spills():
         row["stem"] for row in COMMITTED["kernels"] if any(arch["spill"] for arch in row["arch"].values())
     ]
     assert [stem for stem in spilling if not stem.endswith("_generic")] == []
+
+
+def test_kernels_for_9_0_multiply_bring_and_leave_by_its_machinery():
+    found = [row for row in COMMITTED["kernels"] if row["kernel"].partition("<")[0] in sass.NEEDED]
+    # Others must not be compiled for it alone: the linker might keep these.
+    assert found == [row for row in COMMITTED["kernels"] if list(row["arch"]) == ["90a"]]
+    assert len(found) == 2 * sum("_WGMMA" in tile.line for tile in TILES)  # of steps of 128 and 96 bytes
+    for row in found:
+        assert sass.lacking(row["kernel"], row["arch"]["90a"]["sass"]) == []
+        assert row["arch"]["90a"]["spill"] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@
 
 namespace pcn {
 PCN_FPROP_WGMMA_BF16(hopper_row, 384, 50, WgmmaTile<128, 64, 64, 3, Bf16>)
+template cudaError_t conv::fprop_finish(const char*, Bf16*, const float*, const Conv2dShape&, Activation,
+                                        void*, const conv::GemmGrid&, cudaStream_t);
 }  // namespace pcn
 
 int main() { run<pcn::Bf16>("wgmma", pcn::Precision::kBf16, 90, pcn::hopper_row_traits, pcn::hopper_row); }

@@ -7,6 +7,12 @@
 
 namespace pcn::conv {
 
+// Not of this unit, which is for 90a alone: what other cards need, they must find (conv2d_fprop_generic.cu has it), and
+// of two equal functions the linker keeps either.
+extern template cudaError_t fprop_finish(const char* stem, Bf16* y, const float* b, const Conv2dShape& shape,
+                                         Activation activation, void* workspace, const GemmGrid& grid,
+                                         cudaStream_t stream);
+
 template <class T>
 GemmExtent wgmma_fprop_extent(const Conv2dShape& s) {
   const WgmmaSteps steps = wgmma_steps<T>(s.c / s.groups);

@@ -152,15 +152,17 @@ __device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int c
   *reinterpret_cast<float2*>(row + ((column / 4 ^ row_in_8) * 16 + column % 4 * 4)) = make_float2(a, b);
 }
 
-// A consumer's outputs of a tile, through its buffers, of which `turn` is the next.
+// A consumer's outputs of a tile, through its buffers, of which `turn` is the next. Where pairs are of floats, rows 2 i
+// and 2 i + 1 of a product have their 8 columns in the same banks; so odd rows are two products ahead.
 template <class T, class Out>
 __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
                                             const WgmmaWork& work, int warpgroup, unsigned char* buffers,
                                             int& turn) {
   constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
+  constexpr int AHEAD = sizeof(Out) == 4 && PRODUCTS % 4 == 0 ? 2 : 0;
   const int group_filters = args.shape.k / args.shape.groups;
   const int thread = threadIdx.x % T::WARPGROUP, lane = thread % 32;
-  const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+  const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2, ahead = row % 2 * AHEAD;
   const float* bias = args.bias == nullptr ? nullptr : args.bias + work.group * group_filters + work.n0;
   PCN_UNROLL_ON_DEVICE
   for (int part = 0; part < T::PARTS; ++part) {
@@ -173,7 +175,7 @@ __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (
       named_barrier_sync(1 + warpgroup, T::WARPGROUP);
       PCN_UNROLL_ON_DEVICE
       for (int j = 0; j < PRODUCTS; ++j) {
-        const int column = c * COLUMNS + 8 * j + pair;
+        const int within = 8 * (j ^ ahead) + pair, column = c * COLUMNS + within;
         float add[2] = {0.f, 0.f};
         if (bias != nullptr && work.n0 + column < group_filters)
           add[0] = __ldg(bias + column), add[1] = __ldg(bias + column + 1);
@@ -182,10 +184,11 @@ __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (
           float v[2];
           PCN_UNROLL_ON_DEVICE
           for (int e = 0; e < 2; ++e) {
-            v[e] = acc[part][4 * (c * PRODUCTS + j) + 2 * half + e] + add[e];
+            const int at = 4 * c * PRODUCTS + 2 * half + e;
+            v[e] = (ahead == 0 ? acc[part][at + 4 * j] : acc[part][at + 4 * (j ^ AHEAD)]) + add[e];
             if (args.relu != 0) v[e] = v[e] < 0.f ? 0.f : v[e];  // keeps NaN
           }
-          put_pair(buffer + (row + 8 * half) * T::ROW_BYTES, lane / 4, 8 * j + pair, v[0], v[1],
+          put_pair(buffer + (row + 8 * half) * T::ROW_BYTES, lane / 4, within, v[0], v[1],
                    static_cast<Out*>(nullptr));
         }
       }
@@ -258,6 +261,8 @@ __global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_const
       mbarrier_init(&barriers.empty[stage], T::CONSUMERS * T::WARPGROUP / 32);
     }
     fence_mbarrier_init();
+  } else if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) {
+    for (const TensorMap* map : {&args.pixels, &args.filters, &args.out}) prefetch_tensor_map(map);
   }
   __syncthreads();
   if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP) {
