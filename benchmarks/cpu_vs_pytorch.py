@@ -56,7 +56,7 @@ def build_twin(
     parameters, None: the plan's.
     """
     from pyconvnet import layers
-    from pyconvnet.layers.base import padding
+    from pyconvnet.common.checks import padding
 
     functional = torch.nn.functional
     parameters: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def build_twin(
         return y if activation is None else getattr(functional, activation)(y)
 
     def symmetric(x: Any, pad: Any, value: float = 0.0) -> tuple[Any, tuple[int, int]]:
-        (top, bottom), (left, right) = padding("pad", pad)
+        (top, bottom), (left, right) = padding("build_twin", "pad", pad)
         if (top, left) == (bottom, right):
             return x, (top, left)
         return functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
@@ -111,7 +111,7 @@ def build_twin(
             case layers.AvgPool2d():
 
                 def run(x: Any) -> Any:
-                    pad = padding("pad", layer.pad)
+                    pad = padding("build_twin", "pad", layer.pad)
                     pad = pad[0][0], pad[1][0]
                     return functional.avg_pool2d(x, layer.size, layer.stride, pad, layer.ceil_mode, False)
 
