@@ -125,6 +125,19 @@ def norm_calls(case, rng):
     yield ops.lrn_spatial_backward, (dy, x, *made, size, alpha, beta), {}, size**2 + 8
 
 
+def both_calls(case, rng):
+    """Normalisation with a pooling behind it: sizes of both."""
+    x_shape, *windows = POOLS[case]
+    x = rng.standard_normal(x_shape).astype(np.float32)
+    options = dict(zip(("size", "stride", "pad", "ceil_mode"), windows, strict=True))
+    options |= {"lrn_size": 5, "alpha": 0.7, "beta": 0.75, "k": 2.0, "groups": 1}
+    y, argmax = ops.lrn_max_pool2d(x, **options)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    yield ops.lrn_max_pool2d, (x,), options, 16
+    for relu in (False, True):
+        yield ops.lrn_max_pool2d_backward, (dy, argmax, x), options | {"relu": relu}, 300
+
+
 def pointwise_calls(shape, rng):
     dy, y = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
     yield ops.relu, (y,), {}, 1
@@ -137,6 +150,7 @@ CALLS = [
     *((conv_calls, case) for case in CONVS),
     *((pool_calls, case) for case in POOLS),
     *((norm_calls, case) for case in NORMS),
+    *((both_calls, case) for case in POOLS),
     *((pointwise_calls, shape) for shape in SHAPES),
 ]
 every_call = pytest.mark.parametrize(("calls", "case"), CALLS, ids=[str(case) for _, case in CALLS])
@@ -212,7 +226,7 @@ def test_nearly_all_of_these_calls_have_a_kernel(rng, monkeypatch):
 
 @every_call
 def test_bits_do_not_depend_on_the_number_of_threads(calls, case, level, rng, set_threads, monkeypatch):
-    for family in (host.conv, host.norm, host.pointwise, host.pool):
+    for family in (host.conv, host.lrn_max_pool, host.norm, host.pointwise, host.pool):
         monkeypatch.setattr(family, "_TASK", family._TASK // 512)  # so that small arrays are shared out, too
     every = list(calls(case, rng))
     operation.forget()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import reference
-from . import conv, module, norm, pointwise, pool
+from . import conv, lrn_max_pool, module, norm, pointwise, pool
 
 _KERNELS: dict[Callable[..., Any], Callable[..., module.Call | None]] = {
     getattr(reference, function.__name__): function
@@ -22,6 +22,8 @@ _KERNELS: dict[Callable[..., Any], Callable[..., module.Call | None]] = {
         conv.conv2d,
         conv.conv2d_dgrad,
         conv.conv2d_wgrad,
+        lrn_max_pool.lrn_max_pool2d,
+        lrn_max_pool.lrn_max_pool2d_backward,
         norm.lrn,
         norm.lrn_backward,
         norm.lrn_spatial,

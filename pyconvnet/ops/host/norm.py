@@ -21,10 +21,15 @@ def _reach(size: int, extent: int) -> tuple[int, int]:
     return min(size // 2, extent - 1), min(size - 1 - size // 2, extent - 1)
 
 
-def _across_channels(shape: tuple[int, ...], size: int, groups: int) -> tuple[int, ...]:
+def across_channels(shape: tuple[int, ...], size: int, groups: int) -> tuple[int, ...]:
     """Return the geometry: a group's channels are the columns of an image of one row."""
     channels = shape[-1] // groups
     return np.prod(shape, dtype=int).item() // channels, 1, channels, 1, 0, 0, *_reach(size, channels)
+
+
+def suits(beta: float, *arrays: np.ndarray) -> bool:
+    """Tell whether kernels take that power, and those arrays."""
+    return beta in _BETAS and module.suits(*arrays)
 
 
 def _across_pixels(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
@@ -45,7 +50,7 @@ def _forward(
     x: np.ndarray,
     out: tuple[np.ndarray, np.ndarray],
 ) -> module.Call | None:
-    if beta not in _BETAS or not module.suits(x, *out):
+    if not suits(beta, x, *out):
         return None
     return _run, ("lrn", (geometry, alpha, beta, k, 0.0), x, *out)
 
@@ -58,7 +63,7 @@ def _backward(
     relu: bool,
     out: np.ndarray,
 ) -> module.Call | None:
-    if beta not in _BETAS or not module.suits(*arrays, out):
+    if not suits(beta, *arrays, out):
         return None
     return _run, ("lrn_backward", (geometry, alpha, beta, 0.0, 2 * alpha * beta), *arrays, relu, out)
 
@@ -74,7 +79,7 @@ def lrn(
     out: tuple[np.ndarray, np.ndarray],
 ) -> module.Call | None:
     """Return what normalises, and its arguments; None where that is the reference's."""
-    return _forward(_across_channels(x.shape, size, groups), alpha, beta, k, x, out)
+    return _forward(across_channels(x.shape, size, groups), alpha, beta, k, x, out)
 
 
 def lrn_backward(
@@ -91,7 +96,7 @@ def lrn_backward(
     out: np.ndarray,
 ) -> module.Call | None:
     """Return what computes the gradient, and its arguments; None where that is the reference's."""
-    return _backward(_across_channels(x.shape, size, groups), alpha, beta, (dy, x, y, scale), relu, out)
+    return _backward(across_channels(x.shape, size, groups), alpha, beta, (dy, x, y, scale), relu, out)
 
 
 def lrn_spatial(

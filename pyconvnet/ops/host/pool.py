@@ -17,13 +17,14 @@ from . import module
 _TASK = 1 << 18
 
 
-def _geometry(
+def geometry(
     x_shape: tuple[int, ...], y_shape: tuple[int, ...], size: Pair, stride: Pair, pad: Padding
 ) -> tuple[int, ...]:
+    """List the extents as the module takes them."""
     return *x_shape, *size, *y_shape[1:3], *stride, pad[0][0], pad[1][0]
 
 
-def _small(size: Pair) -> bool:
+def small(size: Pair) -> bool:
     """Tell whether kernels take windows of that size: their positions fit a byte."""
     return math.prod(size) <= 255
 
@@ -36,12 +37,12 @@ def _parts(x_shape: tuple[int, ...], rows: int) -> list[tuple[int, int, int, int
 
 def _run(
     name: str,
-    geometry: tuple[int, ...],
+    extents: tuple[int, ...],
     parts: list[tuple[int, ...]],
     *rest: np.ndarray | tuple[int, ...] | None,
 ) -> None:
     kernel, level = getattr(module.ext(), name), module.level()
-    module.each(lambda i: kernel(level, geometry, parts[i], *rest), len(parts))
+    module.each(lambda i: kernel(level, extents, parts[i], *rest), len(parts))
 
 
 def _counted(pad: Padding, count_include_pad: bool) -> tuple[int, ...]:
@@ -53,10 +54,10 @@ def max_pool2d(
 ) -> module.Call | None:
     """Return what finds the maxima, and its arguments; None where that is the reference's."""
     y, argmax = out
-    if not (module.suits(x, y) and _small(size)):
+    if not (module.suits(x, y) and small(size)):
         return None
     parts = _parts(x.shape, y.shape[1])
-    return _run, ("max_pool", _geometry(x.shape, y.shape, size, stride, pad), parts, x, y, argmax)
+    return _run, ("max_pool", geometry(x.shape, y.shape, size, stride, pad), parts, x, y, argmax)
 
 
 def max_pool2d_backward(
@@ -71,12 +72,12 @@ def max_pool2d_backward(
     out: np.ndarray,
 ) -> module.Call | None:
     """Return what computes the gradient, and its arguments; None where that is the reference's."""
-    if not (module.suits(dy, mask, out) and _small(size)):
+    if not (module.suits(dy, mask, out) and small(size)):
         return None
     parts = _parts(x_shape, x_shape[1])
     return _run, (
         "max_pool_backward",
-        _geometry(x_shape, dy.shape, size, stride, pad),
+        geometry(x_shape, dy.shape, size, stride, pad),
         parts,
         dy,
         argmax,
@@ -89,10 +90,10 @@ def avg_pool2d(
     x: np.ndarray, size: Pair, stride: Pair, pad: Padding, count_include_pad: bool, *, out: np.ndarray
 ) -> module.Call | None:
     """Return what averages, and its arguments; None where that is the reference's."""
-    if not (module.suits(x, out) and _small(size)):
+    if not (module.suits(x, out) and small(size)):
         return None
-    geometry, parts = _geometry(x.shape, out.shape, size, stride, pad), _parts(x.shape, out.shape[1])
-    return _run, ("avg_pool", geometry, parts, _counted(pad, count_include_pad), x, out)
+    extents, parts = geometry(x.shape, out.shape, size, stride, pad), _parts(x.shape, out.shape[1])
+    return _run, ("avg_pool", extents, parts, _counted(pad, count_include_pad), x, out)
 
 
 def avg_pool2d_backward(
@@ -107,7 +108,7 @@ def avg_pool2d_backward(
     out: np.ndarray,
 ) -> module.Call | None:
     """Return what computes the gradient, and its arguments; None where that is the reference's."""
-    if not (module.suits(dy, mask, out) and _small(size)):
+    if not (module.suits(dy, mask, out) and small(size)):
         return None
-    geometry, parts = _geometry(x_shape, dy.shape, size, stride, pad), _parts(x_shape, x_shape[1])
-    return _run, ("avg_pool_backward", geometry, parts, _counted(pad, count_include_pad), dy, mask, out)
+    extents, parts = geometry(x_shape, dy.shape, size, stride, pad), _parts(x_shape, x_shape[1])
+    return _run, ("avg_pool_backward", extents, parts, _counted(pad, count_include_pad), dy, mask, out)
