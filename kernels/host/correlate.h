@@ -15,20 +15,22 @@ constexpr int kTile = kLanes == 16  ? 8
                       : kLanes == 8 ? 6
                                     : 4;  // outputs; times two vectors, beside the operands
 
-void pack(const Conv& g, const float* w, bool transposed, float* panels) {
+void pack(const Conv& g, long begin, long end, const float* w, bool transposed, float* panels) {
   const long channels = g.c / g.groups, filters = g.k / g.groups, taps = g.r * g.s;
   const long inputs = transposed ? filters : channels, outputs = transposed ? channels : filters;
-  for (long group = 0; group < g.groups; ++group)
-    for (long first = 0; first < outputs; first += 2 * kLanes) {
-      const long width = outputs - first > kLanes ? 2 * kLanes : kLanes;
-      for (long tap = 0; tap < taps; ++tap)
-        for (long i = 0; i < inputs; ++i, panels += width)
-          for (long o = 0; o < width; ++o) {
-            const long in = group * filters + (transposed ? i : first + o), of = transposed ? first + o : i;
-            const long at = (in * taps + (transposed ? taps - 1 - tap : tap)) * channels + of;
-            panels[o] = first + o < outputs ? w[at] : 0.0f;
-          }
-    }
+  const long in_group = up(outputs, 2 * kLanes), of_group = taps * inputs * up(outputs, kLanes) * kLanes;
+  for (long panel = begin; panel < end; ++panel) {
+    const long group = panel / in_group, first = panel % in_group * 2 * kLanes;
+    const long width = outputs - first > kLanes ? 2 * kLanes : kLanes;
+    float* to = panels + group * of_group + first * taps * inputs;
+    for (long tap = 0; tap < taps; ++tap)
+      for (long i = 0; i < inputs; ++i, to += width)
+        for (long o = 0; o < width; ++o) {
+          const long in = group * filters + (transposed ? i : first + o), of = transposed ? first + o : i;
+          const long at = (in * taps + (transposed ? taps - 1 - tap : tap)) * channels + of;
+          to[o] = first + o < outputs ? w[at] : 0.0f;
+        }
+  }
 }
 
 // Where a tile's operands are, and where its results go.

@@ -36,17 +36,18 @@ struct Kernels {
   const char* name;
   long lanes;  // numbers in a vector; filters are packed in panels of twice as many
 
-  // Filters (K, R, S, C/groups) as panels: of each group, of 2 lanes of outputs, taps, channels, outputs; the last panel
-  // has one lane where that suffices, and zeros. Of the transposed: outputs are the channels, the taps run backwards.
-  void (*pack)(const Conv&, const float* w, bool transposed, float* panels);
+  // Filters (K, R, S, C/groups) as panels, of which [begin, end): of each group, of 2 lanes of outputs, taps, channels,
+  // outputs; the last panel of a group has one lane where that suffices, and zeros. Of the transposed: outputs are the
+  // channels, the taps run backwards.
+  void (*pack)(const Conv&, long begin, long end, const float* w, bool transposed, float* panels);
   // activation(x * filters + bias), zero where mask <= 0; bias and mask may be null
   void (*correlate)(const Conv&, const Part&, const float* x, const float* panels, const float* bias,
                     bool relu, const float* mask, float* y);
   // sums (groups, R, S, C/groups, K/groups rounded up to lanes) = those of images [n0, n1);
   // `room`: wgrad_image, and P Q gradients of a group, rounded up likewise
   void (*wgrad)(const Conv&, long n0, long n1, const float* dy, const float* x, float* room, float* sums);
-  // dw (K, R, S, C/groups) = the sum of `count` such sums, in their order
-  void (*wgrad_sum)(const Conv&, long count, const float* sums, float* dw);
+  // dw (K, R, S, C/groups) = the sum of `count` such sums, in their order; rows [begin, end) of (groups, R, S, C/groups)
+  void (*wgrad_sum)(const Conv&, long count, long begin, long end, const float* sums, float* dw);
 
   void (*max_pool)(const Pool&, const Part&, const float* x, float* y, unsigned char* argmax);
   void (*max_pool_backward)(const Pool&, const Part&, const float* dy, const unsigned char* argmax,

@@ -228,18 +228,19 @@ PyObject* levels(PyObject*, PyObject*) {
 }
 
 PyObject* pack(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  Arguments args(values, count, 5);
+  Arguments args(values, count, 7);
   const Kernels* kernels = args.level();
   const Conv g = conv_of(args);
-  const bool transposed = args.integer(0, 1);
   if (!args.good()) return nullptr;
-  const long channels = g.c / g.groups, filters = g.k / g.groups;
-  const long padded =
-      ((transposed ? channels : filters) + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  const bool transposed = args.integer(0, 1);
+  const long channels = g.c / g.groups, filters = g.k / g.groups, lanes = kernels->lanes;
+  const long outputs = transposed ? channels : filters, padded = (outputs + lanes - 1) / lanes * lanes;
+  const long all = g.groups * ((outputs + 2 * lanes - 1) / (2 * lanes));
+  const long begin = args.integer(0, all), end = args.integer(begin, all);
   const float* w = args.floats(args.product(g.k, g.r, g.s, channels));
   float* panels =
       args.floats(args.product(g.groups, g.r, g.s, transposed ? filters : channels, padded), true);
-  return run(args, [&] { kernels->pack(g, w, transposed, panels); });
+  return run(args, [&] { kernels->pack(g, begin, end, w, transposed, panels); });
 }
 
 PyObject* correlate(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -275,15 +276,16 @@ PyObject* wgrad(PyObject*, PyObject* const* values, Py_ssize_t count) {
 }
 
 PyObject* wgrad_sum(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  Arguments args(values, count, 5);
+  Arguments args(values, count, 7);
   const Kernels* kernels = args.level();
   const Conv g = conv_of(args);
-  const long parts = args.integer(1, 1 << 20);
+  const long parts = args.integer(1, 1 << 20), rows = args.product(g.c, g.r, g.s);
   if (!args.good()) return nullptr;
+  const long begin = args.integer(0, rows), end = args.integer(begin, rows);
   const long filters = (g.k / g.groups + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
-  const float* sums = args.floats(args.product(parts, g.c, g.r, g.s, filters));
+  const float* sums = args.floats(args.product(parts, rows, filters));
   float* dw = args.floats(args.product(g.k, g.r, g.s, g.c / g.groups), true);
-  return run(args, [&] { kernels->wgrad_sum(g, parts, sums, dw); });
+  return run(args, [&] { kernels->wgrad_sum(g, parts, begin, end, sums, dw); });
 }
 
 PyObject* max_pool(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -422,10 +424,10 @@ PyMethodDef method(const char* name, const char* text) {
 PyMethodDef functions[] = {
     {"levels", levels, METH_NOARGS,
      "levels() -> {name: numbers in a vector} of this processor, the best first"},
-    method<pack>("pack", "pack(level, conv, transposed, w, panels)"),
+    method<pack>("pack", "pack(level, conv, transposed, begin, end, w, panels)"),
     method<correlate>("correlate", "correlate(level, conv, part, x, panels, bias, relu, mask, y)"),
     method<wgrad>("wgrad", "wgrad(level, conv, n0, n1, dy, x, sums)"),
-    method<wgrad_sum>("wgrad_sum", "wgrad_sum(level, conv, parts, sums, dw)"),
+    method<wgrad_sum>("wgrad_sum", "wgrad_sum(level, conv, parts, begin, end, sums, dw)"),
     method<max_pool>("max_pool", "max_pool(level, pool, part, x, y, argmax)"),
     method<max_pool_backward>("max_pool_backward",
                               "max_pool_backward(level, pool, part, dy, argmax, mask, dx)"),

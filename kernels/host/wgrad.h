@@ -131,21 +131,21 @@ void wgrad(const Conv& g, long n0, long n1, const float* dy, const float* x, flo
   }
 }
 
-void wgrad_sum(const Conv& g, long count, const float* sums, float* dw) {
+void wgrad_sum(const Conv& g, long count, long begin, long end, const float* sums, float* dw) {
   const long filters = g.k / g.groups, width = up(filters, kLanes) * kLanes,
              run = g.r * g.s * (g.c / g.groups);
   const long all = g.groups * run * width;
-  for (long group = 0; group < g.groups; ++group)
-    for (long i = 0; i < run; ++i)
-      for (long k = 0; k < width; k += kLanes) {
-        const float* at = sums + (group * run + i) * width + k;
-        V total = load(at);
-        for (long part = 1; part < count; ++part) total += load(at + part * all);
-        float results[kLanes];
-        store(results, total);
-        for (long j = 0; j < least(kLanes, filters - k); ++j)
-          dw[(group * filters + k + j) * run + i] = results[j];
-      }
+  for (long row = begin; row < end; ++row) {
+    float* to = dw + row / run * filters * run + row % run;
+    for (long k = 0; k < width; k += kLanes) {
+      const float* at = sums + row * width + k;
+      V total = load(at);
+      for (long part = 1; part < count; ++part) total += load(at + part * all);
+      float results[kLanes];
+      store(results, total);
+      for (long j = 0; j < least(kLanes, filters - k); ++j) to[(k + j) * run] = results[j];
+    }
+  }
 }
 
 }  // namespace

@@ -228,6 +228,8 @@ def test_nearly_all_of_these_calls_have_a_kernel(rng, monkeypatch):
 def test_bits_do_not_depend_on_the_number_of_threads(calls, case, level, rng, set_threads, monkeypatch):
     for family in (host.conv, host.lrn_max_pool, host.norm, host.pointwise, host.pool):
         monkeypatch.setattr(family, "_TASK", family._TASK // 512)  # so that small arrays are shared out, too
+    monkeypatch.setattr(host.conv, "_PACKED", 64)
+    monkeypatch.setattr(host.conv, "_ADDED", 512)
     every = list(calls(case, rng))
     operation.forget()
     set_threads(1)
@@ -364,10 +366,10 @@ def good_calls():
         panels = f32(3 * 2 * 3 * 2 * lanes)
     argmax, part, pooled = np.zeros(y.shape, np.uint8), (0, 2, 0, 4), f32(2, 5, 4, 3)
     return {
-        "pack": (level, conv, 0, f32(6, 3, 2, 3), panels),
+        "pack": (level, conv, 0, 0, 1, f32(6, 3, 2, 3), panels),
         "correlate": (level, conv, part, x, panels, f32(6), 1, up.copy(), up),
         "wgrad": (level, conv, 0, 2, up, x, panels.copy()),
-        "wgrad_sum": (level, conv, 1, panels, f32(6, 3, 2, 3)),
+        "wgrad_sum": (level, conv, 1, 0, 18, panels, f32(6, 3, 2, 3)),
         "max_pool": (level, pool, part, pooled, y, argmax),
         "max_pool_backward": (level, pool, (0, 2, 0, 5), y, argmax, None, dx),
         "avg_pool": (level, pool, part, (0, 0, 0, 0), pooled, y),

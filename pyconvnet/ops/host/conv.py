@@ -21,6 +21,9 @@ _IMAGES = 8
 #: Sums over images that are made side by side, then added in order; their numbers altogether.
 _LANES, _MOST_SUMS = 16, 1 << 24
 
+#: Numbers of panels, and of sums, that are worth a thread.
+_PACKED, _ADDED = 1 << 14, 1 << 17
+
 Geometry = tuple[int, ...]
 
 
@@ -60,8 +63,11 @@ def _correlate(
     lanes = module.levels()[level]
     c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
     panels = scratch("host.panels", (c * r * s * -(-k // groups // lanes) * lanes,), np.float32)
-    pack = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
-    ext.pack(level, pack, transposed, w, panels)
+    filters = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
+    pieces = ranges(
+        groups * -(-k // groups // (2 * lanes)), max(1, _PACKED // (2 * lanes * c // groups * r * s))
+    )
+    module.each(lambda i: ext.pack(level, filters, transposed, *pieces[i], w, panels), len(pieces))
 
     def task(i: int) -> None:
         ext.correlate(level, geometry, parts[i], x, panels, bias, relu, mask, out)
@@ -113,7 +119,8 @@ def _wgrad(dy: np.ndarray, x: np.ndarray, dw: np.ndarray, geometry: Geometry, im
     c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
     sums = scratch("host.sums", (len(images), c * r * s * -(-k // groups // lanes) * lanes), np.float32)
     module.each(lambda i: ext.wgrad(level, geometry, *images[i], dy, x, sums[i]), len(images))
-    ext.wgrad_sum(level, geometry, len(images), sums, dw)
+    rows = ranges(c * r * s, max(1, _ADDED // (len(images) * k)))
+    module.each(lambda i: ext.wgrad_sum(level, geometry, len(images), *rows[i], sums, dw), len(rows))
 
 
 def conv2d_wgrad(
