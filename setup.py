@@ -1,9 +1,9 @@
-"""Builds pyconvnet._cuda and pyconvnet._emulator with CMake. Metadata lives in pyproject.toml.
+"""Builds pyconvnet._host, _emulator and _cuda with CMake. Metadata lives in pyproject.toml.
 
-``_cuda`` is built where there is an nvcc, a GPU, or a GPU architecture asked for; on a machine with none of
-them it is left out, and ``CMAKE_ARGS=-DPYCONVNET_CUDA=ON`` builds it there, too (``OFF`` leaves it out
-anywhere, ``-DPYCONVNET_EMULATOR=OFF`` the emulator). Where it is built and no nvcc is new enough, pip fetches
-one.
+``_host`` is built everywhere. ``_cuda`` is built where there is an nvcc, a GPU, or a GPU architecture asked
+for; on a machine with none of them it is left out, and ``CMAKE_ARGS=-DPYCONVNET_CUDA=ON`` builds it there,
+too (``OFF`` leaves it out anywhere, ``-DPYCONVNET_EMULATOR=OFF`` the emulator). Where it is built and no nvcc
+is new enough, pip fetches one.
 
 Environment: CMAKE_ARGS (extra CMake options, e.g. -DCMAKE_CUDA_ARCHITECTURES=90), CUDACXX (the nvcc to use),
 PYCONVNET_JOBS (parallel compilations, default: one per core).
@@ -31,7 +31,7 @@ LEFT_OUT = (
 
 
 class CMakeBuild(build_ext):
-    """One CMake build makes both extensions; the second call finds nothing left to do."""
+    """One CMake build makes all extensions; later calls find nothing left to do."""
 
     def build_extension(self, ext):
         out = Path(self.get_ext_fullpath(ext.name)).resolve().parent
@@ -180,7 +180,11 @@ def wants_emulator():
     return option("PYCONVNET_EMULATOR") is not False
 
 
-EXTENSIONS = ["pyconvnet._emulator"] * wants_emulator() + ["pyconvnet._cuda"] * wants_cuda()
+EXTENSIONS = [
+    "pyconvnet._host",
+    *["pyconvnet._emulator"] * wants_emulator(),
+    *["pyconvnet._cuda"] * wants_cuda(),
+]
 
 setup(
     ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS],

@@ -56,7 +56,7 @@ def build_twin(
     parameters, None: the plan's.
     """
     from pyconvnet import layers
-    from pyconvnet.layers.base import padding
+    from pyconvnet.common.checks import padding
 
     functional = torch.nn.functional
     parameters: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def build_twin(
         return y if activation is None else getattr(functional, activation)(y)
 
     def symmetric(x: Any, pad: Any, value: float = 0.0) -> tuple[Any, tuple[int, int]]:
-        (top, bottom), (left, right) = padding("pad", pad)
+        (top, bottom), (left, right) = padding("build_twin", "pad", pad)
         if (top, left) == (bottom, right):
             return x, (top, left)
         return functional.pad(x, (left, right, top, bottom), value=value), (0, 0)
@@ -111,7 +111,7 @@ def build_twin(
             case layers.AvgPool2d():
 
                 def run(x: Any) -> Any:
-                    pad = padding("pad", layer.pad)
+                    pad = padding("build_twin", "pad", layer.pad)
                     pad = pad[0][0], pad[1][0]
                     return functional.avg_pool2d(x, layer.size, layer.stride, pad, layer.ceil_mode, False)
 
@@ -125,6 +125,14 @@ def build_twin(
                         for part in x.chunk(layer.groups, 1)
                     ]
                     return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
+
+            case layers.SpatialLRN():
+
+                def run(x: Any) -> Any:
+                    before, after = layer.size // 2, layer.size - 1 - layer.size // 2
+                    squares = functional.pad(x * x, (before, after, before, after))
+                    sums = functional.avg_pool2d(squares, layer.size, 1, divisor_override=1)
+                    return x / (layer.k + layer.alpha * sums) ** layer.beta
 
             case layers.ReLU():
                 run = functional.relu
@@ -260,36 +268,21 @@ def check(torch: Any, network: Any, batch: int, seed: int) -> dict[str, float]:
 
 
 def profile(plan: Any, steps: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of each layer's forward and backward, and of the update."""
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    names = {node.index: node.name for node in plan.network}
-    kinds = {type(node.layer) for node in plan.network}
-    originals = [(kind, way, getattr(kind, way)) for kind in kinds for way in ("forward", "backward")]
-
-    def timed(way: str, function: Callable) -> Callable:
-        def run(self: Any, ctx: Any, *rest: Any) -> None:
-            start = time.perf_counter()
-            function(self, ctx, *rest)
-            times[names[ctx.layer], way].append((time.perf_counter() - start) * 1e3)
-
-        return run
-
-    for kind, way, function in originals:
-        setattr(kind, way, timed(way, function))
-    try:
-        for _ in range(steps):
-            plan.forward()
-            plan.backward()
-            start = time.perf_counter()
-            plan.update()
-            times["(update)", "forward"].append((time.perf_counter() - start) * 1e3)
-    finally:
-        for kind, way, function in originals:
-            setattr(kind, way, function)
-    rows: dict[str, dict[str, float]] = defaultdict(dict)
-    for (name, way), values in times.items():
-        rows[name][way] = statistics.median(values)
-    return dict(rows)
+    """Median milliseconds of each layer's forward and backward, and of the updates."""
+    times: dict[str, list[float]] = defaultdict(list)
+    tasks = plan.tasks("forward", "backward", "update")
+    for _ in range(steps):
+        with plan.lanes.active(0):
+            for task in tasks:
+                start = time.perf_counter()
+                task.run()
+                times[task.name].append((time.perf_counter() - start) * 1e3)
+    rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for task, values in times.items():
+        *layer, what = task.partition(" @")[0].split()
+        way = what if what in ("forward", "backward") else "backward"
+        rows[" ".join(layer) if way == what else "(update)"][way] += statistics.median(values)
+    return {name: dict(ways) for name, ways in rows.items()}
 
 
 def print_profile(rows: dict[str, dict[str, float]]) -> None:

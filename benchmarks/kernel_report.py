@@ -3,7 +3,8 @@
     python benchmarks/kernel_report.py                     print it
     python benchmarks/kernel_report.py --write             write the committed report anew
     python benchmarks/kernel_report.py --check             compare with the committed report
-    python benchmarks/kernel_report.py --check --arch 80 90    those architectures alone; CI does
+    python benchmarks/kernel_report.py --check --arch 80 90    those architectures alone
+    python benchmarks/kernel_report.py --check --objects DIR   the kernels that a build folder holds; CI does
     python benchmarks/kernel_report.py --family conv       only some families (not with --write)
     python benchmarks/kernel_report.py --only code         not the emulator's part; or: --only accesses
 
@@ -37,7 +38,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # what is installed comes first
-from report import compare, compiler, loops, measure, occupancy, predictions, render, sass
+from report import compare, compiler, loops, measure, objects, occupancy, predictions, render, sass
 from report.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,8 +104,14 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
         for found, complaints in pool.map(_compile, work):
             rows += found
             failures += complaints
+    return _table(rows, failures)
+
+
+def _table(rows: list[dict], failures: list[str]) -> tuple[list[dict], list[str]]:
+    """A row per kernel with what each architecture made of it, and failures, with those that spill."""
     names = compiler.demangle(sorted({row["symbol"] for row in rows}))
     table: dict[tuple[str, str, str], dict] = {}
+    failures = list(failures)
     for row in sorted(rows, key=lambda row: int(row["arch"].rstrip("a"))):  # as tables show them
         full = names[row["symbol"]]
         kernel = compiler.short(full)
@@ -240,6 +247,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="fail where the committed report is out of date")
     parser.add_argument("--only", choices=["code", "accesses"], help="one half (not with --write)")
     parser.add_argument("--arch", nargs="+", help="e.g. 75 80 90; default: those of a build without a GPU")
+    parser.add_argument(
+        "--objects",
+        type=Path,
+        metavar="FOLDER",
+        help="read a build's object files, of 8.0 and 9.0, compile nothing",
+    )
     parser.add_argument("--family", nargs="+", help="only these folders of kernels/")
     parser.add_argument("--lines", action="store_true", help="give accesses that are not ideal their lines")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -259,6 +272,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.write and (given.only or given.family or given.arch):
         parser.error("--write writes the whole report: not with --only, --family or --arch")
+    if given.objects and not given.check:
+        parser.error(
+            "--objects FOLDER belongs to --check: the report is written of files compiled by themselves"
+        )
     if given.check and given.family:
         parser.error("--check compares the whole report: not with --family")
     return given
@@ -305,6 +322,12 @@ def compiled(given: argparse.Namespace) -> tuple[str, list[dict], list[str]]:
         if given.write or given.check:
             sys.exit(f"kernel_report: {text} (--disassembler FOLDER does)")
         print(f"{text}; instructions are not counted", file=sys.stderr)
+    if given.objects:
+        rows, failures = _table(
+            objects.read(cuobjdump, given.objects, given.arch or ["80", "90"], given.jobs), []
+        )
+        committed = json.loads(REPORT.with_suffix(".json").read_text())["kernels"]
+        return compiler.version(nvcc), objects.as_in(committed, rows), failures
     archs = given.arch or compiler.default_architectures()
     files = compiler.sources(given.family, given.build / "tiles")
     return compiler.version(nvcc), *code(nvcc, cuobjdump, files, archs, given.jobs, given.build / "report")

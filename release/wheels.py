@@ -128,7 +128,7 @@ def check_wheel(wheel: Path, cuda: bool) -> str:
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         head = Parser().parsestr(archive.read(metadata).decode())
     modules = {name.partition("/")[2].partition(".")[0] for name in names if name.endswith(".so")}
-    if modules != ({"_cuda", "_emulator"} if cuda else {"_emulator"}):
+    if modules != ({"_host", "_cuda", "_emulator"} if cuda else {"_host", "_emulator"}):
         raise SystemExit(f"release: {wheel.name} holds the compiled modules {sorted(modules)}")
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
         raise SystemExit(f"release: {wheel.name} holds no LICENSE")

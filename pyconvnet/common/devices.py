@@ -4,7 +4,8 @@
 name       arrays  arithmetic                                     for
 ========== ======= ============================================== =========================================
 cuda:0 ... CuPy    ``pyconvnet._cuda``: kernels/ compiled by nvcc the product
-cpu        NumPy   ``pyconvnet.reference``: NumPy and BLAS        machines without a GPU; tests' oracle
+cpu        NumPy   ``pyconvnet.reference``: NumPy and BLAS, and   machines without a GPU; tests' oracle
+                   for float32 ``pyconvnet._host``
 emulator   NumPy   ``pyconvnet._emulator``: kernels/ by g++       running and debugging kernels without a GPU
 ========== ======= ============================================== =========================================
 
@@ -18,12 +19,15 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import math
 import os
 import re
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+
+_CACHE_LINE = 64
 
 
 class DeviceUnavailableError(RuntimeError):
@@ -44,7 +48,8 @@ class Device:
     xp : module
         ``numpy`` or ``cupy``.
     ext : module or None
-        The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.reference`.
+        The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.reference` and,
+        where they have a kernel, `pyconvnet.ops.host`.
     code : Code or None
         Which of the module's code a CUDA device runs; None where that is not known, and for the others.
     """
@@ -74,9 +79,13 @@ class Device:
             return self.xp.empty(shape, dtype)
 
     def zeros(self, shape, dtype=np.float32):
-        """Return an array of zeros on this device."""
-        with self.activate():
-            return self.xp.zeros(shape, dtype)
+        """Return an array of zeros on this device; on a host it begins with a cache line, for vectors."""
+        if self.kind == "cuda":
+            with self.activate():
+                return self.xp.zeros(shape, dtype)
+        shape, dtype = tuple(shape) if isinstance(shape, tuple | list) else (shape,), np.dtype(dtype)
+        raw = np.zeros(math.prod(shape) * dtype.itemsize + _CACHE_LINE - 1, np.uint8)
+        return raw[-raw.ctypes.data % _CACHE_LINE :][: raw.size - _CACHE_LINE + 1].view(dtype).reshape(shape)
 
     def asarray(self, array, dtype=None):
         """Return a NumPy array on this device: itself on the host, a copy on a GPU."""

@@ -6,11 +6,13 @@ number of threads, and BLAS is held to one thread inside a task: results therefo
 number of threads.
 
 The number of threads is the first that is set of `set_num_threads()`, `PYCONVNET_NUM_THREADS`,
-`OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`, and otherwise the number of CPUs this process may run on.
+`OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`, and otherwise the number of CPUs this process may run on, or whose
+time its container has, if that is less.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import math
@@ -41,9 +43,46 @@ def _default_num_threads() -> int:
         if text.isdigit() and int(text) > 0:
             return int(text)
     try:
-        return len(os.sched_getaffinity(0))
+        cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, math.ceil(_quota())))
+
+
+def _quota(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> float:
+    """Return of how many CPUs the time is this process's: the least of its control groups; else a lot.
+
+    Version 2 says it in ``cpu.max``, "max 100000" or "150000 100000", for a group and those above; version 1
+    in two files, and -1 for no limit. In a container its group is the root of what it sees.
+    """
+    quotas = [_MANY]
+    for path in ("cpu/cpu.cfs_quota_us", "cpu,cpuacct/cpu.cfs_quota_us"):
+        quotas.append(_share(_text(f"{root}/{path}"), _text(f"{root}/{path}".replace("quota", "period"))))
+    own = next((line[3:].strip() for line in _text(groups).splitlines() if line.startswith("0::")), "")
+    parts = [part for part in own.split("/") if part not in ("", "..")]
+    for depth in range(len(parts) + 1):
+        words = _text("/".join([root, *parts[:depth], "cpu.max"])).split()
+        quotas.append(_share(*words) if len(words) == 2 else _MANY)
+    return min(quotas)
+
+
+_MANY = float(1 << 20)
+
+
+def _share(quota: str, period: str) -> float:
+    try:
+        share = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return _MANY
+    return share if share > 0 else _MANY
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def get_num_threads() -> int:
@@ -154,21 +193,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def parallel(task: Callable[[int], None], count: int) -> None:
+def parallel(task: Callable[[int], None], count: int, blas: bool = True) -> None:
     """Run `task(0) … task(count - 1)`, each once, on the `cpu` device's threads; return when all are done.
 
     Tasks must be independent: they may run in any order and at the same time. A task that itself calls
     `parallel` runs the inner tasks one after the other. The first exception of a task is raised here.
+    `blas`: whether tasks use BLAS, which is then held to one thread each.
     """
     if getattr(_local, "inside", False):
         for index in range(count):
             task(index)
         return
 
+    hold = _single_threaded_blas if blas else contextlib.nullcontext()
     if count == 1:  # nothing to share out
         _local.inside = True
         try:
-            with _single_threaded_blas:
+            with hold:
                 task(0)
         finally:
             _local.inside = False
@@ -184,10 +225,10 @@ def parallel(task: Callable[[int], None], count: int) -> None:
         finally:
             _local.inside = False
 
-    with _single_threaded_blas:
+    with hold:
         # Without a way to hold BLAS to one thread, its own threads do the work and ours would only fight
         # them.
-        helpers = min(get_num_threads(), count) - 1 if _openblas is not None else 0
+        helpers = min(get_num_threads(), count) - 1 if _openblas is not None or not blas else 0
         if helpers <= 0:
             work()
             return

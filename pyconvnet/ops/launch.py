@@ -16,7 +16,7 @@ import numpy as np
 
 from ..common.devices import Device, emulator, get_device
 from ..common.precision import BFLOAT16
-from . import core, tuning
+from . import core, host, tuning
 from .arrays import is_array, pointer
 
 _PRECISIONS = ("fp32", "tf32", "fp32x3", "bf16")  # by the number the kernels know them by
@@ -39,8 +39,10 @@ class HostCall:
 
     def __init__(self, function: Callable[..., Any], *args: Any, **options: Any):
         self.function, self.args, self.options = function, args, options
-        tiny = getattr(function, "tiny", None)  # the same in fewer steps, of arrays alone
-        if tiny is not None and (call := tiny(*args, **options)) is not None:
+        call = host.call_for(function, args, options)  # the same by a compiled kernel
+        if call is None and (tiny := getattr(function, "tiny", None)) is not None:
+            call = tiny(*args, **options)  # the same in fewer steps, of arrays alone
+        if call is not None:
             (self.function, self.args), self.options = call, {}
         elif not any(a.dtype == BFLOAT16 for a in arrays_in((args, tuple(options.values())))):
             self.function = getattr(function, "__wrapped__", function)  # has nothing to widen

@@ -3,13 +3,14 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from support import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import kernel_report
-from report import alexnet, compare, compiler, occupancy, render, sass
+from report import alexnet, compare, compiler, objects, occupancy, render, sass
 from report.reasons import REASONS
 from report.tiles import TILES
 
@@ -189,6 +190,49 @@ def test_code_for_two_architectures_is_made_in_one_pass():
     assert compiler.passes(["75", "80", "90"]) == [("75", ["75"]), ("80", ["80", "90"])]
     assert compiler.passes(["90"]) == [("90", ["90"])]
     assert compiler.passes(["75"]) == [("75", ["75"])]
+
+
+USAGE = """\
+ Function _Z5rightPf:
+  REG:151 STACK:0 SHARED:12800 LOCAL:0 CONSTANT[0]:644 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function _Z5spillPf:
+  REG:255 STACK:16 SHARED:0 LOCAL:0 CONSTANT[0]:644 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+def test_object_files_are_read():
+    assert objects.usage(USAGE) == {"_Z5rightPf": (151, 0, 12800), "_Z5spillPf": (255, 16, 0)}
+    files = {"units/norm.cu.o": "norm", "units/conv2d_fprop_mma.cu.o": "conv", "kernels/pool/x.cu.o": "pool"}
+    for name, family in files.items():
+        assert objects.family_of(Path("build/CMakeFiles/cuda_kernels.dir") / name) == family
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "noticed"),
+    [
+        ("registers", 12, False),
+        ("registers", 13, True),
+        ("registers", -13, True),
+        ("shared", 4, True),
+        ("spill", 8, True),
+        ("sass/FFMA", 1, True),
+        ("sass/LDL/STL", 1, True),
+        ("loop/step/issue", 1, True),
+        ("loop/rest/issue", 1, False),
+        ("loop/rest/issue", 99, True),
+    ],
+)
+def test_the_kernels_of_a_unit_differ_in_little(path, value, noticed):
+    """As in the committed report but for this; under the name of the unit, which holds many."""
+    rows = copy.deepcopy(COMMITTED["kernels"])
+    made = next(row["arch"]["90"] for row in rows if "loop" in row["arch"].get("90", {}))
+    *outer, last = path.replace("LDL/STL", "LDL|STL").split("/")
+    for key in outer:
+        made = made[key]
+    made[last.replace("|", "/")] += value
+    read = objects.as_in(COMMITTED["kernels"], [row | {"stem": "unit"} for row in rows])
+    found, _ = compare.differences(COMMITTED, COMMITTED | {"kernels": read})
+    assert len(found) == noticed
 
 
 def test_kernels_that_come_and_go_are_noticed():

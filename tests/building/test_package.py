@@ -43,6 +43,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 #: What only a few callers need: never loaded before they ask for it.
 SELDOM = {
     *("cupy", "torch", "matplotlib", "sklearn", "mpi4py", "pyconvnet._cuda", "pyconvnet._emulator"),
+    "pyconvnet._host",
     *("urllib.request", "http.client", "ssl", "email", "tarfile", "multiprocessing", "asyncio", "unittest"),
     *("tqdm", "safetensors", "importlib.metadata", "argparse"),
 }
@@ -102,6 +103,7 @@ def test_cpu_works_without_the_compiled_modules_and_without_cupy():
     done = python(
         "import sys;"
         "sys.modules['pyconvnet._cuda'] = sys.modules['pyconvnet._emulator'] = sys.modules['cupy'] = None;"
+        "sys.modules['pyconvnet._host'] = None;"
         "import numpy as np, pyconvnet;"
         "from pyconvnet import ops;"
         "assert pyconvnet.get_device().name == 'cpu';"

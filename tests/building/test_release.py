@@ -18,6 +18,7 @@ WHOLE = {
     "pyconvnet/__init__.py": "",
     "pyconvnet/_cuda.cpython-311-x86_64-linux-gnu.so": "",
     "pyconvnet/_emulator.cpython-311-x86_64-linux-gnu.so": "",
+    "pyconvnet/_host.cpython-311-x86_64-linux-gnu.so": "",
     "pyconvnet-1.2.3.dist-info/METADATA": METADATA,
     "pyconvnet-1.2.3.dist-info/licenses/LICENSE": "",
 }
@@ -45,6 +46,7 @@ def test_a_whole_wheel_passes(script, tmp_path):
     [
         ("pyconvnet/_cuda.cpython-311-x86_64-linux-gnu.so", "manylinux_2_34_x86_64", "compiled modules"),
         ("pyconvnet/_emulator.cpython-311-x86_64-linux-gnu.so", "manylinux_2_34_x86_64", "compiled modules"),
+        ("pyconvnet/_host.cpython-311-x86_64-linux-gnu.so", "manylinux_2_34_x86_64", "compiled modules"),
         ("pyconvnet-1.2.3.dist-info/licenses/LICENSE", "manylinux_2_34_x86_64", "no LICENSE"),
         ("tests/conftest.py", "manylinux_2_34_x86_64", "would install tests"),
         (None, "linux_x86_64", "no manylinux wheel"),

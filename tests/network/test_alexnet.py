@@ -41,9 +41,8 @@ def relative(a, b):
     return np.linalg.norm(a - b) / norm
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize("model", [models.alexnet, models.alexnet_2012])
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", [1, pytest.param(5, marks=pytest.mark.kernels)])
 @pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
 def test_reduced_step_agrees_with_float64(model, batch, fuse, device):
     """All layer types, response normalisation where it matters, towers, an odd batch: loss, outputs, every

@@ -62,7 +62,6 @@ def test_float64_steps_are_the_same(model):
         assert_same(steps(net, devices, dtype=np.float64, fuse=True), apart, 1e-11)
 
 
-@pytest.mark.kernels
 def test_steps_on_the_kernels_are_the_same(device):
     apart = steps(small(), device, fuse=False)
     assert apart[0].partition.fused == {}

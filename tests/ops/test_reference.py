@@ -306,6 +306,33 @@ def test_bits_do_not_depend_on_the_number_of_threads(rng, threads):
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000", "a/cpu.max": "400000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
+        ({"cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu.max": "nonsense"}, None),
+        ({"cpu.max": "1 0"}, None),
+    ],
+)
+def test_the_share_of_a_container(files, cpus, tmp_path, monkeypatch):
+    for name, text in {"own": "12:cpu:/elsewhere\n0::/a/b\n", **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    quota = _threads._quota(str(tmp_path), str(tmp_path / "own"))
+    assert quota == (_threads._MANY if cpus is None else cpus)
+    for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_threads, "_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    assert _threads._default_num_threads() == {None: 8, 1.5: 2, 0.5: 1, 4: 4, 3: 3}[cpus]
+
+
 # ---- tiny arrays: found once, then repeated ----------------------------------------------------------------
 
 

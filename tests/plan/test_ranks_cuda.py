@@ -21,7 +21,6 @@ from pyconvnet.plan.communicator import (
     connect,
 )
 
-pytestmark = pytest.mark.kernels
 PLACES = [(0,), (0, 1), (0, 0)]
 STEPS = 3
 

@@ -65,11 +65,13 @@ def test_without_a_fault_all_is_right(workshop, runtime):
 def test_a_fault_is_noticed(workshop, runtime, tmp_path, fault):
     tree = planted(tmp_path / "tree", fault)
     program, text = workshop / "primitives", None
+    whole = any(case.startswith(("wgmma", "pipeline")) for case in fault.cases)
+    options = [] if whole else ["-DPRIMITIVES_WITHOUT_WGMMA"]
     if fault.host:
         source = tree / "tests/support/emulator/primitives.cu"
-        program = ptx.compile_program(source, tree / "kernels", tmp_path / "primitives")
+        program = ptx.compile_program(source, tree / "kernels", tmp_path / "primitives", *options)
     else:
-        text = ptx.compile_text(ptx.PRIMITIVES, tree / "kernels", tmp_path / "primitives.ptx")
+        text = ptx.compile_text(ptx.PRIMITIVES, tree / "kernels", tmp_path / "primitives.ptx", *options)
     found = ptx.run_program(program, runtime, *fault.cases, text=text)
     quiet = [name for name, case in found.items() if not case["error"] and not case["wrong"]]
     assert quiet == []

@@ -62,17 +62,19 @@ def build(folder: Path, library: Path, families: str | None) -> None:
     _run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
 
 
-def compile_program(source: Path, include: Path, program: Path, architecture: str = ARCHITECTURE) -> Path:
+def compile_program(
+    source: Path, include: Path, program: Path, *options: str, architecture: str = ARCHITECTURE
+) -> Path:
     """Compile a program, host and PTX, with the shared runtime."""
     program.parent.mkdir(parents=True, exist_ok=True)
     code = ["-gencode", f"arch={architecture},code={architecture}", "--compress-mode=none"]
-    _run(nvcc(), "-std=c++17", "-I", include, "-cudart", "shared", *code, source, "-o", program)
+    _run(nvcc(), "-std=c++17", "-I", include, "-cudart", "shared", *code, *options, source, "-o", program)
     return program
 
 
-def compile_text(source: Path, include: Path, text: Path) -> Path:
+def compile_text(source: Path, include: Path, text: Path, *options: str) -> Path:
     """Compile primitives.cu's PTX alone."""
-    _run(nvcc(), "-std=c++17", "-I", include, f"-arch={ARCHITECTURE}", "-ptx", source, "-o", text)
+    _run(nvcc(), "-std=c++17", "-I", include, f"-arch={ARCHITECTURE}", "-ptx", *options, source, "-o", text)
     return text
 
 

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from support.helpers import EPS32, Scratch, assert_close, filled_with_nan, same_bits
+from support.kernels.conv_problems import PLAIN, slow
 from support.kernels.conv_shapes import RAGGED_LINEARS, Linear, reduced_linears
 
 from pyconvnet import ops, reference
@@ -30,6 +31,8 @@ def rows(op: str, cases: list[Linear]) -> list:
 
 
 ROWS = [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in OPS for row in rows(op, CASES)]
+if not PLAIN:  # the ragged ones run all of a kernel's code
+    ROWS = slow(ROWS, unless=lambda op, case, kernel: case in RAGGED_LINEARS)
 FEW_ROWS = [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in OPS for row in rows(op, FEW)]
 
 

@@ -48,7 +48,7 @@ std::string find_ptx(const void* wrapper, int capability, std::string* reason) {
     const bool runs = specific ? version == capability : version <= capability;
     if (kind == 1 && runs && version >= best) {
       if (read<uint64_t>(at + 56) != 0)
-        return *reason = "its PTX is compressed: build with PYCONVNET_CUDA_RUNTIME=shared", "";
+        return *reason = "its PTX is compressed: build with PYCONVNET_COMPRESS=OFF", "";
       const char* text = at + header;
       found.assign(text, strnlen(text, bytes)), best = version;
     }

@@ -449,4 +449,6 @@ void tensor_maps_case(Result& r) {
 }
 
 #include "primitives_hopper.h"
+#ifndef PRIMITIVES_WITHOUT_WGMMA
 #include "primitives_wgmma.h"
+#endif
