@@ -94,7 +94,7 @@ def _compile_anew(
 
 
 def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], jobs: int, cache: Path):
-    """(a row per kernel with what each architecture made of it, failures)."""
+    """(a row per kernel and architecture, failures)."""
     work = []
     for path in files:
         passes = [("90a", ["90a"])] if path.parent.name == "hopper" else compiler.passes(archs)
@@ -104,7 +104,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
         for found, complaints in pool.map(_compile, work):
             rows += found
             failures += complaints
-    return _table(rows, failures)
+    return rows, failures
 
 
 def _table(rows: list[dict], failures: list[str]) -> tuple[list[dict], list[str]]:
@@ -251,7 +251,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--objects",
         type=Path,
         metavar="FOLDER",
-        help="read a build's object files, of 8.0 and 9.0, compile nothing",
+        help="read a build's object files, of 8.0 and 9.0; compile what is for 9.0 alone",
     )
     parser.add_argument("--family", nargs="+", help="only these folders of kernels/")
     parser.add_argument("--lines", action="store_true", help="give accesses that are not ideal their lines")
@@ -322,15 +322,17 @@ def compiled(given: argparse.Namespace) -> tuple[str, list[dict], list[str]]:
         if given.write or given.check:
             sys.exit(f"kernel_report: {text} (--disassembler FOLDER does)")
         print(f"{text}; instructions are not counted", file=sys.stderr)
-    if given.objects:
-        rows, failures = _table(
-            objects.read(cuobjdump, given.objects, given.arch or ["80", "90"], given.jobs), []
-        )
-        committed = json.loads(REPORT.with_suffix(".json").read_text())["kernels"]
-        return compiler.version(nvcc), objects.as_in(committed, rows), failures
-    archs = given.arch or compiler.default_architectures()
+    archs = given.arch or (["80", "90"] if given.objects else compiler.default_architectures())
     files = compiler.sources(given.family, given.build / "tiles")
-    return compiler.version(nvcc), *code(nvcc, cuobjdump, files, archs, given.jobs, given.build / "report")
+    if given.objects:  # but for 9.0's: that their products are serialised only the compiler says
+        files = [path for path in files if path.parent.name == "hopper"]
+    rows, failures = code(nvcc, cuobjdump, files, archs, given.jobs, given.build / "report")
+    if given.objects:
+        rows += objects.read(cuobjdump, given.objects, archs, given.jobs)
+    kernels, failures = _table(rows, failures)
+    if given.objects:
+        kernels = objects.as_in(json.loads(REPORT.with_suffix(".json").read_text())["kernels"], kernels)
+    return compiler.version(nvcc), kernels, failures
 
 
 def main(arguments: list[str] | None = None) -> int:

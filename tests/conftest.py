@@ -58,6 +58,7 @@ def _cuda():
 
 
 CUDA_COUNT, CUDA_REASON = _cuda()
+SANITIZED = devices.emulator().ext.flavour() not in ("plain", "count")
 KERNEL_DEVICES = ["emulator", pytest.param("cuda:0", marks=pytest.mark.gpu)]
 
 
@@ -93,7 +94,9 @@ def pytest_collection_modifyitems(config, items):
             needed = gpu.kwargs.get("n", 1)
             reason = CUDA_REASON or f"needs {needed} CUDA devices, have {CUDA_COUNT}"
             item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
+        kernels = item.get_closest_marker("kernels")
+        again = SANITIZED and kernels is not None and kernels.kwargs.get("again", False)
+        if (again or item.get_closest_marker("slow") is not None) and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
@@ -111,7 +114,7 @@ def any_device(request):
 
 def _schedules():
     """Every schedule; of sanitized builds, whose checks hold for any order, one, the others with --slow."""
-    if devices.emulator().ext.flavour() in ("plain", "count"):
+    if not SANITIZED:
         return list(SCHEDULES)
     return ["mix", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES if name != "mix")]
 

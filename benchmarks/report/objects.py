@@ -1,4 +1,4 @@
-"""The kernels in the object files of a build, without compiling anything.
+"""The portable kernels in the object files of a build, without compiling them.
 
 The committed report is of every file compiled by itself; a build compiles several in one unit, whose code is
 the same but for registers of some FFMA tiles (up to 9 more, on 8.0) and the odd instruction outside loops.
@@ -38,7 +38,7 @@ def _read(job: tuple[str, Path, str]) -> list[dict]:
     cuobjdump, path, arch = job
     text = sass.dump(cuobjdump, "-sass", path, "-arch", f"sm_{arch}")
     counts, used = sass.count(text), usage(sass.dump(cuobjdump, "-res-usage", path, "-arch", f"sm_{arch}"))
-    family, newest = family_of(path), arch.startswith("90")
+    family, newest = family_of(path), arch == "90"
     main = loops.main_loops(text) if newest and family == "conv" else {}
     threads = sass.block_sizes(cuobjdump, path, arch) if newest else {}
     rows = []
@@ -55,9 +55,8 @@ def read(cuobjdump: str, folder: Path, archs: list[str], jobs: int) -> list[dict
     """Rows as the compiler's, of every kernel and architecture; RuntimeError where there is none."""
     work = [
         (cuobjdump, path, arch)
-        for target in ("cuda_kernels", "cuda_kernels_hopper")
-        for path in sorted((folder / "CMakeFiles" / f"{target}.dir").rglob("*.o"))
-        for arch in (["90a"] if target.endswith("hopper") else archs)
+        for path in sorted((folder / "CMakeFiles" / "cuda_kernels.dir").rglob("*.o"))
+        for arch in archs
     ]
     if not work:
         raise RuntimeError(f"{folder} holds no compiled kernels")

@@ -227,6 +227,9 @@ PyObject* levels(PyObject*, PyObject*) {
   return result;
 }
 
+// The least multiple of `lanes` that holds `count` numbers.
+long whole(long count, long lanes) { return (count + lanes - 1) / lanes * lanes; }
+
 PyObject* pack(PyObject*, PyObject* const* values, Py_ssize_t count) {
   Arguments args(values, count, 7);
   const Kernels* kernels = args.level();
@@ -234,8 +237,8 @@ PyObject* pack(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!args.good()) return nullptr;
   const bool transposed = args.integer(0, 1);
   const long channels = g.c / g.groups, filters = g.k / g.groups, lanes = kernels->lanes;
-  const long outputs = transposed ? channels : filters, padded = (outputs + lanes - 1) / lanes * lanes;
-  const long all = g.groups * ((outputs + 2 * lanes - 1) / (2 * lanes));
+  const long outputs = transposed ? channels : filters, padded = whole(outputs, lanes);
+  const long all = g.groups * whole(outputs, 2 * lanes) / (2 * lanes);
   const long begin = args.integer(0, all), end = args.integer(begin, all);
   const float* w = args.floats(args.product(g.k, g.r, g.s, channels));
   float* panels =
@@ -249,7 +252,7 @@ PyObject* correlate(PyObject*, PyObject* const* values, Py_ssize_t count) {
   const Conv g = conv_of(args);
   const Part part = part_of(args, g.n, g.p);
   if (!args.good()) return nullptr;
-  const long filters = (g.k / g.groups + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  const long filters = whole(g.k / g.groups, kernels->lanes);
   const long outputs = args.product(g.n, g.p, g.q, g.k);
   const float* x = args.floats(args.product(g.n, g.h, g.w, g.c));
   const float* panels = args.floats(args.product(g.c, g.r, g.s, filters));
@@ -266,7 +269,7 @@ PyObject* wgrad(PyObject*, PyObject* const* values, Py_ssize_t count) {
   const Conv g = conv_of(args);
   const long n0 = args.integer(0, g.n), n1 = args.integer(n0, g.n);
   if (!args.good()) return nullptr;
-  const long filters = (g.k / g.groups + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  const long filters = whole(g.k / g.groups, kernels->lanes);
   const float* dy = args.floats(args.product(g.n, g.p, g.q, g.k));
   const float* x = args.floats(args.product(g.n, g.h, g.w, g.c));
   float* sums = args.floats(args.product(g.c, g.r, g.s, filters), true);
@@ -282,7 +285,7 @@ PyObject* wgrad_sum(PyObject*, PyObject* const* values, Py_ssize_t count) {
   const long parts = args.integer(1, 1 << 20), rows = args.product(g.c, g.r, g.s);
   if (!args.good()) return nullptr;
   const long begin = args.integer(0, rows), end = args.integer(begin, rows);
-  const long filters = (g.k / g.groups + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  const long filters = whole(g.k / g.groups, kernels->lanes);
   const float* sums = args.floats(args.product(parts, rows, filters));
   float* dw = args.floats(args.product(g.k, g.r, g.s, g.c / g.groups), true);
   return run(args, [&] { kernels->wgrad_sum(g, parts, begin, end, sums, dw); });

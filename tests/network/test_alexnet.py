@@ -7,6 +7,8 @@ from pyconvnet import models
 from pyconvnet.ops.host import module
 from pyconvnet.plan import Plan
 
+AGAIN = pytest.mark.kernels(again=True)
+
 
 def make(net, device, batch, dtype=np.float32, parameters=None, **options):
     plan = Plan(net, device, batch, dtype, seed=1, initialise=parameters is None, **options)
@@ -43,7 +45,7 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("model", [models.alexnet, models.alexnet_2012])
-@pytest.mark.parametrize("batch", [1, pytest.param(5, marks=pytest.mark.kernels)])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=AGAIN), pytest.param(5, marks=pytest.mark.kernels)])
 @pytest.mark.parametrize("fuse", [False, True], ids=["apart", "fused"])
 def test_reduced_step_agrees_with_float64(model, batch, fuse, device):
     """All layer types, response normalisation where it matters, towers, an odd batch: loss, outputs, every

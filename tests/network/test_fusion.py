@@ -62,6 +62,7 @@ def test_float64_steps_are_the_same(model):
         assert_same(steps(net, devices, dtype=np.float64, fuse=True), apart, 1e-11)
 
 
+@pytest.mark.kernels(again=True)
 def test_steps_on_the_kernels_are_the_same(device):
     apart = steps(small(), device, fuse=False)
     assert apart[0].partition.fused == {}

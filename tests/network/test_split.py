@@ -268,8 +268,8 @@ def test_true_size_alexnet_after_twenty_steps(device):
 def test_true_size_alexnet_in_float64():
     net = models.alexnet()
     start = dict(net.initial(1, np.float64))
-    wanted = some_steps(net, "cpu", 4, np.float64, lr=0.001, steps=10)
-    got = some_steps(net, ["cpu", "cpu"], 4, np.float64, lr=0.001, steps=10)
+    wanted = some_steps(net, "cpu", 4, np.float64, lr=0.001)
+    got = some_steps(net, ["cpu", "cpu"], 4, np.float64, lr=0.001)
     compare_alexnet(got, wanted, start, 1e-12, 1e-10)
 
 

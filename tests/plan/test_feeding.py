@@ -14,6 +14,7 @@ from pyconvnet.plan.feed import SMALL, Feeder
 from pyconvnet.plan.lanes import StreamLanes
 from pyconvnet.plan.tasks import Task
 
+pytestmark = pytest.mark.kernels(again=True)
 BIG, FEW = SMALL, 24  # elements: four times SMALL in bytes, and a few labels
 
 

@@ -329,6 +329,7 @@ def counted(monkeypatch, *names):
         yield counts
 
 
+@pytest.mark.kernels(again=True)
 @pytest.mark.parametrize("model", [models.alexnet, models.alexnet_2012])
 def test_alexnet_runs_no_pass_for_a_relu_or_a_mask(model, device, monkeypatch):
     net = model(10, input_size=67, width=0.125)

@@ -19,6 +19,7 @@ from pyconvnet.plan.feed import Feeder
 from pyconvnet.plan.lanes import CaptureError, StreamLanes
 from pyconvnet.plan.tasks import Task, TaskList
 
+pytestmark = pytest.mark.kernels(again=True)
 N = 3000
 SGD = ("hyper", "ends", "lr_mult", "weight_decay", "step")
 PLACES = [((0,), True), ((0, 0), True), ((0, 1), True), ((0, 1), False), ((0, 1, 0), False)]

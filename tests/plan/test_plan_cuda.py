@@ -30,6 +30,8 @@ from pyconvnet.plan import Plan, buckets, schedule
 from pyconvnet.plan.buffers import Arena
 from pyconvnet.plan.lanes import StreamLanes
 
+pytestmark = pytest.mark.kernels(again=True)
+
 
 def two_towers():
     return models.build("alexnet", classes=10, input_size=67, width=1 / 16)
@@ -85,7 +87,6 @@ def on_the_emulator(name: str, count: int, **options) -> dict[str, np.ndarray]:
         return train(Plan(NETWORKS[name](), ["emulator"] * count, N, **options))
 
 
-# One of them on sanitized builds, too: the others launch the same kernels in other orders.
 @pytest.mark.parametrize(
     ("name", "places", "peer"),
     [

@@ -21,6 +21,7 @@ from pyconvnet.plan.communicator import (
     connect,
 )
 
+pytestmark = pytest.mark.kernels(again=True)
 PLACES = [(0,), (0, 1), (0, 0)]
 STEPS = 3
 

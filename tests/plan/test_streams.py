@@ -14,6 +14,7 @@ from pyconvnet.common import devices
 from pyconvnet.plan.lanes import CaptureError, StreamLanes, graphs_enabled
 from pyconvnet.plan.tasks import Task, run_in_order
 
+pytestmark = pytest.mark.kernels(again=True)
 N = 64
 #: Shards' devices and whether devices reach each other's memory.
 PLACES = [((0,), True), ((0, 0), True), ((0, 1), True), ((0, 1), False), ((0, 1, 0), False)]
