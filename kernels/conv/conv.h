@@ -103,6 +103,7 @@ extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_
 #define PCN_DECLARE(Fn, E, stem)           \
   extern const Conv2dTraits stem##_traits; \
   Fn<E> stem;
+#define PCN_FPROP_WGMMA(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
 #define PCN_FPROP_MMA(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
 #define PCN_FPROP_TILE(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
 #define PCN_FPROP_ROWS(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)

@@ -8,7 +8,8 @@
 // strides of 2, 3 or 4, C <= 4, any filter, any padding.
 // What runs on images as they are: ops.conv2d called by hand, a plan with fuse=False. Other plans keep their
 // images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads end in
-// conv2d_fprop_tile96 (fp32), conv2d_fprop_mma128x96 (tf32) or conv2d_fprop_mma128x96_bf16 (bf16).
+// conv2d_fprop_tile96 (fp32), conv2d_fprop_mma128x96 (tf32) or conv2d_fprop_mma128x96_bf16 (bf16), on a card of 9.0
+// in conv2d_fprop_wgmma256x128 or its _bf16.
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -22,6 +23,7 @@ const conv::Candidate<Conv2dFpropFn<float>>& product<float>(const Conv2dShape& t
   static const conv::Candidate<Conv2dFpropFn<float>> candidates[] = {
 #define PCN_FPROP_TILE(stem, ...) {stem##_traits, stem},
 #include "conv/tiles.inc"
+#define PCN_FPROP_WGMMA(stem, ...) {stem##_traits, stem},
 #define PCN_FPROP_MMA(stem, ...) {stem##_traits, stem},
 #include "conv/tiles.inc"
   };

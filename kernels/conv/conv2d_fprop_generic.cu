@@ -100,5 +100,7 @@ template cudaError_t conv2d_fprop_generic(Bf16*, const Bf16*, const Bf16*, const
 // For the rows of 9.0, whose unit is for it alone.
 template cudaError_t conv::fprop_finish(const char*, Bf16*, const float*, const Conv2dShape&, Activation,
                                         void*, const conv::GemmGrid&, cudaStream_t);
+template cudaError_t conv::fprop_finish(const char*, float*, const float*, const Conv2dShape&, Activation,
+                                        void*, const conv::GemmGrid&, cudaStream_t);
 
 }  // namespace pcn

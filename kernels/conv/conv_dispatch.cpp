@@ -17,6 +17,7 @@ Conv2dRow<Launch> row(const char* name, const Conv2dTraits& traits, Launch* laun
 template <>
 KernelTable<Conv2dFpropRow<float>> conv2d_fprop_kernels<float>() {
   static const Conv2dFpropRow<float> rows[] = {
+#define PCN_FPROP_WGMMA(stem, ...) PCN_ROW(stem),
 #define PCN_FPROP_MMA(stem, ...) PCN_ROW(stem),
 #include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_fprop_first_layer),

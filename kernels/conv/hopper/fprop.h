@@ -12,6 +12,9 @@ namespace pcn::conv {
 extern template cudaError_t fprop_finish(const char* stem, Bf16* y, const float* b, const Conv2dShape& shape,
                                          Activation activation, void* workspace, const GemmGrid& grid,
                                          cudaStream_t stream);
+extern template cudaError_t fprop_finish(const char* stem, float* y, const float* b, const Conv2dShape& shape,
+                                         Activation activation, void* workspace, const GemmGrid& grid,
+                                         cudaStream_t stream);
 
 template <class T, class E>
 cudaError_t wgmma_fprop(const char* stem, E* y, const E* x, const E* w, const float* b,

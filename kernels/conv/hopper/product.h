@@ -83,9 +83,16 @@ double wgmma_cost(const Conv2dShape& s) {
 }
 
 // ---- maps
+// float becomes TF32 as it is loaded. wgmma reads the high 19 bits of what it finds: cut off, operands would err by 0.85
+// of 2^-11 (rms), all in one direction (-0.72), and results by more than the 2^-11 that precision tf32 has promised (see
+// raised() in mma_tile.h). A map of TF32 rounds instead: CUTLASS's tensors for wgmma are such maps ("TMA converts f32 input
+// to tf32"), and it takes maps of integers where it does not want TMA to round. To nearest, operands err by 0.42 of 2^-11
+// and have no bias, so that results keep the bound. No document says how TMA rounds; `tma_tf32` asks a card.
 template <class E>
-constexpr TensorElement kMapElement =
-    std::is_same<E, Bf16>::value ? TensorElement::kBf16 : TensorElement::kFloat32;
+constexpr TensorElement kOperand = std::is_same<E, Bf16>::value ? TensorElement::kBf16 : TensorElement::kTf32;
+template <class Out>
+constexpr TensorElement kResult =
+    std::is_same<Out, Bf16>::value ? TensorElement::kBf16 : TensorElement::kFloat32;
 
 template <class E>
 cudaError_t map_pixels(TensorMap* map, const E* x, const Conv2dShape& s, int channels, int rows) {
@@ -94,12 +101,12 @@ cudaError_t map_pixels(TensorMap* map, const E* x, const Conv2dShape& s, int cha
   if (single_pixels(s)) {
     const uint64_t dim[] = {c, n * h * w}, stride[] = {c * item};
     const uint32_t box[] = {channels_, rows_};
-    return encode_tiled(map, x, kMapElement<E>, 2, dim, stride, box, TensorSwizzle::k128);
+    return encode_tiled(map, x, kOperand<E>, 2, dim, stride, box, TensorSwizzle::k128);
   }
   const uint64_t dim[] = {c, w, h, n}, stride[] = {c * item, w * c * item, h * w * c * item};
   const WindowCorners corners = window_corners(s);
   const uint32_t steps[] = {1, static_cast<uint32_t>(s.stride_w), static_cast<uint32_t>(s.stride_h), 1};
-  return encode_im2col(map, x, kMapElement<E>, dim, stride, corners.lower, corners.upper, channels_, rows_,
+  return encode_im2col(map, x, kOperand<E>, dim, stride, corners.lower, corners.upper, channels_, rows_,
                        steps, TensorSwizzle::k128);
 }
 
@@ -117,7 +124,7 @@ cudaError_t map_filters(TensorMap* map, const E* w, const Conv2dShape& s, int ch
   constexpr TensorSwizzle SWIZZLE = SPAN == 128  ? TensorSwizzle::k128
                                     : SPAN == 64 ? TensorSwizzle::k64
                                                  : TensorSwizzle::k32;
-  return encode_tiled(map, w, kMapElement<E>, 4, dim, stride, box, SWIZZLE);
+  return encode_tiled(map, w, kOperand<E>, 4, dim, stride, box, SWIZZLE);
 }
 
 // Columns and groups are dimensions of their own, so that a tile ends where its group does.
@@ -128,7 +135,7 @@ cudaError_t map_outputs(TensorMap* map, Out* out, std::int64_t rows, int columns
   const uint64_t row = columns * sizeof(Out);
   const uint64_t dim[] = {group, count, m, pieces_}, stride[] = {group * sizeof(Out), row, m * row};
   const uint32_t box[] = {static_cast<uint32_t>(store_columns), 1, 64, 1};
-  return encode_tiled(map, out, kMapElement<Out>, 4, dim, stride, box, TensorSwizzle::k128);
+  return encode_tiled(map, out, kResult<Out>, 4, dim, stride, box, TensorSwizzle::k128);
 }
 
 // ---- the launch: out, or the pieces of `grid` in workspace, which the caller adds, with bias, ReLU and mask

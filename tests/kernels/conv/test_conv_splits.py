@@ -38,7 +38,7 @@ def possible(op: str, case: Conv, kernel: str, precision: str) -> list[int]:
 def rows() -> list:
     """Each direction, case and kernel once, in the lowest precision that has it."""
     return [
-        pytest.param(op, case, kernel, "tf32" if "_mma" in kernel else "fp32", id=f"{case}-{kernel}")
+        pytest.param(op, case, kernel, "tf32" if "mma" in kernel else "fp32", id=f"{case}-{kernel}")
         for op in DIRECTIONS
         for case in FEW
         for kernel in kernels(op, case, precision="tf32")

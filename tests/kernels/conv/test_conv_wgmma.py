@@ -9,10 +9,11 @@ import itertools
 
 import numpy as np
 import pytest
-from support.helpers import same_bits
+from support.helpers import assert_close, same_bits
 from support.kernels.conv_problems import PLAIN, compute, kernels, problem, table
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
-from test_conv_bf16 import BF16, assert_right
+from test_conv_bf16 import BF16, F32, assert_right
+from test_conv_precision import EPS_TF32, rms
 from test_masked_dgrad import relu_output, through_relu
 
 from pyconvnet import ops, reference
@@ -48,12 +49,12 @@ ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")
 NASTY = [("rev", "eager"), ("mix", "late"), ("mix", "rand")]
 
 
-def rows(cases: list[Conv], op: str = "conv2d") -> list:
+def rows(cases: list[Conv], op: str = "conv2d", precision: str = "bf16") -> list:
     """One test for each case and each of these kernels."""
     return [
         pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_').removeprefix('fprop_')}")
         for case in cases
-        for kernel in kernels(op, case, precision="bf16")
+        for kernel in kernels(op, case, precision=precision)
         if "_wgmma" in kernel
     ]
 
@@ -82,6 +83,67 @@ def test_kernel(case, kernel, device, run_on):
         forward(case, device, kernel)
         if case is not SEVERAL:
             forward(case, device, f"{kernel}/1", relu=True)  # small as they are, most are cut into pieces
+
+
+def assert_tf32(case: Conv, y: np.ndarray, relu: bool = False) -> None:
+    """Compare with float64, as test_conv_precision.py does."""
+    p = problem(case)
+    expected = np.maximum(p.y, 0) if relu else p.y
+    assert_close(y, expected, p.terms["conv2d"], eps=EPS_TF32)
+    assert rms(y - expected) <= EPS_TF32 * rms(expected)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("case", "kernel"), rows([*CASES, SEVERAL], precision="tf32"))
+def test_tf32(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    with run_on(device):
+        y = compute("conv2d", case, device, f"{kernel}/1", precision="tf32", activation="relu")
+        assert_tf32(case, y, relu=True)
+        if case is not SEVERAL:  # small as they are, most are cut into pieces
+            assert_tf32(case, compute("conv2d", case, device, kernel, precision="tf32"))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("order", "asynchronous"), NASTY)
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]], precision="tf32"))
+def test_tf32_in_every_order(case, kernel, order, asynchronous):
+    dev = devices.emulator()
+    try:
+        dev.ext.configure(order=order, async_=asynchronous, seed=5)
+        with ops.on(dev):
+            result = compute("conv2d", case, dev, f"{kernel}/1", precision="tf32")
+            dev.ext.configure()
+            plain = compute("conv2d", case, dev, f"{kernel}/1", precision="tf32")
+    finally:
+        dev.ext.configure()
+    assert same_bits(result, plain)
+    assert_tf32(case, plain)
+
+
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[5]], precision="tf32"))
+def test_tf32_roundings(case, kernel, device, run_on):
+    """TF32 numbers stay what they are, others have no bias, and what is not finite is not lost."""
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    rng = np.random.default_rng(4)
+    with run_on(device):
+
+        def result(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+            arrays = (device.asarray(a.astype(F32)) for a in (x, w))
+            return device.to_numpy(ops.conv2d(*arrays, kernel=kernel, precision="tf32", **case.options))
+
+        x, w = rng.integers(-2047, 2047, case.x), rng.integers(-15, 15, case.w)
+        exact = reference.conv2d(x.astype(np.float64), w.astype(np.float64), **case.options)
+        np.testing.assert_array_equal(result(x, w), exact)
+        x, w = (np.abs(rng.standard_normal(shape)).astype(F32) for shape in (case.x, case.w))
+        exact = reference.conv2d(x.astype(np.float64), w.astype(np.float64), **case.options)
+        assert abs(((result(x, w) - exact) / exact).mean()) < 0.1 * EPS_TF32
+        for bad in (np.nan, np.inf, -np.inf):
+            x[0, 2, 3, 0] = bad
+            seen = np.isfinite(reference.conv2d(x.astype(np.float64), w.astype(np.float64), **case.options))
+            np.testing.assert_array_equal(np.isfinite(result(x, w)), seen)
 
 
 @pytest.mark.kernels
@@ -123,6 +185,8 @@ def test_the_kernels_take_every_case():
     assert {case.name: len(rows([case])) for case in [*CASES, SEVERAL]} == dict.fromkeys(
         (case.name for case in [*CASES, SEVERAL]), every
     )
+    tf32 = sum("_wgmma" in name for name in table("conv2d"))
+    assert all(len(rows([case], precision="tf32")) == tf32 for case in [*CASES, SEVERAL])
     every = sum("_wgmma" in name for name in table("conv2d_dgrad", BF16))
     for case in [*CASES, *BACKWARD, SEVERAL_BACKWARD]:
         others = case.name in ("strided", "channels_of_96")  # a stride; groups of 40 filters
@@ -280,10 +344,12 @@ def test_alexnet_runs_on_them(monkeypatch):
 
 
 @pytest.mark.parametrize("case", [*RAGGED_CONVS, *RAGGED_OF_EIGHT], ids=str)
-def test_bf16_alone(case):
-    for op in ("conv2d", "conv2d_dgrad"):
-        for precision in ("fp32", "tf32", "fp32x3"):
+def test_other_precisions_do_not_take_them(case):
+    for op, others in (("conv2d", ("fp32", "fp32x3")), ("conv2d_dgrad", ("fp32", "tf32", "fp32x3"))):
+        for precision in others:
             assert not any("_wgmma" in name for name in kernels(op, case, precision=precision))
+    for name in kernels("conv2d", case, precision="tf32"):
+        assert not ("_wgmma" in name and "_bf16" in name)
 
 
 def test_maps_are_of_the_arrays_that_are_given():
