@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pytest
 from support.helpers import assert_close, same_bits
-from support.kernels.conv_problems import PLAIN, compute, kernels, problem, table
+from support.kernels.conv_problems import PLAIN, compute, kernels, problem, slow, table
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 from test_conv_bf16 import BF16, F32, assert_right
 from test_conv_precision import EPS_TF32, rms
@@ -42,6 +42,8 @@ BACKWARD = [
     Conv("beyond_windows", (2, 6, 5, 48), (128, 4, 3, 24), pad=((5, 4), (3, 2)), groups=2),
 ]
 NAMED = {case.name: case for case in [*CASES, *BACKWARD]}
+#: What the default run takes of what dgrad and TF32 share with fprop in bfloat16.
+DEFAULT = ("as_conv2", "rows_and_more", "rows_and_more_back", "beyond_windows", "one_pixel_filters")
 #: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
 SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
 SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
@@ -57,6 +59,11 @@ def rows(cases: list[Conv], op: str = "conv2d", precision: str = "bf16") -> list
         for kernel in kernels(op, case, precision=precision)
         if "_wgmma" in kernel
     ]
+
+
+def by_default(parameters: list) -> list:
+    """The same parameters, of which the default run takes some shapes."""
+    return slow(parameters, unless=lambda case, kernel: case.name in DEFAULT)
 
 
 def backward(case: Conv, dev, kernel: str, masked: bool = False) -> None:
@@ -94,7 +101,7 @@ def assert_tf32(case: Conv, y: np.ndarray, relu: bool = False) -> None:
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("case", "kernel"), rows([*CASES, SEVERAL], precision="tf32"))
+@pytest.mark.parametrize(("case", "kernel"), by_default(rows([*CASES, SEVERAL], precision="tf32")))
 def test_tf32(case, kernel, device, run_on):
     if capability(device) != 90:
         pytest.skip("not a GPU of compute capability 9.0")
@@ -148,7 +155,7 @@ def test_tf32_roundings(case, kernel, device, run_on):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(
-    ("case", "kernel"), rows([*CASES, *BACKWARD, SEVERAL_BACKWARD], "conv2d_dgrad")
+    ("case", "kernel"), by_default(rows([*CASES, *BACKWARD, SEVERAL_BACKWARD], "conv2d_dgrad"))
 )
 def test_dgrad(case, kernel, device, run_on):
     if capability(device) != 90:
@@ -162,7 +169,7 @@ def test_dgrad(case, kernel, device, run_on):
 def with_orders() -> list:
     """Every order on small cases; the nasty ones, and where it is quick, on pieces and on the large one."""
     forward, backward = "conv2d", "conv2d_dgrad"
-    return [
+    found = [
         pytest.param(op, case, f"{kernel}/{pieces}", *order, id="-".join((row.id, str(pieces), *order)))
         for op, wanted, pieces, orders in (
             (forward, NAMED["as_conv2"], 1, ORDERS),
@@ -178,6 +185,10 @@ def with_orders() -> list:
         for order in orders
         for case, kernel in (row.values,)
     ]
+    first = {forward: ("as_conv2", "channels_of_96", SEVERAL.name), backward: ("as_conv2",)}
+    return slow(found, unless=lambda op, case, _, *order: case.name in first[op] or (
+        op == forward and tuple(order) in NASTY
+    ))  # fmt: skip
 
 
 def test_the_kernels_take_every_case():
