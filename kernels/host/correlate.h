@@ -21,15 +21,17 @@ void pack(const Conv& g, long begin, long end, const float* w, bool transposed, 
   const long in_group = up(outputs, 2 * kLanes), of_group = taps * inputs * up(outputs, kLanes) * kLanes;
   for (long panel = begin; panel < end; ++panel) {
     const long group = panel / in_group, first = panel % in_group * 2 * kLanes;
-    const long width = outputs - first > kLanes ? 2 * kLanes : kLanes;
+    const long width = outputs - first > kLanes ? 2 * kLanes : kLanes, some = least(width, outputs - first);
     float* to = panels + group * of_group + first * taps * inputs;
+    const float* filter = w + (transposed ? group * filters : group * filters + first) * taps * channels;
     for (long tap = 0; tap < taps; ++tap)
-      for (long i = 0; i < inputs; ++i, to += width)
-        for (long o = 0; o < width; ++o) {
-          const long in = group * filters + (transposed ? i : first + o), of = transposed ? first + o : i;
-          const long at = (in * taps + (transposed ? taps - 1 - tap : tap)) * channels + of;
-          to[o] = first + o < outputs ? w[at] : 0.0f;
-        }
+      for (long i = 0; i < inputs; ++i, to += width) {
+        if (transposed)
+          memcpy(to, filter + (i * taps + taps - 1 - tap) * channels + first, sizeof(float) * some);
+        else
+          for (long o = 0; o < some; ++o) to[o] = filter[(o * taps + tap) * channels + i];
+        for (long o = some; o < width; ++o) to[o] = 0.0f;
+      }
   }
 }
 
