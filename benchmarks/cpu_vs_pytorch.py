@@ -5,10 +5,11 @@
 
 Both sides hold the same parameters and the same batch, which is already in place. A training step is forward,
 backward and the update (momentum, weight decay and rates as the network's recipe has them); inference is
-forward without dropout, in PyTorch under `inference_mode`. PyTorch runs in channels_last with oneDNN, its
-fastest here, with its fused SGD. Before anything is timed the loss, all gradients and the parameters after an
-update, or the scores, must agree, in float64. The two then take turns, a few steps each, with a pause between
-so that neither side's waiting threads disturb the other; what counts is the ratio of the medians.
+forward to the scores, without dropout, in PyTorch under `inference_mode`. PyTorch runs in channels_last with
+oneDNN, its fastest here, with its fused SGD. Before anything is timed the loss, all gradients and the
+parameters after an update, or the scores, must agree, in float64. The two then take turns, a few steps each,
+with a pause between so that neither side's waiting threads disturb the other; what counts is the ratio of the
+medians.
 
 `--all`: the rows of `ROWS`, about six minutes on two cores. JSON (`--out`): machine, versions, commit,
 command, threads, and of each row the batch, how far the two agree, medians, their ratio and every step's
@@ -250,7 +251,7 @@ class Sides:
 
     def infer(self) -> None:
         """Our scores."""
-        self.plan.forward(train=False)
+        self.plan.forward(train=False, costs=False)
 
     def their_step(self) -> float:
         """A training step; the loss."""
@@ -309,7 +310,7 @@ def profile(plan: Any, steps: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each layer's forward and backward, and of the updates."""
     times: dict[str, list[float]] = defaultdict(list)
     phases = ("forward", "backward", "update") if plan.training else ("forward",)
-    tasks = plan.tasks(*phases, train=plan.training)
+    tasks = plan.tasks(*phases, train=plan.training, costs=plan.training)
     for _ in range(steps):
         with plan.lanes.active(0):
             for task in tasks:
