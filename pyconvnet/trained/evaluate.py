@@ -258,7 +258,7 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
     per_view = []
     for draw in draws:
         plan.feed(images, draws=draw(n))
-        plan.forward(n, train=False)
+        plan.forward(n, train=False, costs=False)
         scores = plan.get_output(plan.network.output, n).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
             shifted = scores - scores.max(axis=1, keepdims=True)
