@@ -55,6 +55,7 @@ KernelTable<Conv2dDgradRow<float>> conv2d_dgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dDgradRow<Bf16>> conv2d_dgrad_kernels<Bf16>() {
   static const Conv2dDgradRow<Bf16> rows[] = {
+#define PCN_DGRAD_WGMMA_BF16(stem, ...) PCN_ROW(stem),
 #define PCN_DGRAD_MMA_BF16(stem, ...) PCN_ROW(stem),
 #include "conv/tiles.inc"
       PCN_ROW_OF(Bf16, conv2d_dgrad_generic),

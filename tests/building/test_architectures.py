@@ -299,7 +299,7 @@ def units(files: list[Path], tiles: list[Tile]) -> int:
     """Of how many translation units CMakeLists.txt makes of kernel files and tiles."""
     alone = [path for path in files if path.parent.name in ("conv", "hopper")]
     lists = {tile.line.partition("(")[0].replace("_ROWS", "_TILE") for tile in tiles}
-    lists = {re.sub("WGMMA_BF16$", "WGMMA", name) for name in lists}
+    lists = {"WGMMA" if "_WGMMA" in name else name for name in lists}
     return len(alone) + len({path.parent for path in files} - {path.parent for path in alone}) + len(lists)
 
 

@@ -1,13 +1,14 @@
 // The tile of a convolution on sm_90a, out[m, n] = sum_k pixels[m, k] filters[n, k], which all conv2d_*_wgmma*
-// kernels share. Operands are Bf16, or float multiplied as TF32.
+// kernels share. Operands are Bf16, or float multiplied as TF32. At stride 1 dgrad is such a convolution, too: of dy,
+// with filters turned round, whose channels have become the columns (Backward below).
 //
 // A block stays and takes one tile after the other (persistent). Its warps have roles. One thread, the producer,
 // brings both operands by TMA into a ring of STAGES steps of up to 128 bytes along the reduction: pixels through an
 // im2col map, which walks output pixels for a fixed filter tap (a tiled map where filters are single pixels), filters
 // through a tiled one. Two warpgroups, the consumers, multiply by wgmma straight from shared memory, each its half of
-// the tile's rows; the registers that the producer's warpgroup gives back are theirs. Then each of them adds bias,
-// rectifies, rounds, and leaves its rows by TMA, 64 rows and up to 128 bytes of columns at a time, while the producer
-// is steps ahead in the next tile.
+// the tile's rows; the registers that the producer's warpgroup gives back are theirs. Then each of them adds bias and
+// rectifies, or masks, rounds, and leaves its rows by TMA, 64 rows and up to 128 bytes of columns at a time, while the
+// producer is steps ahead in the next tile.
 //
 // Barriers: full[s] counts the bytes of stage s that have landed, empty[s] the 8 warps that have multiplied it. A stage's
 // parity turns with each round; the producer waits for the parity before, which a fresh barrier counts as passed.
@@ -19,13 +20,13 @@
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
 //
-// Device code, for 90a alone; kernels include it through hopper/fprop.h.
+// Device code, for 90a alone; kernels include it through hopper/fprop.h and hopper/dgrad.h.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
 #include "common/primitives.h"
 #include "common/tensor_map.h"
-#include "conv/gemm_extent.h"
+#include "conv/gemm_tile.h"
 
 namespace pcn::conv {
 
@@ -53,10 +54,12 @@ struct WgmmaTile {
   template <class Out>
   static constexpr int STORE_COLUMNS = BN % WHOLE<Out> == 0 ? WHOLE<Out> : WHOLE<Out> / 4 * 3;
   static_assert(BN % STORE_COLUMNS<E> == 0 && BN % STORE_COLUMNS<float> == 0, "columns of 128 or 96 bytes");
-  // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction.
+  // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction. FILTERS: how b lies.
+  template <Major FILTERS>
   static __device__ __forceinline__ void product(float (&d)[BN / 2], uint64_t a, uint64_t b, int accumulate) {
+    static_assert(FILTERS == Major::kK || std::is_same<E, Bf16>::value, "TF32 is K-major");
     if constexpr (std::is_same<E, Bf16>::value)
-      wgmma_m64k16_bf16<BN>(d, a, b, accumulate);
+      wgmma_m64k16_bf16<BN, Major::kK, FILTERS>(d, a, b, accumulate);
     else
       wgmma_m64k8_tf32<BN>(d, a, b, accumulate);
   }
@@ -65,12 +68,13 @@ struct WgmmaTile {
 // What a launch is told; the maps are made by the host.
 struct WgmmaArgs {
   TensorMap pixels;   // (channels, W, H, N), im2col; or (channels, pixels)
-  TensorMap filters;  // (channels of a group, S, R, filters)
+  TensorMap filters;  // (channels of a group, S, R, filters), as the layer has them
   TensorMap out;      // (columns of a group, groups, rows, pieces)
-  const float* bias;  // or null
-  Conv2dShape shape;
-  int single;  // filters of one pixel: the map of pixels is tiled
-  int pieces;  // the results are float and incomplete
+  const float* bias;  // or null; Forward
+  const void* mask;   // like out, or null; Backward
+  Conv2dShape shape;  // of the convolution that is computed
+  int single;         // filters of one pixel: the map of pixels is tiled
+  int pieces;         // the results are float and incomplete
   int relu;
   int chunks, channels;          // steps a filter tap, channels a step
   int rows, m_tiles, n_tiles;    // outputs and tiles of a group
@@ -106,18 +110,144 @@ struct RingPlace {
   }
 };
 
+// Where a thread's outputs lie among 64 rows: columns pair and pair + 1 of every 8, rows row and row + 8.
+template <class T>
+struct OutputPlace {
+  int thread, row, pair;
+  __device__ __forceinline__ OutputPlace()
+      : thread(threadIdx.x % T::WARPGROUP), row(thread / 32 * 16 + thread % 32 / 4), pair(thread % 4 * 2) {}
+};
+
+// ---- what fprop and dgrad have each for itself: how filters come into shared memory, what becomes of a sum
+
+// The bias of a tile's columns, and ReLU.
+template <class T>
+struct BiasAndRelu {
+  const float* bias;
+  int columns, relu;
+  __device__ __forceinline__ BiasAndRelu(const WgmmaArgs& args, const WgmmaWork& work)
+      : bias(args.bias), columns(args.shape.k / args.shape.groups - work.n0), relu(args.relu) {
+    if (bias != nullptr) bias += work.group * (args.shape.k / args.shape.groups) + work.n0;
+  }
+  __device__ __forceinline__ void begin(int) {}
+  template <class Out>
+  __device__ __forceinline__ void pair(float (&v)[2], int column, int) const {
+    float add[2] = {0.f, 0.f};
+    if (bias != nullptr && column < columns) add[0] = __ldg(bias + column), add[1] = __ldg(bias + column + 1);
+    PCN_UNROLL_ON_DEVICE
+    for (int e = 0; e < 2; ++e) {
+      v[e] += add[e];
+      if (relu != 0) v[e] = v[e] < 0.f ? 0.f : v[e];  // keeps NaN
+    }
+  }
+};
+
+// Columns are filters. In shared memory a row is a filter's 128 bytes along the reduction: K-major.
+struct Forward {
+  static constexpr Major MAJOR = Major::kK;
+  static constexpr bool NARROW = true;  // whether steps of 96 bytes are compiled
+  template <class T>
+  static constexpr int SPAN = T::ROW_BYTES;
+  template <class T>
+  static constexpr int PRODUCT =
+      2;  // what a descriptor has more from a product of a step to the next: 32 bytes
+  template <class T>
+  using Finish = BiasAndRelu<T>;
+
+  template <class T>
+  static __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
+    return wgmma_descriptor(address);
+  }
+  // A step's filters: from channel c of the group on, of a tap.
+  template <class T>
+  static __device__ __forceinline__ void load(const WgmmaArgs& args, const WgmmaWork& work, unsigned char* b,
+                                              uint64_t* full, int c, int tap_w, int tap_h) {
+    const int filter = work.group * (args.shape.k / args.shape.groups) + work.n0;
+    tma_load_4d(b, &args.filters, full, c, tap_w, tap_h, filter);
+  }
+};
+
+// The mask of 64 rows, in the pairs of a thread's outputs: an output is 0 where it is not positive.
+template <class T>
+struct ReluMask {
+  static_assert(std::is_same<typename T::Element, Bf16>::value, "pairs are 4 bytes");
+  const WgmmaArgs& args;
+  int column0, columns;
+  uint32_t pairs[T::BN / 4];
+  __device__ __forceinline__ ReluMask(const WgmmaArgs& args_, const WgmmaWork& work)
+      : args(args_),
+        column0(work.group * (args_.shape.k / args_.shape.groups) + work.n0),
+        columns(args_.shape.k / args_.shape.groups - work.n0) {}
+  __device__ __forceinline__ void begin(int m) {
+    if (args.mask == nullptr) return;
+    const OutputPlace<T> place;
+    PCN_UNROLL_ON_DEVICE
+    for (int half = 0; half < 2; ++half) {
+      const int row = min(m + place.row + 8 * half, args.rows - 1);
+      const Bf16* mask = static_cast<const Bf16*>(args.mask) + row * args.shape.k + column0 + place.pair;
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < T::BN / 8; ++j)
+        pairs[2 * j + half] = 8 * j < columns ? __ldg(reinterpret_cast<const uint32_t*>(mask + 8 * j)) : 0;
+    }
+  }
+  // Pieces are masked when they have been added.
+  template <class Out>
+  __device__ __forceinline__ void pair(float (&v)[2], int, int index) const {
+    if constexpr (std::is_same<Out, Bf16>::value) {
+      if (args.mask == nullptr) return;
+      v[0] = masked(v[0], from_bf16(static_cast<uint16_t>(pairs[index])));
+      v[1] = masked(v[1], from_bf16(static_cast<uint16_t>(pairs[index] >> 16)));
+    }
+  }
+};
+
+// dgrad. The convolution is of dy; its channels are the layer's filters, its columns the layer's channels, and its tap
+// (r, s) is the layer's (R - 1 - r, S - 1 - s). w[k][r][s][c] is not transposed for it. In shared memory a row has as
+// many columns as the swizzle has room for, 64, 32 or 16, of one k: MN-major. Blocks of such rows, one for each k of
+// the step, lie one behind the other.
+struct Backward {
+  static constexpr Major MAJOR = Major::kMN;
+  static constexpr bool NARROW = false;
+  template <class T>
+  static constexpr int SPAN = T::BN % 64 == 0   ? 128
+                              : T::BN % 32 == 0 ? 64
+                                                : 32;  // bytes of a row, all filled
+  template <class T>
+  static constexpr int COLUMNS = SPAN<T> / static_cast<int>(sizeof(typename T::Element));
+  template <class T>
+  static constexpr int BLOCK_BYTES = T::BK * SPAN<T>;
+  template <class T>
+  static constexpr int PRODUCT = 16 * SPAN<T> / 16;  // 16 rows
+  template <class T>
+  using Finish = ReluMask<T>;
+
+  template <class T>
+  static __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
+    return wgmma_descriptor(address, 8 * SPAN<T>, SPAN<T>, BLOCK_BYTES<T>);
+  }
+  template <class T>
+  static __device__ __forceinline__ void load(const WgmmaArgs& args, const WgmmaWork& work, unsigned char* b,
+                                              uint64_t* full, int c, int tap_w, int tap_h) {
+    const Conv2dShape& s = args.shape;
+    const int filter = work.group * (s.c / s.groups) + c;
+    PCN_UNROLL_ON_DEVICE
+    for (int block = 0; block < T::BN / COLUMNS<T>; ++block)
+      tma_load_4d(b + block * BLOCK_BYTES<T>, &args.filters, full, work.n0 + block * COLUMNS<T>,
+                  s.s - 1 - tap_w, s.r - 1 - tap_h, filter);
+  }
+};
+
 // The producer: the steps of all the block's tiles, as fast as stages fall empty.
-template <class T, int KS>
+template <class T, class Side, int KS>
 __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
                                               unsigned char* stages) {
   const Conv2dShape& s = args.shape;
-  const int group_channels = s.c / s.groups, group_filters = s.k / s.groups;
+  const int group_channels = s.c / s.groups;
   RingPlace<T> place;
   for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
     const WgmmaWork work = wgmma_work<T>(args, index);
     const int q = work.m0 % s.q, np = work.m0 / s.q;
     const int w = q * s.stride_w - s.pad_w, h = np % s.p * s.stride_h - s.pad_h, n = np / s.p;
-    const int filter = work.group * group_filters + work.n0;
     int chunk = work.begin % args.chunks, tap = work.begin / args.chunks;
     int tap_w = tap % s.s, tap_h = tap / s.s;
     for (int step = work.begin; step < work.end; ++step) {
@@ -131,7 +261,7 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarrie
       else
         tma_load_im2col_4d(a, &args.pixels, full, channel, w, h, n, static_cast<uint16_t>(tap_w),
                            static_cast<uint16_t>(tap_h));
-      tma_load_4d(a + T::A_BYTES, &args.filters, full, c, tap_w, tap_h, filter);
+      Side::template load<T>(args, work, a + T::A_BYTES, full, c, tap_w, tap_h);
       if (++chunk == args.chunks) {
         chunk = 0;
         if (++tap_w == s.s) tap_w = 0, ++tap_h;
@@ -154,47 +284,46 @@ __device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int c
 
 // A consumer's outputs of a tile, through its buffers, of which `turn` is the next. Where pairs are of floats, rows 2 i
 // and 2 i + 1 of a product have their 8 columns in the same banks; so odd rows are two products ahead.
-template <class T, class Out>
+template <class T, class Out, class Finish>
 __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
                                             const WgmmaWork& work, int warpgroup, unsigned char* buffers,
-                                            int& turn) {
+                                            int& turn, Finish& finish) {
   constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
   constexpr int AHEAD = sizeof(Out) == 4 && PRODUCTS % 4 == 0 ? 2 : 0;
   const int group_filters = args.shape.k / args.shape.groups;
-  const int thread = threadIdx.x % T::WARPGROUP, lane = thread % 32;
-  const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2, ahead = row % 2 * AHEAD;
-  const float* bias = args.bias == nullptr ? nullptr : args.bias + work.group * group_filters + work.n0;
+  const OutputPlace<T> place;
+  const int ahead = place.row % 2 * AHEAD;
   PCN_UNROLL_ON_DEVICE
   for (int part = 0; part < T::PARTS; ++part) {
     const int m = work.m0 + (warpgroup * T::PARTS + part) * 64;
+    if constexpr (std::is_same<Out, typename T::Element>::value)
+      if (part > 0) finish.begin(m);
     PCN_UNROLL_ON_DEVICE
     for (int c = 0; c < T::BN / COLUMNS; ++c) {
       if (m >= args.rows || work.n0 + c * COLUMNS >= group_filters) continue;  // nothing of it exists
       unsigned char* buffer = buffers + turn * T::STORE_BYTES;
-      if (thread == 0) tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
+      if (place.thread == 0)
+        tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
       named_barrier_sync(1 + warpgroup, T::WARPGROUP);
       PCN_UNROLL_ON_DEVICE
       for (int j = 0; j < PRODUCTS; ++j) {
-        const int within = 8 * (j ^ ahead) + pair, column = c * COLUMNS + within;
-        float add[2] = {0.f, 0.f};
-        if (bias != nullptr && work.n0 + column < group_filters)
-          add[0] = __ldg(bias + column), add[1] = __ldg(bias + column + 1);
+        const int within = 8 * (j ^ ahead) + place.pair;
         PCN_UNROLL_ON_DEVICE
         for (int half = 0; half < 2; ++half) {
           float v[2];
           PCN_UNROLL_ON_DEVICE
           for (int e = 0; e < 2; ++e) {
             const int at = 4 * c * PRODUCTS + 2 * half + e;
-            v[e] = (ahead == 0 ? acc[part][at + 4 * j] : acc[part][at + 4 * (j ^ AHEAD)]) + add[e];
-            if (args.relu != 0) v[e] = v[e] < 0.f ? 0.f : v[e];  // keeps NaN
+            v[e] = ahead == 0 ? acc[part][at + 4 * j] : acc[part][at + 4 * (j ^ AHEAD)];
           }
-          put_pair(buffer + (row + 8 * half) * T::ROW_BYTES, lane / 4, within, v[0], v[1],
+          finish.template pair<Out>(v, c * COLUMNS + within, 2 * (c * PRODUCTS + j) + half);
+          put_pair(buffer + (place.row + 8 * half) * T::ROW_BYTES, place.row % 8, within, v[0], v[1],
                    static_cast<Out*>(nullptr));
         }
       }
       fence_proxy_async();  // what TMA reads has been written by threads
       named_barrier_sync(1 + warpgroup, T::WARPGROUP);
-      if (thread == 0) {
+      if (place.thread == 0) {
         tma_store_4d(&args.out, buffer, work.n0 + c * COLUMNS, work.group, m, work.piece);
         tma_store_commit();
       }
@@ -204,12 +333,13 @@ __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (
 }
 
 // A consumer: multiplies what has landed, one step behind in giving stages back, and stores.
-template <class T, int KS>
+template <class T, class Side, int KS>
 __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
                                               unsigned char* stages) {
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
   constexpr int ROWS = 64 * T::ROW_BYTES / 16;  // 64 rows, in the units of a descriptor
   const uint64_t ring = wgmma_descriptor(shared_address(stages));
+  const uint64_t filters = Side::template descriptor<T>(T::A_BYTES) - wgmma_descriptor(0);  // addresses add
   unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[stage]);
@@ -223,33 +353,36 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
     for (int step = work.begin; step < work.end; ++step) {
       mbarrier_wait(&barriers.full[place.stage], place.parity);
       const uint64_t stage = ring + place.stage * (T::STAGE_BYTES / 16);
-      const uint64_t a = stage + warpgroup * (T::PARTS * ROWS), b = stage + T::A_BYTES / 16;
+      const uint64_t a = stage + warpgroup * (T::PARTS * ROWS), b = stage + filters;
       wgmma_fence();
       PCN_UNROLL_ON_DEVICE
       for (int ks = 0; ks < KS; ++ks) PCN_UNROLL_ON_DEVICE
       for (int part = 0; part < T::PARTS; ++part)
-        T::product(acc[part], a + part * ROWS + 2 * ks, b + 2 * ks, ks > 0 || step > work.begin);
+        T::template product<Side::MAJOR>(acc[part], a + part * ROWS + 2 * ks,
+                                         b + Side::template PRODUCT<T> * ks, ks > 0 || step > work.begin);
       wgmma_commit();
       wgmma_wait<1>();
       if (step > work.begin) release(before);
       before = place.stage;
       place.advance();
     }
+    typename Side::template Finish<T> finish(args, work);
+    finish.begin(work.m0 + warpgroup * T::PARTS * 64);  // while the last products are made
     wgmma_wait<0>(acc);
     release(before);
     if constexpr (std::is_same<typename T::Element, Bf16>::value) {
       if (args.pieces == 0) {
-        wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn);
+        wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn, finish);
         continue;
       }
     }
-    wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn);
+    wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn, finish);
   }
   if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
 }
 
-// KS: products of 32 bytes a step, 4 or 3.
-template <class T, int KS>
+// Side: Forward or Backward. KS: products of 32 bytes a step, 4 or 3.
+template <class T, class Side, int KS>
 __global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
   WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();
   unsigned char* stages = dynamic_shared<unsigned char>();
@@ -267,33 +400,11 @@ __global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_const
   __syncthreads();
   if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP) {
     setmaxnreg_dec<40>();
-    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) wgmma_produce<T, KS>(args, barriers, stages);
+    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) wgmma_produce<T, Side, KS>(args, barriers, stages);
   } else {
     setmaxnreg_inc<232>();
-    wgmma_consume<T, KS>(args, barriers, stages);
+    wgmma_consume<T, Side, KS>(args, barriers, stages);
   }
-}
-
-// ---- the host's side
-
-// How a group's channels are cut into steps: by 128 bytes or, where that pads less, by 96.
-struct WgmmaSteps {
-  int ks, channels, chunks;  // products and channels a step, steps a filter tap
-};
-template <class T>
-WgmmaSteps wgmma_steps(int group_channels) {
-  const int parts[] = {T::BK / 4 * 4, T::BK / 4 * 3};
-  const auto padded = [&](int part) { return ceil_div(group_channels, part) * part; };
-  const int channels = padded(parts[1]) < padded(parts[0]) ? parts[1] : parts[0];
-  return {channels * 4 / T::BK, channels, static_cast<int>(ceil_div(group_channels, channels))};
-}
-
-// The rate of the fastest of these tiles in multiply-adds of FFMA: by the cycle model 1.34 times that of the fastest
-// mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h).
-template <class T>
-TileInfo wgmma_info(int channels, double efficiency) {
-  const double rate = std::is_same<typename T::Element, Bf16>::value ? 12. : 6.;
-  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, rate};
 }
 
 }  // namespace pcn::conv

@@ -1,8 +1,8 @@
 """The kernels for compute capability 9.0 (kernels/conv/hopper): TMA, mbarriers, wgmma.
 
-``test_conv_bf16.py`` runs them on the shapes of every row. Here are shapes for what they alone have: a ring
-that turns round within a tile and from tile to tile, steps of 96 and of 128 bytes, groups as offsets of
-channels, maps.
+``test_conv_bf16.py`` and ``test_masked_dgrad.py`` run them on the shapes of every row. Here are shapes for
+what they alone have: a ring that turns round within a tile and from tile to tile, steps of 96 and of 128
+bytes, groups as offsets of channels, maps; of dgrad filters across the reduction, in taps that go backwards.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from support.helpers import same_bits
 from support.kernels.conv_problems import PLAIN, compute, kernels, problem, table
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 from test_conv_bf16 import BF16, assert_right
+from test_masked_dgrad import relu_output, through_relu
 
 from pyconvnet import ops, reference
 from pyconvnet.common import devices
@@ -33,20 +34,35 @@ CASES = [
     Conv("one_pixel_filters", (2, 7, 11, 72), (264, 1, 1, 72)),
     Conv("window_is_image", (9, 4, 5, 16), (40, 4, 5, 16)),
 ]
+#: Of dgrad: reductions and columns that end within a step and a row of shared memory, and padding of its own.
+BACKWARD = [
+    Conv("rows_and_more_back", (3, 7, 8, 136), (72, 3, 2, 136), pad=((2, 0), (0, 1))),
+    Conv("cropped", (2, 9, 7, 24), (64, 2, 3, 24), pad=((1, 2), (2, 3))),
+    Conv("beyond_windows", (2, 6, 5, 48), (128, 4, 3, 24), pad=((5, 4), (3, 2)), groups=2),
+]
+NAMED = {case.name: case for case in [*CASES, *BACKWARD]}
 #: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
 SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
+SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
 ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
 NASTY = [("rev", "eager"), ("mix", "late"), ("mix", "rand")]
 
 
-def rows(cases: list[Conv]) -> list:
+def rows(cases: list[Conv], op: str = "conv2d") -> list:
     """One test for each case and each of these kernels."""
     return [
-        pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_fprop_')}")
+        pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_').removeprefix('fprop_')}")
         for case in cases
-        for kernel in kernels("conv2d", case, precision="bf16")
+        for kernel in kernels(op, case, precision="bf16")
         if "_wgmma" in kernel
     ]
+
+
+def backward(case: Conv, dev, kernel: str, masked: bool = False) -> None:
+    """Compute a case's input gradient, through a ReLU or not, and compare with float64."""
+    p, mask = problem(case, BF16), relu_output(case.x, BF16)
+    dx = compute("conv2d_dgrad", case, dev, kernel, BF16, mask=dev.asarray(mask) if masked else None)
+    assert_right(dx, through_relu(p.dx, mask) if masked else p.dx, p.terms["conv2d_dgrad"])
 
 
 def forward(case: Conv, dev, kernel: str, relu: bool = False) -> None:
@@ -68,22 +84,38 @@ def test_kernel(case, kernel, device, run_on):
             forward(case, device, f"{kernel}/1", relu=True)  # small as they are, most are cut into pieces
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    ("case", "kernel"), rows([*CASES, *BACKWARD, SEVERAL_BACKWARD], "conv2d_dgrad")
+)
+def test_dgrad(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    with run_on(device):
+        backward(case, device, f"{kernel}/1", masked=True)
+        if case is not SEVERAL_BACKWARD:
+            backward(case, device, kernel)  # small as they are, most are cut into pieces
+
+
 def with_orders() -> list:
     """Every order on small cases; the nasty ones, and where it is quick, on pieces and on the large one.
 
     Sanitized builds, whose checks hold for any order, take a few.
     """
-    named, some = {case.name: case for case in CASES}, NASTY if PLAIN else NASTY[2:]
+    forward, backward, some = "conv2d", "conv2d_dgrad", NASTY if PLAIN else NASTY[2:]
     return [
-        pytest.param(case, f"{kernel}/{pieces}", *order, id="-".join((row.id, str(pieces), *order)))
-        for wanted, pieces, orders in (
-            (named["as_conv2"], 1, ORDERS if PLAIN else NASTY),
-            (named["as_conv2"], 3, some),
-            (named["channels_of_96"], 1, some),
-            (named["rows_and_more"], 1, ORDERS if PLAIN else NASTY),
-            (SEVERAL, 1, some),
+        pytest.param(op, case, f"{kernel}/{pieces}", *order, id="-".join((row.id, str(pieces), *order)))
+        for op, wanted, pieces, orders in (
+            (forward, NAMED["as_conv2"], 1, ORDERS if PLAIN else NASTY),
+            (forward, NAMED["as_conv2"], 3, some),
+            (forward, NAMED["channels_of_96"], 1, some),
+            (forward, NAMED["rows_and_more"], 1, ORDERS if PLAIN else NASTY),
+            (forward, SEVERAL, 1, some),
+            (backward, NAMED["as_conv2"], 1, some),
+            (backward, BACKWARD[0], 1, some),
+            (backward, SEVERAL_BACKWARD, 1, NASTY[2:]),
         )
-        for row in rows([wanted])
+        for row in rows([wanted], op)
         for order in orders
         for case, kernel in (row.values,)
     ]
@@ -94,34 +126,45 @@ def test_the_kernels_take_every_case():
     assert {case.name: len(rows([case])) for case in [*CASES, SEVERAL]} == dict.fromkeys(
         (case.name for case in [*CASES, SEVERAL]), every
     )
+    every = sum("_wgmma" in name for name in table("conv2d_dgrad", BF16))
+    for case in [*CASES, *BACKWARD, SEVERAL_BACKWARD]:
+        others = case.name in ("strided", "channels_of_96")  # a stride; groups of 40 filters
+        assert len(rows([case], "conv2d_dgrad")) == (0 if others else every)
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize(("case", "kernel", "order", "asynchronous"), with_orders())
-def test_every_order_gives_the_same_bits(case, kernel, order, asynchronous):
+@pytest.mark.parametrize(("op", "case", "kernel", "order", "asynchronous"), with_orders())
+def test_every_order_gives_the_same_bits(op, case, kernel, order, asynchronous):
     """Copies, products and stores as early and as late as may be, whoever goes first."""
-    dev = devices.emulator()
+    dev, p = devices.emulator(), problem(case, BF16)
+    options = {"mask": relu_output(case.x, BF16)} if op == "conv2d_dgrad" else {}
     try:
         dev.ext.configure(order=order, async_=asynchronous, seed=5)
         with ops.on(dev):
-            result = compute("conv2d", case, dev, kernel, BF16)
+            result = compute(op, case, dev, kernel, BF16, **options)
             dev.ext.configure()
-            plain = compute("conv2d", case, dev, kernel, BF16)
+            plain = compute(op, case, dev, kernel, BF16, **options)
     finally:
         dev.ext.configure()
     assert same_bits(result, plain)
-    assert_right(plain, problem(case, BF16).y, problem(case, BF16).terms["conv2d"])
+    expected = p.expected(op)
+    assert_right(plain, through_relu(expected, options["mask"]) if options else expected, p.terms[op])
 
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("pieces", [2, 3, 5])
-@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]]))
+@pytest.mark.parametrize(
+    ("case", "kernel"), [*rows([CASES[1]]), *rows([CASES[1]], "conv2d_dgrad")]
+)
 def test_pieces(case, kernel, pieces, device, run_on):
-    """25 steps in pieces: float sums leave by a map of their own, and are added."""
+    """25 steps (of dgrad 50) in pieces: float sums leave by a map of their own, and are added."""
     if capability(device) != 90:
         pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
-        forward(case, device, f"{kernel}/{pieces}", relu=True)
+        if "dgrad" in kernel:
+            backward(case, device, f"{kernel}/{pieces}", masked=True)
+        else:
+            forward(case, device, f"{kernel}/{pieces}", relu=True)
 
 
 @pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]]))
@@ -138,16 +181,32 @@ def test_a_group_does_not_see_the_other(case, kernel, device, run_on):
     assert np.isnan(y[..., 128:]).any()
 
 
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]], "conv2d_dgrad"))
+def test_a_group_of_filters_does_not_see_the_other(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    p = problem(case, BF16)
+    dy = p.dy.copy()
+    dy[..., 128] = np.nan
+    with run_on(device):
+        dx = ops.conv2d_dgrad(
+            device.asarray(dy), device.asarray(p.w), case.x, kernel=kernel, **case.options
+        )
+    dx = device.to_numpy(dx).astype(np.float64)
+    assert np.isfinite(dx[..., :48]).all()
+    assert np.isnan(dx[..., 48:]).any()
+
+
 # ---------------------------------------------------------------- what they take
 
 TAKEN = {"stride": 2, "pad": 0, "groups": 1}
 
 
-def taken(x, w, **options) -> bool:
+def taken(x, w, op="conv2d", **options) -> bool:
     """Whether these kernels apply; all or none."""
-    found = ops.kernels("conv2d", x, w, precision="bf16", device="emulator", **TAKEN | options)
+    found = ops.kernels(op, x, w, precision="bf16", device="emulator", **TAKEN | options)
     wgmma = [name for name in found if "_wgmma" in name]
-    assert len(wgmma) in (0, sum("_wgmma" in name for name in table("conv2d", BF16)))
+    assert len(wgmma) in (0, sum("_wgmma" in name for name in table(op, BF16)))
     return bool(wgmma)
 
 
@@ -182,14 +241,33 @@ def test_limits_of_instructions_and_maps():
         assert taken((2, 9, 9, channels), (16, 3, 3, channels))
 
 
+def test_limits_of_dgrad():
+    def back(x, w, **options):
+        return taken(x, w, "conv2d_dgrad", **{"stride": 1} | options)
+
+    x, w = (2, 40, 40, 16), (16, 3, 3, 16)
+    assert back(x, w)
+    assert not back(x, w, stride=2)
+    assert not back(x, w, stride=(1, 2))
+    assert not back((2, 40, 40, 12), (16, 3, 3, 12))
+    assert not back(x, (12, 3, 3, 16))
+    # Rows of dx before dy begins: corners are bytes.
+    for rows, pad, good in ((129, 0, True), (130, 0, False), (130, 1, True), (3, 129, True), (3, 130, False)):
+        assert back((1, 300, 4, 8), (8, rows, 1, 8), pad=((pad, 0), (0, 0))) == good
+    for filters, whole in ((48, False), (64, True), (96, False), (128, True), (192, True)):
+        assert back((2, 9, 9, 16), (2 * filters, 3, 3, 8), groups=2) == whole
+        assert back((2, 9, 9, 16), (filters, 3, 3, 16))
+
+
 @pytest.mark.parametrize(
     ("card", "wgmma"), [("80", False), ("89", False), ("90", True), ("100", False), ("120", False)]
 )
 def test_other_cards_take_portable_rows(monkeypatch, card, wgmma):
     monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", card)
-    names = kernels("conv2d", CASES[2], precision="bf16")
-    assert any("_wgmma" in name for name in names) == wgmma
-    assert any("_mma" in name for name in names)
+    for op in ("conv2d", "conv2d_dgrad"):
+        names = kernels(op, CASES[2], precision="bf16")
+        assert any("_wgmma" in name for name in names) == wgmma
+        assert any("_mma" in name for name in names)
 
 
 def test_alexnet_runs_on_them(monkeypatch):
@@ -197,16 +275,18 @@ def test_alexnet_runs_on_them(monkeypatch):
     from support.kernels.conv_shapes import alexnet_convs
 
     for batch in (128, 1024):
-        chosen = {
-            case.name: kernels("conv2d", case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]
-        }
-        assert all("_wgmma" in name for name in chosen.values()), chosen
+        for op in ("conv2d", "conv2d_dgrad"):
+            chosen = {
+                case.name: kernels(op, case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]
+            }
+            assert all("_wgmma" in name for name in chosen.values()), chosen
 
 
 @pytest.mark.parametrize("case", [*RAGGED_CONVS, *RAGGED_OF_EIGHT], ids=str)
 def test_bf16_alone(case):
-    for precision in ("fp32", "tf32", "fp32x3"):
-        assert not any("_wgmma" in name for name in kernels("conv2d", case, precision=precision))
+    for op in ("conv2d", "conv2d_dgrad"):
+        for precision in ("fp32", "tf32", "fp32x3"):
+            assert not any("_wgmma" in name for name in kernels(op, case, precision=precision))
 
 
 def test_maps_are_of_the_arrays_that_are_given():

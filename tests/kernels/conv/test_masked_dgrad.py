@@ -30,7 +30,7 @@ NAMES = (
 MASKED = [
     GROUPED,
     *(case for case in CASES if case.name in NAMES),
-    *(case for case in RAGGED_OF_EIGHT if case.name in ("eight_rectangular", "eight_deep")),
+    *(c for c in RAGGED_OF_EIGHT if c.name in ("eight_rectangular", "eight_deep", "eight_wide_filters")),
 ]
 F32 = np.float32
 BF16 = ml_dtypes.bfloat16

@@ -1,19 +1,20 @@
 """Bugs for test_planted_bugs.py: the kernels for compute capability 9.0: ring, maps, stores."""
 
-TILE, FPROP = "conv/hopper/wgmma_tile.h", "conv/hopper/fprop.h"
+TILE, HOST, DGRAD = (f"conv/hopper/{name}.h" for name in ("wgmma_tile", "product", "dgrad"))
 SHAPES = (
     "test_conv_wgmma.py",
     "test_kernel and emulator and (as_conv2 or rows_and_more or strided) and 128x128",
 )
 # The ring turns round four times in a tile; outputs are bfloat16.
-ORDERS = ("test_conv_wgmma.py", "test_every_order and as_conv2 and 128x128_bf16-1-")
-BOTH = ("test_conv_wgmma.py", "test_every_order and rows_and_more and 128x128")  # warpgroups have rows
+ORDERS = ("test_conv_wgmma.py", "test_every_order and as_conv2 and 128x128_bf16-1- and not dgrad")
+# Both warpgroups have rows.
+BOTH = ("test_conv_wgmma.py", "test_every_order and rows_and_more and 128x128 and not dgrad")
 LAST = ("test_conv_wgmma.py", "test_every_order and channels_of_96 and 128x128")  # ends with the last stage
-SEVERAL = ("test_conv_wgmma.py", "test_every_order and several and 128x128")
+SEVERAL = ("test_conv_wgmma.py", "test_every_order and several and 128x128 and not dgrad")
 PARTS = ("test_conv_wgmma.py", "test_kernel and emulator and rows_and_more and 256x128")
-PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 128x128")
-GROUPS = ("test_conv_wgmma.py", "test_a_group and emulator and 128x128")
-LIMITS = ("test_conv_wgmma.py", "test_limits")
+PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 128x128 and not dgrad")
+GROUPS = ("test_conv_wgmma.py", "test_a_group_does and emulator and 128x128")
+LIMITS = ("test_conv_wgmma.py", "test_limits_of_instructions")
 SMALL, LARGE = ("conv2d_fprop_wgmma128x128_bf16.cu",), ("conv2d_fprop_wgmma256x128_bf16.cu",)
 
 BUGS = [
@@ -80,8 +81,8 @@ BUGS = [
     # ---- descriptors and swizzles
     (
         TILE,
-        "b = stage + T::A_BYTES / 16",
-        "b = stage + T::A_BYTES / 16 + 64",
+        "b = stage + filters;",
+        "b = stage + filters + 64;",
         "filters read from the next group of 8 rows",
         SHAPES,
         SMALL,
@@ -161,8 +162,8 @@ BUGS = [
     ),
     (
         TILE,
-        "args.bias + work.group * group_filters + work.n0",
-        "args.bias + work.n0",
+        "bias += work.group * (args.shape.k / args.shape.groups) + work.n0",
+        "bias += work.n0",
         "the first group's bias for all",
         SHAPES,
         SMALL,
@@ -203,7 +204,7 @@ BUGS = [
     ),
     # ---- maps
     (
-        FPROP,
+        HOST,
         "{(s.q - 1) * s.stride_w - s.pad_w - (s.w - 1)",
         "{(s.q - 1) * s.stride_w - s.pad_w - s.w",
         "rows of windows that end a pixel early",
@@ -211,7 +212,7 @@ BUGS = [
         SMALL,
     ),
     (
-        FPROP,
+        HOST,
         "static_cast<uint32_t>(s.stride_w), static_cast<uint32_t>(s.stride_h)",
         "static_cast<uint32_t>(s.stride_h), static_cast<uint32_t>(s.stride_w)",
         "steps of the map swapped",
@@ -219,7 +220,7 @@ BUGS = [
         SMALL,
     ),
     (
-        FPROP,
+        HOST,
         "{pixel, s_ * pixel, r * s_ * pixel}",
         "{pixel, r * pixel, r * s_ * pixel}",
         "filters' rows as far apart as their columns",
@@ -227,7 +228,7 @@ BUGS = [
         SMALL,
     ),
     (
-        FPROP,
+        HOST,
         "steps.chunks * steps.channels != group_channels",
         "steps.chunks == 0",
         "steps that reach into the next group",
@@ -235,12 +236,52 @@ BUGS = [
         SMALL,
     ),
     (
-        FPROP,
+        HOST,
         "s.stride_w > 8 || s.stride_h > 8",
         "s.stride_w > 9 || s.stride_h > 9",
         "steps that no map takes",
         LIMITS,
         SMALL,
     ),
-    (FPROP, "corners.lower[i] < -128", "corners.lower[i] < -129", "corners that no map takes", LIMITS, SMALL),
+    (HOST, "corner[i] < -128", "corner[i] < -129", "corners that no map takes", LIMITS, SMALL),
+]
+
+# ---- dgrad: filters across the reduction, turned round; the mask
+_SOME = "test_dgrad and emulator and (as_conv2 or back or beyond) and not several"
+BACK = ("test_conv_wgmma.py", f"{_SOME} and 128x128")
+BACK_TALL = ("test_conv_wgmma.py", f"{_SOME} and 256x48")
+BACK_128, BACK_48 = ("conv2d_dgrad_wgmma128x128_bf16.cu",), ("conv2d_dgrad_wgmma256x48_bf16.cu",)
+BUGS += [
+    (TILE, "s.r - 1 - tap_h, filter", "tap_h, filter", "rows of filters not turned round", BACK, BACK_128),
+    (DGRAD, "s.r - 1 - s.pad_h", "s.pad_h", "the layer's padding for that of its gradient", BACK, BACK_128),
+    (
+        TILE,
+        "8 * SPAN<T>, SPAN<T>, BLOCK_BYTES<T>)",
+        "8 * SPAN<T>, SPAN<T>, BLOCK_BYTES<T> / 2)",
+        "columns that follow 32 rows of the reduction",
+        BACK,
+        BACK_128,
+    ),
+    (TILE, "16 * SPAN<T> / 16", "8 * SPAN<T> / 16", "products 8 rows apart", BACK, BACK_128),
+    (TILE, "work.n0 + block * COLUMNS<T>,", "work.n0,", "the first columns in every block", BACK, BACK_128),
+    (TILE, "filter = work.group * (s.c / s.groups) + c", "filter = c", "one group's filters", BACK, BACK_128),
+    (TILE, "if (part > 0) finish.begin(m);", "", "the mask of the first 64 rows for all", BACK_TALL, BACK_48),
+    (TILE, "+ column0 + place.pair", "+ place.pair", "the first columns' mask for all", BACK, BACK_128),
+    (
+        TILE,
+        "from_bf16(static_cast<uint16_t>(pairs[index] >> 16))",
+        "from_bf16(static_cast<uint16_t>(pairs[index]))",
+        "both columns of a pair masked as the first",
+        BACK,
+        BACK_128,
+    ),
+    (HOST, ": TensorSwizzle::k32;", ": TensorSwizzle::k64;", "a wider swizzle", BACK_TALL, BACK_48),
+    (
+        DGRAD,
+        "s.stride_h == 1 && s.stride_w == 1 && wgmma_supports",
+        "s.stride_h == 1 && wgmma_supports",
+        "strided columns taken",
+        ("test_conv_wgmma.py", "test_limits_of_dgrad"),
+        BACK_128,
+    ),
 ]

@@ -1,0 +1,61 @@
+// Gradient with respect to the input on sm_90a, at stride 1: a forward convolution of dy on the tile of wgmma_tile.h
+// (Backward there says with which filters). Rows are input pixels, columns the channels of a group. The kernel of every
+// line of PCN_DGRAD_WGMMA_BF16 in tiles.inc.
+#pragma once
+#include "conv/dgrad.h"
+#include "conv/hopper/product.h"
+
+namespace pcn::conv {
+
+// Of conv2d_dgrad_generic.cu: see hopper/fprop.h.
+extern template cudaError_t dgrad_finish(const char* stem, Bf16* dx, const Bf16* mask,
+                                         const Conv2dShape& shape, void* workspace, const GemmGrid& grid,
+                                         cudaStream_t stream);
+
+// The convolution of dy whose output is dx: input pixel h sees dy at h + pad - r, which is h - (R - 1 - pad) + r' for
+// the tap r' = R - 1 - r.
+inline Conv2dShape turned(const Conv2dShape& s) {
+  Conv2dShape t = s;
+  t.h = s.p, t.w = s.q, t.c = s.k;
+  t.p = s.h, t.q = s.w, t.k = s.c;
+  t.pad_h = s.r - 1 - s.pad_h, t.pad_w = s.s - 1 - s.pad_w;
+  return t;
+}
+
+template <class T>
+bool wgmma_dgrad_supports(const Conv2dShape& s) {
+  return s.stride_h == 1 && s.stride_w == 1 && wgmma_supports<T, Backward>(turned(s));
+}
+template <class T>
+std::size_t wgmma_dgrad_workspace(const Conv2dShape& s) {
+  return wgmma_workspace<T, Backward>(turned(s));
+}
+template <class T, int PERCENT>
+double wgmma_dgrad_cost(const Conv2dShape& s) {
+  return wgmma_cost<T, Backward, PERCENT>(turned(s));
+}
+
+template <class T, class E>
+cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E* mask,
+                        const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  const Conv2dShape seen = turned(shape);
+  const GemmGrid grid = wgmma_grid<T, Backward>(seen);
+  const cudaError_t status =
+      wgmma_product<T, Backward>(stem, dx, dy, w, nullptr, false, mask, seen, grid, workspace, stream);
+  if (status != cudaSuccess) return status;
+  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
+}
+
+}  // namespace pcn::conv
+
+// A line of PCN_DGRAD_WGMMA_BF16 in tiles.inc: the kernel's launcher and its traits.
+#define PCN_DGRAD_WGMMA_BF16(stem, THREADS_A_BLOCK, PERCENT, ...)                                  \
+  static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                 \
+  const Conv2dTraits stem##_traits = {conv::wgmma_dgrad_supports<conv::__VA_ARGS__>,               \
+                                      conv::wgmma_dgrad_workspace<conv::__VA_ARGS__>,              \
+                                      conv::wgmma_dgrad_cost<conv::__VA_ARGS__, PERCENT>};         \
+  cudaError_t stem(conv::__VA_ARGS__::Element* dx, const conv::__VA_ARGS__::Element* dy,           \
+                   const conv::__VA_ARGS__::Element* w, const conv::__VA_ARGS__::Element* mask,    \
+                   const Conv2dShape& shape, void* workspace, cudaStream_t stream) {               \
+    return conv::wgmma_dgrad<conv::__VA_ARGS__>(#stem, dx, dy, w, mask, shape, workspace, stream); \
+  }

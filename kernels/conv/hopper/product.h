@@ -1,0 +1,170 @@
+// The host's side of a product on the tile of wgmma_tile.h: what instructions and maps take, the maps, the launch.
+// Shapes are those of the convolution that is computed, which of dgrad is not the layer's (Backward).
+#pragma once
+#include "conv/hopper/wgmma_tile.h"
+
+namespace pcn::conv {
+
+// How a group's channels are cut into steps: by 128 bytes or, where that pads less, by 96.
+struct WgmmaSteps {
+  int ks, channels, chunks;  // products and channels a step, steps a filter tap
+};
+template <class T, class Side>
+WgmmaSteps wgmma_steps(int group_channels) {
+  const int parts[] = {T::BK / 4 * 4, T::BK / 4 * 3};
+  const auto padded = [&](int part) { return ceil_div(group_channels, part) * part; };
+  const bool narrow = Side::NARROW && padded(parts[1]) < padded(parts[0]);
+  const int channels = parts[narrow];
+  return {channels * 4 / T::BK, channels, static_cast<int>(ceil_div(group_channels, channels))};
+}
+
+template <class T, class Side>
+GemmExtent wgmma_extent(const Conv2dShape& s) {
+  const WgmmaSteps steps = wgmma_steps<T, Side>(s.c / s.groups);
+  return {std::int64_t{s.n} * s.p * s.q, s.k / s.groups,
+          std::int64_t{s.r} * s.s * steps.chunks * steps.channels, s.groups, s.splits};
+}
+// The rate of the fastest of these tiles in multiply-adds of FFMA: by the cycle model 1.34 times that of the fastest
+// mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h).
+template <class T, class Side>
+TileInfo wgmma_info(const Conv2dShape& s, double efficiency) {
+  const double rate = std::is_same<typename T::Element, Bf16>::value ? 12. : 6.;
+  const int channels = wgmma_steps<T, Side>(s.c / s.groups).channels;
+  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, rate};
+}
+template <class T, class Side>
+GemmGrid wgmma_grid(const Conv2dShape& s) {
+  return gemm_grid(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
+}
+
+// Filters of one pixel that meet each pixel once.
+inline bool single_pixels(const Conv2dShape& s) {
+  return s.r == 1 && s.s == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0 &&
+         s.p == s.h && s.q == s.w;
+}
+
+// The corners of the bounding box, {w, h}, in which a window's first pixel lies: the least, and the greatest seen from
+// the image's last pixel.
+struct WindowCorners {
+  int lower[2], upper[2];
+};
+inline WindowCorners window_corners(const Conv2dShape& s) {
+  return {{-s.pad_w, -s.pad_h},
+          {(s.q - 1) * s.stride_w - s.pad_w - (s.w - 1), (s.p - 1) * s.stride_h - s.pad_h - (s.h - 1)}};
+}
+
+// What the instructions and maps take: extents of 16 bytes, windows that an im2col map can walk, groups of whole steps.
+template <class T, class Side>
+bool wgmma_supports(const Conv2dShape& s) {
+  using E = typename T::Element;
+  const Precision precision = std::is_same<E, Bf16>::value ? Precision::kBf16 : Precision::kTf32;
+  if (s.precision != precision || s.aligned == 0 || s.capability != 90) return false;
+  const int group_channels = s.c / s.groups, group_columns = s.k / s.groups;
+  if (group_channels % PER_ACCESS<E> != 0 || group_columns % PER_ACCESS<E> != 0) return false;
+  const WgmmaSteps steps = wgmma_steps<T, Side>(group_channels);
+  if (s.groups > 1 && steps.chunks * steps.channels != group_channels) return false;
+  if (!single_pixels(s)) {
+    const WindowCorners corners = window_corners(s);
+    for (const int* corner : {corners.lower, corners.upper})
+      for (int i = 0; i < 2; ++i)
+        if (corner[i] < -128 || corner[i] > 127) return false;
+    if (s.stride_w > 8 || s.stride_h > 8 || s.r > 256 || s.s > 256) return false;
+  }
+  return image_at_least(wgmma_kernel<T, Side, 4>, 90);
+}
+
+template <class T, class Side>
+std::size_t wgmma_workspace(const Conv2dShape& s) {
+  return split_bytes(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
+}
+template <class T, class Side, int PERCENT>
+double wgmma_cost(const Conv2dShape& s) {
+  return gemm_cost(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, PERCENT / 100.0), s.precision);
+}
+
+// ---- maps
+template <class E>
+constexpr TensorElement kMapElement =
+    std::is_same<E, Bf16>::value ? TensorElement::kBf16 : TensorElement::kFloat32;
+
+template <class E>
+cudaError_t map_pixels(TensorMap* map, const E* x, const Conv2dShape& s, int channels, int rows) {
+  const uint64_t item = sizeof(E), c = s.c, w = s.w, h = s.h, n = s.n;
+  const uint32_t channels_ = channels, rows_ = rows;
+  if (single_pixels(s)) {
+    const uint64_t dim[] = {c, n * h * w}, stride[] = {c * item};
+    const uint32_t box[] = {channels_, rows_};
+    return encode_tiled(map, x, kMapElement<E>, 2, dim, stride, box, TensorSwizzle::k128);
+  }
+  const uint64_t dim[] = {c, w, h, n}, stride[] = {c * item, w * c * item, h * w * c * item};
+  const WindowCorners corners = window_corners(s);
+  const uint32_t steps[] = {1, static_cast<uint32_t>(s.stride_w), static_cast<uint32_t>(s.stride_h), 1};
+  return encode_im2col(map, x, kMapElement<E>, dim, stride, corners.lower, corners.upper, channels_, rows_,
+                       steps, TensorSwizzle::k128);
+}
+
+// The layer's w[filters][R][S][channels], of which a load takes one tap. Backward, the layer's filters are the channels
+// of the convolution.
+template <class T, class Side, class E>
+cudaError_t map_filters(TensorMap* map, const E* w, const Conv2dShape& s, int channels) {
+  constexpr bool FORWARD = Side::MAJOR == Major::kK;
+  constexpr int SPAN = Side::template SPAN<T>;
+  const uint64_t c = (FORWARD ? s.c : s.k) / s.groups, r = s.r, s_ = s.s, k = FORWARD ? s.k : s.c;
+  const uint64_t pixel = c * sizeof(E);
+  const uint64_t dim[] = {c, s_, r, k}, stride[] = {pixel, s_ * pixel, r * s_ * pixel};
+  const uint32_t step = channels, row = SPAN / sizeof(E);
+  const uint32_t box[] = {FORWARD ? step : row, 1, 1, FORWARD ? T::BN : step};
+  constexpr TensorSwizzle SWIZZLE = SPAN == 128  ? TensorSwizzle::k128
+                                    : SPAN == 64 ? TensorSwizzle::k64
+                                                 : TensorSwizzle::k32;
+  return encode_tiled(map, w, kMapElement<E>, 4, dim, stride, box, SWIZZLE);
+}
+
+// Columns and groups are dimensions of their own, so that a tile ends where its group does.
+template <class Out>
+cudaError_t map_outputs(TensorMap* map, Out* out, std::int64_t rows, int columns, int groups, int pieces,
+                        int store_columns) {
+  const uint64_t group = columns / groups, count = groups, m = rows, pieces_ = pieces;
+  const uint64_t row = columns * sizeof(Out);
+  const uint64_t dim[] = {group, count, m, pieces_}, stride[] = {group * sizeof(Out), row, m * row};
+  const uint32_t box[] = {static_cast<uint32_t>(store_columns), 1, 64, 1};
+  return encode_tiled(map, out, kMapElement<Out>, 4, dim, stride, box, TensorSwizzle::k128);
+}
+
+// ---- the launch: out, or the pieces of `grid` in workspace, which the caller adds, with bias, ReLU and mask
+template <class T, class Side, class E>
+cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
+                          bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
+                          void* workspace, cudaStream_t stream) {
+  const GemmExtent extent = wgmma_extent<T, Side>(shape);
+  const WgmmaSteps steps = wgmma_steps<T, Side>(shape.c / shape.groups);
+  const bool pieces = grid.splits > 1;
+  WgmmaArgs args = {};
+  args.bias = pieces ? nullptr : bias;
+  args.mask = pieces ? nullptr : mask;
+  args.shape = shape;
+  args.single = single_pixels(shape);
+  args.pieces = pieces;
+  args.relu = relu && !pieces;
+  args.chunks = steps.chunks, args.channels = steps.channels;
+  args.rows = static_cast<int>(extent.rows);
+  args.m_tiles = static_cast<int>(grid.m_tiles), args.n_tiles = static_cast<int>(grid.n_tiles);
+  args.steps = static_cast<int>(extent.depth / steps.channels);
+  args.piece_steps = static_cast<int>(grid.chunk / steps.channels);
+  args.work = static_cast<int>(grid.tiles * grid.splits);
+  cudaError_t status = map_pixels(&args.pixels, pixels, shape, steps.channels, T::BM);
+  if (status == cudaSuccess) status = map_filters<T, Side>(&args.filters, filters, shape, steps.channels);
+  if (status == cudaSuccess)
+    status = pieces ? map_outputs(&args.out, static_cast<float*>(workspace), extent.rows, shape.k,
+                                  shape.groups, grid.splits, T::template STORE_COLUMNS<float>)
+                    : map_outputs(&args.out, out, extent.rows, shape.k, shape.groups, 1,
+                                  T::template STORE_COLUMNS<E>);
+  if (status != cudaSuccess) return status;
+  auto kernel = wgmma_kernel<T, Side, 4>;
+  if constexpr (Side::NARROW)
+    if (steps.ks == 3) kernel = wgmma_kernel<T, Side, 3>;
+  return launch(stem, kernel, dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES,
+                stream, args);
+}
+
+}  // namespace pcn::conv
