@@ -5,6 +5,7 @@ The arguments are those of :mod:`pyconvnet.reference.conv`.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -48,6 +49,17 @@ def _parts(geometry: Geometry) -> list[tuple[int, int, int, int]]:
     return [(*some, *of_them) for some in images for of_them in rows]
 
 
+@functools.lru_cache(1024)
+def _panels(
+    geometry: Geometry, transposed: bool, lanes: int
+) -> tuple[tuple[int], Geometry, list[tuple[int, int]]]:
+    """Say how many numbers packed filters are, how they lie unpacked, and the parts they are packed in."""
+    c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
+    filters = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
+    parts = groups * -(-k // groups // (2 * lanes)), max(1, _PACKED // (2 * lanes * c // groups * r * s))
+    return (c * r * s * -(-k // groups // lanes) * lanes,), filters, ranges(*parts)
+
+
 def _correlate(
     x: np.ndarray,
     w: np.ndarray,
@@ -60,13 +72,8 @@ def _correlate(
     parts: list[tuple[int, int, int, int]],
 ) -> None:
     ext, level = module.ext(), module.level()
-    lanes = module.levels()[level]
-    c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
-    panels = scratch("host.panels", (c * r * s * -(-k // groups // lanes) * lanes,), np.float32)
-    filters = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
-    pieces = ranges(
-        groups * -(-k // groups // (2 * lanes)), max(1, _PACKED // (2 * lanes * c // groups * r * s))
-    )
+    shape, filters, pieces = _panels(geometry, transposed, module.levels()[level])
+    panels = scratch("host.panels", shape, np.float32)
     module.each(lambda i: ext.pack(level, filters, transposed, *pieces[i], w, panels), len(pieces))
 
     def task(i: int) -> None:
