@@ -50,20 +50,29 @@ def test_the_rows_are_those_that_count(contest):
     assert {("cifar10_80sec", False, 1), ("cifar10_18pct", False, 1), ("alexnet", False, 1)} <= rows
 
 
-@pytest.mark.parametrize("how", [["--profile"], ["--infer"]])
-def test_the_command(contest, how, tmp_path, monkeypatch, capsys):
+ONE = ["--model", "cifar10_80sec", "--batch", "4", "--rounds", "2", "--steps", "2"]
+
+
+@pytest.mark.parametrize(
+    ("how", "rows"),
+    [
+        ([*ONE, "--profile"], [("cifar10_80sec", "train", 4)]),
+        ([*ONE, "--infer"], [("cifar10_80sec", "infer", 4)]),
+        (["--all"], [("digits", "train", 3), ("digits", "infer", 1)]),
+    ],
+)
+def test_the_command(contest, how, rows, tmp_path, monkeypatch, capsys):
     for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the command sets them
-    words = ["--model", "cifar10_80sec", "--batch", "4", "--threads", "1", "--rounds", "2", "--steps", "2"]
-    out = ["--pause", "0", "--out", str(tmp_path / "a.json")]
-    monkeypatch.setattr(sys, "argv", ["cpu_vs_pytorch.py", *words, *how, *out])
+    monkeypatch.setattr(contest, "ROWS", (("digits", True, 3, 2, 2), ("digits", False, 1, 2, 2)))
+    words = ["--threads", "1", "--pause", "0", "--out", str(tmp_path / "a.json")]
+    monkeypatch.setattr(sys, "argv", ["cpu_vs_pytorch.py", *how, *words])
     contest.main()
-    document = json.loads((tmp_path / "a.json").read_text())
-    (row,) = document["rows"]
-    assert (row["model"], row["batch"]) == ("cifar10_80sec", 4)
-    assert row["what"] == ("infer" if "--infer" in how else "train")
-    assert row["ratio"] == row["pyconvnet"]["median_ms"] / row["pytorch"]["median_ms"]
-    assert {name: len(times) for name, times in row["steps_ms"].items()} == {"pyconvnet": 4, "pytorch": 4}
-    assert (row["layers_ms"] is None) == ("--infer" in how)
+    document, said = json.loads((tmp_path / "a.json").read_text()), capsys.readouterr().out
     assert {"commit", "machine", "versions", "threads", "onednn"} <= set(document)
-    assert f"| `cifar10_80sec` | {row['what']} | 4 |" in capsys.readouterr().out
+    assert [(row["model"], row["what"], row["batch"]) for row in document["rows"]] == rows
+    for row in document["rows"]:
+        assert row["ratio"] == row["pyconvnet"]["median_ms"] / row["pytorch"]["median_ms"]
+        assert {name: len(times) for name, times in row["steps_ms"].items()} == {"pyconvnet": 4, "pytorch": 4}
+        assert (row["layers_ms"] is not None) == ("--profile" in how)
+        assert f"| `{row['model']}` | {row['what']} | {row['batch']} |" in said

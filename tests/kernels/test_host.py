@@ -180,6 +180,11 @@ CALLS = [
 FAMILIES = (host.augment, host.conv, host.lrn_max_pool, host.norm, host.optim, host.pointwise, host.pool)
 
 
+def forget():
+    operation.forget()
+    host.conv._panels.cache_clear()
+
+
 def with_ids(calls):
     ids = [f"{made.__name__.removesuffix('_calls')} {case}" for made, case in calls]
     return pytest.mark.parametrize(("calls", "case"), calls, ids=ids)
@@ -253,7 +258,7 @@ def test_every_level_is_what_the_reference_says_on_any_number_of_threads(
         monkeypatch.setattr(family, "_TASK", family._TASK // 512)  # so that small arrays are shared out, too
     monkeypatch.setattr(host.conv, "_PACKED", 64)
     monkeypatch.setattr(host.conv, "_ADDED", 512)
-    operation.forget()  # how calls are cut is known once
+    forget()  # how calls are cut is known once
     for op, args, options, terms, want in problems(calls, case):
         set_threads(1)
         first = run(op, args, options)
@@ -262,7 +267,7 @@ def test_every_level_is_what_the_reference_says_on_any_number_of_threads(
             set_threads(count)
             for a, b in zip(run(op, args, options), first, strict=True):
                 assert same_bits(a, b), op.__name__
-    operation.forget()
+    forget()
 
 
 def test_nearly_all_of_these_calls_have_a_kernel(monkeypatch):
