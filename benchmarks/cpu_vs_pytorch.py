@@ -1,15 +1,19 @@
-"""A whole training step on the `cpu` device beside the same network in PyTorch on the CPU, in one run.
+"""A training step, or inference, on the `cpu` device beside the same network in PyTorch, in one run.
 
-    python benchmarks/cpu_vs_pytorch.py --threads 2 --profile --out result.json
+    python benchmarks/cpu_vs_pytorch.py --all --threads 2 --out benchmarks/results/cpu-vs-pytorch.json
+    python benchmarks/cpu_vs_pytorch.py --model alexnet --batch 1 --infer --profile
 
-Both sides hold the same parameters and the same batch, which is already in place: a step is forward,
-backward and the update (momentum, weight decay and rates as the network's recipe has them). PyTorch runs in
-channels_last, its fastest layout here, with its fused SGD. Before anything is timed the loss, all gradients
-and the parameters after an update must agree, in float64. The two then take turns, a few steps each, with a
-pause between so that neither side's waiting threads disturb the other; what counts is the ratio of the
+Both sides hold the same parameters and the same batch, which is already in place. A training step is forward,
+backward and the update (momentum, weight decay and rates as the network's recipe has them); inference is
+forward to the scores, without dropout, in PyTorch under `inference_mode`. PyTorch runs in channels_last with
+oneDNN, its fastest here, with its fused SGD. Before anything is timed the loss, all gradients and the
+parameters after an update, or the scores, must agree, in float64. The two then take turns, a few steps each,
+with a pause between so that neither side's waiting threads disturb the other; what counts is the ratio of the
 medians.
 
-JSON (`--out`): machine, versions, command, threads, batch, how far the two agree, every step's time.
+`--all`: the rows of `ROWS`, about five minutes on two cores. JSON (`--out`): machine, versions, commit,
+command, threads, and of each row the batch, how far the two agree, medians, their ratio and every step's
+time.
 """
 
 from __future__ import annotations
@@ -29,11 +33,28 @@ from typing import Any
 
 LAYOUT = (0, 2, 3, 1)  # NCHW -> NHWC
 
+#: (model, whether it trains, batch, rounds, steps of each in a round)
+ROWS = (
+    ("cifar10_80sec", True, 128, 15, 5),
+    ("cifar10_18pct", True, 128, 12, 4),
+    ("alexnet", True, 16, 6, 2),
+    ("alexnet", True, 128, 5, 1),
+    ("cifar10_80sec", False, 128, 15, 5),
+    ("cifar10_18pct", False, 128, 12, 4),
+    ("alexnet", False, 16, 8, 2),
+    ("alexnet", False, 128, 5, 1),
+    ("cifar10_80sec", False, 1, 20, 50),
+    ("cifar10_18pct", False, 1, 20, 40),
+    ("alexnet", False, 1, 15, 8),
+)
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--all", action="store_true", help="every row of ROWS, not one by the options below")
     parser.add_argument("--model", default="cifar10_80sec", help="a name that pyconvnet.models knows")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--infer", action="store_true", help="inference, not a training step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20, help="how often the two take turns")
     parser.add_argument("--steps", type=int, default=5, help="steps of each in a round")
@@ -52,8 +73,8 @@ def build_twin(
 ) -> tuple[Callable[[Any], Any], dict[str, Any], dict[str, Any]]:
     """(forward(x) -> scores, parameters by our names, dropout masks by layer name) of a plan's network.
 
-    A mask that is set replaces the random one, so that networks with dropout can be compared. `dtype`: of the
-    parameters, None: the plan's.
+    A mask that is set replaces the random one, so that networks with dropout can be compared. Of a plan that
+    does not train, dropout is that of testing. `dtype`: of the parameters, None: the plan's.
     """
     from pyconvnet import layers
     from pyconvnet.common.checks import padding
@@ -144,6 +165,8 @@ def build_twin(
                 scale = 1.0 if layer.mode == "paper" else 1 / (1 - layer.p)
 
                 def run(x: Any) -> Any:
+                    if not plan.training:
+                        return x * layer.test_factor if layer.test_factor != 1 else x
                     mask = masks.get(node.name)
                     if mask is None:
                         return functional.dropout(x, layer.p)
@@ -195,7 +218,7 @@ def distance(a: Any, b: Any) -> float:
 class Sides:
     """Both networks with the same parameters, the same batch in place and the same hyper-parameters."""
 
-    def __init__(self, torch: Any, network: Any, batch: int, dtype: str, seed: int):
+    def __init__(self, torch: Any, network: Any, batch: int, dtype: str, seed: int, train: bool = True):
         import numpy as np
 
         from pyconvnet.plan import Plan
@@ -206,28 +229,31 @@ class Sides:
         images = rng.uniform(-128, 128, (batch, *network.input_shape)).astype(dtype)
         labels = rng.integers(0, network.classes, batch)
 
-        self.plan = Plan(network, "cpu", batch, np.dtype(dtype), seed=seed)
-        self.plan.set_hyper(lr, momentum)
-        self.plan.set_weight_decay(decay)
+        self.plan = Plan(network, "cpu", batch, np.dtype(dtype), train=train, seed=seed)
         self.plan.feed(images, labels)
-
         self.torch = torch
         self.forward, self.parameters, self.masks = build_twin(torch, self.plan)
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC memory is channels_last
+        assert self.images.is_contiguous(memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(labels)
+        self.ours = self.plan.step if train else self.infer
+        self.theirs = self.their_step if train else self.their_scores
+        if not train:
+            return
+        self.plan.set_hyper(lr, momentum)
+        self.plan.set_weight_decay(decay)
         specs = network.parameters()
         groups = []
         for name, p in self.parameters.items():
             rates = {"lr": lr * specs[name].lr_mult, "weight_decay": decay * specs[name].decay_mult}
             groups.append({"params": [p], **rates})
         self.optimiser = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
-        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC memory is channels_last
-        assert self.images.is_contiguous(memory_format=torch.channels_last)
-        self.labels = torch.from_numpy(labels)
 
-    def ours(self) -> None:
-        """A training step."""
-        self.plan.step()
+    def infer(self) -> None:
+        """Our scores."""
+        self.plan.forward(train=False, costs=False)
 
-    def theirs(self) -> float:
+    def their_step(self) -> float:
         """A training step; the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.torch.nn.functional.cross_entropy(self.forward(self.images), self.labels)
@@ -235,14 +261,30 @@ class Sides:
         self.optimiser.step()
         return loss.item()
 
+    def their_scores(self) -> Any:
+        with self.torch.inference_mode():
+            return self.forward(self.images)
 
-def check(torch: Any, network: Any, batch: int, seed: int) -> dict[str, float]:
-    """How far apart one step in float64 from the same state leaves the two.
+
+def check(torch: Any, network: Any, batch: int, seed: int, train: bool = True) -> dict[str, float]:
+    """How far apart one step in float64 from the same state leaves the two; or, not training, their scores.
 
     In float32 a rounding error may put a value on the other side of a ReLU's corner and change gradients by
     more than rounding; in float64 there is nothing to excuse.
     """
-    sides = Sides(torch, network, batch, "float64", seed)
+    sides = Sides(torch, network, batch, "float64", seed, train)
+    plan = sides.plan
+    if train:
+        result = _check_step(sides, network)
+    else:
+        sides.infer()
+        result = {"scores": distance(plan.outputs[network.output], sides.theirs().numpy())}
+    if not all(value <= 1e-11 for value in result.values()):
+        raise SystemExit(f"the two do not agree in float64: {result}")
+    return result
+
+
+def _check_step(sides: Sides, network: Any) -> dict[str, float]:
     plan = sides.plan
     plan.forward()
     plan.backward()
@@ -250,18 +292,15 @@ def check(torch: Any, network: Any, batch: int, seed: int) -> dict[str, float]:
     for node in network:
         if type(node.layer).__name__ == "Dropout":
             kept = plan.outputs[node.name] != 0  # elsewhere the input, and so its gradient, may be zero too
-            sides.masks[node.name] = torch.from_numpy(kept.astype("float64"))
+            sides.masks[node.name] = sides.torch.from_numpy(kept.astype("float64"))
     plan.update()
     loss_peer = sides.theirs()
     ours = plan.get_parameters()
-    result = {
+    return {
         "loss": abs(loss - loss_peer) / abs(loss_peer),
         "gradients": max(distance(gradients[name], to_ours(p.grad)) for name, p in sides.parameters.items()),
         "parameters": max(distance(ours[name], to_ours(p)) for name, p in sides.parameters.items()),
     }
-    if not all(value <= 1e-11 for value in result.values()):
-        raise SystemExit(f"the two do not agree in float64: {result}")
-    return result
 
 
 # ---- profile -----------------------------------------------------------------------------------------------
@@ -270,7 +309,8 @@ def check(torch: Any, network: Any, batch: int, seed: int) -> dict[str, float]:
 def profile(plan: Any, steps: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each layer's forward and backward, and of the updates."""
     times: dict[str, list[float]] = defaultdict(list)
-    tasks = plan.tasks("forward", "backward", "update")
+    phases = ("forward", "backward", "update") if plan.training else ("forward",)
+    tasks = plan.tasks(*phases, train=plan.training, costs=plan.training)
     for _ in range(steps):
         with plan.lanes.active(0):
             for task in tasks:
@@ -302,6 +342,12 @@ def spread(times: list[float]) -> dict[str, float]:
     return {"median_ms": statistics.median(times), "p10_ms": cut[0], "p90_ms": cut[-1], "best_ms": min(times)}
 
 
+def milliseconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
 def scheduling() -> str:
     """The scheduling class this process runs in: SCHED_FIFO (`chrt -f 1`) keeps other processes out."""
     if not hasattr(os, "sched_getscheduler"):
@@ -311,70 +357,93 @@ def scheduling() -> str:
     return next((name for name in names if getattr(os, name, None) == current), str(current))
 
 
+def measure(
+    torch: Any, row: tuple, options: argparse.Namespace, agreed: dict[tuple[str, bool], dict[str, float]]
+) -> dict[str, Any]:
+    """Time one row of :data:`ROWS`, after a check that the two agree, unless `agreed` has it."""
+    from pyconvnet import models
+
+    model, train, batch, rounds, steps = row
+    network = models.build(model)
+    print(f"{network.name}, {'a training step' if train else 'inference'}, batch {batch}", flush=True)
+    if (model, train) not in agreed:
+        agreed[model, train] = check(torch, network, min(batch, 16), options.seed, train)
+    apart = ", ".join(f"{key} {value:.0e}" for key, value in agreed[model, train].items())
+    print(f"  in float64 the two are apart by: {apart}")
+    both = Sides(torch, network, batch, "float32", options.seed, train)
+    load = [os.getloadavg()[0]]
+    times: dict[str, list[float]] = {"pyconvnet": [], "pytorch": []}
+    sides = {"pyconvnet": both.ours, "pytorch": both.theirs}
+    for run in sides.values():
+        run()  # prepares what is prepared once
+    for turn in range(rounds):
+        for name in sorted(sides, reverse=turn % 2 == 1):
+            time.sleep(options.pause)
+            first = milliseconds(sides[name])  # wakes the threads up, of which half a second takes no notice
+            counts = first > 500
+            rest = [milliseconds(sides[name]) for _ in range(steps - counts)]
+            times[name] += [first, *rest] if counts else rest
+    load.append(os.getloadavg()[0])
+    result = {name: spread(values) for name, values in times.items()}
+    for name, figures in result.items():
+        print(
+            f"  {name:<10} median {figures['median_ms']:9.3f} ms, 10-90%: {figures['p10_ms']:.3f} to "
+            f"{figures['p90_ms']:.3f}, best {figures['best_ms']:.3f}; "
+            f"{batch / figures['median_ms'] * 1e3:.0f} images/s"
+        )
+    ours, theirs = result["pyconvnet"], result["pytorch"]
+    ratio, best = (ours[key] / theirs[key] for key in ("median_ms", "best_ms"))
+    print(f"  ratio of the medians {ratio:.2f}, of the best {best:.2f}", flush=True)
+    layers = None
+    if options.profile:
+        layers = profile(both.plan, 5 * steps)
+        print_profile(layers)
+    return {
+        "model": network.name,
+        "what": "train" if train else "infer",
+        "batch": batch,
+        "agreement": agreed[model, train],
+        "load_average": load,  # of the machine, before and after: above the threads, others were at work
+        "ratio": ratio,
+        **result,
+        "steps_ms": {name: [round(t, 3) for t in values] for name, values in times.items()},
+        "layers_ms": layers,
+    }
+
+
 def main() -> None:
     options = arguments()
     for name in ("PYCONVNET_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)  # before NumPy and PyTorch read them
     import torch
-    from harness import machine, versions
+    from harness import commit, machine, versions
 
-    from pyconvnet import models
     from pyconvnet.common.devices import get_device
 
     torch.set_num_threads(options.threads)
-    network = models.build(options.model)
-    agreement = check(torch, network, min(options.batch, 16), options.seed)
-    apart = ", ".join(f"{key} {value:.0e}" for key, value in agreement.items())
-    print(f"{network.name}, batch {options.batch}, {options.threads} threads")
-    print(f"after a step in float64 the two are apart by: {apart}")
-    both = Sides(torch, network, options.batch, "float32", options.seed)
-
-    load = [os.getloadavg()[0]]
-    times: dict[str, list[float]] = {"pyconvnet": [], "pytorch": []}
-    sides = {"pyconvnet": both.ours, "pytorch": both.theirs}
-    for turn in range(options.rounds):
-        for name in sorted(sides, reverse=turn % 2 == 1):
-            time.sleep(options.pause)
-            sides[name]()  # wakes the threads up
-            for _ in range(options.steps):
-                start = time.perf_counter()
-                sides[name]()
-                times[name].append((time.perf_counter() - start) * 1e3)
-    load.append(os.getloadavg()[0])
-    result = {name: spread(values) for name, values in times.items()}
-    ratio = result["pyconvnet"]["median_ms"] / result["pytorch"]["median_ms"]
-    for name, row in result.items():
-        rate = options.batch / row["median_ms"] * 1e3
-        print(
-            f"{name:<10} median {row['median_ms']:7.1f} ms, 10-90%: {row['p10_ms']:.1f} to "
-            f"{row['p90_ms']:.1f}, best {row['best_ms']:.1f}; {rate:.0f} images/s"
-        )
-    best = result["pyconvnet"]["best_ms"] / result["pytorch"]["best_ms"]
-    print(f"ratio of the medians {ratio:.2f}, of the best {best:.2f}")
-    layers = None
-    if options.profile:
-        layers = profile(both.plan, 5 * options.steps)
-        print_profile(layers)
+    onednn = torch.backends.mkldnn.is_available()
+    print(f"PyTorch {torch.__version__}, oneDNN {onednn}, {options.threads} threads")
+    agreed: dict[tuple[str, bool], dict[str, float]] = {}
+    one = (options.model, not options.infer, options.batch, options.rounds, options.steps)
+    device = get_device("cpu")
+    document = {
+        "benchmark": "cpu_vs_pytorch",
+        "command": shlex.join(["python", *sys.argv]),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(device),
+        "versions": versions(device),
+        "onednn": onednn,
+        "threads": options.threads,
+        "seed": options.seed,
+        "scheduling": scheduling(),
+        "rows": [measure(torch, row, options, agreed) for row in (ROWS if options.all else (one,))],
+    }
+    print("\n| network | | batch | ours, ms | PyTorch, ms | ratio |\n|---|---|---|---|---|---|")
+    for row in document["rows"]:
+        times = " | ".join(f"{row[name]['median_ms']:.4g}" for name in ("pyconvnet", "pytorch"))
+        print(f"| `{row['model']}` | {row['what']} | {row['batch']} | {times} | {row['ratio']:.2f} |")
     if options.out:
-        device = get_device("cpu")
-        document = {
-            "benchmark": "cpu_vs_pytorch",
-            "command": shlex.join(["python", *sys.argv]),
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": machine(device),
-            "versions": versions(device),
-            "model": network.name,
-            "batch": options.batch,
-            "threads": options.threads,
-            "seed": options.seed,
-            "agreement": agreement,
-            "load_average": load,  # of the machine, before and after: above the threads, others were at work
-            "scheduling": scheduling(),
-            "ratio": ratio,
-            **result,
-            "steps_ms": {name: [round(t, 3) for t in values] for name, values in times.items()},
-            "layers_ms": layers,
-        }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -192,6 +192,14 @@ def versions(device: devices.Device) -> dict[str, Any]:
     return result
 
 
+def commit() -> str | None:
+    """The commit of this tree, and whether it was changed; None outside of git."""
+    name = _output("git", "rev-parse", "HEAD")
+    if name and _output("git", "status", "--porcelain", "--untracked-files=no"):
+        name += " and uncommitted changes"
+    return name
+
+
 def header(
     family: str,
     device: devices.Device,
@@ -202,9 +210,6 @@ def header(
     peers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The JSON document without its rows."""
-    commit = _output("git", "rev-parse", "HEAD")
-    if commit and _output("git", "status", "--porcelain", "--untracked-files=no"):
-        commit += " and uncommitted changes"
     return {
         "schema": 2,
         "family": family,
@@ -214,7 +219,7 @@ def header(
         "tiny": args.tiny,
         "machine": machine(device),
         "versions": versions(device),
-        "git": commit,
+        "git": commit(),
         "command": shlex.join(["python", *sys.argv]),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "peers": peers or {},

@@ -188,19 +188,18 @@ _MEASURE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from report import alexnet, compiler, measure, render
-rows = measure.run(json.loads(sys.argv[2]))
-counted = render.measured(rows, compiler.short, lines=json.loads(sys.argv[3]))
-some = json.loads(sys.argv[2])
+some, lines, jobs = map(json.loads, sys.argv[2:])
+counted = render.measured(measure.run(some, jobs), compiler.short, lines)
 json.dump([counted, *([[], []] if some else [alexnet.step(), alexnet.rows()])], sys.stdout)
 """
 
 
-def accesses(module: Path, families: list[str] | None, lines: bool) -> tuple[list[dict], ...]:
+def accesses(module: Path, families: list[str] | None, lines: bool, jobs: int) -> tuple[list[dict], ...]:
     """A row per kernel that was run, the kernels of AlexNet's step and all that may take them, in a process
-    of its own: this one may hold another emulator.
+    of its own and `jobs` that it starts: this one may hold another emulator.
     """
-    here = str(Path(__file__).resolve().parent)
-    return tuple(json.loads(_python(_MEASURE, module, here, json.dumps(families), json.dumps(lines))))
+    here, given = str(Path(__file__).resolve().parent), (families, lines, jobs)
+    return tuple(json.loads(_python(_MEASURE, module, here, *map(json.dumps, given))))
 
 
 # ---- the whole ----
@@ -283,7 +282,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def count(given: argparse.Namespace) -> tuple[list[dict], ...]:
     """What the emulator counts, see `accesses`."""
-    return accesses(count_module(given.build, given.jobs), given.family, given.lines)
+    return accesses(count_module(given.build, given.jobs), given.family, given.lines, given.jobs)
 
 
 def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
@@ -292,7 +291,7 @@ def collect(given: argparse.Namespace) -> tuple[dict, list[str]]:
     failures: list[str] = []
     rows: list[dict] = []
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
-        if given.only != "code":  # beside the compiler: the emulator counts on one core
+        if given.only != "code":  # beside the compiler
             counting = beside.submit(count, given)
         if given.only != "accesses":
             report["nvcc"], report["kernels"], failures = compiled(given)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -249,14 +251,15 @@ FAMILIES = {
 }
 
 
-def run(families: list[str] | None = None) -> list[tuple[str, str, str, Launch]]:
-    """(family, case, operation, launch) of every kernel on every case."""
+Row = tuple[str, str, str, Launch]  # family, case, operation
+
+
+def _share(families: list[str] | None, jobs: int, job: int) -> list[tuple[int, list[Row]]]:
+    """Every `jobs`-th kernel and case, with its number among all of them and what it launched."""
     from pyconvnet import ops
     from pyconvnet.common import devices
 
-    ext = devices.emulator().ext
-    built = ext.families
-    rows = []
+    built, number, found = devices.emulator().ext.families, itertools.count(), []
     for family, cases in FAMILIES.items():
         if family not in built or (families and family not in families):
             continue
@@ -267,10 +270,26 @@ def run(families: list[str] | None = None) -> list[tuple[str, str, str, Launch]]
                     if (case, op, kernel) in done:
                         continue
                     done.add((case, op, kernel))
-                    with counted(blocks=BLOCKS) as found:
+                    if (at := next(number)) % jobs != job:
+                        continue
+                    with counted(blocks=BLOCKS) as launched:
                         call(kernel)
-                    rows += [(family, case, op, launch) for launch in found.launches]
-    add_sources(Path(ext.__file__), [launch for *_, launch in rows])
+                    found.append((at, [(family, case, op, launch) for launch in launched.launches]))
+    return found
+
+
+def run(families: list[str] | None = None, jobs: int = 1) -> list[Row]:
+    """List what every kernel launches on every case; counted by so many processes."""
+    from pyconvnet.common import devices
+
+    if jobs == 1:  # in this one, which may be a test's
+        found = _share(families, 1, 0)
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            shares = pool.map(_share, *zip(*((families, jobs, job) for job in range(jobs)), strict=True))
+            found = sorted(itertools.chain.from_iterable(shares), key=lambda some: some[0])
+    rows = [row for _, some in found for row in some]
+    add_sources(Path(devices.emulator().ext.__file__), [launch for *_, launch in rows])
     return rows
 
 

@@ -125,6 +125,16 @@ inline void stmatrix(void* row, const uint32_t* registers, const char* name) {
   std::memcpy(row, arg.row, 16);
 }
 
+// c += a b, 16 rows of them. Sums grow in the order of k.
+template <int K, int N>
+PCN_UNCHECKED void multiply(float (&c)[16][N], const float (&a)[16][K], const float (&b)[K][N]) {
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < K; ++k) {
+      for (int j = 0; j < N; ++j) c[i][j] += a[i][k] * b[k][j];
+    }
+  }
+}
+
 // ---- mma.sync -----------------------------------------------------------------------------------
 struct MmaArg {
   float* d;
@@ -141,11 +151,7 @@ PCN_NO_RACECHECK inline void mma_core(void* const* args, const float (&a)[16][K]
     c[g + 8][2 * t] = d[2];
     c[g + 8][2 * t + 1] = d[3];
   }
-  for (int i = 0; i < 16; ++i) {
-    for (int k = 0; k < K; ++k) {
-      for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
-    }
-  }
+  multiply(c, a, b);
   for (int lane = 0; lane < 32; ++lane) {
     float* d = static_cast<MmaArg*>(args[lane])->d;
     const int g = lane / 4, t = lane % 4;
@@ -405,11 +411,7 @@ PCN_NO_RACECHECK inline void wgmma_warp(void* const* args) {
       }
     }
   }
-  for (int i = 0; i < 16; ++i) {
-    for (int k = 0; k < K; ++k) {
-      for (int j = 0; j < N; ++j) c[i][j] += a[i][k] * b[k][j];
-    }
-  }
+  multiply(c, a, b);
   for (int lane = 0; lane < 32; ++lane) {
     const auto* x = static_cast<const WgmmaArg*>(args[lane]);
     for (int j = 0; j < N / 8; ++j) {

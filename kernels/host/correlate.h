@@ -15,21 +15,60 @@ constexpr int kTile = kLanes == 16  ? 8
                       : kLanes == 8 ? 6
                                     : 4;  // outputs; times two vectors, beside the operands
 
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define PCN_SHUFFLES
+#endif
+#endif
+
+// to[j * step + i] = from[i * row + j] of 4 x 4 numbers
+PCN_INLINE void turn(const float* from, long row, float* to, long step) {
+#ifdef PCN_SHUFFLES
+  typedef float Four __attribute__((vector_size(16)));
+  typedef float Anywhere __attribute__((vector_size(16), aligned(4), may_alias));
+  Four in[4], half[4];
+  PCN_ALL for (int i = 0; i < 4; ++i) in[i] = *reinterpret_cast<const Anywhere*>(from + i * row);
+  PCN_ALL for (int i = 0; i < 2; ++i) {
+    half[i] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 0, 4, 1, 5);
+    half[i + 2] = __builtin_shufflevector(in[2 * i], in[2 * i + 1], 2, 6, 3, 7);
+  }
+  PCN_ALL for (int i = 0; i < 2; ++i) {
+    const Four low = half[2 * i], high = half[2 * i + 1];
+    *reinterpret_cast<Anywhere*>(to + 2 * i * step) = __builtin_shufflevector(low, high, 0, 1, 4, 5);
+    *reinterpret_cast<Anywhere*>(to + (2 * i + 1) * step) = __builtin_shufflevector(low, high, 2, 3, 6, 7);
+  }
+#else
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) to[j * step + i] = from[i * row + j];
+#endif
+}
+
 void pack(const Conv& g, long begin, long end, const float* w, bool transposed, float* panels) {
   const long channels = g.c / g.groups, filters = g.k / g.groups, taps = g.r * g.s;
   const long inputs = transposed ? filters : channels, outputs = transposed ? channels : filters;
   const long in_group = up(outputs, 2 * kLanes), of_group = taps * inputs * up(outputs, kLanes) * kLanes;
   for (long panel = begin; panel < end; ++panel) {
     const long group = panel / in_group, first = panel % in_group * 2 * kLanes;
-    const long width = outputs - first > kLanes ? 2 * kLanes : kLanes;
-    float* to = panels + group * of_group + first * taps * inputs;
-    for (long tap = 0; tap < taps; ++tap)
-      for (long i = 0; i < inputs; ++i, to += width)
-        for (long o = 0; o < width; ++o) {
-          const long in = group * filters + (transposed ? i : first + o), of = transposed ? first + o : i;
-          const long at = (in * taps + (transposed ? taps - 1 - tap : tap)) * channels + of;
-          to[o] = first + o < outputs ? w[at] : 0.0f;
-        }
+    const long width = outputs - first > kLanes ? 2 * kLanes : kLanes, some = least(width, outputs - first);
+    const long length = taps * inputs, row = taps * channels, block = length / 4 * 4;
+    float* to = panels + group * of_group + first * length;
+    if (some < width) memset(to, 0, sizeof(float) * length * width);
+    if (transposed) {
+      const float* filter = w + group * filters * row + first;
+      for (long tap = 0; tap < taps; ++tap)
+        for (long i = 0; i < inputs; ++i, to += width)
+          memcpy(to, filter + i * row + (taps - 1 - tap) * channels, sizeof(float) * some);
+      continue;
+    }
+    const float* filter = w + (group * filters + first) * row;  // of which each is a column of the panel
+    for (long i = 0; i < block; i += 4) {
+      long o = 0;
+      for (; o + 4 <= some; o += 4) turn(filter + o * row + i, row, to + i * width + o, width);
+      for (; o < some; ++o)
+        for (long j = i; j < i + 4; ++j) to[j * width + o] = filter[o * row + j];
+    }
+    for (long i = block; i < length; ++i)
+      for (long o = 0; o < some; ++o) to[i * width + o] = filter[o * row + i];
   }
 }
 

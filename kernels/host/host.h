@@ -27,6 +27,11 @@ struct Norm {
   float alpha, beta, k, factor;  // beta: 3/4, 1/2 or 1; factor: 2 alpha beta
 };
 
+// Crops of images; the mean has so many pixels: none, one for all, or those of an image.
+struct Crops {
+  long n, h, w, c, crop_h, crop_w, mean_pixels;
+};
+
 // Parts of an output: images [n0, n1), rows [p0, p1) of each.
 struct Part {
   long n0, n1, p0, p1;
@@ -43,9 +48,10 @@ struct Kernels {
   // activation(x * filters + bias), zero where mask <= 0; bias and mask may be null
   void (*correlate)(const Conv&, const Part&, const float* x, const float* panels, const float* bias,
                     bool relu, const float* mask, float* y);
-  // sums (groups, R, S, C/groups, K/groups rounded up to lanes) = those of images [n0, n1);
+  // sums (groups, R, S, C/groups, K/groups rounded up to lanes) = those of images [n0, n1), and so, unless null, bias (K);
   // `room`: wgrad_image, and P Q gradients of a group, rounded up likewise
-  void (*wgrad)(const Conv&, long n0, long n1, const float* dy, const float* x, float* room, float* sums);
+  void (*wgrad)(const Conv&, long n0, long n1, const float* dy, const float* x, float* room, float* sums,
+                float* bias);
   // dw (K, R, S, C/groups) = the sum of `count` such sums, in their order; rows [begin, end) of (groups, R, S, C/groups)
   void (*wgrad_sum)(const Conv&, long count, long begin, long end, const float* sums, float* dw);
 
@@ -65,6 +71,12 @@ struct Kernels {
   void (*relu)(long count, const float* x, float* y);
   void (*relu_backward)(long count, const float* dy, const float* y, float* dx);
   void (*column_sums)(long rows, long columns, const float* x, float* sums);
+  void (*sgd)(long count, float momentum, float decay, float rate, const float* g, float* w, float* v);
+
+  // Images are bytes or floats, the other is null, as crop, mirror, colour and mean may be; `room`: three rows of a crop
+  void (*augment)(const Crops&, long n0, long n1, const unsigned char* bytes, const float* floats,
+                  const int* crop, const unsigned char* mirror, const float* colour, const float* mean,
+                  float scale, float* room, float* y);
 };
 
 // Floats of the image that wgrad copies between zeros; 0 where it does not: many channels, or windows far apart.

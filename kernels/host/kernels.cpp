@@ -1,4 +1,5 @@
 // All kernels of the `cpu` device, for one level of vector instructions: PCN_HOST_LEVEL names it.
+#include "host/augment.h"
 #include "host/correlate.h"
 #include "host/norm.h"
 #include "host/pointwise.h"
@@ -29,6 +30,8 @@ const Kernels PCN_KERNELS(PCN_HOST_LEVEL) = {
     relu_forward,
     relu_backward,
     column_sums,
+    sgd,
+    augment,
 };
 
 }  // namespace pcn_host

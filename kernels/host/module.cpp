@@ -1,208 +1,10 @@
 // pyconvnet._host: the kernels of the `cpu` device for Python. Plain C API: pybind11 would take longer to compile than all
 // kernels together. Each function checks what it is given, arrays and extents, and lets go of the interpreter meanwhile;
 // memory is what the arrays are, so nothing that Python passes reads or writes outside of it.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <cstdlib>
-#include <initializer_list>
-
-#include "host/host.h"
+#include "host/arguments.h"
 
 namespace pcn_host {
 namespace {
-
-const Kernels* const kAll[] = {
-#ifdef PCN_HOST_X86
-    &kernels_avx512,
-    &kernels_avx2,
-#endif
-    &kernels_generic,
-};
-
-bool runs(const Kernels* kernels) {
-#ifdef PCN_HOST_X86
-  if (kernels == &kernels_avx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma");
-  if (kernels == &kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return kernels == &kernels_generic;
-}
-
-// ---- arguments -------------------------------------------------------------------------------------------------------
-
-// The arguments of a call, one after the other; after a wrong one `good` is false and Python's error set.
-class Arguments {
- public:
-  Arguments(PyObject* const* args, Py_ssize_t count, Py_ssize_t wanted)
-      : args_(args), good_(count == wanted) {
-    if (!good_) PyErr_Format(PyExc_TypeError, "_host: %zd arguments wanted, got %zd", wanted, count);
-  }
-  ~Arguments() {
-    for (int i = 0; i < views_; ++i) PyBuffer_Release(&view_[i]);
-  }
-  Arguments(const Arguments&) = delete;
-  Arguments& operator=(const Arguments&) = delete;
-
-  bool good() const { return good_; }
-
-  long integer(long low, long high) { return good_ ? integer_of(args_[next_++], low, high) : 0; }
-
-  float number() {
-    const double value = good_ ? PyFloat_AsDouble(args_[next_++]) : 0;
-    good_ = good_ && !(value == -1 && PyErr_Occurred());
-    return float(value);
-  }
-
-  const Kernels* level() {
-    PyObject* name = good_ ? args_[next_++] : nullptr;
-    const char* text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : nullptr;
-    for (const Kernels* kernels : kAll)
-      if (text && PyUnicode_CompareWithASCIIString(name, kernels->name) == 0 && runs(kernels)) return kernels;
-    if (good_ && !PyErr_Occurred())
-      PyErr_Format(PyExc_ValueError, "_host: no level of this processor: %R", name);
-    good_ = false;
-    return &kernels_generic;
-  }
-
-  // A tuple of `count` integers, each in [-2^30, 2^30].
-  void tuple(long* numbers, int count) {
-    if (!good_) return;
-    PyObject* tuple = args_[next_++];
-    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != count) {
-      PyErr_Format(PyExc_TypeError, "_host: a tuple of %d integers wanted, got %R", count, tuple);
-      good_ = false;
-      return;
-    }
-    for (int i = 0; i < count && good_; ++i)
-      numbers[i] = integer_of(PyTuple_GET_ITEM(tuple, i), -kMost, kMost);
-  }
-
-  // A contiguous array of `count` elements of a format; None where `optional`.
-  template <typename T>
-  T* array(const char* format, long count, bool writable, bool optional = false) {
-    if (!good_) return nullptr;
-    PyObject* object = args_[next_++];
-    if (optional && object == Py_None) return nullptr;
-    Py_buffer* view = &view_[views_];
-    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-    good_ = PyObject_GetBuffer(object, view, flags) == 0;
-    if (!good_) return nullptr;
-    ++views_;
-    if (view->itemsize != Py_ssize_t(sizeof(T)) || !view->format || view->format[0] != format[0] ||
-        view->format[1] || view->len != Py_ssize_t(sizeof(T)) * count ||
-        reinterpret_cast<size_t>(view->buf) % sizeof(T)) {
-      PyErr_Format(PyExc_ValueError,
-                   "_host: an array of %ld elements of format '%s' wanted, got %zd bytes of '%s'", count,
-                   format, view->len, view->format ? view->format : "");
-      good_ = false;
-      return nullptr;
-    }
-    return static_cast<T*>(view->buf);
-  }
-  float* floats(long count, bool writable = false, bool optional = false) {
-    return array<float>("f", count, writable, optional);
-  }
-
-  void require(bool condition, const char* what) {
-    if (good_ && !condition) {
-      PyErr_Format(PyExc_ValueError, "_host: %s", what);
-      good_ = false;
-    }
-  }
-
-  // The product of factors; an error where it is 2^40 or more.
-  template <typename... Ts>
-  long product(Ts... factors) {
-    long result = 1;
-    for (const long factor : {long(factors)...}) {
-      require(factor >= 0 && (factor == 0 || result < kMostElements / factor), "arrays are too large");
-      result = good_ ? result * factor : 0;
-    }
-    return result;
-  }
-
- private:
-  static constexpr long kMost = 1l << 30, kMostElements = 1l << 40;
-
-  long integer_of(PyObject* object, long low, long high) {
-    const long value = PyLong_AsLong(object);
-    good_ = !(value == -1 && PyErr_Occurred());
-    if (good_ && (value < low || value > high)) {
-      PyErr_Format(PyExc_ValueError, "_host: integers must be in [%ld, %ld], got %ld", low, high, value);
-      good_ = false;
-    }
-    return value;
-  }
-
-  PyObject* const* args_;
-  Py_ssize_t next_ = 0;
-  Py_buffer view_[8];
-  int views_ = 0;
-  bool good_;
-};
-
-Conv conv_of(Arguments& args) {
-  long e[14] = {};
-  args.tuple(e, 14);
-  for (int i = 0; i < 14; ++i)
-    args.require(i == 11 || i == 12 || e[i] >= 1, "extents, strides and groups must be positive");
-  args.require(args.good() && e[3] % e[13] == 0 && e[4] % e[13] == 0,
-               "groups must divide channels and filters");
-  return {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[9], e[10], e[11], e[12], e[13]};
-}
-
-Pool pool_of(Arguments& args) {
-  long e[12] = {};
-  args.tuple(e, 12);
-  for (int i = 0; i < 12; ++i)
-    args.require(i >= 10 || e[i] >= 1, "extents, sizes and strides must be positive");
-  const Pool g = {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[9], e[10], e[11]};
-  // Each window holds a pixel of the image, and its positions fit a byte.
-  args.require(g.top >= 0 && g.top < g.r && (g.p - 1) * g.stride_h - g.top < g.h && g.left >= 0 &&
-                   g.left < g.s && (g.q - 1) * g.stride_w - g.left < g.w && g.r <= 255 && g.s <= 255 &&
-                   g.r * g.s <= 255,
-               "a window lies outside the image, or is too large");
-  return g;
-}
-
-Norm norm_of(Arguments& args) {
-  long e[8] = {};
-  args.tuple(e, 8);
-  for (int i = 0; i < 8; ++i) args.require(e[i] >= (i < 4), "extents must be positive, reaches not negative");
-  const float alpha = args.number(), beta = args.number(), k = args.number(), factor = args.number();
-  args.require(beta == 0.75f || beta == 0.5f || beta == 1.0f, "beta must be 3/4, 1/2 or 1");
-  const Norm g = {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], alpha, beta, k, factor};
-  args.require(g.before_h < g.h && g.after_h < g.h && g.before_w < g.w && g.after_w < g.w,
-               "a window beyond the image");
-  return g;
-}
-
-// Memory for the time of a call; null, with Python's error set, where there is none.
-class Room {
- public:
-  explicit Room(Arguments& args, long floats)
-      : at_(args.good() ? std::malloc(sizeof(float) * floats) : nullptr) {
-    if (args.good() && !at_) PyErr_NoMemory();
-  }
-  ~Room() { std::free(at_); }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  float* at() const { return static_cast<float*>(at_); }
-
- private:
-  void* at_;
-};
-
-Part part_of(Arguments& args, long images, long rows) {
-  long e[4] = {};
-  args.tuple(e, 4);
-  args.require(0 <= e[0] && e[0] <= e[1] && e[1] <= images && 0 <= e[2] && e[2] <= e[3] && e[3] <= rows,
-               "a part outside the output");
-  return {e[0], e[1], e[2], e[3]};
-}
 
 // Runs a kernel without the interpreter's lock, if the arguments were right.
 template <typename F>
@@ -213,8 +15,6 @@ PyObject* run(Arguments& args, F kernel) {
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;
 }
-
-// ---- functions -------------------------------------------------------------------------------------------------------
 
 PyObject* levels(PyObject*, PyObject*) {
   PyObject* result = PyDict_New();
@@ -264,7 +64,7 @@ PyObject* correlate(PyObject*, PyObject* const* values, Py_ssize_t count) {
 }
 
 PyObject* wgrad(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  Arguments args(values, count, 7);
+  Arguments args(values, count, 8);
   const Kernels* kernels = args.level();
   const Conv g = conv_of(args);
   const long n0 = args.integer(0, g.n), n1 = args.integer(n0, g.n);
@@ -273,9 +73,10 @@ PyObject* wgrad(PyObject*, PyObject* const* values, Py_ssize_t count) {
   const float* dy = args.floats(args.product(g.n, g.p, g.q, g.k));
   const float* x = args.floats(args.product(g.n, g.h, g.w, g.c));
   float* sums = args.floats(args.product(g.c, g.r, g.s, filters), true);
+  float* bias = args.floats(g.k, true, true);
   const Room room(args, wgrad_image(g) + args.product(g.p, g.q, filters));
   if (!room.at()) return nullptr;
-  return run(args, [&] { kernels->wgrad(g, n0, n1, dy, x, room.at(), sums); });
+  return run(args, [&] { kernels->wgrad(g, n0, n1, dy, x, room.at(), sums, bias); });
 }
 
 PyObject* wgrad_sum(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -419,6 +220,43 @@ PyObject* column_sums(PyObject*, PyObject* const* values, Py_ssize_t count) {
   return run(args, [&] { kernels->column_sums(stop - start, columns, x + start * columns, sums); });
 }
 
+PyObject* sgd(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  Arguments args(values, count, 10);
+  const Kernels* kernels = args.level();
+  const long elements = args.integer(1, 1l << 40), start = args.integer(0, elements),
+             stop = args.integer(start, elements);
+  const float momentum = args.number(), decay = args.number(), rate = args.number();
+  const float* g = args.floats(elements);
+  float* w = args.floats(elements, true);
+  float* v = args.floats(elements, true);
+  return run(args,
+             [&] { kernels->sgd(stop - start, momentum, decay, rate, g + start, w + start, v + start); });
+}
+
+PyObject* augment(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  Arguments args(values, count, 12);
+  const Kernels* kernels = args.level();
+  const Crops g = crops_of(args);
+  const long n0 = args.integer(0, g.n), n1 = args.integer(n0, g.n);
+  const bool bytes = args.integer(0, 1);
+  if (!args.good()) return nullptr;
+  const long elements = args.product(g.n, g.h, g.w, g.c);
+  const unsigned char* pixels = bytes ? args.array<unsigned char>("B", elements, false) : nullptr;
+  const float* floats = bytes ? nullptr : args.floats(elements);
+  const int* crop = args.array<int>("i", args.product(g.n, 2), false, true);
+  const unsigned char* mirror = args.array<unsigned char>("B", g.n, false, true);
+  const float* colour = args.floats(args.product(g.n, g.c), false, true);
+  const float* mean = g.mean_pixels ? args.floats(args.product(g.mean_pixels, g.c)) : nullptr;
+  if (!g.mean_pixels) args.none();
+  const float scale = args.number();
+  float* y = args.floats(args.product(g.n, g.crop_h, g.crop_w, g.c), true);
+  const Room room(args, args.product(3, g.crop_w, g.c));
+  if (!room.at()) return nullptr;
+  return run(args, [&] {
+    kernels->augment(g, n0, n1, pixels, floats, crop, mirror, colour, mean, scale, room.at(), y);
+  });
+}
+
 template <PyObject* (*F)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef method(const char* name, const char* text) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(F)), METH_FASTCALL, text};
@@ -429,7 +267,7 @@ PyMethodDef functions[] = {
      "levels() -> {name: numbers in a vector} of this processor, the best first"},
     method<pack>("pack", "pack(level, conv, transposed, begin, end, w, panels)"),
     method<correlate>("correlate", "correlate(level, conv, part, x, panels, bias, relu, mask, y)"),
-    method<wgrad>("wgrad", "wgrad(level, conv, n0, n1, dy, x, sums)"),
+    method<wgrad>("wgrad", "wgrad(level, conv, n0, n1, dy, x, sums, bias)"),
     method<wgrad_sum>("wgrad_sum", "wgrad_sum(level, conv, parts, begin, end, sums, dw)"),
     method<max_pool>("max_pool", "max_pool(level, pool, part, x, y, argmax)"),
     method<max_pool_backward>("max_pool_backward",
@@ -444,6 +282,9 @@ PyMethodDef functions[] = {
     method<relu>("relu", "relu(level, count, start, stop, x, y)"),
     method<relu_backward>("relu_backward", "relu_backward(level, count, start, stop, dy, y, dx)"),
     method<column_sums>("column_sums", "column_sums(level, rows, columns, start, stop, x, sums)"),
+    method<sgd>("sgd", "sgd(level, count, start, stop, momentum, decay, rate, g, w, v)"),
+    method<augment>("augment",
+                    "augment(level, crops, n0, n1, bytes, images, crop, mirror, colour, mean, scale, y)"),
     {nullptr, nullptr, 0, nullptr},
 };
 

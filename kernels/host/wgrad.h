@@ -5,6 +5,7 @@
 // filter's row, and the image is copied between zeros.
 #pragma once
 
+#include "host/pointwise.h"
 #include "host/vector.h"
 
 namespace pcn_host {
@@ -73,10 +74,12 @@ PCN_INLINE Taps outputs_at(long r, long before, long stride, long extent, long o
   return last <= first ? Taps{0, 0} : Taps{first, last};
 }
 
-void wgrad(const Conv& g, long n0, long n1, const float* dy, const float* x, float* room, float* sums) {
+void wgrad(const Conv& g, long n0, long n1, const float* dy, const float* x, float* room, float* sums,
+           float* bias) {
   const long channels = g.c / g.groups, filters = g.k / g.groups, width = up(filters, kLanes) * kLanes;
   const long run = g.s * channels, pixels = g.p * g.q;
   memset(sums, 0, sizeof(float) * g.groups * g.r * run * width);
+  if (bias) memset(bias, 0, sizeof(float) * g.k);
   // An image between zeros, then gradients with room for whole vectors: each only where it is wanted.
   const bool spans_taps = wgrad_image(g) > 0;
   const long across = (g.q - 1) * g.stride_w + g.s, padded_row = across * g.c;
@@ -86,6 +89,7 @@ void wgrad(const Conv& g, long n0, long n1, const float* dy, const float* x, flo
   if (spans_taps) memset(padded, 0, sizeof(float) * wgrad_image(g));
   for (long n = n0; n < n1; ++n) {
     const float* image = x + n * g.h * g.w * g.c;
+    if (bias) add_column_sums(pixels, g.k, dy + n * pixels * g.k, bias);
     if (spans_taps && inside.last > inside.first)
       for (long h = 0; h < g.h; ++h)
         memcpy(padded + h * padded_row + inside.first * g.c, image + (h * g.w + inside.first - g.left) * g.c,

@@ -12,14 +12,15 @@ time its container has, if that is less.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import itertools
 import math
 import os
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -29,8 +30,8 @@ __all__ = ["get_num_threads", "parallel", "ranges", "scratch", "set_num_threads"
 
 _local = threading.local()
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_helpers: list[threading.Thread] = []
+_inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
 _num_threads: int | None = None
 
 
@@ -169,28 +170,78 @@ _single_threaded_blas = _SingleThreadedBlas()
 # ---- tasks -------------------------------------------------------------------------------------------------
 
 
-def _executor(workers: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
+class _Job:
+    """Work for a helper, which the caller withdraws where nobody has begun it when there is no more to do.
+
+    A helper wakes up in some tens of microseconds, in which the caller may have done the work itself.
+    """
+
+    __slots__ = ("_begun", "_done", "_error", "_work")
+
+    def __init__(self, work: Callable[[], None]):
+        self._work: Callable[[], None] | None = work
+        self._error: BaseException | None = None
+        self._begun, self._done = threading.Lock(), threading.Lock()
+        self._done.acquire()
+
+    def run(self) -> None:
+        """Run the work, unless it was withdrawn."""
+        if self._begun.acquire(blocking=False):
+            try:
+                self._work()
+            except BaseException as error:
+                self._error = error
+            self._work = None  # nor what it works on: the caller may let go of that next
+            self._done.release()
+
+    def end(self) -> BaseException | None:
+        """Return what it raised, at its end; where nobody has begun it, withdraw it."""
+        if self._begun.acquire(blocking=False):
+            self._work = None
+        else:
+            self._done.acquire()
+        return self._error
+
+
+def _help(inbox: queue.SimpleQueue[_Job | None]) -> None:
+    while (job := inbox.get()) is not None:
+        job.run()
+
+
+def _need_helpers(count: int) -> None:
     with _lock:
-        if _pool is None or _pool_size < workers:  # a smaller pool ends by itself once nobody refers to it
-            _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyconvnet-cpu")
-            _pool_size = workers
-        return _pool
+        while len(_helpers) < count:
+            name = f"pyconvnet-cpu-{len(_helpers)}"
+            helper = threading.Thread(target=_help, args=(_inbox,), name=name, daemon=True)
+            helper.start()
+            _helpers.append(helper)
 
 
-def _forget_pool() -> None:
+@atexit.register
+def _end_helpers() -> None:
+    """End the threads while there is an interpreter; they are daemons, for which it would not wait."""
+    with _lock:
+        ending = _helpers.copy()
+        _helpers.clear()
+    for _ in ending:
+        _inbox.put(None)
+    for helper in ending:
+        helper.join()
+
+
+def _forget_helpers() -> None:
     """Start afresh in a forked child, where the threads are gone and the lock's state is unknown."""
-    global _pool, _pool_size, _lock, _local, _blas_users
+    global _helpers, _inbox, _lock, _local, _blas_users
     _lock = threading.Lock()
     _local = threading.local()
-    _pool, _pool_size = None, 0
+    _helpers, _inbox = [], queue.SimpleQueue()
     if _blas_users and _openblas is not None:
         _openblas[0](_blas_saved)
     _blas_users = 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_helpers)
 
 
 def parallel(task: Callable[[int], None], count: int, blas: bool = True) -> None:
@@ -232,15 +283,18 @@ def parallel(task: Callable[[int], None], count: int, blas: bool = True) -> None
         if helpers <= 0:
             work()
             return
-        pool = _executor(helpers)
-        futures = [pool.submit(work) for _ in range(helpers)]
+        if len(_helpers) < helpers:
+            _need_helpers(helpers)
+        jobs = [_Job(work) for _ in range(helpers)]
+        for job in jobs:
+            _inbox.put(job)
         try:
             work()
         finally:
-            for future in futures:
-                future.exception()  # wait for every task to end, also when this thread's failed
-        for future in futures:
-            future.result()
+            errors = [job.end() for job in jobs]  # wait for every task to end, also when this thread's failed
+        for error in errors:
+            if error is not None:
+                raise error
 
 
 def ranges(extent: int, size: int) -> list[tuple[int, int]]:

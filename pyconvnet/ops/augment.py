@@ -126,9 +126,10 @@ def prepare(
     shape = (h, w, channels) if depth is None else depth.shape(op, (h, w, channels), dtype)
     y = core.output(op, dev, inputs, out, (n, *shape), dtype)
     if dev.ext is None:
-        layout = None if depth is None else (h, w, channels, depth.stride, depth.corner)
-        args = (images, crop, mirror, colour, mean, scale, layout)
-        step = HostCall(_on_host, *args, out=y)
+        args, function = (images, crop, mirror, colour, mean, scale), reference.augment
+        if depth is not None:
+            args, function = (*args, (h, w, channels), depth.stride, depth.corner), _in_depth
+        step = HostCall(function, *args, out=y)
         return Prepared(dev, y, *conversions, step, checks=content_checks, scratch=(crop, mirror))
     extent = _extent(dev, (n, height, width, channels), (h, w), mean, depth, shape)
     args = (y, images, crop, mirror, colour, mean, scale)
@@ -148,15 +149,20 @@ def _check_crop(op: str, crop: Any, size: tuple[int, int], extent: tuple[int, in
         )
 
 
-def _on_host(
-    images: Any, crop: Any, mirror: Any, colour: Any, mean: Any, scale: float, layout: Any, *, out: Any
+def _in_depth(
+    images: Any,
+    crop: Any,
+    mirror: Any,
+    colour: Any,
+    mean: Any,
+    scale: float,
+    shape: tuple[int, int, int],
+    stride: int,
+    corner: Any,
+    *,
+    out: Any,
 ) -> None:
-    """Augment by the reference; rearrange for the layout (h, w, channels, stride, corner), if any."""
-    crop = np.zeros((len(images), 2), np.int32) if crop is None else crop
-    if layout is None:
-        reference.augment(images, crop, mirror, colour, mean, scale, out=out)
-        return
-    *shape, stride, corner = layout
+    """Augment by the reference to crops of `shape`, and rearrange them."""
     crops = np.empty((len(images), *shape), accumulation_dtype(out.dtype))
     reference.augment(images, crop, mirror, colour, mean, scale, out=crops)
     images_to_depth(crops, stride, corner, out=out)

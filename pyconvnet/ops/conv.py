@@ -45,7 +45,6 @@ from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16, accumulation_dtype
 from ..reference import conv as reference
-from ..reference.pointwise import bias_backward
 from . import core
 from .arrays import capability, pointer
 from .launch import HostCall, Launch, Prepared
@@ -361,9 +360,9 @@ def conv2d_wgrad(
     w_shape : (K, R, S, C/groups)
         Shape of the forward call's w.
     bias_grad : array (K,), dtype of dw, optional
-        Overwritten with db. Kernels for tensor cores add up dy, unrounded and in float32, as they multiply;
-        after others :func:`bias_backward` runs, which reads dy once more and gives these bits. Each sums in a
-        fixed order.
+        Overwritten with db. Kernels for tensor cores, and the cpu's compiled ones, add up dy, unrounded and
+        in float32, as they multiply; after others :func:`bias_backward` runs, which reads dy once more and
+        gives these bits. Each sums in a fixed order.
     out : array (K, R, S, C/groups), optional
     stride, pad, groups, precision, kernel, workspace :
         See the module.
@@ -410,8 +409,8 @@ def wgrad(
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dw, db = gradients(op, dev, inputs, out, w_shape, bias_grad, name=name)
     if dev.ext is None:
-        filters = HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **geometry.options)
-        return Prepared(dev, dw, filters, *bias_on_host(dy, db))
+        how = geometry.options | {"bias_grad": db}
+        return Prepared(dev, dw, HostCall(reference.conv2d_wgrad, dy, x, w_shape, out=dw, **how))
     shape = geometry.shape_of(dev, exactness, aligned(dev, dw, dy, x), db is not None)
     args = (dw, db, dy, x)
     return Prepared(dev, dw, launch("conv2d_wgrad", "wgrad", dev, shape, kernel, workspace, *args, caller=op))
@@ -433,8 +432,3 @@ def gradients(
         return core.output(op, dev, inputs, out, w_shape, dtype, name=name), None
     specs = (name, w_shape, dtype), ("bias_grad", (w_shape[0],), dtype)
     return core.outputs(op, dev, inputs, (out, bias_grad), *specs)
-
-
-def bias_on_host(dy: Any, db: Any) -> tuple[HostCall, ...]:
-    """Return the steps that compute a bias's gradient by the reference, none where there is no `db`."""
-    return () if db is None else (HostCall(bias_backward, dy, out=db),)

@@ -282,8 +282,8 @@ def linear_wgrad(
     w_shape = (dy_shape[1], x_shape[1])
     dw, db = conv.gradients(op, dev, named, out, w_shape, bias_grad)
     if dev.ext is None:
-        weights = HostCall(reference.linear_wgrad, dy, x, out=dw)
-        return Prepared(dev, dw, weights, *conv.bias_on_host(dy, db))
+        bias = [] if db is None else [HostCall(reference.bias_backward, dy, out=db)]
+        return Prepared(dev, dw, HostCall(reference.linear_wgrad, dy, x, out=dw), *bias)
     shape = _shape_of(dev, x_shape, w_shape, exactness, conv.aligned(dev, dw, dy, x), db is not None)
     args = (dw, db, dy, x)
     return Prepared(dev, dw, _launch(op, dev, shape, kernel, workspace, _wgrad_by_cublas, *args))

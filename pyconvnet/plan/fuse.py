@@ -23,10 +23,14 @@ from ..network.regions import Local, gradient_names
 from ..ops.space_to_depth import Depth
 
 
-def fuse(partition: Partition, train: bool) -> Partition:
-    """Change a partition's layers as the module says, those for training only with ``train``; return it."""
-    for node in partition.network:
-        _join(partition, node, train)
+def fuse(partition: Partition, train: bool, join: bool = True) -> Partition:
+    """Change a partition's layers as the module says, those for training only with ``train``; return it.
+
+    Without ``join`` every layer stays: only the way back through a ReLU changes.
+    """
+    if join:
+        for node in partition.network:
+            _join(partition, node, train)
     if train:
         partition.relu_by_readers = frozenset(
             node.name for node in partition.network if _relu_by_readers(partition, node)

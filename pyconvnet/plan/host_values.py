@@ -9,6 +9,7 @@ import numpy as np
 
 from ..common.checks import unmasked
 from ..common.devices import Device
+from ..common.threads import parallel, ranges
 from ..network.network import Network
 from ..network.node import INPUT
 from ..network.partition import Partition
@@ -266,7 +267,8 @@ class PlanValues:
         # One pass, no temporary array. A sum of squares overflows early, so a doubt is looked into.
         with self.lanes.active(i), np.errstate(over="ignore"):
             xp = self.devices[i].xp
-            return bool(xp.isfinite(xp.dot(flat, flat)))
+            square = xp.dot(flat, flat) if self.devices[i].kind == "cuda" else _square(flat)
+            return bool(xp.isfinite(square))
 
     def _finite(self, kind: str, name: str) -> bool:
         return all(
@@ -278,3 +280,16 @@ class PlanValues:
     def _all_finite(self, i: int, array: Any) -> bool:
         with self.lanes.active(i):
             return bool(self.devices[i].xp.isfinite(array).all())
+
+
+def _square(flat: np.ndarray) -> np.ndarray:
+    """Sum the squares on our threads; those of BLAS, once awake, would stay so for a while."""
+    pieces = ranges(flat.size, 1 << 20)
+    sums = np.empty(len(pieces), flat.dtype)
+
+    def task(i: int) -> None:
+        part = flat[slice(*pieces[i])]
+        sums[i] = np.dot(part, part)
+
+    parallel(task, len(pieces))
+    return sums.sum()

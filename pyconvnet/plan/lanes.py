@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import ops
-from ..common.devices import Device, enable_peer_access
+from ..common.devices import Device, enable_peer_access, get_device
 
 Lane = tuple[int, str]
 KINDS = ("compute", "copy", "update")
@@ -57,6 +57,19 @@ def graphs_enabled() -> bool:
         raise ValueError(f"PYCONVNET_GRAPH must be 0 or 1, got {value!r}")
     # PYCONVNET_SYNC makes every launch wait for its kernel, which a capture cannot.
     return value == "1" and os.environ.get("PYCONVNET_SYNC", "0")[:1] in ("", "0")
+
+
+def one_kind(devices: Any) -> list[Device]:
+    """Return the devices of a plan, given by name or not; ValueError where they are of several kinds."""
+    if not isinstance(devices, (list, tuple)):
+        return [get_device(devices)]
+    if not devices:
+        raise ValueError("Plan: devices must name at least one device, got an empty list")
+    out = [get_device(device) for device in devices]
+    kinds = {device.kind for device in out}
+    if len(kinds) > 1:
+        raise ValueError(f"Plan: devices must be of one kind, got {', '.join(d.name for d in out)}")
+    return out
 
 
 class StreamLanes:

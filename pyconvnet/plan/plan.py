@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import ops
 from ..common.checks import check_number, flag, unmasked
-from ..common.devices import Device, get_device
+from ..common.devices import Device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
 from ..network.node import INPUT
@@ -31,7 +31,7 @@ from .feed import Feeder
 from .fuse import fuse as fuse_layers
 from .fuse import space_to_depth_of_images
 from .host_values import PlanValues
-from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled
+from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled, one_kind
 from .layer_calls import Calls
 from .memory import Shard
 from .schedule import Program
@@ -89,8 +89,8 @@ class Plan(PlanValues):
         * the images in the layout that a strided first convolution reads, where it alone reads them (see
           ``depth``).
 
-        Default: yes, but not on ``cpu``, where that saves little and a normalised map would be computed
-        twice.
+        Default: yes, but on ``cpu`` only the way back through a ReLU: the rest saves little there, and a
+        normalised map would be computed twice.
     communicator : optional
         Sums gradients over processes; see :mod:`pyconvnet.plan.communicator`.
     kernels : dict of problem to kernel, optional
@@ -139,7 +139,7 @@ class Plan(PlanValues):
             raise ValueError(f"Plan: network {network.name!r} has no layers")
         check_number("Plan: batch_size", batch_size, "positive int")
         check_number("Plan: seed", seed, "int >= 0")
-        self.devices = _devices(devices)
+        self.devices = one_kind(devices)
         self.device = self.devices[0]
         self.network, self.batch_size = network, int(batch_size)
         self.dtype, self.training, self.seed = np.dtype(dtype), train, int(seed)
@@ -150,16 +150,16 @@ class Plan(PlanValues):
             )
         self.precision = check_precision("Plan", precision)
         self.activation_dtype = activation_dtype("Plan", precision, self.dtype)
-        fuse = self.device.kind != "cpu" if fuse is None else flag("Plan", "fuse", fuse)
+        join = self.device.kind != "cpu" if fuse is None else flag("Plan", "fuse", fuse)
         if train:
             _check_trainable(network, input_gradient)
         self.partition: Partition = partition(
             network, self.devices, replicas, hybrid, batch_size=self.batch_size
         )
-        if fuse:
-            fuse_layers(self.partition, train)
+        if join or fuse is None:
+            fuse_layers(self.partition, train, join)
         self.depth = None
-        if fuse and self.device.kind != "cpu" and not input_gradient:
+        if join and self.device.kind != "cpu" and not input_gradient:
             self.depth = space_to_depth_of_images(self.partition)
         self.lanes = StreamLanes(self.devices)
         self.execute: Callable[[Sequence[Task]], Any] = self.lanes.run
@@ -319,17 +319,22 @@ class Plan(PlanValues):
 
     # ---- one step ------------------------------------------------------------------------------------------
     def tasks(
-        self, *phases: str, n: int | None = None, train: bool = True, start: str | None = None
+        self,
+        *phases: str,
+        n: int | None = None,
+        train: bool = True,
+        start: str | None = None,
+        costs: bool = True,
     ) -> Sequence[Task]:
         """List the tasks of the phases "forward", "backward" and "update" on ``n`` examples."""
         batch = self._batch(n)
         first = 0 if start is None else self.network[start].index
-        key = (phases, *batch, train, first)
+        key = (phases, *batch, train, first, costs)
         if key not in self._passes:
             if batch not in self._programs:
                 calls = Calls(self.partition, self.shards, *batch, self.seed, self.precision)
                 self._programs[batch] = Program(calls, self.lanes, self._communicator)
-            tasks = self._programs[batch].tasks(*phases, train=train, start=first)
+            tasks = self._programs[batch].tasks(*phases, train=train, start=first, costs=costs)
             self._passes[key] = _Pass(self.lanes.prepare(tasks))
             self._choose_kernels(batch[0])
         return self._passes[key].tasks
@@ -382,13 +387,20 @@ class Plan(PlanValues):
         with self.lanes.active(0), self.selection.used():
             yield
 
-    def forward(self, n: int | None = None, *, train: bool = True, start: str | None = None) -> None:
-        """Run the layers on the first ``n`` examples fed; costs add to ``metrics``.
+    def forward(
+        self,
+        n: int | None = None,
+        *,
+        train: bool = True,
+        start: str | None = None,
+        costs: bool = True,
+    ) -> None:
+        """Run the layers on the first ``n`` examples fed; costs add to ``metrics``, unless left out.
 
         ``start`` names the layer to begin with: those before it keep their outputs of the last pass.
         """
         self._n = self._check_count(n)
-        self._run("forward", n=n, train=train, start=start)
+        self._run("forward", n=n, train=train, start=start, costs=costs)
 
     def backward(self, n: int | None = None) -> None:
         """Compute the gradients of the summed costs of the last ``forward(n)``, summed over replicas; with a
@@ -414,7 +426,7 @@ class Plan(PlanValues):
             raise ValueError("Plan.step: the plan was made with train=False")
         phases = ("forward", "backward", "update")
         self._n = self._check_count(n)
-        made = self._passes.get((phases, *self._batch(n), True, 0))
+        made = self._passes.get((phases, *self._batch(n), True, 0, True))
         if made is not None and made.graph is None and self._graphs_wanted:
             self._capture(made)
         if made is not None and made.graph is not None:
@@ -476,18 +488,6 @@ class Plan(PlanValues):
             with self.lanes.active(i):
                 mean = preprocessing.mean
                 self._means.append(None if mean is None else device.asarray(mean))
-
-
-def _devices(devices: Any) -> list[Device]:
-    if not isinstance(devices, (list, tuple)):
-        return [get_device(devices)]
-    if not devices:
-        raise ValueError("Plan: devices must name at least one device, got an empty list")
-    out = [get_device(device) for device in devices]
-    kinds = {device.kind for device in out}
-    if len(kinds) > 1:
-        raise ValueError(f"Plan: devices must be of one kind, got {', '.join(d.name for d in out)}")
-    return out
 
 
 def _check_trainable(network: Network, input_gradient: bool) -> None:

@@ -59,26 +59,28 @@ class Program:
             if communicator is not None:
                 self._outgoing_buckets = buckets(self.partition, self.shards, processes=True)
 
-    def tasks(self, *phases: str, train: bool = True, start: int = 0) -> list[Task]:
-        """List the tasks of "forward" (of the layers from number ``start`` on), "backward" and "update".
+    def tasks(self, *phases: str, train: bool = True, start: int = 0, costs: bool = True) -> list[Task]:
+        """List the tasks of "forward" (of the layers from number ``start`` on, with ``costs`` or without),
+        "backward" and "update".
 
         Where backward and update stand in one list, parameters are updated as soon as backward is done with
         them, on a lane of their own, and "update" has the rest.
         """
         out, together = TaskList(), {"backward", "update"} <= set(phases)
         for phase in phases:
-            for arguments in self._record("rest" if phase == "update" and together else phase, train, start):
+            phase = "rest" if phase == "update" and together else phase
+            for arguments in self._record(phase, train, start, costs):
                 if together or arguments[1][1] != "update":
                     out.add(*arguments)
         return out.tasks
 
-    def _record(self, phase: str, train: bool, start: int) -> list[tuple]:
+    def _record(self, phase: str, train: bool, start: int, costs: bool) -> list[tuple]:
         """Record each phase once: the choice who overwrites a gradient and who adds is kept."""
-        key = (phase, train, start) if phase == "forward" else phase
+        key = (phase, train, start, costs) if phase == "forward" else phase
         if key not in self._recorded:
             recorder = _Recorder()
             if phase == "forward":
-                self._forward(recorder, train, start)
+                self._forward(recorder, train, start, costs)
             elif phase == "backward":
                 self._backward(recorder)
             else:
@@ -118,9 +120,11 @@ class Program:
             tasks.add(name, lane, run, reads if first else [staged], writes, moves if last else None)
 
     # ---- forward -------------------------------------------------------------------------------------------
-    def _forward(self, tasks: _Recorder, train: bool, start: int) -> None:
+    def _forward(self, tasks: _Recorder, train: bool, start: int, costs: bool) -> None:
         """Add all layers from number ``start`` on, each after what it has to gather."""
         for node in self.nodes[start:]:
+            if node.layer.is_cost and not costs:
+                continue
             for d in range(len(self.shards)):
                 for source, region in self._gathers.get((d, node.name), ()):
                     self._gather(tasks, node.name, d, source, region)

@@ -13,7 +13,7 @@ __all__ = ["augment"]
 @widened
 def augment(
     images: np.ndarray,
-    crop: np.ndarray,
+    crop: np.ndarray | None,
     mirror: np.ndarray | None,
     colour: np.ndarray | None,
     mean: np.ndarray | None,
@@ -28,7 +28,7 @@ def augment(
     Parameters
     ----------
     images : (N, H, W, C), uint8 or floating
-    crop : (N, 2) int32, (top, left), inside the images
+    crop : (N, 2) int32, (top, left), inside the images; None: 0
     mirror : (N,) uint8 or None
     colour : (N, C) or None
     mean : None, (C,) or (H, W, C)
@@ -49,7 +49,7 @@ def augment(
 
     def task(piece: int) -> None:
         for i in range(*pieces[piece]):
-            top, left = int(crop[i, 0]), int(crop[i, 1]) * channels
+            top, left = (0, 0) if crop is None else (int(crop[i, 0]), int(crop[i, 1]) * channels)
             window = slice(top, top + h), slice(left, left + w * channels)
             y = target[i]
             mirrored = mirror is not None and mirror[i]

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..common.threads import parallel, scratch
 from .pieces import Pair, Piece, Window, contiguous, cut, patches_of
-from .pointwise import relu_backward
+from .pointwise import bias_backward, relu_backward
 from .products import MOST_ELEMENTS, Product, Products, small
 from .widen import widened
 
@@ -299,9 +299,10 @@ def conv2d_wgrad(
     stride: Pair = (1, 1),
     pad: Padding = ((0, 0), (0, 0)),
     groups: int = 1,
+    bias_grad: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute the gradient of `conv2d` for its filters.
+    """Compute the gradient of `conv2d` for its filters and, where asked for, for its bias.
 
     dw[k,r,s,c] = sum_{n,p,q} dy[n,p,q,k] * x[n, p*stride+r-top, ..., c].
 
@@ -312,6 +313,7 @@ def conv2d_wgrad(
     dy : (N, P, Q, K), float32 or float64
     x : (N, H, W, C)
     w_shape : (K, R, S, C/groups)
+    bias_grad : (K,), optional, written completely
     out : (K, R, S, C/groups), optional, written completely
 
     Returns
@@ -346,6 +348,8 @@ def conv2d_wgrad(
         for lane in range(lanes):
             total += sums[lane]
         dw_group[...] = total.transpose(3, 0, 1, 2)
+    if bias_grad is not None:
+        bias_backward(dy, out=bias_grad)
     return dw
 
 
@@ -475,11 +479,20 @@ def _tiny_wgrad(
     stride: Pair,
     pad: Padding,
     groups: int,
+    bias_grad: np.ndarray | None = None,
     out: np.ndarray,
 ) -> Call | None:
     """Return what `conv2d_wgrad` does as a call of arrays alone; None unless all are tiny."""
     kind = _Kind(_outer_products, (x, dy, out), stride, pad, groups)
-    return (lambda *arrays: _products(kind)(*arrays), (x, dy, out)) if kind.is_tiny else None
+    if not kind.is_tiny:
+        return None
+
+    def run(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, db: np.ndarray | None = None) -> None:
+        _products(kind)(x, dy, dw)
+        if db is not None:
+            bias_backward(dy, out=db)
+
+    return run, (x, dy, out) if bias_grad is None else (x, dy, out, bias_grad)
 
 
 conv2d.tiny, conv2d_dgrad.tiny, conv2d_wgrad.tiny = _tiny_conv2d, _tiny_dgrad, _tiny_wgrad

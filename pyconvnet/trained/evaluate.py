@@ -122,6 +122,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure top-1 and top-5 error, loss and confusions of a model on a data set.
 
+    The model keeps what the call made ready on the device, as in `predict`.
+
     Parameters
     ----------
     model_or_run : Model, Run or path
@@ -171,15 +173,16 @@ def evaluate(
     dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
     labels = dataset.labels
     size = min(integer("evaluate", "batch_size", batch_size, 1), len(dataset))
-    plan = model.plan(device, size, precision=precision, replicas=replicas, hybrid=hybrid)
     predictions = np.empty(len(dataset), np.int32)
     loss = top1 = top5 = 0.0
     done = 0
-    begin = time.perf_counter()
+    how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
     with (
-        Loader(dataset, plan.batch_size, shuffle=False, workers=workers) as loader,
+        model.kept_plan(device, size, **how) as plan,
+        Loader(dataset, size, shuffle=False, workers=workers) as loader,
         _bar(dataset, progress) as bar,
     ):
+        begin = time.perf_counter()
         for batch in loader.epoch(0):
             log_p = log_probabilities(plan, batch.images, chosen)
             true = labels[batch.indices]
@@ -255,7 +258,7 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
     per_view = []
     for draw in draws:
         plan.feed(images, draws=draw(n))
-        plan.forward(n, train=False)
+        plan.forward(n, train=False, costs=False)
         scores = plan.get_output(plan.network.output, n).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
             shifted = scores - scores.max(axis=1, keepdims=True)

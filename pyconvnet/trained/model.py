@@ -73,7 +73,7 @@ class Model:
 
     @contextlib.contextmanager
     def kept_plan(self, device: Any = None, batch_size: int = 128, **options: Any) -> Iterator[Any]:
-        """Lend a :meth:`plan` for predictions: the last where it serves, else a new one, kept for next time.
+        """Lend a :meth:`plan` for inference: the last where it serves, else a new one, kept for next time.
 
         One plan is kept. While it is in use another thread gets one of its own. Parameters that may have
         changed since are set again: all but the same read-only arrays as then. :meth:`release` gives the
@@ -95,7 +95,7 @@ class Model:
         self._kept = kept  # not after an error
 
     def release(self) -> None:
-        """Give back the memory of the plan that is kept for predictions."""
+        """Give back the memory of the plan that is kept."""
         self.__dict__.pop("_kept", None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..common.checks import channels_first_hint, integer, unmasked
 from ..common.devices import Device
+from ..common.threads import parallel
 from ..data import load_image
 from ..data.dataset import reading_of
 from ..data.folder import image_files, listed, say_left_out
@@ -143,7 +144,7 @@ def predict_each(
     with model.kept_plan(batch_size=size, **how) as plan:
         for start in range(0, len(sources), size):
             some = sources[start : start + size]
-            read = [_read(source, shape, on_error, max_pixels) for source in some]
+            read = _read_all(some, shape, on_error, max_pixels)
             good = [pixels for pixels in read if not isinstance(pixels, Exception)]
             rows = iter(np.exp(log_probabilities(plan, _stack(good), draws)) if good else ())
             for source, pixels in zip(some, read, strict=True):
@@ -195,6 +196,30 @@ def _files(path: Any) -> list[str] | None:
         raise ValueError(f"predict: {path} holds no images{others}")
     say_left_out("predict", path, left_out)
     return files
+
+
+def _read_all(
+    images: Sequence[Any], image_shape: tuple[int, int, int], on_error: str, max_pixels: int
+) -> list[np.ndarray | Exception]:
+    """Read several as :func:`_read`, files on the `cpu` device's threads; raise the first one's error."""
+    read: list[Any] = [None] * len(images)
+    wrong: dict[int, Exception] = {}
+
+    def task(i: int) -> None:
+        try:
+            read[i] = _read(images[i], image_shape, on_error, max_pixels)
+        except Exception as error:
+            wrong[i] = error
+
+    if all(isinstance(image, (str, os.PathLike, *ENCODED)) for image in images):
+        with warnings.catch_warnings():  # which reading sets for all threads: the last one out puts it back
+            parallel(task, len(images), blas=False)
+    else:
+        for i in range(len(images)):
+            task(i)
+    if wrong:
+        raise wrong[min(wrong)]
+    return read
 
 
 def _read(

@@ -257,6 +257,15 @@ def test_dropout_with_other_readers_or_without_relu_stays_apart(mode):
         assert_fusing_changes_nothing(net, "cpu", dtype=np.float64)
 
 
+def test_on_the_cpu_only_the_way_back_is_joined_unasked():
+    for dtype in (np.float32, np.float64):
+        plan, unasked = run(towers(), "cpu", dtype=dtype)
+        assert plan.partition.fused == {}
+        assert {"conv1", "inside", "relu", "fc3"} & plan.partition.relu_by_readers
+        assert plan.depth is None
+        assert_same_bits(unasked, run(towers(), "cpu", dtype=dtype, fuse=False)[1])
+
+
 def test_dropout_on_other_devices_than_its_layer_stays_apart():
     net = Network("pinned", (4, 4, 3)).add(Linear(6, **RELU), "fc1").add(Dropout(0.3, device=1), "drop1")
     net.add(Linear(6, **RELU), "fc2").add(Dropout(0.3), "drop2")

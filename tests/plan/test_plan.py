@@ -226,6 +226,20 @@ def test_dropout_changes_from_step_to_step_and_is_off_when_testing():
     assert (plan.outputs["drop"] == 0.5).all()
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_costs_can_be_left_out(train):
+    plan = Plan(plain(), "cpu", 4, seed=1, train=train)
+    plan.feed(*batch(plain(), 4))
+    plan.forward(train=False)
+    scores, sums = plan.get_output(plan.network.output), plan.get_metrics()
+    plan.w[...] /= 2
+    plan.forward(train=False, costs=False)
+    assert (plan.get_metrics() == sums).all()
+    assert not np.array_equal(plan.get_output(plan.network.output), scores)
+    plan.forward(train=False)
+    assert (plan.get_metrics()[:, 0] == 2 * sums[:, 0]).all()
+
+
 # ---- devices -----------------------------------------------------------------------------------------------
 @pytest.mark.kernels
 def test_a_training_step_agrees_with_cpu(device):

@@ -1,4 +1,7 @@
-"""Three kernels of convolutions as nvcc compiles them, and faults in their PTX: for the default run."""
+"""Three kernels of convolutions as nvcc compiles them, and faults in their PTX.
+
+Two are for the default run; the third, whose program takes nvcc half a minute, for ``--slow``.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +60,23 @@ def run(program, stand_in, case, text=None):
     return ptx.run_program(program(case), stand_in, case, text=text, PYCONVNET_PTX_ORDER="random")[case]
 
 
-@pytest.mark.parametrize("case", PROGRAMS)
+def with_marks(rows, case):
+    """Rows of a table, those of the program that takes long as slow ones."""
+    slow = [pytest.mark.slow]
+    return [pytest.param(*row, marks=slow if case(row) == "wgmma" else []) for row in rows]
+
+
+@pytest.mark.parametrize("case", with_marks([(case,) for case in PROGRAMS], lambda row: row[0]))
 def test_a_row_is_right(program, stand_in, case):
     found = run(program, stand_in, case)
     assert (found["error"], found["wrong"], found["words"]) == ("", 0, "")
 
 
-@pytest.mark.parametrize(("what", "case", "old", "new"), FAULTS, ids=lambda x: str(x).replace(" ", "_"))
+@pytest.mark.parametrize(
+    ("what", "case", "old", "new"),
+    with_marks(FAULTS, lambda row: row[1]),
+    ids=lambda x: str(x).replace(" ", "_"),
+)
 def test_a_fault_is_noticed(program, stand_in, tmp_path, what, case, old, new):
     text, count = re.subn(old, new, ptx.text_of(program(case)))
     assert count > 0

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import threading
+import warnings
 import weakref
 
 import numpy as np
@@ -17,7 +18,10 @@ from test_evaluate import IMAGE, linear_model
 
 import pyconvnet as pcn
 from pyconvnet.cli.main import main
+from pyconvnet.common import threads
+from pyconvnet.data import load_image
 from pyconvnet.plan import Plan
+from pyconvnet.trained import prediction
 
 
 @pytest.fixture
@@ -95,6 +99,30 @@ def test_unreadable_images_are_skipped_where_asked(folder):
         pcn.predict(model, [np.zeros((3, 3, 3), int)], on_error="skip")
 
 
+def test_files_are_read_on_all_threads(folder, monkeypatch):
+    """In order, and the settings of warnings are as before."""
+    model, paths, filters = linear_model(), [folder / name for name in FILES[:4]], warnings.filters.copy()
+    expected, before = pcn.predict(model, paths), threads.get_num_threads()
+    met = threading.Barrier(2)
+
+    def load(*arguments, **options):
+        met.wait(60)  # for another thread
+        return load_image(*arguments, **options)
+
+    threads.set_num_threads(2)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(prediction, "load_image", load)
+            assert pcn.predict(model, paths) == expected
+        assert warnings.filters == filters
+        for name in (FILES[3], FILES[1]):
+            (folder / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=FILES[1]):
+            pcn.predict(model, paths)
+    finally:
+        threads.set_num_threads(before)
+
+
 def test_the_command_line_does_the_same(folder, tmp_path, capsys):
     model = linear_model()
     model.save(tmp_path / "m.safetensors")
@@ -151,12 +179,22 @@ def test_one_plan_predicts_many_times(tmp_path, plans, x):
     assert sum(plan() is not None for plan in plans) == 1
 
 
-def test_evaluate_leaves_the_kept_plan_alone(plans, x):
-    model = linear_model()
-    pcn.predict(model, x[0], device="cpu")
-    pcn.evaluate(model, (x, np.zeros(20, int)), 1, device="cpu")
-    pcn.predict(model, x[0], device="cpu")
+def test_evaluate_keeps_the_same_plan(tmp_path, plans, x, rng):
+    model = pcn.load(linear_model().save(tmp_path / "m.safetensors"))
+    data = x, rng.integers(0, 7, 20)
+    one = pcn.evaluate(model, data, 1, device="cpu", batch_size=8)
+    for size in (8, 8, 3):
+        again = pcn.evaluate(model, data, 1, device="cpu", batch_size=size)
+        assert np.array_equal(again.predictions, one.predictions)
+        np.testing.assert_allclose(again.loss, one.loss, rtol=1e-6)
+    alone = pcn.predict(linear_model(), x[0], device="cpu")
     assert len(plans) == 2
+    assert pcn.predict(model, x[0], device="cpu") == alone
+    assert len(plans) == 2
+    for other in ({"batch_size": 9}, {"precision": "bf16"}, {"device": ["cpu", "cpu"]}, {"device": "cpu"}):
+        pcn.evaluate(model, data, 1, **{"device": "cpu", "batch_size": 8, **other})
+    assert len(plans) == 6
+    gc.collect()
     assert sum(plan() is not None for plan in plans) == 1
 
 
@@ -213,19 +251,23 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_changed_model_never_predicts_as_before(tmp_path, x, change, loaded):
+    def asked(model):
+        guess = pcn.predict(model, x[0], device="cpu")
+        return guess, pcn.evaluate(model, (x[:3], np.arange(3)), 1, device="cpu").loss
+
     model = linear_model()
     if loaded:
         model = pcn.load(model.save(tmp_path / "m.safetensors"))
-    before = pcn.predict(model, x[0], device="cpu")
+    before = asked(model)
     if loaded and change is in_place:
         with pytest.raises(ValueError, match="read-only"):
             change(model)
         return
     change(model)
-    after = pcn.predict(model, x[0], device="cpu")
-    fresh = copy.copy(model)
-    assert after == pcn.predict(fresh, x[0], device="cpu")
-    assert after != before
+    after = asked(model)
+    assert after == asked(copy.copy(model))
+    for a, b in zip(after, before, strict=True):
+        assert a != b
 
 
 def test_trained_models_are_read_only(tmp_path):
@@ -274,8 +316,9 @@ def test_an_error_leaves_no_half_used_plan(plans, x):
 
 
 def test_threads_share_a_model(x):
-    model = linear_model()
+    model, data = linear_model(), (x, np.zeros(20, int))
     expected = [pcn.predict(model, image, device="cpu") for image in x]
+    loss = pcn.evaluate(model, data, 1, device="cpu", batch_size=1).loss
     wrong, start = [], threading.Barrier(4)
 
     def work(offset):
@@ -284,6 +327,8 @@ def test_threads_share_a_model(x):
             k = (i * 7 + offset * 5) % len(x)
             if pcn.predict(model, x[k], device="cpu") != expected[k]:
                 wrong.append(k)
+            if i % 20 == offset and pcn.evaluate(model, data, 1, device="cpu", batch_size=1).loss != loss:
+                wrong.append("evaluate")
 
     workers = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for worker in workers:

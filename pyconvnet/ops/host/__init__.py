@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ... import reference
-from . import conv, lrn_max_pool, module, norm, pointwise, pool
+from . import augment, conv, lrn_max_pool, module, norm, optim, pointwise, pool
 
 _KERNELS: dict[Callable[..., Any], Callable[..., module.Call | None]] = {
     getattr(reference, function.__name__): function
     for function in (
+        augment.augment,
         conv.conv2d,
         conv.conv2d_dgrad,
         conv.conv2d_wgrad,
@@ -28,6 +29,7 @@ _KERNELS: dict[Callable[..., Any], Callable[..., module.Call | None]] = {
         norm.lrn_backward,
         norm.lrn_spatial,
         norm.lrn_spatial_backward,
+        optim.sgd_momentum,
         pointwise.bias_backward,
         pointwise.relu,
         pointwise.relu_backward,
@@ -56,14 +58,17 @@ def call_for(
         return None
     if all(value.flags.aligned for value in call[1] if isinstance(value, np.ndarray)):
         return call
-    out = options["out"]
-    return _on_copies, (call[0], out if isinstance(out, tuple) else (out,), *call[1])
+    if "out" not in options:  # written in place
+        return None
+    out, db = options["out"], options.get("bias_grad")
+    written = (*(out if isinstance(out, tuple) else (out,)), *(() if db is None else (db,)))
+    return _on_copies, (call[0], written, *call[1])
 
 
-def _on_copies(run: Callable[..., None], out: tuple[np.ndarray, ...], *args: Any) -> None:
+def _on_copies(run: Callable[..., None], written: tuple[np.ndarray, ...], *args: Any) -> None:
     """Run a kernel on copies of arrays that do not start at a multiple of their elements' size."""
     copies = {id(a): a.copy() for a in args if isinstance(a, np.ndarray) and not a.flags.aligned}
     run(*(copies.get(id(value), value) for value in args))
-    for array in out:
+    for array in written:
         if id(array) in copies:
             array[...] = copies[id(array)]

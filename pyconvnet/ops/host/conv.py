@@ -5,6 +5,7 @@ The arguments are those of :mod:`pyconvnet.reference.conv`.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -48,6 +49,17 @@ def _parts(geometry: Geometry) -> list[tuple[int, int, int, int]]:
     return [(*some, *of_them) for some in images for of_them in rows]
 
 
+@functools.lru_cache(1024)
+def _panels(
+    geometry: Geometry, transposed: bool, lanes: int
+) -> tuple[tuple[int], Geometry, list[tuple[int, int]]]:
+    """Say how many numbers packed filters are, how they lie unpacked, and the parts they are packed in."""
+    c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
+    filters = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
+    parts = groups * -(-k // groups // (2 * lanes)), max(1, _PACKED // (2 * lanes * c // groups * r * s))
+    return (c * r * s * -(-k // groups // lanes) * lanes,), filters, ranges(*parts)
+
+
 def _correlate(
     x: np.ndarray,
     w: np.ndarray,
@@ -60,13 +72,8 @@ def _correlate(
     parts: list[tuple[int, int, int, int]],
 ) -> None:
     ext, level = module.ext(), module.level()
-    lanes = module.levels()[level]
-    c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
-    panels = scratch("host.panels", (c * r * s * -(-k // groups // lanes) * lanes,), np.float32)
-    filters = geometry if not transposed else (*geometry[:3], k, c, *geometry[5:])
-    pieces = ranges(
-        groups * -(-k // groups // (2 * lanes)), max(1, _PACKED // (2 * lanes * c // groups * r * s))
-    )
+    shape, filters, pieces = _panels(geometry, transposed, module.levels()[level])
+    panels = scratch("host.panels", shape, np.float32)
     module.each(lambda i: ext.pack(level, filters, transposed, *pieces[i], w, panels), len(pieces))
 
     def task(i: int) -> None:
@@ -113,14 +120,28 @@ def conv2d_dgrad(
     return _correlate, (dy, w, out, None, mask, geometry, True, False, _parts(geometry))
 
 
-def _wgrad(dy: np.ndarray, x: np.ndarray, dw: np.ndarray, geometry: Geometry, images: list[Pair]) -> None:
+def _wgrad(
+    dy: np.ndarray,
+    x: np.ndarray,
+    dw: np.ndarray,
+    db: np.ndarray | None,
+    geometry: Geometry,
+    images: list[Pair],
+) -> None:
     ext, level = module.ext(), module.level()
     lanes = module.levels()[level]
     c, k, r, s, groups = geometry[3], geometry[4], geometry[5], geometry[6], geometry[-1]
     sums = scratch("host.sums", (len(images), c * r * s * -(-k // groups // lanes) * lanes), np.float32)
-    module.each(lambda i: ext.wgrad(level, geometry, *images[i], dy, x, sums[i]), len(images))
+    bias = None if db is None else scratch("host.bias", (len(images), k), np.float32)
+
+    def task(i: int) -> None:
+        ext.wgrad(level, geometry, *images[i], dy, x, sums[i], None if bias is None else bias[i])
+
+    module.each(task, len(images))
     rows = ranges(c * r * s, max(1, _ADDED // (len(images) * k)))
     module.each(lambda i: ext.wgrad_sum(level, geometry, len(images), *rows[i], sums, dw), len(rows))
+    if bias is not None:
+        db[...] = bias.sum(axis=0, dtype=np.float64)
 
 
 def conv2d_wgrad(
@@ -131,13 +152,14 @@ def conv2d_wgrad(
     stride: Pair,
     pad: Padding,
     groups: int,
+    bias_grad: np.ndarray | None = None,
     out: np.ndarray,
 ) -> module.Call | None:
-    """Return what computes the gradient for the filters; None where that is the reference's."""
-    if not module.suits(dy, x, out):
+    """Return what computes the gradients for filters and bias; None where that is the reference's."""
+    if not module.suits(dy, x, bias_grad, out):
         return None
     geometry = _geometry(x.shape, w_shape, dy.shape, stride, (pad[0][0], pad[1][0]), groups)
     work = math.prod(dy.shape) * math.prod(w_shape[1:])
     lanes = max(1, min(_LANES, x.shape[0], work // _TASK, max(4, _MOST_SUMS // math.prod(w_shape))))
     images = ranges(x.shape[0], -(-x.shape[0] // lanes))
-    return _wgrad, (dy, x, out, geometry, images)
+    return _wgrad, (dy, x, out, bias_grad, geometry, images)

@@ -93,4 +93,7 @@ def suits(*arrays: np.ndarray | None) -> bool:
 
 def each(task: Callable[[int], None], count: int) -> None:
     """Run task(0) … task(count - 1), each a call of a kernel, on the `cpu` device's threads."""
-    parallel(task, count, blas=False)
+    if count == 1:  # at once: of a small array the rest would be most of the time
+        task(0)
+    else:
+        parallel(task, count, blas=False)

@@ -16,20 +16,20 @@ _TASK = 1 << 18
 _ROWS = 4096
 
 
-def _run(name: str, *arrays: np.ndarray) -> None:
+def _run(name: str, parts: list[tuple[int, int]], *arrays: np.ndarray) -> None:
     kernel, level, size = getattr(module.ext(), name), module.level(), arrays[0].size
-    parts = ranges(size, _TASK)
     module.each(lambda i: kernel(level, size, *parts[i], *arrays), len(parts))
 
 
 def relu(x: np.ndarray, *, out: np.ndarray) -> module.Call | None:
     """Return what computes it, and its arguments; None where that is the reference's."""
-    return (_run, ("relu", x, out)) if module.suits(x, out) else None
+    return (_run, ("relu", ranges(x.size, _TASK), x, out)) if module.suits(x, out) else None
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray, *, out: np.ndarray) -> module.Call | None:
     """Return what computes the gradient, and its arguments; None where that is the reference's."""
-    return (_run, ("relu_backward", dy, y, out)) if module.suits(dy, y, out) else None
+    call = _run, ("relu_backward", ranges(dy.size, _TASK), dy, y, out)
+    return call if module.suits(dy, y, out) else None
 
 
 def _bias_backward(dy: np.ndarray, db: np.ndarray) -> None:

@@ -71,7 +71,7 @@ def rows(cases: list[Conv]) -> list:
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(
-    ("op", "case", "kernel"), [*representative(rows(BF16_CASES)), *slow(rows(LARGE))]
+    ("op", "case", "kernel"), [*representative(rows(BF16_CASES), "conv2d_wgrad"), *slow(rows(LARGE))]
 )
 def test_kernel(op, case, kernel, device, run_on):
     if "_mma" in kernel and capability(device) < 80:

@@ -93,12 +93,15 @@ def is_representative(case: Conv, kernel: str) -> bool:
     return case.name.startswith(REPRESENTATIVE) or ("wgrad" in kernel and case.name == "many_pixels")
 
 
-def representative(parameters: list) -> list:
-    """The same parameters, ..., case, kernel, ..., of which those of representative shapes run by default."""
+def representative(parameters: list, elsewhere: str = "") -> list:
+    """The same parameters, op, ..., case, kernel, ..., of which representative shapes run by default.
+
+    In sanitized builds but for the operation `elsewhere`, which another test there launches alike.
+    """
 
     def always(*values):
         at = next(i for i, value in enumerate(values) if isinstance(value, Conv))
-        return is_representative(*values[at : at + 2])
+        return is_representative(*values[at : at + 2]) and (PLAIN or values[0] != elsewhere)
 
     return slow(parameters, always)
 

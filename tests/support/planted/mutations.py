@@ -329,7 +329,8 @@ MUTATIONS = [
     ),
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
     *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
-    *[Mutation(*bug) for bug in planted_wgmma.BUGS],
+    # slow: compiling one takes ten seconds, and tests/ptx/test_rows.py has the like in the PTX
+    *[Mutation(*bug, slow=True) for bug in planted_wgmma.BUGS],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

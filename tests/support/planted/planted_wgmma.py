@@ -17,7 +17,7 @@ GROUPS = ("test_conv_wgmma.py", "test_a_group_does and emulator and 128x128")
 LIMITS = ("test_conv_wgmma.py", "test_limits_of_instructions")
 SMALL, LARGE = ("conv2d_fprop_wgmma128x128_bf16.cu",), ("conv2d_fprop_wgmma256x128_bf16.cu",)
 
-_FAULTS = [
+BUGS = [
     # ---- phases and parities, counts of barriers
     (
         TILE,
@@ -251,7 +251,7 @@ _SOME = "test_dgrad and emulator and (as_conv2 or back or beyond) and not severa
 BACK = ("test_conv_wgmma.py", f"{_SOME} and 128x128")
 BACK_TALL = ("test_conv_wgmma.py", f"{_SOME} and 256x48")
 BACK_128, BACK_48 = ("conv2d_dgrad_wgmma128x128_bf16.cu",), ("conv2d_dgrad_wgmma256x48_bf16.cu",)
-_BACKWARD = [
+BUGS += [
     (TILE, "s.r - 1 - tap_h, filter", "tap_h, filter", "rows of filters not turned round", BACK, BACK_128),
     (DGRAD, "s.r - 1 - s.pad_h", "s.pad_h", "the layer's padding for that of its gradient", BACK, BACK_128),
     (
@@ -285,14 +285,13 @@ _BACKWARD = [
         BACK_128,
     ),
 ]
+
 # ---- TF32
 TF32, TF32_SMALL = ("test_conv_wgmma.py", "test_tf32 and emulator and as_conv2 and 128x128"), (
     "conv2d_fprop_wgmma128x128.cu",
 )
-_TF32 = [
+BUGS += [
     (HOST, "TensorElement::kTf32;", "TensorElement::kFloat32;", "operands cut off", TF32, TF32_SMALL),
     (TILE, "wgmma_m64k8_tf32<BN>(d, a, b, accumulate)", "wgmma_m64k8_tf32<BN>(d, a, b, 1)",
      "sums that never begin", TF32, TF32_SMALL),
 ]  # fmt: skip
-BUGS = [(*fault, number % 9 != 1) for number, fault in enumerate(_FAULTS)]
-BUGS += [(*fault, True) for fault in [*_BACKWARD, *_TF32]]

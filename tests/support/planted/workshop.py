@@ -1,8 +1,10 @@
 """Emulator modules with a bug planted in a kernel: what all share is compiled once, for each bug its files.
 
-Compiling is most of the time, so little is compiled, and that quickly: of the convolutions' tiles, which are
-the most kernels, only those that bugs are planted in (the tables have no others); of each family the files
-that bugs are planted in alone, the rest as one unit, and so the bindings; the common headers precompiled.
+Compiling is most of the time. Where the build folder of ``pip install .`` holds objects of these sources, the
+modules are linked of those, after the planted ones: the linker takes the first of what it finds twice. Else
+little is compiled, and that quickly: of the convolutions' tiles, which are the most kernels, only those that
+bugs are planted in (the tables have no others); of each family the files that bugs are planted in alone, the
+rest as one unit, and so the bindings. The common headers are precompiled.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Workshop:
         at = self.link.index("-o")
         module = self.folder / name / self.link[at + 1]
         module.parent.mkdir(exist_ok=True)
-        _run(*self.link[:at], "-o", module, *objects, *self.link[at + 2 :])
+        _run(*self.link[:at], "-Wl,-z,muldefs", "-o", module, *objects, *self.link[at + 2 :])
         return module
 
     def mutant(self, number: int, mutation: Mutation) -> Path:
@@ -84,25 +86,59 @@ class Workshop:
 def prepare(folder: Path, mutations: list[Mutation]) -> None:
     """Compile in a folder what the modules of those bugs have in common."""
     build = folder / "build"
-    cmake, ninja = probes.tool("cmake"), probes.tool("ninja")
+    ninja = probes.tool("ninja")
     _run(
-        cmake, "-S", ROOT, "-B", build, "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        probes.tool("cmake"), "-S", ROOT, "-B", build, "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DPython_EXECUTABLE={sys.executable}", f"-DPYCONVNET_FAMILIES={';'.join(FAMILIES)}",
         "-DPYCONVNET_CUDA=OFF", "-DPYCONVNET_UNITS=OFF", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
         # Little optimisation: most of the time goes into the compiler.
         "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DPYCONVNET_EMULATOR_OPTIMISE=-O1",
     )  # fmt: skip
     alone = {file for mutation in mutations for file in mutation.concerned}
-    _shorten_list_of_tiles(folder, alone)
-    link = _run(ninja, "-C", build, "-t", "commands", "_emulator").splitlines()[-1]
-    link = shlex.split(link[link.index("&&") + 2 : link.rindex("&&")])
+    if not (installed := _installed()):
+        _shorten_list_of_tiles(folder, alone)
+    link = _link(build)
     made = {"kernel": [], "link": [part for part in link if not part.endswith(".o")], "objects": {}}
     host = _host_jobs(folder, made)
+    if installed:
+        made["objects"] = installed
     (folder / "made.json").write_text(json.dumps(made))
     workshop = Workshop(folder)
     header = folder / "common.h"
     _run(*made["kernel"], "-xc++-header", *workshop.includes, header, "-o", f"{header}.gch")
+    if installed:
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(_run, *command, cwd=place) for command, place in host]
+        for file, source in _sources(workshop, alone).items():
+            made["objects"][file] = str(folder / f"{file.replace('/', '_')}.o")
+            jobs.append(pool.submit(workshop.compile, source, made["objects"][file]))
+        for job in jobs:
+            job.result()
+    (folder / "made.json").write_text(json.dumps(made))
+
+
+def _link(build: Path) -> list[str]:
+    """The command that links a build folder's emulator."""
+    line = _run(probes.tool("ninja"), "-C", build, "-t", "commands", "_emulator").splitlines()[-1]
+    return shlex.split(line[line.index("&&") + 2 : line.rindex("&&")])
+
+
+def _installed() -> dict[str, str]:
+    """The objects of the emulator in pip's build folder, if they are of these sources."""
+    for module in ROOT.glob("build/cmake-*/_emulator*.so"):
+        sources = [ROOT / "CMakeLists.txt", *(ROOT / "cmake").iterdir()]
+        sources += [path for folder in ("kernels", "bindings") for path in (ROOT / folder).rglob("*.*")]
+        if module.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+            objects = [str(module.parent / part) for part in _link(module.parent) if part.endswith(".o")]
+            return dict(zip(objects, objects, strict=True))
+    return {}
+
+
+def _sources(workshop: Workshop, alone: set[str]) -> dict[str, Path]:
+    """What is compiled of the kernels, by the file or family it holds."""
     sources = {file: workshop.source(file) for file in sorted(alone)}
+    folder = workshop.folder
     for family in FAMILIES:
         names = [f"{family}/{path.name}" for path in sorted((KERNELS / family).glob("*.cu"))]
         rest = [name for name in names if name not in alone]
@@ -110,14 +146,7 @@ def prepare(folder: Path, mutations: list[Mutation]) -> None:
             sources |= {name: workshop.source(name) for name in rest}
         elif rest:
             sources[family] = _unit(folder / f"{family}.cu", [workshop.source(name) for name in rest])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(_run, *command, cwd=place) for command, place in host]
-        for file, source in sources.items():
-            made["objects"][file] = str(folder / f"{file.replace('/', '_')}.o")
-            jobs.append(pool.submit(workshop.compile, source, made["objects"][file]))
-        for job in jobs:
-            job.result()
-    (folder / "made.json").write_text(json.dumps(made))
+    return sources
 
 
 def _unit(unit: Path, files: Iterable[Path]) -> Path:
