@@ -17,6 +17,7 @@ from harness import Row, alexnet_convs, filters, images, main
 
 from pyconvnet import ops
 from pyconvnet.common.precision import PRECISIONS
+from pyconvnet.ops.conv import on_tensor_cores
 
 
 def applying(op: str, precision: str, *shapes: Any, device: str, **options: Any) -> list[str]:
@@ -24,7 +25,7 @@ def applying(op: str, precision: str, *shapes: Any, device: str, **options: Any)
     names = ops.kernels(op, *shapes, **options, precision=precision, device=device)
     if precision in ("fp32", "bf16"):
         return names
-    return [n for n in names if n == names[0] or "_mma" in n or n.endswith("first_layer")]
+    return [n for n in names if n == names[0] or on_tensor_cores(n) or n.endswith("first_layer")]
 
 
 def _rows(s: SimpleNamespace, precision: str) -> Iterator[Row]:

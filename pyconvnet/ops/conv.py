@@ -137,6 +137,11 @@ def listed_precision(op: str, precision: str | None) -> int:
     return check_precision(op, precision, BFLOAT16 if precision == "bf16" else np.dtype(np.float32))
 
 
+def on_tensor_cores(kernel: str) -> bool:
+    """Tell whether a kernel multiplies on tensor cores, by mma.sync or wgmma, as its name says."""
+    return "mma" in kernel
+
+
 def check_bias(op: str, b: Any, dtype: np.dtype) -> None:
     """Check that a bias is float32 beside bfloat16 arrays, else of their dtype."""
     if b is not None and b.dtype != (wanted := accumulation_dtype(dtype)):

@@ -69,7 +69,7 @@ def _rows(op: str, dev: Device, shape: Any) -> list[tuple[str, int]]:
     ours = core.rows(dev, f"conv2d_{_DIRECTIONS[op]}", shape)
     if shape.precision == conv.BF16 or not _cublas_works(dev):
         return ours
-    return [*ours, (CUBLAS, 0)] if "_mma" in ours[0][0] else [(CUBLAS, 0), *ours]
+    return [*ours, (CUBLAS, 0)] if conv.on_tensor_cores(ours[0][0]) else [(CUBLAS, 0), *ours]
 
 
 @core.lists_kernels(*_DIRECTIONS)

@@ -54,7 +54,8 @@ def step(device: str, precision: str, depth: bool, fuse: bool | None = True) -> 
     plan.set_parameters(spread(net))
     plan.set_hyper(0.01, 0.9)
     plan.set_weight_decay(5e-4)
-    rng = np.random.default_rng(0)
+    # With some seeds an operand lies so close between two TF32 numbers that an error of float32 decides.
+    rng = np.random.default_rng(5)
     plan.feed(rng.standard_normal((N, *net.input_shape), np.float32), rng.integers(net.classes, size=N))
     plan.step(N)
     out = {f"g {name}": g for name, g in plan.get_gradients().items()}

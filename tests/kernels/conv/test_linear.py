@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import sys
 import zlib
 
 import numpy as np
@@ -333,3 +334,20 @@ def test_how_cublas_is_called(case, monkeypatch):
             _cublas.sgemm(dev, placed(np.empty((2, 2), np.float32)), (_cublas.N, _cublas.T), bad, bad)
     finally:
         _cublas._handle.cache_clear()
+
+
+@pytest.mark.parametrize("capability", ["75", "80", "90", "100"])
+@pytest.mark.parametrize("op", ["linear", "linear_dgrad", "linear_wgrad"])
+def test_cublas_comes_first_where_no_kernel_is_on_tensor_cores(op, capability, monkeypatch):
+    """cuBLAS multiplies in float32: it stands behind the tensor cores, however a kernel uses them."""
+    module = sys.modules["pyconvnet.ops.linear"]  # whose name in its package is the operation's
+    monkeypatch.setattr(module, "_cublas_works", lambda dev: True)
+    monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", capability)
+    for shapes in (((128, 9216), (4096, 9216)), ((128, 4096), (1000, 4096))):
+        first = {
+            p: ops.kernels(op, *shapes, precision=p, device="emulator")[0] for p in ("fp32", "tf32", "bf16")
+        }
+        assert first["fp32"] == "cublas"
+        assert ("mma" in first["tf32"]) == (capability != "75")
+        assert first["tf32"] == "cublas" or capability != "75"
+        assert first["bf16"] != "cublas"
