@@ -16,8 +16,12 @@ if(NOT PYCONVNET_NVCC)
       "pip install 'cuda-toolkit[nvcc,cudart,cccl]==13.0.*'")
   endif()
   set(PYCONVNET_NVCC "${_cu13}/bin/nvcc" CACHE FILEPATH "" FORCE)
-  # The wheels have lib/ where nvcc.profile says lib64/ ...
-  set(CMAKE_CUDA_FLAGS_INIT "-L${_cu13}/lib")
+  # The wheels have lib/ where nvcc.profile says lib64/ (to find out about the compiler, CMake takes CUDAFLAGS alone) ...
+  if(DEFINED ENV{CUDAFLAGS})
+    set(ENV{CUDAFLAGS} "$ENV{CUDAFLAGS} -L${_cu13}/lib")
+  else()
+    set(CMAKE_CUDA_FLAGS_INIT "-L${_cu13}/lib")
+  endif()
   # ... and no unversioned libcudart.so, which find_package(CUDAToolkit) wants.
   file(GLOB _cudart "${_cu13}/lib/libcudart.so.*")
   set(CUDA_CUDART "${_cudart}" CACHE FILEPATH "")
