@@ -75,13 +75,18 @@ class Slice:
         Makes them: the layer with the hyper-parameters of the slice.
     reads : tuple of (first, last + 1)
         The channels it reads of each input; none where the two are equal.
-    makes : (first, last + 1) or None
-        The channels it makes, where those are more than it was asked for; the others are dropped.
+    computes : (first, last + 1) or None
+        The channels it computes, where those are more than it was asked for; the others are dropped.
     """
 
     layer: Layer
     reads: tuple[tuple[int, int], ...]
-    makes: tuple[int, int] | None = None
+    computes: tuple[int, int] | None = None
+
+    @property
+    def makes(self) -> tuple[int, int] | None:
+        """``computes`` by its name until 0.1."""
+        return self.computes
 
 
 @dataclass
@@ -103,7 +108,7 @@ class Context:
     masked : bool
         Backward is called a second time with the same ``dy``, which has already gone back through the fused
         activation. For layers that have ``splits_backward``.
-    rectified : bool
+    relu_by_readers : bool
         ``dy`` comes from layers that have sent it back through this layer's ReLU.
     mask_input : bool
         The input is the output of a ReLU, and its gradient is to be sent back through that. For layers that
@@ -134,7 +139,7 @@ class Context:
     total: int = 0
     window: tuple[int, int, int] | None = None
     masked: bool = False
-    rectified: bool = False
+    relu_by_readers: bool = False
     mask_input: bool = False
     labels: Any = None
     class_weights: Any = None
@@ -144,11 +149,17 @@ class Context:
     workspace: Any = None
     scratch: Any = None
 
+    @property
+    def rectified(self) -> bool:
+        """``relu_by_readers`` by its name until 0.1."""
+        return self.relu_by_readers
+
 
 _KINDS: dict[str, type[Layer]] = {}
 
 #: What a layer says of its own arithmetic.
-_PROMISES = ("reads", "slice", "masks_input", "rectifies", "splits_backward", "depth_layout", "only_ops")
+_PROMISES = ["reads", "slice", "masks_input", "rectifies", "splits_backward"]
+_PROMISES += ["space_to_depth_layout", "only_ops"]
 
 
 def register(kind: type[Layer]) -> type[Layer]:
@@ -272,11 +283,15 @@ class Layer:
         span = max(0, start - before), min(channels, stop + after)
         return Slice(self, (span,) * len(inputs), span)
 
-    def depth_layout(self, images: Shape) -> Any:
+    def space_to_depth_layout(self, images: Shape) -> Any:
         """Return the layout of :mod:`pyconvnet.ops.space_to_depth` in which the layer can read images of this
         shape; None: only as they are.
         """
         return None
+
+    def depth_layout(self, images: Shape) -> Any:
+        """Return :meth:`space_to_depth_layout`, by its name until 0.1."""
+        return self.space_to_depth_layout(images)
 
     # ---- computation ---------------------------------------------------------------------------------------
     def forward(self, ctx: Context, xs: Sequence, y: Any, params: Mapping, saved: Mapping) -> None:

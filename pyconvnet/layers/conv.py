@@ -88,7 +88,7 @@ class Conv2d(WeightLayer):
         layer = dataclasses.replace(self, filters=stop - start, groups=last - first)
         return Slice(layer, ((first * channels, last * channels),))
 
-    def depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
+    def space_to_depth_layout(self, images: Shape) -> ops.space_to_depth.Depth | None:
         """Return that of a convolution with a stride on few channels."""
         stride, also = pair("Conv2d", "stride", self.stride, 1)
         if stride != also or stride not in _STRIDES or self.groups != 1 or images[2] > _MOST_CHANNELS:
@@ -129,7 +129,7 @@ class Conv2d(WeightLayer):
         ops.conv2d(xs[0], w, b, activation=self.activation, out=y, **self._options(ctx))
 
     def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
-        if self.activation == "relu" and not (ctx.masked or ctx.rectified):
+        if self.activation == "relu" and not (ctx.masked or ctx.relu_by_readers):
             ops.relu_backward(dy, y, out=dy)
         if dxs[0] is not None:
             x = xs[0]

@@ -98,7 +98,7 @@ class LinearReLUDropout(Layer):
 
     def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
         if not ctx.masked:
-            if not ctx.rectified:
+            if not ctx.relu_by_readers:
                 ops.relu_backward(dy, y, out=dy)
             if self.dropout.train_factor != 1:
                 ops.add(dy, dy, alpha=self.dropout.train_factor, beta=0.0, out=dy)

@@ -63,7 +63,7 @@ class Linear(WeightLayer):
         ops.linear(rows(xs[0]), params["weight"], b, activation=self.activation, out=y, **self._options(ctx))
 
     def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
-        if self.activation == "relu" and not (ctx.masked or ctx.rectified):
+        if self.activation == "relu" and not (ctx.masked or ctx.relu_by_readers):
             ops.relu_backward(dy, y, out=dy)
         self.product_backward(ctx, dy, xs, params, dxs, grads)
 

@@ -46,7 +46,7 @@ class ReLU(_Activation):
         return ops.relu, ops.relu_backward
 
     def backward(self, ctx, dy, xs, y, params, saved, dxs, grads):
-        if not ctx.rectified:
+        if not ctx.relu_by_readers:
             super().backward(ctx, dy, xs, y, params, saved, dxs, grads)
         elif dxs[0] is not None:
             ops.add(dy, dy, alpha=1.0, beta=0.0, out=dxs[0])

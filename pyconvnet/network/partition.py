@@ -159,7 +159,7 @@ class Partition(Placement):
 
     def _local(self, node: Node, device: int, holds: Region) -> Local:
         found = _slice(node, holds.start, holds.stop)
-        computes = holds if found.makes is None else Region(holds.part, holds.parts, *found.makes)
+        computes = holds if found.computes is None else Region(holds.part, holds.parts, *found.computes)
         taken = [(s, span) for s, span in zip(node.inputs, found.reads, strict=True) if span[0] < span[1]]
         reads = tuple(Region(holds.part, holds.parts, *span) for _, span in taken)
         return Local(node, device, found.layer, tuple(s for s, _ in taken), reads, computes, holds, node)
@@ -206,11 +206,12 @@ def _slice(node: Node, start: int, stop: int) -> Slice:
         raise PartitionError(f"{what}its slice reads {found.reads} of inputs that have {whole}")
     if not any(first < last for first, last in found.reads):
         raise PartitionError(f"{what}its slice reads nothing")
-    makes = found.makes or (start, stop)
-    if not 0 <= makes[0] <= start < stop <= makes[1] <= node.output_shape[-1]:
-        raise PartitionError(f"{what}its slice makes {makes}")
-    if makes != (start, stop) and node.parameters():
-        raise PartitionError(f"{what}its slice makes {makes}, and their parameters lie on other devices")
+    computes = found.computes or (start, stop)
+    if not 0 <= computes[0] <= start < stop <= computes[1] <= node.output_shape[-1]:
+        raise PartitionError(f"{what}its slice computes {computes}")
+    if computes != (start, stop) and node.parameters():
+        where = "and their parameters lie on other devices"
+        raise PartitionError(f"{what}its slice computes {computes}, {where}")
     return found
 
 

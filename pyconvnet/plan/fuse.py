@@ -124,4 +124,4 @@ def space_to_depth_of_images(partition: Partition) -> Depth | None:
     for d in range(len(partition.devices)):
         if any(source == INPUT for source, _, _ in partition.gathers(d)):
             return None
-    return readers[0].layer.depth_layout(network.input_shape)
+    return readers[0].layer.space_to_depth_layout(network.input_shape)

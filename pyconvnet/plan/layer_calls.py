@@ -135,7 +135,7 @@ class Calls:
                 depth=shard.space_to_depth is not None and INPUT in local.sources,
                 workspace=shard.workspace,
                 scratch=shard.scratch,
-                rectified=node.name in self.partition.relu_by_readers,
+                relu_by_readers=node.name in self.partition.relu_by_readers,
                 mask_input=not self.partition.relu_by_readers.isdisjoint(local.sources),
             )
             y = shard.outputs[node.name]

@@ -279,9 +279,10 @@ def test_what_a_derived_layer_may_say_again():
     assert (HalfPool().reads, HalfPool.masks_input) == ("all", False)
     images = (8, 8, 3)
     mine, named = Standardised(4, 3, stride=2), Named(4, 3, stride=2)
-    assert (mine.splits_backward, mine.slice(0, 2, images), mine.depth_layout(images)) == (False, None, None)
+    assert (mine.splits_backward, mine.slice(0, 2, images)) == (False, None)
+    assert mine.space_to_depth_layout(images) is None
     assert (named.splits_backward, named.slice(0, 2, images).layer.filters) == (True, 2)
-    assert named.depth_layout(images).stride == 2
+    assert named.space_to_depth_layout(images).stride == named.depth_layout(images).stride == 2
 
     class Half(MaxPool2d):
         reads = "same"
@@ -392,11 +393,11 @@ FACTOR = Parameter("w", (8,), Normal(1.0), per_channel=True)
         (Says(found=Slice(Tanh(), ())), PartitionError, r"slice reads \(\) of inputs that have"),
         (Says(found=Slice(Tanh(), ((0, 9),))), PartitionError, r"slice reads \(\(0, 9\),\) of inputs"),
         (Says(found=Slice(Tanh(), ((3, 3),))), PartitionError, "slice reads nothing"),
-        (Says(found=Slice(Tanh(), ((0, 4),), (1, 4))), PartitionError, r"slice makes \(1, 4\)"),
+        (Says(found=Slice(Tanh(), ((0, 4),), (1, 4))), PartitionError, r"slice computes \(1, 4\)"),
         (
             Says(found=Slice(Tanh(), ((0, 8),), (0, 8)), own=(FACTOR,)),
             PartitionError,
-            r"slice makes \(0, 8\), and their parameters lie on other devices",
+            r"slice computes \(0, 8\), and their parameters lie on other devices",
         ),
     ],
 )
