@@ -53,14 +53,13 @@ class Tile:
     warps: int
     item: int
     resident: int
-    persistent: bool = (
-        False  # blocks of producer and consumer warpgroups, on wgmma, that take tile after tile
-    )
+    producer: bool = False  # a warpgroup brings the operands by TMA; the others multiply, on wgmma
+    persistent: bool = False  # blocks that take tile after tile
 
     @property
     def multiplying(self) -> int:
         """Warps that multiply: all, but a producer's."""
-        return self.warps - (WARPGROUP if self.persistent else 0)
+        return self.warps - (WARPGROUP if self.producer else 0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ def tile_of(row: dict) -> Tile:
         warps=row["threads"] // 32,
         item=2 if "Bf16" in row["kernel"] else 4,
         resident=row["occupancy"]["blocks"],
+        producer="WgmmaTile" in row["kernel"],
         persistent="WgmmaTile" in row["kernel"],
     )
 
@@ -124,7 +124,7 @@ def step_counts(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
     outer_products, inner_products = step.get(name, 0), inner.get(name, 0)
     trips = (wanted - outer_products) / inner_products if inner else 0.0
     steps = outer_products / wanted if not inner else 1.0
-    if steps < 1 or trips % 1 or steps % 1 or tile.persistent != (name == "HGMMA"):
+    if steps < 1 or trips % 1 or steps % 1 or tile.producer != (name == "HGMMA"):
         raise ValueError(
             f"{outer_products} and {inner_products} {name} in the loop do not make the {wanted:g} of a step "
             f"of {tile}"
@@ -155,7 +155,7 @@ def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]], l2: float = L2) -> 
         "l2": (tile.bm + tile.bn) * tile.bk * tile.item / l2,
         "tensor": 0.0,
     }
-    if tile.persistent:
+    if tile.producer:
         found["shared"] += tile.multiplying / WARPGROUP * counts["HGMMA"] * (64 + tile.bn) * 32 / BANKS
         found["shared"] += (tile.bm + tile.bn) * tile.bk * tile.item / BANKS
         found["tensor"] = tile.bm * tile.bn * tile.bk / (TENSOR[tile.item] * WGMMA_SHARE)
@@ -223,8 +223,21 @@ def memory_us(nbytes: float, launches: int = 1) -> float:
 
 
 def predict(row: dict, product: Product, splits: int, precision: str, out_item: int, l2: float = L2) -> dict:
-    """Predict a kernel's time for a product; `row`: the kernel in the report, `splits`: pieces of the
-    reduction, `l2`: bytes a cycle that a multiprocessor gets.
+    """Predict a kernel's time for a product: :func:`predict_tile` of a kernel of the report."""
+    return predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
+
+
+def predict_tile(
+    tile: Tile,
+    loop: dict[str, dict[str, int]],
+    product: Product,
+    splits: int,
+    precision: str,
+    out_item: int,
+    l2: float = L2,
+) -> dict:
+    """Predict the time of a kernel of a tile and a loop for a product; `splits`: pieces of the reduction,
+    `l2`: bytes a cycle that a multiprocessor gets.
 
     Returns
     -------
@@ -234,7 +247,6 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
         ``step_cycles`` with all resident blocks at work (a block's share), ``bound``; ``us`` and ``percent``
         of the limit.
     """
-    loop, tile = newest(row)["loop"], tile_of(row)
     tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
     units = unit_cycles(tile, loop, l2)

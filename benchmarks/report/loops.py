@@ -36,6 +36,7 @@ NAMED = ("HGMMA", "HMMA", "FFMA", "LDSM", "LDS", "STS", "LDGSTS", "LDG", "BAR")
 _WIDTHS = {"128": 4, "4": 4, "64": 2, "2": 2}
 #: What brings operands to the product, or waits for it.
 _BRINGS = {"BAR", "LDGSTS", "LDG", "UTMALDG", "SYNCS", "STS"}
+MOST_OF_A_WAIT = 6 * 16  #: bytes
 _PRODUCTS = UNITS["tensor"] | {"FFMA", "FFMA2"}
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);")
@@ -97,8 +98,13 @@ def _count(code: list[Instruction]) -> dict[str, int]:
 
 
 def _leaves_wait(code: list[Instruction], at: int) -> bool:
-    """Whether a jump ends a barrier's wait that stands behind the code: it leads back to the wait."""
-    return at >= 2 and code[at - 2].name == "SYNCS" and code[at - 1].target == code[at - 2].address
+    """Whether a jump ends a barrier's wait that stands behind the code: it follows a loop of a few
+    instructions, one of which asks the barrier.
+    """
+    back = code[at - 1]
+    if at < 1 or back.target is None or not 0 <= back.address - back.target <= MOST_OF_A_WAIT:
+        return False
+    return any(i.name == "SYNCS" and back.target <= i.address for i in code[max(at - 8, 0) : at])
 
 
 def _spans(code: list[Instruction]) -> list[tuple[int, int]]:
