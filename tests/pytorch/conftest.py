@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
+from support.quick import quick  # noqa: F401
 
 from pyconvnet import ops
 
