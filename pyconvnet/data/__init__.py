@@ -11,6 +11,7 @@ from .files import ImageFiles
 from .folder import ImageFolder
 from .images import load_image
 from .loader import Batch, Loader
+from .map_style import MapStyleDataset
 from .predecoded import Predecoded, predecode
 from .sources import open_dataset
 from .statistics import Statistics, statistics

@@ -14,6 +14,7 @@ from .dataset import ArrayDataset, Dataset, split
 from .digits import Digits
 from .files import ImageFiles, file_list, read_csv
 from .folder import ImageFolder, class_folders
+from .map_style import map_style
 from .matching import check_pair, check_reading
 
 NAMES = ("digits", "cifar10")
@@ -44,6 +45,7 @@ def open_dataset(
         - an ``.npz`` file with arrays ``x``, ``y``, and perhaps ``x_validation``, ``y_validation``,
           ``classes``;
         - a pair of arrays;
+        - a map-style dataset of PyTorch's kind, or a DataLoader of one, see `MapStyleDataset`;
         - a list of pairs (image file, label), or a pair (image files, labels), or a ``.csv`` or ``.tsv`` file
           with an image file and a label a line, see `ImageFiles` and `read_csv`.
     validation : None, False, float, or as `spec`
@@ -101,10 +103,12 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
         return ImageFiles(*listed, **reading), None
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         return ArrayDataset(*spec), None
+    if not isinstance(spec, (str, os.PathLike)) and (found := map_style(spec)) is not None:
+        return found, None
     if not isinstance(spec, (str, os.PathLike)):
         raise TypeError(
             "data must be a Dataset, a name, a path or a pair (x, y) of arrays, or a list of pairs "
-            f"(image file, label), got {type(spec).__name__}"
+            f"(image file, label), or a dataset of PyTorch's kind, got {type(spec).__name__}"
         )
     if spec == "digits":
         return Digits(train=True), Digits(train=False)

@@ -60,7 +60,7 @@ _PRECISIONS = {"fp32": 0, "tf32": 1, "fp32x3": 2, "bf16": 3}
 BF16 = _PRECISIONS["bf16"]
 
 
-class _Geometry:
+class Geometry:
     """The extents of one convolution, checked."""
 
     def __init__(
@@ -190,7 +190,7 @@ def _list_kernels(
     code = listed_precision(op, precision)
     x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
     w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-    shape = _Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
+    shape = Geometry(op, x_shape, w_shape, stride, pad, groups).shape_of(dev, code)
     return "conv2d_fprop" if op == "conv2d" else op, shape
 
 
@@ -261,7 +261,7 @@ def fprop(
     check_bias(op, b, dtype)
     x_shape = checks.check_rank(op, "x", x, _AXES_X)
     w_shape = checks.check_rank(op, "w", w, _AXES_W)
-    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    geometry = Geometry(op, x_shape, w_shape, stride, pad, groups)
     if b is not None:
         checks.check_shape(op, "b", b, (w_shape[0],), "(K,)")
     checks.check_contiguous(op, x=x, w=w, b=b)
@@ -323,7 +323,7 @@ def conv2d_dgrad(
     dtype = core.check_float(op, dev, dy=dy, w=w, mask=mask)
     x_shape = checks.shape_tuple(op, "x_shape", x_shape, _AXES_X)
     w_shape = checks.check_rank(op, "w", w, _AXES_W)
-    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    geometry = Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     checks.check_contiguous(op, dy=dy, w=w)
     checks.check_mask(op, mask, x_shape)
@@ -407,7 +407,7 @@ def wgrad(
     dtype = core.check_float(op, dev, dy=dy, x=x)
     x_shape = checks.check_rank(op, "x", x, _AXES_X)
     w_shape = checks.shape_tuple(op, "w_shape", w_shape, _AXES_W)
-    geometry = _Geometry(op, x_shape, w_shape, stride, pad, groups)
+    geometry = Geometry(op, x_shape, w_shape, stride, pad, groups)
     geometry.check_dy(op, dy)
     checks.check_contiguous(op, dy=dy, x=x)
     exactness = check_precision(op, precision, dtype)

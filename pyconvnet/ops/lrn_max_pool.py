@@ -23,14 +23,14 @@ from . import core
 from .launch import HostCall, Launch, Prepared
 from .norm import _MAX_SIZE, _groups, _number
 from .operation import operation
-from .pool import Pair, _Geometry, check_argmax
+from .pool import Geometry, Pair, check_argmax
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """What both directions share, checked."""
 
-    geometry: _Geometry
+    geometry: Geometry
     lrn_size: int
     alpha: float
     beta: float
@@ -43,7 +43,7 @@ class _Call:
         groups: Any, size: Any, stride: Any, pad: Any, ceil_mode: Any,
     ) -> _Call:  # fmt: skip
         return _Call(
-            _Geometry(op, x_shape, size, stride, pad, ceil_mode),
+            Geometry(op, x_shape, size, stride, pad, ceil_mode),
             checks.integer(op, "lrn_size", lrn_size, 1, _MAX_SIZE),
             _number(op, "alpha", alpha, dtype),
             _number(op, "beta", beta, dtype),

@@ -33,7 +33,7 @@ Pair = tuple[int, int]
 _LIMIT = 2**31
 
 
-class _Geometry:
+class Geometry:
     """The windows of one call, checked: pairs, paddings, and the shapes of x and y."""
 
     def __init__(self, op: str, x_shape: tuple[int, ...], size: Any, stride: Any, pad: Any, ceil_mode: bool):
@@ -88,20 +88,20 @@ class _Geometry:
 
 def _forward(
     op: str, x: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool, kernel: str | None
-) -> tuple[Device, dict[str, Any], np.dtype, _Geometry]:
+) -> tuple[Device, dict[str, Any], np.dtype, Geometry]:
     """Check what both forward functions share: device, arrays, dtype, windows."""
     dev, inputs = core.arrays(op, x=x)
     core.refuse_kernel_on_cpu(op, dev, kernel)
     dtype = core.check_float(op, dev, **inputs)
     x_shape = checks.check_rank(op, "x", inputs["x"], "N, H, W, C")
-    geometry = _Geometry(op, x_shape, size, stride, pad, ceil_mode)
+    geometry = Geometry(op, x_shape, size, stride, pad, ceil_mode)
     checks.check_contiguous(op, **inputs)
     return dev, inputs, dtype, geometry
 
 
 def _backward_geometry(
     op: str, dy: Any, x_shape: Any, size: Any, stride: Any, pad: Any, ceil_mode: bool | None
-) -> _Geometry:
+) -> Geometry:
     """Find the windows of the forward call that dy is a gradient of; `ceil_mode` None: whichever fits dy."""
     dy_shape = checks.check_rank(op, "dy", dy, "N, P, Q, C")
     x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
@@ -109,7 +109,7 @@ def _backward_geometry(
     wanted = []
     for mode in modes:
         try:
-            geometry = _Geometry(op, x_shape, size, stride, pad, mode)
+            geometry = Geometry(op, x_shape, size, stride, pad, mode)
         except ValueError:
             if mode is modes[-1] and not wanted:
                 raise
@@ -132,7 +132,7 @@ def _list_kernels(
     op: str, dev: Device, x_shape: Any, size: Any = 3, stride: Any = 2, pad: Any = 0, ceil_mode: bool = False
 ) -> Any:
     x_shape = checks.shape_tuple(op, "x_shape", x_shape, "N, H, W, C")
-    return _Geometry(op, x_shape, size, stride, pad, ceil_mode).shape_of(dev)
+    return Geometry(op, x_shape, size, stride, pad, ceil_mode).shape_of(dev)
 
 
 # ---------------------------------------------------------------- maximum
@@ -252,7 +252,7 @@ def max_pool2d_backward(
 # ---------------------------------------------------------------- average
 
 
-def _counted(op: str, geometry: _Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
+def _counted(op: str, geometry: Geometry, count_include_pad: bool) -> tuple[int, int, int, int]:
     """Return the padding whose pixels an average divides by: (top, bottom, left, right)."""
     counts = checks.flag(op, "count_include_pad", count_include_pad)
     return (*geometry.pad[0], *geometry.pad[1]) if counts else (0, 0, 0, 0)
