@@ -63,6 +63,16 @@ def parse(description: str) -> tuple[Preprocessing, list[str] | None, dict[str, 
     return Preprocessing.from_dict(how, mean), classes if told.get("class_names_given") else None, told
 
 
+def recipe(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what a network's recipe says of images prepared like this."""
+    mean = preprocessing.mean
+    kind = None if mean is None else "pixel" if mean.ndim == 1 else "image"
+    augment: dict[str, Any] = {"mirror": True, "mean": kind, "scale": float(preprocessing.scale)}
+    if preprocessing.crop:
+        augment["crop"] = list(preprocessing.crop)
+    return {"augment": augment}
+
+
 def _packed(mean: np.ndarray) -> dict[str, Any]:
     data = np.ascontiguousarray(mean, "<f4").tobytes()
     return {"shape": list(mean.shape), "float32": base64.b64encode(data).decode("ascii")}

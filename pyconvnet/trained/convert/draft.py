@@ -112,6 +112,8 @@ class Draft:
         shape = self.shape(value)
         if value.flat or len(shape) != 3:
             raise ConversionError(f"{what} reads a vector, which must be a map")
+        if value.groups > 1:
+            raise ConversionError(f"{what} reads groups of channels that lie as images of their own")
         if value.channels_last:
             raise ConversionError(f"{what} reads a map whose channels lie last, which must lie first")
         return shape

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...common.checks import check_number, flag, pair
 from ...network.preprocessing import Preprocessing
+from . import description
 from .draft import ConversionError, Draft, Value
 
 
@@ -92,11 +93,8 @@ def finish(draft: Draft, output: Value, options: Options, custom: Custom, source
         draft.scale_input(factors / scale)
     crop = None if image == (h, w) else (h, w)
     preprocessing = Preprocessing((*image, channels), crop, mean, float(scale))
-    augment: dict[str, Any] = {"mirror": True, "scale": float(scale)}
-    augment["mean"] = None if mean is None else "pixel" if mean.ndim == 1 else "image"
-    if crop:
-        augment["crop"] = list(crop)
-    return draft.finish(output, preprocessing, options.classes, source, {"augment": augment})
+    how = description.recipe(preprocessing)
+    return draft.finish(output, preprocessing, options.classes, source, how)
 
 
 def _mean(value: Any) -> Any:
