@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the 
     from .plan.tune import tune
     from .trained.checkpoint import CheckpointError, load, save
     from .trained.evaluate import Evaluation, evaluate
+    from .trained.export import export
     from .trained.model import Model
     from .trained.prediction import predict
     from .training.run import NonFiniteLossError, Run
@@ -43,6 +44,7 @@ _HOMES = {
     "plan.tune": ("tune",),
     "trained.checkpoint": ("CheckpointError", "load", "save"),
     "trained.evaluate": ("Evaluation", "evaluate"),
+    "trained.export": ("export",),
     "trained.model": ("Model",),
     "trained.prediction": ("predict",),
     "training.run": ("NonFiniteLossError", "Run"),

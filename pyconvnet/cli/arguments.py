@@ -46,9 +46,15 @@ def training(args: argparse.Namespace) -> tuple[Any, str]:
     from .. import models
     from ..data import open_dataset
 
-    name = args.model_option or args.model or "digits"
-    model = network(name, args.option)
     data = args.data if args.data_option is None else args.data_option
+    if args.from_run is not None:
+        if args.model_option or (args.model and data):
+            raise ValueError("--from names the model to go on from: give the data alone beside it")
+        data = args.model or data
+    name = args.from_run or args.model_option or args.model or "digits"
+    if args.from_run is not None and name in models.names():
+        raise ValueError(f"--from must be a checkpoint or the folder of a run, got the model {name!r}")
+    model = network(name, args.option)
     data = data_of(data, model if isinstance(model, str) else model.network.name)
     if args.option:
         classes = {} if "classes" in dict(args.option) else {"classes": len(open_dataset(data)[0].classes)}
@@ -79,6 +85,20 @@ def placing(args: argparse.Namespace) -> dict[str, Any]:
 def devices(text: str | None) -> list[str] | None:
     """Return "cuda:0,cuda:1" as a list."""
     return text.split(",") if text else None
+
+
+def parse_freeze(text: str) -> Any:
+    """Parse a word, or names of layers with commas between."""
+    return text.split(",") if "," in text else text
+
+
+def parse_layer_rates(text: str) -> dict[str, float]:
+    """Parse "conv=0.1,head=10"."""
+    try:
+        pairs = [entry.split("=") for entry in text.split(",")]
+        return {name: float(value) for name, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be like "conv=0.1,head=10", got {text!r}') from None
 
 
 def parse_validation(text: str) -> Any:

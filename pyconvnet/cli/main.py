@@ -90,6 +90,9 @@ def _train(args: argparse.Namespace) -> int:
             "workers",
             "checkpoint_minutes",
             "checkpoint_batches",
+            "new_head",
+            "freeze",
+            "layer_rates",
         )
         run = train(
             model,

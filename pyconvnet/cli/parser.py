@@ -139,6 +139,20 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--validation", type=arguments.parse_validation, help="data, a share of the training images, or none"
     )
+    sub.add_argument(
+        "--from", dest="from_run", metavar="RUN", help="the run, or any file of a model, to go on from"
+    )
+    sub.add_argument(
+        "--new-head", action="store_true", help="with --from: a new last layer for the data's classes"
+    )
+    sub.add_argument(
+        "--freeze", type=arguments.parse_freeze, help='layers that do not learn: "conv", "all", or names'
+    )
+    sub.add_argument(
+        "--layer-rates",
+        type=arguments.parse_layer_rates,
+        help='factors on the learning rate by layer: "conv=0.1,head=10"',
+    )
     sub.add_argument("--epochs", type=int)
     sub.add_argument("--batch-size", type=int, help="of a step, over all devices and processes")
     sub.add_argument("--lr", type=float, help="learning rate")

@@ -10,6 +10,7 @@ another.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,60 @@ def save(model: Model, path: str | Path) -> Path:
     return model.save(path)
 
 
-def load(path: str | Path) -> Model:
+def load(
+    path: str | Path,
+    *,
+    mean: Any = None,
+    scale: float | Sequence[float] | None = None,
+    bgr: bool | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+) -> Model:
     """Read a model from a file written by :func:`save` or by training; or from a run's folder (its best, else
-    its last).
+    its last); or from another tool's file, which is known by its content: a PyTorch state dict of
+    torchvision's ``alexnet`` (safetensors, or .pth where PyTorch is installed), a .caffemodel, ONNX.
+
+    Parameters
+    ----------
+    path : path
+    mean : number, one a channel, (H, W, C) array, or path, optional
+        What is subtracted from pixels of 0 to 255, channels in the order of ``bgr``; a path: Caffe's
+        ``mean.binaryproto``, or .npy. This and what follows are of another tool's files alone, for what those
+        do not say: by default torchvision's mean and standard deviations for its ``alexnet``, what its own
+        layers say in a .caffemodel, and otherwise pixels as they are.
+    scale : number or one a channel, optional
+        What the difference is multiplied by: 1 / (255 std), say.
+    bgr : bool, optional
+        Whether the network takes blue, green, red; default for Caffe's files alone. It takes red, green, blue
+        afterwards.
+    image_size : int or (height, width), optional
+        Of images before the central crop.
+    input_size : int or (height, width), optional
+        Of the crop, where the file does not say it.
+    classes : list of str or path, optional
+        Names of the outputs; a path: one a line.
 
     Raises
     ------
     FileNotFoundError
         No such file.
     CheckpointError
-        (a ValueError) The file is damaged or no checkpoint.
+        (a ValueError) The file is damaged, no checkpoint, or holds a layer that this library does not have;
+        its place is told.
+    ImportError
+        A package that reads the format is not installed; it is named.
     """
-    return read(find(path))[0]
+    from .convert import files
+    from .convert.options import Options
+
+    options = Options(mean, scale, bgr, image_size, input_size, classes)
+    path = find(path)
+    if not files.is_checkpoint(path):
+        return files.read(path, options)
+    if options.given:
+        raise ValueError(f"load: {path} says itself what {', '.join(options.given)} would")
+    return read(path)[0]
 
 
 def find(path: str | Path) -> Path:

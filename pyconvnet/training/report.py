@@ -28,9 +28,9 @@ def write_start(trainer: Any) -> None:
         classes=len(trainer.train_set.classes),
         options=trainer.settings.describe(),
     )
-    if trainer.settings.note:
-        trainer.log.write("note", step=trainer.step, epoch=trainer.epoch, text=trainer.settings.note)
-        trainer.progress.note(trainer.settings.note)
+    for text in filter(None, (trainer.settings.told, trainer.settings.note)):
+        trainer.log.write("note", step=trainer.step, epoch=trainer.epoch, text=text)
+        trainer.progress.note(text)
     if trainer.plan.kernels:
         trainer.log.write("kernels", step=trainer.step, epoch=trainer.epoch, **_kernels(trainer))
     where = ", ".join(names) + (f" in each of {trainer.ranks.size} ranks" if trainer.ranks.size > 1 else "")

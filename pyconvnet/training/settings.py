@@ -55,6 +55,8 @@ class Settings:
     validation: float | None = None  # the share of the training images that is held out
     images: Mapping[str, Any] = field(default_factory=dict)  # how files are read
     note: str = ""  # what the user has to be told
+    told: str = ""  # what the user asked for, in words: a new head, say
+    mean: np.ndarray | None = None  # of a loaded model, in place of the images' own
     stop_after: int = 0  # epochs without gain; 0: never
     init: Initialiser | None = None  # of the whole network; None: the layers' own
 

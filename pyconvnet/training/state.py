@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,17 @@ class RunState:
             return None
         if self.saved is not None:
             return self.saved.statistics
-        return statistics(
+        found = statistics(
             self.train_set,
             workers=self.settings.workers,
             progress=self.settings.progress and self.ranks.main,
             share=(self.ranks.rank, self.ranks.size),
             add_up=self.ranks.sum,
         )
+        mean = self.settings.mean
+        if mean is None:
+            return found
+        return replace(found, **{"mean_pixel" if mean.ndim == 1 else "mean_image": mean})
 
     def _check_data(self, saved: Saved) -> None:
         told = saved.state["data"]

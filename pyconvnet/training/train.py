@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..layers.initialisers import initialiser
 from ..network.network import Network
 from ..network.preprocessing import check_parameters
 from ..trained.model import Model
+from .head import kept_augmentation, told, with_new_head, with_rates
 from .ranks import Ranks, current
 from .run import NonFiniteLossError, Run
 from .run_folder import opened
@@ -63,6 +64,9 @@ def train(
     channels: int | None = None,
     on_error: str | None = None,
     max_pixels: int | None = None,
+    new_head: bool = False,
+    freeze: str | Sequence[str] | None = None,
+    layer_rates: Mapping[str, float] | None = None,
 ) -> Run:
     """Train a network.
 
@@ -150,6 +154,16 @@ def train(
         Of images read from files, see :class:`pyconvnet.data.ImageFiles`; defaults 256, 3, "skip", 100
         million. Of other images, whose size is their own, nothing else can be asked. A resumed run keeps
         them.
+    new_head : bool
+        Give a loaded model a last layer for the data's classes, whatever its own were, from initial values;
+        all other layers keep their parameters, and the run says so. Unless ``augment`` says otherwise, images
+        are prepared as the model's were: its size, crop, mean and scale, which go with its parameters.
+    freeze : "conv", "all" or names of layers, optional
+        Layers that do not learn: those before the first fully connected one, all but the last, or those
+        named. Of a loaded model, images are prepared as for ``new_head``. Given again when the run goes on.
+    layer_rates : dict, optional
+        Factors on the learning rate by layer, on those that the layers have: names, or "conv", "fc" (from the
+        first fully connected one on) and "head" for several; ``{"conv": 0.1, "head": 10}``.
 
     Returns
     -------
@@ -194,6 +208,9 @@ def train(
                 raise TypeError(
                     f"train: model must be a Network, a Model or a name, got {type(model).__name__}"
                 )
+            if flag("train", "new_head", new_head) and not isinstance(model, Model):
+                what = repr(model) if isinstance(model, str) else "a Network"
+                raise ValueError(f"train: new_head is for a loaded model, a Model, got {what}")
             hybrid, places = flag("train", "hybrid", hybrid), _devices(devices, replicas, ranks)
             name = model if isinstance(model, str) else _network_of(model).name
             held = stack.enter_context(opened(out, resume, name)) if ranks.main else None
@@ -202,11 +219,26 @@ def train(
             asked = given_options(
                 size=image_size, channels=channels, on_error=on_error, max_pixels=max_pixels
             )
-            train_set, validation_set, share = _data(data, validation, seed, saved, asked)
+            keep = isinstance(model, Model) and (new_head or freeze is not None)
+            known = reading_of(model.preprocessing.image_shape) if keep else {}
+            train_set, validation_set, share = _data(data, validation, seed, saved, asked, known)
+            loaded = model
+            if new_head:
+                names, named = train_set.classes, train_set.class_names_given
+                model = with_new_head(model, names, named, _seed(seed, saved))
             network, start = _network(model, train_set, saved)
+            network = with_rates(network, freeze, layer_rates)
             train_set, validation_set = _match_labels(model, saved, train_set, validation_set)
             network = _with_init(network, init, model, saved)
+            if keep and augment is None and saved is None:
+                augment, mean = kept_augmentation(model, train_set.image_shape), model.preprocessing.mean
+            else:
+                mean = None
             settings = make_settings(network, given, augment, saved, train_set)
+            settings.mean = mean
+            settings.told = told(
+                network, loaded.network if new_head and saved is None else None, train_set.classes
+            )
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
                 train_set, validation_set = _hold_out(train_set, settings)
@@ -245,11 +277,22 @@ def _own_device(ranks: Ranks) -> Device:
     return get_device(f"cuda:{ranks.local_rank}") if first.kind == "cuda" else first
 
 
+def _seed(seed: int | None, saved: Any) -> int:
+    return seed if seed is not None else 0 if saved is None else saved[1]["options"]["seed"]
+
+
 def _data(
-    data: Any, validation: Any, seed: int | None, saved: Any, asked: Mapping[str, Any]
+    data: Any,
+    validation: Any,
+    seed: int | None,
+    saved: Any,
+    asked: Mapping[str, Any],
+    known: Mapping[str, Any],
 ) -> tuple[Dataset, Dataset | None, float | None]:
-    """Open training and validation images, tell the share held out; `asked`: options of `ImageFolder`."""
-    reading = dict(asked)
+    """Open training and validation images, tell the share held out; `asked`: options of `ImageFolder`;
+    `known`: those of a loaded model.
+    """
+    reading = {**known, **asked}
     if saved is not None:
         old = saved[1]["options"]
         known = reading_of(saved[0].preprocessing.image_shape)
@@ -389,7 +432,10 @@ def _check_fit(
     for cost in network.costs:
         outputs = cost.input_shapes[0][0]
         if len(train_set.classes) > outputs:
-            raise ValueError(f"train: {cost} sees {outputs} classes, the data have {len(train_set.classes)}")
+            raise ValueError(
+                f"train: {cost} sees {outputs} classes, the data have {len(train_set.classes)}"
+                "; new_head=True (--new-head) gives a loaded model a last layer for them"
+            )
     if settings.schedule.needs_validation and validation_set is None:
         raise ValueError(
             "train: the schedule watches the validation error, but there are no validation images; "

@@ -231,7 +231,7 @@ UNDER = {
     "models": "common layers network",
     "data": "common",
     "plan": "common ops layers network",
-    "trained": "common network data plan",
+    "trained": "common layers network data plan",
     "training": "common ops layers network models data plan trained",
     "__init__": "common ops layers network models data plan trained training",
     "cli": "common ops models data plan trained training",
