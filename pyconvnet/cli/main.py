@@ -90,6 +90,7 @@ def _train(args: argparse.Namespace) -> int:
             "workers",
             "checkpoint_minutes",
             "checkpoint_batches",
+            "keep",
         )
         run = train(
             model,

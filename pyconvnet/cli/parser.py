@@ -180,6 +180,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         "--checkpoint-minutes", type=float, default=10.0, help="between checkpoints within an epoch (10)"
     )
     sub.add_argument("--checkpoint-batches", type=int, help="also after so many batches")
+    sub.add_argument("--keep", type=int, default=1, metavar="K", help="the last K checkpoints (1)")
     sub.add_argument(
         "--augment",
         type=arguments.parse_augment,

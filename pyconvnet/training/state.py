@@ -16,7 +16,8 @@ from ..plan.plan import Plan
 from ..trained import checkpoint
 from ..trained.model import Model, read_only
 from . import resume as resuming
-from .figures import Figures
+from .checkpoints import Checkpoints, Snapshot
+from .figures import Figures, finite
 from .log import Log
 from .ranks import Ranks
 from .resume import Saved
@@ -57,6 +58,8 @@ class RunState:
     statistics: Statistics | None
     figures: Figures
     log: Log
+    checkpoints: Checkpoints
+    saving = 0.0  # seconds spent on copying for checkpoints, and on waiting for the one before
     check_every: int  # steps, of which the last is checked for a loss that is not finite
 
     def __init__(
@@ -124,39 +127,40 @@ class RunState:
         names, given = list(data.classes), data.class_names_given
         return Model(self.network, parameters, self.preprocessing, names, info, given)
 
-    def _save(self, reason: str) -> None:
-        """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
+    def _save(self, reason: str, best: Model | None = None) -> None:
+        """Copy the run as it is and let ``last.safetensors`` be written of it, and ``best.safetensors`` of
+        ``best``; refuses to write what is not finite over what was good (collective).
+        """
+        begin = time.perf_counter()
         model = self._model()
         momenta = self.plan.get_momenta()
         for what, values in (("parameters", model.parameters), ("momenta", momenta)):
             for name, value in values.items():
-                if not np.isfinite(value).all():
+                if not finite(value):
                     node = self.network[name.partition(".")[0]]
                     raise self._bad(f"the {what} of {node} ({name})")
         if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
             bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
             self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
         sums = self.figures.sums()
-        self._saved_at, self._saved_step = time.monotonic(), self.step
+        self._saved_at, self._saved_step, self._asked = time.monotonic(), self.step, False
         if self.ranks.main:
-            self._write(reason, model, momenta, sums)
+            state = self._state()
+            self.checkpoints.submit(Snapshot(reason, model, state, momenta, sums, self.statistics, best))
+        self.saving += time.perf_counter() - begin
 
-    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
-        state: dict[str, Any] = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "options": self.settings.describe(),
             "epoch": self.epoch,
             "examples": self.examples,
             "step": self.step,
             "seconds": self.seconds,
             "schedule": self.settings.schedule.state(),
-            "history": self.history,
+            "history": list(self.history),
             "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
-        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        where = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
-        with warn_on_error("the log does not tell of the checkpoint"):
-            self.log.write("checkpoint", **where, file=LAST, reason=reason)
 
     def _bad(self, where: str, loss: float | None = None) -> BaseException:
         what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
@@ -172,5 +176,6 @@ class RunState:
             )
         error = NonFiniteLossError(text)
         with warn_on_error("the log does not tell of the end"):
+            self.checkpoints.wait()  # and tell of the last good one
             self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
         return self.ranks.shared(error)
