@@ -3,7 +3,7 @@
 import pytest
 
 
-def _waited(checkpoints):
+def waited(checkpoints):
     """Wait for the checkpoint under way: those asked for are then all written, whatever the disk's speed."""
     checkpoints.wait()
     return False
@@ -21,7 +21,7 @@ def quick(request):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr("pyconvnet.training.checkpoints.Checkpoints.busy", _waited)
+        patch.setattr("pyconvnet.training.checkpoints.Checkpoints.busy", waited)
         if "drawing" not in request.fixturenames:
             patch.setattr("pyconvnet.training.loop.Trainer._draw", lambda self: None)
             patch.setattr("pyconvnet.cli.main._pictures", lambda run, data: [])
