@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the 
     from .trained.export import export
     from .trained.model import Model
     from .trained.prediction import predict
-    from .training.run import NonFiniteLossError, Run
+    from .training.run import NonFiniteLossError, Run, UnsavedError
     from .training.train import train
 
 #: By module, the public names that it defines. All others are modules of the package.
@@ -47,7 +47,7 @@ _HOMES = {
     "trained.export": ("export",),
     "trained.model": ("Model",),
     "trained.prediction": ("predict",),
-    "training.run": ("NonFiniteLossError", "Run"),
+    "training.run": ("NonFiniteLossError", "Run", "UnsavedError"),
     "training.train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..common.text import cut, reason
 _FORMAT = 1
 KEY = "pyconvnet"
 _CHECKSUM = "pyconvnet_crc32"
+_TYPES = {"<f8": ("F64", 8), "<f4": ("F32", 4), "<f2": ("F16", 2)}  # of parameters, momenta, sums
 
 
 class CheckpointError(ValueError):
@@ -35,12 +36,36 @@ def damage(path: Path, how: str = "is damaged") -> Iterator[None]:
 
 
 def write_file(path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
-    """Write a JSON-ready header and named tensors to ``path``, atomically."""
-    from safetensors.numpy import save as serialise
+    """Write a JSON-ready header and named tensors to ``path``, atomically.
 
+    Other threads run meanwhile, and no copy of the tensors is made.
+    """
     text = json.dumps({"format": _FORMAT, **header})
-    data = serialise(dict(tensors), {KEY: text, _CHECKSUM: str(_crc(text, tensors))})
-    return write_atomically(path, data)
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    return write_atomically(path, _serialise(arrays, {KEY: text, _CHECKSUM: str(_crc(text, arrays))}))
+
+
+def _serialise(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterable[Any]:
+    """List the pieces of a safetensors file: length of its header, header, the arrays' own memory.
+
+    The bytes are those of ``safetensors.numpy.save``, which copies all arrays three times and lets no other
+    thread run until it has. The format: eight bytes of little-endian length, JSON padded with blanks to a
+    multiple of eight bytes, the data without gaps; widest dtype first, then by name.
+    """
+    order = sorted(tensors, key=lambda name: (-_TYPES[tensors[name].dtype.str][1], name))
+    described: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in order:
+        value = tensors[name]
+        begin, end = end, end + value.nbytes
+        kind = _TYPES[value.dtype.str][0]
+        described[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [begin, end]}
+    head = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    yield len(head).to_bytes(8, "little")
+    yield head
+    for name in order:
+        yield tensors[name].reshape(-1).view(np.uint8).data
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -64,6 +89,27 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise FileNotFoundError(f"load: no such file: {path}") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
+    header = _header(path, metadata)
+    if metadata.get(_CHECKSUM) != str(_crc(metadata[KEY], tensors)):
+        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
+    return header, tensors
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the header of a file alone, unchecked; raises as :func:`read_file`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"load: no such file: {path}") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
+    return _header(path, metadata)
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
     with damage(path, "has damaged metadata"):
@@ -73,9 +119,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise CheckpointError(
             f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
-    if metadata.get(_CHECKSUM) != str(_crc(metadata[KEY], tensors)):
-        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
-    return header, tensors
+    return header
 
 
 def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:

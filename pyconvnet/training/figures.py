@@ -48,6 +48,14 @@ def short(figures: dict[str, Any], kind: str) -> dict[str, Any]:
     return {key.removeprefix(f"{kind}_"): value for key, value in figures.items()}
 
 
+def finite(values: np.ndarray) -> bool:
+    """Tell whether all numbers are finite, as a rule in one pass without a copy."""
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = np.dot(flat, flat)  # of large numbers it overflows: then they are looked at one by one
+    return bool(np.isfinite(square) or np.isfinite(flat).all())
+
+
 def steps_between_checks(device: Device) -> int:
     """Say how often the loss is looked at. On the host looking is free; on a GPU it makes the host wait."""
     debugging = os.environ.get("PYCONVNET_SYNC", "0") not in ("", "0")

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,44 @@ class Log:
 
     def __init__(self, path: Path | None):
         self.path = path
+        #: Hears of what cannot be written, which then waits for the next call; None: it is raised.
+        self.tell: Callable[[OSError], None] | None = None
+        #: Also takes every event.
+        self.mirror: Any = None
+        self._waiting: list[bytes] = []
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event, or nothing where the disk is full; a killed run loses nothing it wrote."""
         if self.path is None:
             return
         record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-        line = json.dumps(record).encode() + b"\n"
+        if self.mirror is not None:
+            self.mirror.add(record)
+        self._waiting.append(json.dumps(record).encode() + b"\n")
+        error = self.flush()
+        if error is not None and self.tell is None:
+            self._waiting.clear()
+            raise error
+        if error is not None:
+            self.tell(error)
+
+    def flush(self) -> OSError | None:
+        """Append what waits; return why it still does, None where nothing does."""
+        if not self._waiting or self.path is None:
+            return None
+        try:
+            self._append(b"".join(self._waiting))
+        except OSError as error:
+            return error
+        self._waiting.clear()
+        return None
+
+    def _append(self, lines: bytes) -> None:
         with naming(self.path), open(self.path, "ab", buffering=0) as file:
             end = file.tell()
             try:
-                while line:
-                    line = line[file.write(line) :]
+                while lines:
+                    lines = lines[file.write(lines) :]
             except OSError:
                 with contextlib.suppress(OSError):
                     file.truncate(end)
@@ -205,6 +232,7 @@ class Signals:
     """Inside, the first Ctrl-C or termination signal only sets ``stop``; a second one acts as usual.
 
     SIGUSR1 counts too: batch systems send it before a job's time is up, and every ``mpirun`` passes it on.
+    SIGUSR2 asks for a checkpoint and nothing else, however often.
     Outside the main thread signals cannot be caught, and nothing changes.
 
     Parameters
@@ -216,8 +244,10 @@ class Signals:
 
     def __init__(self, patience: float = 0.0):
         self.stop = False
+        self._save = False
         self._patience, self._first = patience, 0.0
         self._previous: dict[int, Any] = {}
+        self._usr2: Any = None
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -225,7 +255,17 @@ class Signals:
                 number = getattr(signal, name, None)
                 if number is not None:
                     self._previous[number] = signal.signal(number, self._caught)
+            if hasattr(signal, "SIGUSR2"):
+                self._usr2 = (signal.SIGUSR2, signal.signal(signal.SIGUSR2, self._asked))
         return self
+
+    def take_save(self) -> bool:
+        """Tell whether a checkpoint has been asked for since the last call."""
+        save, self._save = self._save, False
+        return save
+
+    def _asked(self, number: int, frame: Any) -> None:
+        self._save = True
 
     def _caught(self, number: int, frame: Any) -> None:
         now = time.monotonic()
@@ -244,6 +284,10 @@ class Signals:
 
     def __exit__(self, *_: Any) -> None:
         self._put_back()
+        if self._usr2 is not None:
+            number, handler = self._usr2
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            self._usr2 = None
 
 
 def _duration(seconds: float) -> str:

@@ -20,21 +20,24 @@ import numpy as np
 
 from ..common import files
 from ..common.devices import Device
+from ..common.text import reason
 from ..data import Loader
 from ..network.network import Network
 from ..plan.buffers import Metrics
 from ..plan.plan import Plan
-from ..trained import checkpoint
 from . import learning
 from . import resume as resuming
-from .figures import Figures, short, steps_between_checks
+from .checkpoints import Checkpoints
+from .figures import Figures, finite, short, steps_between_checks
 from .log import Log, Progress, Signals
 from .ranks import Ranks
 from .report import write_start
 from .resume import Saved
-from .run import BEST, LAST, LOG, Run, score, warn_on_error
+from .run import LAST, LOG, Run, UnsavedError, score, warn_on_error
 from .settings import Settings, make_preprocessing
 from .state import RunState
+from .tensorboard import Scalars
+from .times import Times
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
 
@@ -48,6 +51,8 @@ class Decisions:
     show: bool = False
     log: bool = False
     save: bool = False
+    ask: bool = False  # a signal asks for a checkpoint
+    change: bool = False  # somebody asks for another learning rate, say
 
 
 class Trainer(RunState):
@@ -99,6 +104,11 @@ class Trainer(RunState):
         self.figures = Figures(self.plan, self.ranks)
         self.log = Log(out / LOG if self.ranks.main else None)
         self.progress = Progress(settings.progress and self.ranks.main, settings.epochs, len(train_set))
+        self.checkpoints = Checkpoints(out, self.log, self.progress, settings.keep)
+        self.changes = self._read_changes()
+        self.times = Times()
+        self._due: str | None = None  # why a checkpoint is due; known to rank 0
+        self._asked = False  # a signal has asked for a checkpoint, which waits for the one under way
 
     def _plan(self, start: dict[str, np.ndarray] | None) -> Plan:
         settings = self.settings
@@ -141,7 +151,11 @@ class Trainer(RunState):
                     [settings.describe(), settings.replicas, settings.hybrid], default=str
                 ),
                 "number of devices": len(self.devices),
-                "rhythm of checkpoints": (settings.checkpoint_minutes, settings.checkpoint_batches),
+                "rhythm of checkpoints": (
+                    settings.checkpoint_minutes,
+                    settings.checkpoint_batches,
+                    settings.keep,
+                ),
                 **{f"set of {kind} images": value for kind, value in self._fingerprints().items()},
             },
         )
@@ -155,12 +169,18 @@ class Trainer(RunState):
                 self.log.begin()
             else:
                 self.log.rewind(self.step, self.epoch)
+        if self.settings.tensorboard and self.ranks.main:
+            self.log.mirror = Scalars(self.out, self.step)
         write_start(self)
+        self.log.tell = self._log_failed
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
         how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
+            if self.log.mirror is not None:
+                stack.callback(self.log.mirror.close)
+            stack.callback(self.checkpoints.close)
             self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
             loader = Loader(self.train_set, size, seed=seed, balance=self.settings.balance, **how)
             self.loader = stack.enter_context(loader)
@@ -170,38 +190,65 @@ class Trainer(RunState):
             try:
                 if self.saved is None:
                     self._save("start")  # a run killed in its first epoch can be resumed too
+                    self._saved_first()
+                else:
+                    self.checkpoints.began_at(self.step)
+                self._set_hyper()
+                self._change(self.ranks.any(self.ranks.main and self.changes.asked(time.monotonic())))
                 while self.epoch < self.settings.epochs and not self._stalled():
                     if not self._epoch():
                         interrupted = True
                         break
             finally:
                 self.progress.close()
+            early = not interrupted and self._stalled()
+            self._saved_last(interrupted, early)
         if interrupted:
             with warn_on_error("the end cannot be told"):
                 self.progress.note(
                     f"interrupted at epoch {self.epoch + 1}, step {self.step}: "
                     f"saved {self.out / LAST}; go on with resume=True"
                 )
-        early = not interrupted and self._stalled()
         self._write_end("interrupted" if interrupted else "stopped early" if early else "done")
         return Run(self._model(), self.history, self.out, interrupted, early)
+
+    def _saved_first(self) -> None:
+        """Raise where not even the first checkpoint can be written (collective)."""
+        with self.ranks.together():
+            self.checkpoints.wait()
+            if self.checkpoints.error is not None:
+                raise self.checkpoints.error
+
+    def _saved_last(self, interrupted: bool, early: bool) -> None:
+        """Raise where the run's end is not on disk (collective)."""
+        with self.ranks.together():
+            try:
+                self.checkpoints.finish()
+            except UnsavedError as error:
+                error.run = Run(self._model(), self.history, self.out, interrupted, early)
+                raise
+
+    def _log_failed(self, error: OSError) -> None:
+        self.checkpoints.warn(error, f"the log waits: {reason(error)}", self.step, self.epoch)
 
     def _stalled(self) -> bool:
         return learning.stalled(self.history, self.settings.stop_after)
 
     def _epoch(self) -> bool:
         """Run one epoch and what follows it; False where a signal stopped it."""
-        lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
-        self.plan.set_hyper(lr, self.settings.momentum)
+        self._set_hyper()
         if self.examples == 0:
             self.plan.reset_metrics()
             self.seconds = 0.0
         begun = time.perf_counter()
         earlier = self.seconds
         self.progress.start_epoch(self.epoch, self.examples)
+        self.times.begin()
         self._logged = time.monotonic()
         for batch in self.loader.epoch(self.epoch, skip=self.examples):
+            self.times.lap("data")
             self._train_batch(batch)
+            self.times.lap("compute")
             decisions = self.decisions
             self.examples += batch.total
             self.progress.advance(batch.total)
@@ -214,15 +261,21 @@ class Trainer(RunState):
             if decisions.stop:
                 self._save("interrupted")
                 return False
-            self._save_now_and_then(decisions.save)
+            self._change(decisions.change)
+            self.times.lap("other")
+            if decisions.save:
+                self._save(self._due or "")
+                self.times.lap("checkpoint")
+            self.checkpoints.collect()
         speed = self.progress.images_per_second
         figures = self.figures.named("train", self._read())
+        self.times.lap("compute")  # a device that lags behind has been waited for
         self.seconds = earlier + time.perf_counter() - begun
         validation, stopped = self._validate()
         if stopped:
             self._save("interrupted")  # the epoch's batches are done; resuming begins with the validation
             return False
-        self._finish_epoch(lr, figures, validation, speed)
+        self._finish_epoch(figures, validation, speed)
         return True
 
     def _train_batch(self, batch: Any) -> None:
@@ -234,6 +287,7 @@ class Trainer(RunState):
                 settings.seed, self.step, batch.first, n, shape, self.statistics
             )
             self.plan.feed(batch.images, batch.labels, draws)
+        self.times.lap("copy")
         if (self.step + 1) % self.check_every:
             self.plan.step(n)
             self.decisions = self._agree()
@@ -261,21 +315,34 @@ class Trainer(RunState):
 
     def _agree(self, bad: bool = False) -> Decisions:
         """Decide what is to be done after this step (collective)."""
-        decisions = Decisions(bad, stop=self.signals.stop)
+        decisions = Decisions(bad, stop=self.signals.stop, ask=self.signals.take_save())
+        self._asked |= decisions.ask
         if self.ranks.main:  # its clocks count
-            minutes, now = self.settings.checkpoint_minutes, time.monotonic()
+            now = time.monotonic()
             decisions.show = self.progress.due(self.progress.interval)
             decisions.log = now - self._logged >= _LOG_SECONDS
-            decisions.save = minutes is not None and now - self._saved_at >= 60 * minutes
+            self._due = self._checkpoint_due(now)
+            decisions.save = self._due is not None and not self.checkpoints.busy()
+            decisions.change = self.changes.asked(now)
         if self.ranks.size > 1:
             decisions = Decisions(*(bool(flag) for flag in self.ranks.sum(astuple(decisions)) > 0))
+            self._asked |= decisions.ask
         return decisions
 
-    def _finish_epoch(self, lr: float, figures: dict, validation: dict, speed: float) -> None:
+    def _checkpoint_due(self, now: float) -> str | None:
+        """Say why a checkpoint is due after this step; None where it is not."""
+        minutes, batches = self.settings.checkpoint_minutes, self.settings.checkpoint_batches
+        if self._asked:
+            return "signal"
+        if minutes is not None and now - self._saved_at >= 60 * minutes:
+            return "time"
+        return "batches" if batches is not None and self.step + 1 - self._saved_step >= batches else None
+
+    def _finish_epoch(self, figures: dict, validation: dict, speed: float) -> None:
         record = {
             "epoch": self.epoch + 1,
             "step": self.step,
-            "lr": lr,
+            "lr": self.rate,
             **figures,
             **validation,
             "images_per_second": round(speed, 1),
@@ -283,8 +350,8 @@ class Trainer(RunState):
         }
         record = self.ranks.broadcast(record)  # rank 0's times in every rank's history
         where = {"epoch": self.epoch + 1, "step": self.step}
-        images = {"images_per_second": record["images_per_second"]}
-        self.log.write("train", **where, lr=lr, **short(figures, "train"), **images)
+        images = {"images_per_second": record["images_per_second"], "times": self.times.seconds()}
+        self.log.write("train", **where, lr=self.rate, **short(figures, "train"), **images)
         if self.validation_set is not None:
             self.log.write("validation", **where, **short(validation, "validation"))
         self.settings.schedule.observe(self.epoch, validation["validation_error"])
@@ -294,11 +361,10 @@ class Trainer(RunState):
         self.progress.end_epoch(record)
         if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
             self._compare_with_chance()
-        if best:
-            model = self._model()
-            if self.ranks.main and all(np.isfinite(v).all() for v in model.parameters.values()):
-                checkpoint.write(self.out / BEST, model)
-        self._save("epoch")
+        model = self._model() if best else None
+        if model is not None and not all(finite(v) for v in model.parameters.values()):
+            model = None
+        self._save("epoch", model)
 
     def _compare_with_chance(self) -> None:
         """Warn where the net has not begun to learn. A resumed run is past this epoch, or it warns then."""
@@ -309,11 +375,6 @@ class Trainer(RunState):
         self.log.write("warning", step=self.step, epoch=self.epoch, message=text)
         self.progress.note(f"warning: {text}")
         warnings.warn(f"train: {text}", RuntimeWarning, stacklevel=6)
-
-    def _save_now_and_then(self, late: bool) -> None:
-        batches = self.settings.checkpoint_batches
-        if late or (batches is not None and self.step - self._saved_step >= batches):
-            self._save("time" if late else "batches")
 
     # ---- figures -------------------------------------------------------------------------------------------
     def _validate(self) -> tuple[dict[str, Any], bool]:
@@ -351,7 +412,9 @@ class Trainer(RunState):
         return {
             "epoch": round(epoch, 4),
             "step": self.step,
+            "lr": self.rate,
             "images_per_second": round(self.progress.images_per_second, 1),
+            "times": self.times.seconds(),
         }
 
     def _raise_first(self, bad: tuple[float, str | None] | None) -> NoReturn:

@@ -19,6 +19,22 @@ class NonFiniteLossError(FloatingPointError):
     """The loss or a parameter became NaN or infinite; the message names the first layer that went bad."""
 
 
+class UnsavedError(OSError):
+    """A run ended, but its last checkpoint could not be written.
+
+    Attributes
+    ----------
+    run : Run or None
+        What :func:`pyconvnet.train` would have returned: the model is not lost.
+    """
+
+    run: Any = None
+    told: str = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {self.told}" if self.told else super().__str__()
+
+
 @dataclass
 class Run:
     """What :func:`train` returns.

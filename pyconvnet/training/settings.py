@@ -46,6 +46,8 @@ class Settings:
     workers: int = 0
     checkpoint_minutes: float | None = 10.0
     checkpoint_batches: int | None = None
+    keep: int = 1  # checkpoints
+    tensorboard: bool = False
     progress: bool = True
     replicas: int = 1
     hybrid: bool = False
@@ -109,8 +111,9 @@ def check_options(given: Mapping[str, Any], precision: Any, resume: Any, progres
     flag("train", "progress", progress)
 
 
-def check_rhythm(workers: Any, minutes: Any, batches: Any) -> None:
-    """Refuse impossible numbers of workers and rhythms of checkpoints."""
+def check_rhythm(workers: Any, minutes: Any, batches: Any, keep: Any) -> None:
+    """Refuse impossible numbers of workers and checkpoints, and rhythms of the latter."""
+    check_number("train: keep", keep, "positive int")
     if workers is not None:
         check_number("train: workers", workers, "int >= 0")
     if minutes is not None:

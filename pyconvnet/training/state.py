@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..common.devices import Device
+from ..common.text import reason as reason_of
 from ..data import Statistics, statistics
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing
@@ -17,8 +18,10 @@ from ..plan.plan import Plan
 from ..trained import checkpoint
 from ..trained.model import Model, read_only
 from . import resume as resuming
-from .figures import Figures
-from .log import Log
+from .changes import NAMES, Changes
+from .checkpoints import Checkpoints, Snapshot
+from .figures import Figures, finite
+from .log import Log, Progress
 from .ranks import Ranks
 from .resume import Saved
 from .run import LAST, NonFiniteLossError, warn_on_error
@@ -58,6 +61,9 @@ class RunState:
     statistics: Statistics | None
     figures: Figures
     log: Log
+    progress: Progress
+    checkpoints: Checkpoints
+    changes: Changes
     check_every: int  # steps, of which the last is checked for a loss that is not finite
 
     def __init__(
@@ -77,6 +83,8 @@ class RunState:
         self.epoch = self.step = self.examples = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.rate = settings.lr  # of the last step, with the schedule's factor
+        self._hyper: dict[str, float] = {}  # lr, momentum and weight decay that the plan has been told
 
     def _statistics(self) -> Statistics | None:
         if not self.settings.augmentation.needs_statistics():
@@ -121,6 +129,53 @@ class RunState:
         for record in self.history:  # a new schedule sees what its predecessor saw
             self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
 
+    def _read_changes(self) -> Changes:
+        """Read what was changed by hand (collective). A value given anew to a run that is resumed counts from
+        now on; a restart script, which always gives that of the start, changes nothing.
+        """
+        changes = None
+        with self.ranks.together():
+            if self.ranks.main:
+                changes = Changes.read(self.out, None if self.saved is None else self.saved.state)
+        changes = self.ranks.broadcast(changes)
+        if self.saved is not None:
+            for name in NAMES:
+                if getattr(self.settings, name) != self.saved.state["options"][name]:
+                    changes.forget(name)
+        return changes
+
+    def _set_hyper(self) -> None:
+        """Tell the plan what holds now: the run's own values, those changed by hand, the schedule."""
+        settings, before = self.settings, self._hyper
+        own = {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+        self._hyper = own | self.changes.at(self.step)
+        self.rate = self._hyper["lr"] * settings.schedule.factor(self.epoch)
+        self.plan.set_hyper(self.rate, self._hyper["momentum"])
+        self.plan.set_weight_decay(self._hyper["weight_decay"])
+        new = {name: value for name, value in self._hyper.items() if before.get(name, value) != value}
+        if new:
+            self.log.write("set", step=self.step, epoch=self.epoch, **new, rate=self.rate)
+            words = ", ".join(f"{name} is {value:g}" for name, value in new.items())
+            self.progress.note(f"from step {self.step + 1} on {words} (rate {self.rate:g})")
+
+    def _change(self, asked: bool) -> None:
+        """Take up what was asked for, and what a run before this one did at this step (collective)."""
+        if asked:
+            told: tuple = (None, [])
+            if self.ranks.main:
+                try:
+                    told = self.changes.take(self.step)
+                except OSError as error:  # no room: the next look tries again
+                    self.checkpoints.warn(error, f"no change yet: {reason_of(error)}", self.step, self.epoch)
+            taken, wrong = self.ranks.broadcast(told)
+            if taken is not None:
+                self.changes.taken = taken
+            for text in wrong:
+                self.progress.note(f"warning: thrown away: {text}")
+                self.log.write("warning", step=self.step, epoch=self.epoch, message=f"thrown away: {text}")
+        if asked or self.step in self.changes.steps:
+            self._set_hyper()
+
     def _model(self) -> Model:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
         if self.history:
@@ -129,39 +184,39 @@ class RunState:
         names, given = list(data.classes), data.class_names_given
         return Model(self.network, parameters, self.preprocessing, names, info, given)
 
-    def _save(self, reason: str) -> None:
-        """Write ``last.safetensors``; refuses to write what is not finite over what was good."""
+    def _save(self, reason: str, best: Model | None = None) -> None:
+        """Copy the run as it is and let ``last.safetensors`` be written of it, and ``best.safetensors`` of
+        ``best``; refuses to write what is not finite over what was good (collective).
+        """
         model = self._model()
         momenta = self.plan.get_momenta()
         for what, values in (("parameters", model.parameters), ("momenta", momenta)):
             for name, value in values.items():
-                if not np.isfinite(value).all():
+                if not finite(value):
                     node = self.network[name.partition(".")[0]]
                     raise self._bad(f"the {what} of {node} ({name})")
         if self.ranks.size > 1:  # nothing but an error could make them differ, and no figure would show it
             bits = {"model (the sums over the ranks went wrong)": resuming.checksum(model.parameters)}
             self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
         sums = self.figures.sums()
-        self._saved_at, self._saved_step = time.monotonic(), self.step
+        self._saved_at, self._saved_step, self._asked = time.monotonic(), self.step, False
         if self.ranks.main:
-            self._write(reason, model, momenta, sums)
+            state = self._state()
+            self.checkpoints.submit(Snapshot(reason, model, state, momenta, sums, self.statistics, best))
 
-    def _write(self, reason: str, model: Model, momenta: dict[str, np.ndarray], sums: np.ndarray) -> None:
-        state: dict[str, Any] = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "options": self.settings.describe(),
             "epoch": self.epoch,
             "examples": self.examples,
             "step": self.step,
             "seconds": self.seconds,
             "schedule": self.settings.schedule.state(),
-            "history": self.history,
+            "history": list(self.history),
+            "changes": self.changes.until(self.step),
             "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }
-        resuming.write(self.out / LAST, model, state, momenta, sums, self.statistics)
-        where = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
-        with warn_on_error("the log does not tell of the checkpoint"):
-            self.log.write("checkpoint", **where, file=LAST, reason=reason)
 
     def _bad(self, where: str, loss: float | None = None) -> BaseException:
         what = "the training left the finite numbers" if loss is None else f"the loss became {loss}"
@@ -177,5 +232,6 @@ class RunState:
             )
         error = NonFiniteLossError(text)
         with warn_on_error("the log does not tell of the end"):
+            self.checkpoints.wait()  # and tell of the last good one
             self.log.write("end", step=self.step, epoch=self.epoch, reason="not finite", message=str(error))
         return self.ranks.shared(error)

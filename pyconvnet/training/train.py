@@ -27,6 +27,7 @@ from .ranks import Ranks, current
 from .run import NonFiniteLossError, Run
 from .run_folder import opened
 from .settings import Settings, check_options, check_rhythm, make_settings
+from .tensorboard import require as require_tensorboard
 
 __all__ = ["NonFiniteLossError", "Run", "train"]
 
@@ -58,6 +59,8 @@ def train(
     workers: int | None = None,
     checkpoint_minutes: float | None = 10.0,
     checkpoint_batches: int | None = None,
+    keep: int = 1,
+    tensorboard: bool = False,
     replicas: int = 1,
     hybrid: bool = False,
     image_size: int | tuple[int, int] | None = None,
@@ -144,7 +147,13 @@ def train(
         0, with a warning, for a dataset whose class is defined in the script itself or a notebook.
     checkpoint_minutes, checkpoint_batches : optional
         Write ``last.safetensors`` also within epochs, after so many minutes or batches. None: not by that
-        measure.
+        measure. The file is written while training goes on; a checkpoint that is due while the one before is
+        still being written waits for it, the steps do not.
+    keep : int
+        Checkpoints kept. From 2 on the newest so many also have names of their own, such as
+        ``step-000001234.safetensors``.
+    tensorboard : bool
+        Also write the log's figures for TensorBoard, to ``out/tensorboard``; needs tensorboardX.
     replicas : int
         Copies of the network among ``devices``, each with its share of the batch; must divide their number.
     hybrid : bool
@@ -179,8 +188,13 @@ def train(
         (a ValueError) What is to be resumed is damaged.
     LockedError
         (a RuntimeError) Another process, or another call in this one, trains in ``out``.
+    ImportError
+        ``tensorboard=True`` without tensorboardX.
+    UnsavedError
+        (an OSError) The end of the run cannot be written, for want of room say; the file is named, the last
+        checkpoint is whole, and the error's ``run`` is what would have been returned.
     OSError
-        A file cannot be written, for want of room say; it is named, and the last checkpoint is whole.
+        Not even the first checkpoint can be written.
     NonFiniteLossError
         The loss became NaN or infinite; the checkpoints on disk are the last good ones.
     """
@@ -201,7 +215,9 @@ def train(
     with ranks.guard(), contextlib.ExitStack() as stack:
         with ranks.together():
             check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
-            check_rhythm(workers, checkpoint_minutes, checkpoint_batches)
+            check_rhythm(workers, checkpoint_minutes, checkpoint_batches, keep)
+            if flag("train", "tensorboard", tensorboard):
+                require_tensorboard()
             if isinstance(model, str) and model not in models.names():
                 models.build(model)  # raises, naming the models there are
             elif not isinstance(model, (Network, Model, str)):
@@ -244,7 +260,8 @@ def train(
                 train_set, validation_set = _hold_out(train_set, settings)
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
-            settings.progress = progress
+            settings.progress, settings.keep = progress, keep
+            settings.tensorboard = tensorboard
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)

@@ -10,11 +10,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from support import make_files as mk
+from support.quick import waited
 from support.runs import go
 
 import pyconvnet as pcn
 from pyconvnet import data
 from pyconvnet.trained import checkpoint_file
+from pyconvnet.training.checkpoints import Checkpoints
 from pyconvnet.training.loop import Trainer
 
 
@@ -33,6 +35,7 @@ def saved(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_train_batch", train_batch)
+        patch.setattr(Checkpoints, "busy", waited)
         with pytest.raises(Stop):
             go(out, schedule="plateau:patience=1", checkpoint_batches=1)
     with safe_open(out / "last.safetensors", "numpy") as file:

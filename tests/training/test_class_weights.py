@@ -226,8 +226,8 @@ def test_resumed_runs_go_on_weighing_and_drawing(tmp_path, options):
 
         save = Trainer._save
 
-        def save_and_stop(self, reason):
-            save(self, reason)
+        def save_and_stop(self, reason, *best):
+            save(self, reason, *best)
             if reason == "batches" and self.epoch == 1:
                 raise Stop
 

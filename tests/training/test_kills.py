@@ -20,6 +20,8 @@ import pytest
 from support import make_files as mk
 from support.runs import events, go, python_path, same_bits, toy
 
+from pyconvnet.trained import checkpoint
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
 
 
@@ -31,9 +33,10 @@ def check(out, whole, epochs):
     ends = [e["reason"] for e in events(out, "end")]
     assert ends == ["done"]
     assert events(out)[-1]["event"] == "end"
-    assert {p.name for p in out.iterdir()} == {
-        p.name for p in whole.iterdir()
-    }  # nothing half written, no lock
+    files = [{p.name for p in o.iterdir() if not p.name.startswith("step-")} for o in (out, whole)]
+    assert files[0] == files[1]  # nothing half written, no lock
+    for kept in out.glob("step-*"):  # which of them there are is the disk's business
+        assert checkpoint.read(kept)[1]["step"] == int(kept.stem[5:])
 
 
 # ---- at every write ----------------------------------------------------------------------------------------
@@ -99,13 +102,16 @@ KINDS = {  # what is trained: files of arrays; files of images, decoded by proce
     "arrays": ["--option", "input_shape=8x8x3", "--option", "classes=4", "--batch-size", "32"],
     "workers": ["--option", "input_shape=12x12x3", "--batch-size", "8", "--image-size", "12", "--workers",
                 "1", "--augment", "mirror,mean=pixel,scale=0.02"],
+    # Hardly a moment without a checkpoint under way.
+    "writing": ["--option", "input_shape=32x32x3", "--option", "classes=4", "--batch-size", "8",
+                "--checkpoint-batches", "1", "--keep", "2"],
 }  # fmt: skip
 
 
 def prepare(folder, kind, epochs):
     """The command of a run without its --out: what the restart script says each time."""
-    if kind == "arrays":
-        x, y = toy(200)
+    if kind != "workers":
+        x, y = toy(200) if kind == "arrays" else toy(60, size=32)
         np.savez(folder / "data.npz", x=x, y=y)
         data = folder / "data.npz"
     else:
@@ -179,20 +185,31 @@ def killed_again_and_again(folder, kind, kills, moment, epochs=12):
         shutil.rmtree(out)
         runs += 1
     print(f"{kind}: {counts.total()} kills of {runs} runs, {dict(counts)}, {half} with a half written file")
-    return counts
+    return counts, half
 
 
 def test_killed_through_the_command_line(tmp_path):
     """Early, in the middle and late; the restart and the pictures are what this adds to the writes above."""
     pytest.importorskip("matplotlib")
     moments = iter([0.1, 0.25, 0.25, *[0.5] * 20])
-    assert killed_again_and_again(tmp_path / "runs", "arrays", 3, lambda: next(moments), 6).total() == 3
+    counts, _ = killed_again_and_again(tmp_path / "runs", "writing", 3, lambda: next(moments), 6)
+    assert counts.total() == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills", "seed"), [("arrays", 140, 1), ("workers", 60, 2)])
 def test_killed_200_times(tmp_path, kind, kills, seed):
     pytest.importorskip("matplotlib")
-    counts = killed_again_and_again(tmp_path / "runs", kind, kills, random.Random(seed).random)
+    counts, _ = killed_again_and_again(tmp_path / "runs", kind, kills, random.Random(seed).random)
     assert counts.total() == kills
     assert min(counts[name] for name in ("starting", "training", "drawing")) > kills / 20, counts
+
+
+@pytest.mark.slow
+def test_killed_50_times_while_checkpoints_are_written(tmp_path):
+    """Steps of a few milliseconds, each followed by a checkpoint of which the disk writes what it can."""
+    pytest.importorskip("matplotlib")
+    moment = random.Random(3).random
+    counts, half = killed_again_and_again(tmp_path / "runs", "writing", 50, lambda: 0.3 + 0.6 * moment())
+    assert counts.total() == 50
+    assert half >= 3, "too few in the middle of a file"

@@ -1,5 +1,6 @@
 """Training under mpirun: the same run as in one process, whatever dies on the way."""
 
+import json
 import os
 import random
 import shutil
@@ -125,7 +126,8 @@ def test_4_ranks_of_32_are_one_process_of_128(jobs, tmp_path, name):
     out, whole = jobs / "rank0" / name, tmp_path / "whole"
     go(whole, net=small(name == "dropout"), data=toy(258), validation=toy(50, seed=1), **WHOLE)
     close(whole, out)
-    assert [e["event"] for e in events(out)] == [e["event"] for e in events(whole)]
+    told, wanted = ([e["event"] for e in events(o) if e["event"] != "checkpoint"] for o in (out, whole))
+    assert told == wanted
     assert events(out, "start")[0]["ranks"] == 4
     for mine, other in zip(events(out, "train"), events(whole, "train"), strict=True):
         assert mine["step"] == other["step"]
@@ -217,7 +219,7 @@ def _wait_for_step(job, out, step, seconds=60):
     while time.monotonic() < end:
         if (out / "log.jsonl").exists():
             lines = (out / "log.jsonl").read_text().split("\n")[:-1]
-            if any(f'"step": {step},' in line and '"checkpoint"' in line for line in lines):
+            if any(e["event"] == "checkpoint" and e["step"] >= step for e in map(json.loads, lines)):
                 return
         assert job.poll() is None, job.communicate()
         time.sleep(0.01)
@@ -290,5 +292,6 @@ def test_an_error_in_one_rank_ends_the_job_and_says_which(tmp_path):
     assert "rank 2 of 3 on" in errors
     assert "OSError: the disk of this rank is gone" in errors
     assert "done" not in output
-    assert checkpoint.read(tmp_path / "run" / "last.safetensors")[1]["step"] == 6
+    # That of step 6 may have been under way.
+    assert checkpoint.read(tmp_path / "run" / "last.safetensors")[1]["step"] in (3, 4, 5, 6)
     _can_go_on(tmp_path)

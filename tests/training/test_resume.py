@@ -119,14 +119,14 @@ def test_a_new_batch_size_is_kept_and_momenta_are_not_touched(tmp_path):
 def test_a_checkpoint_of_before_counts_in_batches(tmp_path, monkeypatch):
     """Earlier versions kept the position as a number of batches."""
     go(tmp_path / "whole")
-    real = Trainer._write
+    real = Trainer._save
 
-    def write(self, reason, *args):
-        real(self, reason, *args)
+    def save(self, reason, *best):
+        real(self, reason, *best)
         if self.step == 6:
             raise Stop
 
-    monkeypatch.setattr(Trainer, "_write", write)
+    monkeypatch.setattr(Trainer, "_save", save)
     with pytest.raises(Stop):
         go(tmp_path / "run", checkpoint_batches=1)
     monkeypatch.undo()

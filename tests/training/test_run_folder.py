@@ -114,10 +114,10 @@ def test_an_epoch_saved_to_its_last_batch_is_told_once(tmp_path, monkeypatch):
     """Killed between an epoch's figures and its checkpoint, where one of that very step was there already."""
     real = Trainer._save
 
-    def save(self, reason):
+    def save(self, reason, *best):
         if reason == "epoch" and self.epoch == 2:
             raise KeyboardInterrupt
-        real(self, reason)
+        real(self, reason, *best)
 
     monkeypatch.setattr(Trainer, "_save", save)
     with pytest.raises(KeyboardInterrupt):
