@@ -6,6 +6,7 @@ cropped out the central 256x256 patch from the resulting image."
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -16,6 +17,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..common.checks import integer, one_of, pair
+from ..ops.host.resize import Box, resize
+from . import jpeg
 from .pillow import bombs_are_errors, refused_format
 
 MAX_PIXELS = 100_000_000  # of an image as it is decoded: 0.4 GB, some copies of it not counted
@@ -25,7 +28,12 @@ _STRETCH = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of these grey levels, b
 
 
 def load_image(
-    source: Any, size: int | tuple[int, int], channels: int = 3, *, max_pixels: int | None = None
+    source: Any,
+    size: int | tuple[int, int],
+    channels: int = 3,
+    *,
+    max_pixels: int | None = None,
+    decoder: str | None = None,
 ) -> np.ndarray:
     """Decode one image file and bring it to `size`.
 
@@ -43,6 +51,8 @@ def load_image(
         A file with more pixels to decode is refused before it is decoded; default 100 million. A JPEG counts
         with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's own
         limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
+    decoder : "libjpeg-turbo" or "pillow"
+        Of JPEG files, see :mod:`pyconvnet.data.jpeg`. Default: the first, where simplejpeg is installed.
 
     Returns
     -------
@@ -60,6 +70,7 @@ def load_image(
     channels = check_channels("load_image", channels)
     height, width = image_size("load_image", size)
     max_pixels = check_max_pixels("load_image", max_pixels)
+    fast = jpeg.check_decoder("load_image", decoder) == jpeg.FAST
     is_path = isinstance(source, (str, os.PathLike))
     name = os.fspath(source) if is_path else "image"
     if isinstance(source, ENCODED):
@@ -77,7 +88,11 @@ def load_image(
             warnings.simplefilter(bombs, Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
                 return fit(source, (height, width), channels)
-            with Image.open(source) as image:
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(open(source, "rb")) if is_path else source
+                content = jpeg.contents(file) if is_path or isinstance(file, io.BytesIO) else None
+                image = stack.enter_context(Image.open(file if content is None else io.BytesIO(content)))
+                full = image.size
                 if reason := refused_format(image.format):
                     raise ValueError(f"{image.format} files are not read: {reason}")
                 # JPEG only: decode at 1/2, 1/4 or 1/8 where that still leaves twice the wanted detail.
@@ -87,6 +102,10 @@ def load_image(
                         f"{image.width}x{image.height} = {pixels} pixels are more than "
                         f"max_pixels={max_pixels}; raise max_pixels to read it"
                     )
+                if content is not None:
+                    jpeg.check_scans(content, full[0] * full[1], max_pixels)
+                    if fast and (pixels := jpeg.decode(content, image, full)) is not None:
+                        return fit_pixels(pixels, (height, width), channels)
                 return fit(image, (height, width), channels)
     except FileNotFoundError:
         link = os.path.islink(source)
@@ -125,18 +144,37 @@ def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndar
     image = to_mode(upright(image), "RGB" if channels == 3 else "L", raw, form)
     height, width = size
     if image.size != (width, height):
-        # The centred part that becomes the result, in source pixels. Resampling it alone gives what rescaling
-        # the whole and cropping would, and a 1x10000 strip does not first become 256x2560000.
-        scale = min(image.width / width, image.height / height)
-        half_w, half_h = width * scale / 2, height * scale / 2
-        box = (
-            max(image.width / 2 - half_w, 0.0),
-            max(image.height / 2 - half_h, 0.0),
-            min(image.width / 2 + half_w, float(image.width)),
-            min(image.height / 2 + half_h, float(image.height)),
-        )
+        box = centre_box(image.height, image.width, size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.array(image, np.uint8).reshape(height, width, channels)
+
+
+def fit_pixels(pixels: np.ndarray, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """Bring pixels (h, w, 3 or 1) to `size` as `fit` does, up to rounding: (H, W, channels) uint8."""
+    if pixels.shape[2] > channels:
+        return fit(Image.fromarray(pixels), size, channels)
+    if pixels.shape[:2] != size:
+        out = np.empty((*size, pixels.shape[2]), np.uint8)
+        if not resize(pixels, size, centre_box(*pixels.shape[:2], size), out):
+            return fit(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), size, channels)
+        pixels = out
+    return pixels if pixels.shape[2] == channels else np.repeat(pixels, channels, axis=2)
+
+
+def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """Return (left, top, right, bottom) of the centred part of an image that becomes one of `size`.
+
+    Resampling it alone gives what rescaling the whole and cropping would, and a 1x10000 strip does not first
+    become 256x2560000.
+    """
+    scale = min(width / size[1], height / size[0])
+    half_w, half_h = size[1] * scale / 2, size[0] * scale / 2
+    return (
+        max(width / 2 - half_w, 0.0),
+        max(height / 2 - half_h, 0.0),
+        min(width / 2 + half_w, float(width)),
+        min(height / 2 + half_h, float(height)),
+    )
 
 
 def upright(image: Image.Image) -> Image.Image:
