@@ -12,6 +12,8 @@ from .folder import ImageFolder
 from .images import load_image
 from .loader import Batch, Loader
 from .predecoded import Predecoded, predecode
+from .preparation import prepare
+from .shards import Shards
 from .sources import open_dataset
 from .statistics import Statistics, statistics
 

@@ -13,7 +13,15 @@ import numpy as np
 
 from . import jpeg
 from .dataset import Dataset, check_labels, class_names
-from .images import MAX_PIXELS, check_channels, check_max_pixels, check_on_error, image_size, load_image
+from .images import (
+    MAX_PIXELS,
+    check_channels,
+    check_fit,
+    check_max_pixels,
+    check_on_error,
+    image_size,
+    load_image,
+)
 from .pillow import suffixes
 
 # Formats whose files differ in size where their pictures differ.
@@ -51,6 +59,8 @@ class ImageFiles(Dataset):
     name : str
     decoder : "libjpeg-turbo" or "pillow"
         Of JPEG files, see `load_image`. A run that is resumed keeps its own.
+    fit : "crop", "pad" or "squash"
+        See `load_image`.
 
     Raises
     ------
@@ -73,8 +83,9 @@ class ImageFiles(Dataset):
         folder: str | os.PathLike | None = None,
         name: str = "image files",
         decoder: str | None = None,
+        fit: str = "crop",
     ):
-        self._set_options(size, channels, on_error, max_pixels, decoder)
+        self._set_options(size, channels, on_error, max_pixels, decoder, fit)
         if isinstance(files, (str, bytes, os.PathLike)):
             raise TypeError(f"ImageFiles: files must be a sequence of paths, got the single {files!r}")
         self.files = [_path("ImageFiles: files", file) for file in files]
@@ -93,16 +104,22 @@ class ImageFiles(Dataset):
             )
 
     def _set_options(
-        self, size: Any, channels: Any, on_error: Any, max_pixels: Any, decoder: Any = None
+        self,
+        size: Any,
+        channels: Any,
+        on_error: Any,
+        max_pixels: Any,
+        decoder: Any = None,
+        fit: Any = "crop",
     ) -> None:
-        checked = check_options(type(self).__name__, size, channels, on_error, max_pixels, decoder)
-        self.image_shape, self.on_error, self.max_pixels, self.decoder = checked
+        checked = check_options(type(self).__name__, size, channels, on_error, max_pixels, decoder, fit)
+        self.image_shape, self.on_error, self.max_pixels, self.decoder, self.fit = checked
         self._skipped: dict[str, str] = {}
 
     @property
     def reading(self) -> dict[str, Any]:
-        own = {"on_error": self.on_error, "max_pixels": self.max_pixels, "decoder": self.decoder}
-        return {**super().reading, **own}
+        names = ("on_error", "max_pixels", "decoder", "fit")
+        return {**super().reading, **{name: getattr(self, name) for name in names}}
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -117,6 +134,12 @@ class ImageFiles(Dataset):
     def path(self, index: int) -> Path:
         """Return the path of the file that holds image `index`."""
         return self.folder / self.files[index]
+
+    def read_one(self, index: int) -> np.ndarray:
+        return self._load(index)
+
+    def file_of(self, index: int) -> str:
+        return self.files[index]
 
     def check(self) -> dict[str, str]:
         """Decode every file; return the unreadable ones (path -> reason), then also in `skipped`."""
@@ -136,9 +159,12 @@ class ImageFiles(Dataset):
         return out
 
     def _load(self, index: int) -> np.ndarray:
+        return self._decoded(self.path(index))
+
+    def _decoded(self, source: Any) -> np.ndarray:
         height, width, channels = self.image_shape
-        how = {"max_pixels": self.max_pixels, "decoder": self.decoder}
-        return load_image(self.path(index), (height, width), channels, **how)
+        how = {"max_pixels": self.max_pixels, "decoder": self.decoder, "fit": self.fit}
+        return load_image(source, (height, width), channels, **how)
 
     def _load_or_next(self, index: int) -> np.ndarray:
         members: Sequence[int] = [index]  # of its class, from this one on; the others where it is unreadable
@@ -168,6 +194,8 @@ class ImageFiles(Dataset):
             yield f"max_pixels {self.max_pixels}".encode()
         if self.decoder != jpeg.PILLOW:  # with it as before there was another
             yield f"decoder {self.decoder}".encode()
+        if self.fit != "crop":
+            yield f"fit {self.fit}".encode()
 
 
 def check_options(
@@ -177,12 +205,14 @@ def check_options(
     on_error: Any = "skip",
     max_pixels: Any = None,
     decoder: Any = None,
-) -> tuple[tuple[int, int, int], str, int, str]:
-    """Check and return image shape, `on_error`, `max_pixels`, `decoder`; an error names the wrong one."""
+    fit: Any = "crop",
+) -> tuple[tuple[int, int, int], str, int, str, str]:
+    """Check and return image shape, `on_error`, `max_pixels`, `decoder`, `fit`; an error names the wrong."""
     height, width = image_size(where, size)
     shape = height, width, check_channels(where, channels)
     decoder = jpeg.check_decoder(where, decoder)
-    return shape, check_on_error(where, on_error), check_max_pixels(where, max_pixels), decoder
+    on_error, max_pixels = check_on_error(where, on_error), check_max_pixels(where, max_pixels)
+    return shape, on_error, max_pixels, decoder, check_fit(where, fit)
 
 
 def file_stats(path: str | os.PathLike, kinds: dict[str, str]) -> tuple[int, int]:

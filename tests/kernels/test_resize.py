@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyconvnet.data.images import centre_box
+from pyconvnet.data.images import placement
 from pyconvnet.ops.host import module
 from pyconvnet.ops.host.resize import _weights, resize
 
@@ -37,7 +37,7 @@ def noise(rng, *shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_level_gives_the_bits_of_numpy(level, shape, rng):
     image, size = noise(rng, *shape[:3]), shape[3:]
-    for box in (centre_box(*shape[:2], size), (0.0, 0.0, float(shape[1]), float(shape[0]))):
+    for box in (placement(*shape[:2], size, "crop")[0], (0.0, 0.0, float(shape[1]), float(shape[0]))):
         out = np.full((*size, shape[2]), 77, np.uint8)
         with module.forced(level):
             assert resize(image, size, box, out)
@@ -62,7 +62,7 @@ def test_weights_are_those_of_the_filter():
 def test_pillows_pixels_up_to_the_order_of_passes(mode, shape):
     small = np.random.default_rng(sum(shape)).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize(shape[::-1], Image.Resampling.BICUBIC).convert(mode)
-    box, out = centre_box(*shape, (256, 256)), np.empty((256, 256, len(mode)), np.uint8)
+    box, out = placement(*shape, (256, 256), "crop")[0], np.empty((256, 256, len(mode)), np.uint8)
     if not resize(np.asarray(image).reshape(*shape, -1), (256, 256), box, out):
         pytest.skip("no compiled kernels: Pillow itself")
     want = np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC, box=box)).reshape(out.shape)
