@@ -195,6 +195,25 @@ Crops crops_of(Arguments& args) {
   return g;
 }
 
+Resize resize_of(Arguments& args) {
+  long e[7] = {};
+  args.tuple(e, 7);
+  for (int i = 0; i < 7; ++i) args.require(e[i] >= 1, "extents must be positive");
+  args.require(e[2] == 1 || e[2] == 3, "an image of 1 or 3 channels wanted");
+  return {e[0], e[1], e[2], e[3], e[4], e[5], e[6]};
+}
+
+// The (first, count) of what each output reads of an extent, at most `taps` of it.
+const int* spans_of(Arguments& args, long outputs, long extent, long taps) {
+  const int* spans = args.array<int>("i", args.product(outputs, 2), false);
+  for (long o = 0; args.good() && o < outputs; ++o) {
+    const long first = spans[2 * o], count = spans[2 * o + 1];
+    args.require(first >= 0 && count >= 1 && count <= taps && first + count <= extent,
+                 "a span outside the image");
+  }
+  return spans;
+}
+
 // Memory for the time of a call; null, with Python's error set, where there is none.
 class Room {
  public:

@@ -4,7 +4,7 @@
 // another file shares: the linker keeps one of them, and that may be the one an older processor cannot run. Hence no
 // standard library but C's, and everything static.
 //
-// All arrays are float32 (positions of maxima uint8), NHWC and contiguous; the module has checked extents and lengths. A
+// All arrays are float32 (positions of maxima and images uint8), NHWC and contiguous; the module has checked extents and lengths. A
 // kernel writes its part of the output completely, allocates nothing and starts no threads: the caller hands out parts,
 // and no bit depends on how.
 #pragma once
@@ -30,6 +30,11 @@ struct Norm {
 // Crops of images; the mean has so many pixels: none, one for all, or those of an image.
 struct Crops {
   long n, h, w, c, crop_h, crop_w, mean_pixels;
+};
+
+// One image of bytes, of 1 or 3 channels, to (to_h, to_w); every output row and column has at most so many weights.
+struct Resize {
+  long h, w, c, to_h, to_w, taps_h, taps_w;
 };
 
 // Parts of an output: images [n0, n1), rows [p0, p1) of each.
@@ -77,7 +82,15 @@ struct Kernels {
   void (*augment)(const Crops&, long n0, long n1, const unsigned char* bytes, const float* floats,
                   const int* crop, const unsigned char* mirror, const float* colour, const float* mean,
                   float scale, float* room, float* y);
+
+  // An output row is that of rows [spans[0], spans[0] + spans[1]) weighted, in 1 / 2^22, and so are columns; `room`:
+  // resize_room
+  void (*resize)(const Resize&, const unsigned char* x, const int* spans_h, const int* weights_h,
+                 const int* spans_w, const int* weights_w, unsigned char* room, unsigned char* y);
 };
+
+// Bytes: the rows made narrower, and 16 rows before and after, turned.
+static inline long resize_room(const Resize& g) { return (g.h * g.to_w + 16 * (g.w + g.to_w)) * g.c; }
 
 // Floats of the image that wgrad copies between zeros; 0 where it does not: many channels, or windows far apart.
 static inline long wgrad_image(const Conv& g) {

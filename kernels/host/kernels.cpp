@@ -4,6 +4,7 @@
 #include "host/norm.h"
 #include "host/pointwise.h"
 #include "host/pool.h"
+#include "host/resize.h"
 #include "host/wgrad.h"
 
 #define PCN_JOIN(a, b) a##b
@@ -32,6 +33,7 @@ const Kernels PCN_KERNELS(PCN_HOST_LEVEL) = {
     column_sums,
     sgd,
     augment,
+    resize,
 };
 
 }  // namespace pcn_host

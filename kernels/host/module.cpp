@@ -257,6 +257,25 @@ PyObject* augment(PyObject*, PyObject* const* values, Py_ssize_t count) {
   });
 }
 
+PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  Arguments args(values, count, 8);
+  const Kernels* kernels = args.level();
+  const Resize g = resize_of(args);
+  if (!args.good()) return nullptr;
+  const unsigned char* x = args.array<unsigned char>("B", args.product(g.h, g.w, g.c), false);
+  const int* spans_h = spans_of(args, g.to_h, g.h, g.taps_h);
+  const int* weights_h = args.array<int>("i", args.product(g.to_h, g.taps_h), false);
+  const int* spans_w = spans_of(args, g.to_w, g.w, g.taps_w);
+  const int* weights_w = args.array<int>("i", args.product(g.to_w, g.taps_w), false);
+  unsigned char* y = args.array<unsigned char>("B", args.product(g.to_h, g.to_w, g.c), true);
+  args.product(4, g.h, g.to_w, g.c);
+  args.product(4, 16, g.w + g.to_w, g.c);
+  const Room room(args, args.good() ? resize_room(g) / long(sizeof(float)) + 1 : 0);
+  if (!room.at()) return nullptr;
+  auto* bytes = reinterpret_cast<unsigned char*>(room.at());
+  return run(args, [&] { kernels->resize(g, x, spans_h, weights_h, spans_w, weights_w, bytes, y); });
+}
+
 template <PyObject* (*F)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef method(const char* name, const char* text) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(F)), METH_FASTCALL, text};
@@ -285,6 +304,7 @@ PyMethodDef functions[] = {
     method<sgd>("sgd", "sgd(level, count, start, stop, momentum, decay, rate, g, w, v)"),
     method<augment>("augment",
                     "augment(level, crops, n0, n1, bytes, images, crop, mirror, colour, mean, scale, y)"),
+    method<resize>("resize", "resize(level, extents, x, spans_h, weights_h, spans_w, weights_w, y)"),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -64,12 +64,17 @@ def training(args: argparse.Namespace) -> tuple[Any, str]:
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of how images are read from files."""
-    from PIL import Image
-
-    if args.max_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit goes along
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, args.max_pixels)
+    allow_pixels(args.max_pixels)
     names = ("image_size", "channels", "on_error", "max_pixels")
     return {name: getattr(args, name) for name in names}
+
+
+def allow_pixels(max_pixels: int | None) -> None:
+    """Raise Pillow's own limit on the pixels of an image to what is asked for."""
+    from PIL import Image
+
+    if max_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
 
 
 def placing(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""The command ``pyconvnet``: train, set, status, evaluate, predict, plot, summary, partition, check-grads,
-tune, devices.
+"""The command ``pyconvnet``: reads what is typed, runs one of its commands.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, setting, status
+from . import arguments, prepare, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -355,6 +354,7 @@ def _version(_: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "train": _train,
+    "prepare": prepare.run,
     "evaluate": _evaluate,
     "predict": _predict,
     "plot": _plot,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments, setting, status
+from . import arguments, prepare, setting, status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +53,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
         return sub
 
     _add_train(command("train", "train a model"))
+
+    prepare.add_options(command("prepare", "decode images once, into shards to train from"))
 
     sub = command("evaluate", "error of a trained model on images with known classes")
     _add_model_and_data(sub)

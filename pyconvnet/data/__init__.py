@@ -13,6 +13,8 @@ from .images import load_image
 from .loader import Batch, Loader
 from .map_style import MapStyleDataset
 from .predecoded import Predecoded, predecode
+from .preparation import prepare
+from .shards import Shards
 from .sources import open_dataset
 from .statistics import Statistics, statistics
 

@@ -48,6 +48,8 @@ class Dataset:
         uint8 or float32.
     in_memory : bool
         True where reading is a plain copy, so that neither worker processes nor a thread pay.
+    decodes : bool
+        False where reading takes no computing, so that worker processes do not pay.
     """
 
     name: str = "dataset"
@@ -57,6 +59,8 @@ class Dataset:
     image_shape: tuple[int, int, int]
     dtype: np.dtype = np.dtype(np.uint8)
     in_memory: bool = False
+    decodes: bool = True
+    _words: dict[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,12 +113,39 @@ class Dataset:
         return reading_of(self.image_shape)
 
     @property
+    def words(self) -> dict[str, str]:
+        """What class names mean that are no words (WordNet's numbers), where that is known."""
+        return self._words or {}
+
+    @property
     def skipped(self) -> dict[str, str]:
         """Files found unreadable so far: path -> reason. Empty for datasets without files."""
         return {}
 
     def note_skipped(self, skipped: dict[str, str]) -> None:
         """Add files that a worker process found unreadable to `skipped`."""
+
+    def read_into(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Read the images at valid indices into an array (n, H, W, C) of theirs, contiguous."""
+        out[...] = self._read(indices)
+
+    def read_one(self, index: int) -> np.ndarray:
+        """Read one image, (H, W, C).
+
+        Raises
+        ------
+        ValueError, OSError
+            It cannot be read; no other takes its place.
+        """
+        return self._read(np.array([index]))[0]
+
+    def file_of(self, index: int) -> str:
+        """Return the name of the file that image `index` comes from, or else its number."""
+        return f"image {index}"
+
+    def known_statistics(self) -> Any:
+        """Return `Statistics` where they are known without a pass over the images, else None."""
+        return None
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -197,10 +228,10 @@ class Subset(Dataset):
         self.indices = np.array(_check_indices("Subset", idx, len(dataset)))
         self.labels = dataset.labels[self.indices]
         self.classes = dataset.classes
-        self.class_names_given = dataset.class_names_given
+        self.class_names_given, self._words = dataset.class_names_given, dataset.words
         self.image_shape = dataset.image_shape
         self.dtype = dataset.dtype
-        self.in_memory = dataset.in_memory
+        self.in_memory, self.decodes = dataset.in_memory, dataset.decodes
         self.name = dataset.name if name is None else name
 
     @property
@@ -213,6 +244,19 @@ class Subset(Dataset):
 
     def note_skipped(self, skipped: dict[str, str]) -> None:
         self.dataset.note_skipped(skipped)
+
+    def read_into(self, indices: np.ndarray, out: np.ndarray) -> None:
+        self.dataset.read_into(self.indices[indices], out)
+
+    def read_one(self, index: int) -> np.ndarray:
+        return self.dataset.read_one(int(self.indices[index]))
+
+    def file_of(self, index: int) -> str:
+        return self.dataset.file_of(int(self.indices[index]))
+
+    def known_statistics(self) -> Any:
+        whole = len(self) == len(self.dataset) and len(np.unique(self.indices)) == len(self)
+        return self.dataset.known_statistics() if whole else None
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self.dataset._read(self.indices[indices])

@@ -11,8 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from . import jpeg
 from .dataset import Dataset, check_labels, class_names
-from .images import MAX_PIXELS, check_channels, check_max_pixels, check_on_error, image_size, load_image
+from .images import (
+    MAX_PIXELS,
+    check_channels,
+    check_fit,
+    check_max_pixels,
+    check_on_error,
+    image_size,
+    load_image,
+)
 from .pillow import suffixes
 
 # Formats whose files differ in size where their pictures differ.
@@ -22,8 +31,8 @@ _COMPRESSED = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "JPEG2000")
 class ImageFiles(Dataset):
     """Image files with a label each.
 
-    Every image is decoded by Pillow on reading, its shorter side rescaled to `size`, and the central
-    ``size`` x ``size`` patch kept (paper, section 2).
+    Every image is decoded on reading, its shorter side rescaled to `size`, and the central ``size`` x
+    ``size`` patch kept (paper, section 2).
 
     A file that turns out to be unreadable (missing, truncated, damaged, no image, too large) is, with
     ``on_error="skip"``, replaced by the next readable file of its class, wrapping round: the batch keeps its
@@ -48,6 +57,10 @@ class ImageFiles(Dataset):
     folder : path, optional
         Default: the working directory.
     name : str
+    decoder : "libjpeg-turbo" or "pillow"
+        Of JPEG files, see `load_image`. A run that is resumed keeps its own.
+    fit : "crop", "pad" or "squash"
+        See `load_image`.
 
     Raises
     ------
@@ -69,8 +82,10 @@ class ImageFiles(Dataset):
         max_pixels: int | None = None,
         folder: str | os.PathLike | None = None,
         name: str = "image files",
+        decoder: str | None = None,
+        fit: str = "crop",
     ):
-        self._set_options(size, channels, on_error, max_pixels)
+        self._set_options(size, channels, on_error, max_pixels, decoder, fit)
         if isinstance(files, (str, bytes, os.PathLike)):
             raise TypeError(f"ImageFiles: files must be a sequence of paths, got the single {files!r}")
         self.files = [_path("ImageFiles: files", file) for file in files]
@@ -88,14 +103,23 @@ class ImageFiles(Dataset):
                 f"reached, the first is {self.path(missing[0])}"
             )
 
-    def _set_options(self, size: Any, channels: Any, on_error: Any, max_pixels: Any) -> None:
-        checked = check_options(type(self).__name__, size, channels, on_error, max_pixels)
-        self.image_shape, self.on_error, self.max_pixels = checked
+    def _set_options(
+        self,
+        size: Any,
+        channels: Any,
+        on_error: Any,
+        max_pixels: Any,
+        decoder: Any = None,
+        fit: Any = "crop",
+    ) -> None:
+        checked = check_options(type(self).__name__, size, channels, on_error, max_pixels, decoder, fit)
+        self.image_shape, self.on_error, self.max_pixels, self.decoder, self.fit = checked
         self._skipped: dict[str, str] = {}
 
     @property
     def reading(self) -> dict[str, Any]:
-        return {**super().reading, "on_error": self.on_error, "max_pixels": self.max_pixels}
+        names = ("on_error", "max_pixels", "decoder", "fit")
+        return {**super().reading, **{name: getattr(self, name) for name in names}}
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -110,6 +134,12 @@ class ImageFiles(Dataset):
     def path(self, index: int) -> Path:
         """Return the path of the file that holds image `index`."""
         return self.folder / self.files[index]
+
+    def read_one(self, index: int) -> np.ndarray:
+        return self._load(index)
+
+    def file_of(self, index: int) -> str:
+        return self.files[index]
 
     def check(self) -> dict[str, str]:
         """Decode every file; return the unreadable ones (path -> reason), then also in `skipped`."""
@@ -129,8 +159,12 @@ class ImageFiles(Dataset):
         return out
 
     def _load(self, index: int) -> np.ndarray:
+        return self._decoded(self.path(index))
+
+    def _decoded(self, source: Any) -> np.ndarray:
         height, width, channels = self.image_shape
-        return load_image(self.path(index), (height, width), channels, max_pixels=self.max_pixels)
+        how = {"max_pixels": self.max_pixels, "decoder": self.decoder, "fit": self.fit}
+        return load_image(source, (height, width), channels, **how)
 
     def _load_or_next(self, index: int) -> np.ndarray:
         members: Sequence[int] = [index]  # of its class, from this one on; the others where it is unreadable
@@ -158,15 +192,27 @@ class ImageFiles(Dataset):
         yield self._stats.tobytes()
         if self.max_pixels != MAX_PIXELS:
             yield f"max_pixels {self.max_pixels}".encode()
+        if self.decoder != jpeg.PILLOW:  # with it as before there was another
+            yield f"decoder {self.decoder}".encode()
+        if self.fit != "crop":
+            yield f"fit {self.fit}".encode()
 
 
 def check_options(
-    where: str, size: Any, channels: Any = 3, on_error: Any = "skip", max_pixels: Any = None
-) -> tuple[tuple[int, int, int], str, int]:
-    """Check and return image shape, `on_error` and `max_pixels`; an error names the one that is wrong."""
+    where: str,
+    size: Any,
+    channels: Any = 3,
+    on_error: Any = "skip",
+    max_pixels: Any = None,
+    decoder: Any = None,
+    fit: Any = "crop",
+) -> tuple[tuple[int, int, int], str, int, str, str]:
+    """Check and return image shape, `on_error`, `max_pixels`, `decoder`, `fit`; an error names the wrong."""
     height, width = image_size(where, size)
     shape = height, width, check_channels(where, channels)
-    return shape, check_on_error(where, on_error), check_max_pixels(where, max_pixels)
+    decoder = jpeg.check_decoder(where, decoder)
+    on_error, max_pixels = check_on_error(where, on_error), check_max_pixels(where, max_pixels)
+    return shape, on_error, max_pixels, decoder, check_fit(where, fit)
 
 
 def file_stats(path: str | os.PathLike, kinds: dict[str, str]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class ImageFolder(ImageFiles):
     Parameters
     ----------
     folder : path
-    size, channels, on_error, max_pixels
+    size, channels, on_error, max_pixels, decoder, fit
         See `ImageFiles`.
     classes : sequence of str, optional
         Class names in the order of the labels, e.g. those of the training set for a validation folder
@@ -57,8 +57,10 @@ class ImageFolder(ImageFiles):
         on_error: str = "skip",
         classes: Iterable[str] | None = None,
         max_pixels: int | None = None,
+        decoder: str | None = None,
+        fit: str = "crop",
     ):
-        self._set_options(size, channels, on_error, max_pixels)
+        self._set_options(size, channels, on_error, max_pixels, decoder, fit)
         self.folder = existing_folder("ImageFolder", folder)
         self.name = str(folder)
         left_out: Counter[str] = Counter()

@@ -6,6 +6,7 @@ cropped out the central 256x256 patch from the resulting image."
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -16,16 +17,26 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..common.checks import integer, one_of, pair
+from ..ops.host.resize import Box, resize
+from . import jpeg
 from .pillow import bombs_are_errors, refused_format
 
 MAX_PIXELS = 100_000_000  # of an image as it is decoded: 0.4 GB, some copies of it not counted
+FITS = ("crop", "pad", "squash")
+GREY = 128  # around an image that is padded: about the mean of photographs, which is subtracted
 ENCODED = (bytes, bytearray, memoryview)  # a file's contents
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _STRETCH = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of these grey levels, but not of the transparent one
 
 
 def load_image(
-    source: Any, size: int | tuple[int, int], channels: int = 3, *, max_pixels: int | None = None
+    source: Any,
+    size: int | tuple[int, int],
+    channels: int = 3,
+    *,
+    max_pixels: int | None = None,
+    decoder: str | None = None,
+    fit: str = "crop",
 ) -> np.ndarray:
     """Decode one image file and bring it to `size`.
 
@@ -43,6 +54,11 @@ def load_image(
         A file with more pixels to decode is refused before it is decoded; default 100 million. A JPEG counts
         with what it is reduced to while it is decoded (by 2, 4 or 8, down to twice `size`). Pillow's own
         limit, twice ``PIL.Image.MAX_IMAGE_PIXELS`` before any reduction, holds beside this one.
+    decoder : "libjpeg-turbo" or "pillow"
+        Of JPEG files, see :mod:`pyconvnet.data.jpeg`. Default: the first, where simplejpeg is installed.
+    fit : "crop", "pad" or "squash"
+        How an image of another shape becomes one of `size`: the shorter side fits and the longer loses its
+        ends (the paper); the longer side fits, between bands of `GREY`; or both fit, out of proportion.
 
     Returns
     -------
@@ -60,6 +76,8 @@ def load_image(
     channels = check_channels("load_image", channels)
     height, width = image_size("load_image", size)
     max_pixels = check_max_pixels("load_image", max_pixels)
+    fast = jpeg.check_decoder("load_image", decoder) == jpeg.FAST
+    fit = check_fit("load_image", fit)
     is_path = isinstance(source, (str, os.PathLike))
     name = os.fspath(source) if is_path else "image"
     if isinstance(source, ENCODED):
@@ -76,8 +94,12 @@ def load_image(
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, say
             warnings.simplefilter(bombs, Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
-                return fit(source, (height, width), channels)
-            with Image.open(source) as image:
+                return fitted(source, (height, width), channels, fit)
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(open(source, "rb")) if is_path else source
+                content = jpeg.contents(file) if is_path or isinstance(file, io.BytesIO) else None
+                image = stack.enter_context(Image.open(file if content is None else io.BytesIO(content)))
+                full = image.size
                 if reason := refused_format(image.format):
                     raise ValueError(f"{image.format} files are not read: {reason}")
                 # JPEG only: decode at 1/2, 1/4 or 1/8 where that still leaves twice the wanted detail.
@@ -87,7 +109,11 @@ def load_image(
                         f"{image.width}x{image.height} = {pixels} pixels are more than "
                         f"max_pixels={max_pixels}; raise max_pixels to read it"
                     )
-                return fit(image, (height, width), channels)
+                if content is not None:
+                    jpeg.check_scans(content, full[0] * full[1], max_pixels)
+                    if fast and (pixels := jpeg.decode(content, image, full)) is not None:
+                        return fitted_pixels(pixels, (height, width), channels, fit)
+                return fitted(image, (height, width), channels, fit)
     except FileNotFoundError:
         link = os.path.islink(source)
         what = f"a symbolic link to nothing ({os.readlink(source)})" if link else "no such image file"
@@ -110,8 +136,8 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """Rescale so that `size` is just covered, crop the centre, make RGB or grey: (H, W, channels) uint8.
+def fitted(image: Image.Image, size: tuple[int, int], channels: int = 3, fit: str = "crop") -> np.ndarray:
+    """Bring an image to `size`, see `load_image`, and make RGB or grey of it: (H, W, channels) uint8.
 
     Raises
     ------
@@ -123,20 +149,59 @@ def fit(image: Image.Image, size: tuple[int, int], channels: int = 3) -> np.ndar
     raw, form = raw_mode(image), image.format  # both are lost on loading and copying
     image.load()
     image = to_mode(upright(image), "RGB" if channels == 3 else "L", raw, form)
-    height, width = size
+    box, (height, width) = placement(image.height, image.width, size, fit)
     if image.size != (width, height):
-        # The centred part that becomes the result, in source pixels. Resampling it alone gives what rescaling
-        # the whole and cropping would, and a 1x10000 strip does not first become 256x2560000.
-        scale = min(image.width / width, image.height / height)
-        half_w, half_h = width * scale / 2, height * scale / 2
-        box = (
-            max(image.width / 2 - half_w, 0.0),
-            max(image.height / 2 - half_h, 0.0),
-            min(image.width / 2 + half_w, float(image.width)),
-            min(image.height / 2 + half_h, float(image.height)),
-        )
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.array(image, np.uint8).reshape(height, width, channels)
+    return padded(np.array(image, np.uint8).reshape(height, width, channels), size)
+
+
+def fitted_pixels(
+    pixels: np.ndarray, size: tuple[int, int], channels: int = 3, fit: str = "crop"
+) -> np.ndarray:
+    """Bring pixels (h, w, 3 or 1) to `size` as `fitted` does, up to rounding: (H, W, channels) uint8."""
+    own = pixels.shape[2]
+    box, inner = placement(*pixels.shape[:2], size, fit)
+    if own <= channels and pixels.shape[:2] != inner:
+        out = np.empty((*inner, own), np.uint8)
+        if resize(pixels, inner, box, out):
+            pixels = out
+    if own > channels or pixels.shape[:2] != inner:
+        return fitted(Image.fromarray(pixels[..., 0] if own == 1 else pixels), size, channels, fit)
+    return padded(pixels if own == channels else np.repeat(pixels, channels, axis=2), size)
+
+
+def placement(height: int, width: int, size: tuple[int, int], fit: str) -> tuple[Box, tuple[int, int]]:
+    """Return (left, top, right, bottom) of the part of an image that is kept, and the (h, w) it becomes.
+
+    Resampling that part alone gives what rescaling the whole and cropping would, and a 1x10000 strip does not
+    first become 256x2560000.
+    """
+    if fit == "crop":
+        scale = min(width / size[1], height / size[0])
+        half_w, half_h = size[1] * scale / 2, size[0] * scale / 2
+        box = (
+            max(width / 2 - half_w, 0.0),
+            max(height / 2 - half_h, 0.0),
+            min(width / 2 + half_w, float(width)),
+            min(height / 2 + half_h, float(height)),
+        )
+        return box, size
+    inner = size
+    if fit == "pad":
+        scale = min(size[1] / width, size[0] / height)
+        inner = max(1, round(height * scale)), max(1, round(width * scale))
+    return (0.0, 0.0, float(width), float(height)), inner
+
+
+def padded(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return pixels in the middle of an image of `size`, grey around them; themselves where they fill it."""
+    height, width, channels = pixels.shape
+    if (height, width) == size:
+        return pixels
+    out = np.full((*size, channels), GREY, np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    out[top : top + height, left : left + width] = pixels
+    return out
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -226,6 +291,11 @@ def check_channels(where: str, value: Any) -> int:
 def check_max_pixels(where: str, value: Any) -> int:
     """Check `value` to be a positive integer and return it; the default for None."""
     return MAX_PIXELS if value is None else integer(where, "max_pixels", value, 1)
+
+
+def check_fit(where: str, value: Any) -> str:
+    """Check how images are brought to another shape; return it."""
+    return one_of(where, "fit", value, *FITS)
 
 
 def check_on_error(where: str, value: Any) -> str:

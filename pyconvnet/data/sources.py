@@ -14,8 +14,10 @@ from .dataset import ArrayDataset, Dataset, split
 from .digits import Digits
 from .files import ImageFiles, file_list, read_csv
 from .folder import ImageFolder, class_folders
+from .ilsvrc import is_ilsvrc, open_ilsvrc
 from .map_style import map_style
 from .matching import check_pair, check_reading
+from .shards import TRAIN, VALIDATION, Shards, is_prepared, read_manifest
 
 NAMES = ("digits", "cifar10")
 LISTS = (".csv", ".tsv")
@@ -40,6 +42,8 @@ def open_dataset(
         - a `Dataset`;
         - "digits" (built in), "cifar10" (`cifar.default_folder()`, downloaded if need be);
         - a folder or archive with CIFAR-10 in an official form;
+        - a folder that `prepare` has filled;
+        - a folder with ILSVRC-2012's archives, see :mod:`pyconvnet.data.ilsvrc`;
         - a folder with ``train`` and perhaps ``val`` (also ``validation``, ``valid``, ``test``) subfolders of
           classes, or a folder of classes;
         - an ``.npz`` file with arrays ``x``, ``y``, and perhaps ``x_validation``, ``y_validation``,
@@ -123,6 +127,11 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
         return _npz(path)
     if path.is_file() and path.suffix.lower() in LISTS:
         return ImageFiles(*read_csv(path), folder=path.parent, name=str(path), **reading), None
+    if is_prepared(path):
+        held_out = VALIDATION in read_manifest(path)["sets"]
+        return Shards(path, TRAIN), Shards(path, VALIDATION) if held_out else None
+    if is_ilsvrc(path):
+        return open_ilsvrc(path, reading)
     if cifar.find(path) is not None:
         return cifar.Cifar10(path), cifar.Cifar10(path, train=False)
     if path.is_file():

@@ -55,7 +55,7 @@ def statistics(
     share: tuple[int, int] = (0, 1),
     add_up: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Statistics:
-    """Compute `Statistics` in one pass over `dataset`.
+    """Compute `Statistics` in one pass over `dataset`, or take them from `Dataset.known_statistics`.
 
     Sums are kept in float64: exact for uint8 images up to 10^11 pixels, and shifted by the first batch's mean
     for floats, so that large offsets do not cancel.
@@ -77,6 +77,8 @@ def statistics(
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"statistics: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
+    if (known := dataset.known_statistics()) is not None:
+        return known
     path = None if cache is None else Path(cache) / f"statistics-{dataset.fingerprint()}.npz"
     if path is not None and (known := _load(path)) is not None:
         return known
@@ -111,19 +113,48 @@ def _compute(
             bar.update(batch.total)
     bar.close()
     image_sum, product_sum = add_up(image_sum), add_up(product_sum)
-    total = len(dataset) * height * width
-    mean = image_sum.sum(axis=0) / total
+    return from_sums(
+        image_sum.reshape(dataset.image_shape),
+        product_sum,
+        len(dataset),
+        shift,
+        255.0 if dataset.dtype == np.uint8 else 1.0,
+    )
+
+
+def from_sums(
+    image_sum: np.ndarray,
+    product_sum: np.ndarray,
+    count: int,
+    shift: np.ndarray | float = 0.0,
+    pixel_range: float = 255.0,
+) -> Statistics:
+    """Compute `Statistics` from sums over `count` images.
+
+    Parameters
+    ----------
+    image_sum : (H, W, C) float64
+        Of the images.
+    product_sum : (C, C) float64
+        Of the products of each pixel's channels, over all pixels.
+    count : int
+    shift : (C,)
+        What had been subtracted from every pixel.
+    pixel_range : float
+    """
+    total = count * image_sum.shape[0] * image_sum.shape[1]
+    mean = image_sum.sum(axis=(0, 1)) / total
     covariance = product_sum / total - np.outer(mean, mean)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     strongest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     return Statistics(
-        mean_image=(image_sum / len(dataset) + shift).reshape(height, width, channels).astype(np.float32),
+        mean_image=(image_sum / count + shift).astype(np.float32),
         mean_pixel=(mean + shift).astype(np.float32),
         eigenvalues=values,
         eigenvectors=vectors * np.where(strongest < 0, -1.0, 1.0),
-        count=len(dataset),
-        pixel_range=255.0 if dataset.dtype == np.uint8 else 1.0,
+        count=count,
+        pixel_range=pixel_range,
     )
 
 

@@ -1,4 +1,4 @@
-"""Worker processes that decode images into memory shared with the parent.
+"""Worker processes: those that decode images into memory shared with the parent, and those that do jobs.
 
 Each worker is a fresh interpreter (a `main` below), so neither threads, locks nor CUDA
 contexts of the parent are forked, and a training script needs no ``if __name__ == "__main__"``. Parent and
@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import mmap
 import os
 import pickle
+import selectors
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import tempfile
 import traceback
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any, BinaryIO
@@ -40,7 +42,74 @@ class EpochEnded(RuntimeError):
     """An epoch is asked for more after another has begun, or after `close`."""
 
 
-class WorkerPool:
+class _Processes:
+    """Worker processes that answer requests, each in the order it is asked."""
+
+    def __init__(self) -> None:
+        if os.name != "posix":
+            raise ValueError("Loader: worker processes need a POSIX system; use workers=0")
+        self._workers: list[subprocess.Popen] = []
+        self._asked: list[int] = []  # answers outstanding, per worker
+        self._pillow: list[Any] = []  # what each was told
+        self._finalizer = weakref.finalize(self, end, self._workers)
+
+    def _start(self, count: int, server: Any, payload: bytes, descriptor: int | None = None) -> None:
+        """Start processes that call ``server(payload object, told, *request)``, see `serve`."""
+        for _ in range(count):
+            self._workers.append(start(descriptor))
+        self._asked, self._pillow = [0] * count, [None] * count
+        # The object goes as bytes in the greeting, so that one that cannot be rebuilt leaves the pipe in
+        # order.
+        for number in range(count):
+            self._send(number, (list(sys.path), server, payload))
+
+    def _request(self, number: int, *request: Any) -> None:
+        """Ask a worker, and tell it what has changed of Pillow."""
+        state = pillow.state()
+        changed = None if state == self._pillow[number] else packed(state)
+        self._send(number, (changed, request))
+        self._pillow[number] = state
+        self._asked[number] += 1
+
+    @property
+    def closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """End the processes; nothing of them is left."""
+        self._finalizer()
+
+    def _send(self, number: int, message: Any) -> None:
+        content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        pipe = self._workers[number].stdin
+        try:
+            pipe.write(content)
+            pipe.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._dead(number) from None
+
+    def _receive(self, number: int) -> Any:
+        try:
+            answer = pickle.load(self._workers[number].stdout)
+        except (EOFError, pickle.UnpicklingError, ValueError):
+            raise self._dead(number) from None
+        self._asked[number] -= 1
+        return answer
+
+    def _dead(self, number: int) -> RuntimeError:
+        process = self._workers[number]
+        try:
+            code = process.wait(5)
+        except subprocess.TimeoutExpired:
+            code = None
+        how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += "; often the system is out of memory: use fewer workers or a smaller batch"
+        self.close()
+        return RuntimeError(f"Loader: worker process {number} died ({how})")
+
+
+class WorkerPool(_Processes):
     """Worker processes around one dataset.
 
     Parameters
@@ -55,41 +124,23 @@ class WorkerPool:
     """
 
     def __init__(self, dataset: Dataset, workers: int, batch_size: int, slots: int):
-        if os.name != "posix":
-            raise ValueError("Loader: worker processes need a POSIX system; use workers=0")
+        super().__init__()
         payload = packed(dataset)
         self.dataset = dataset
         self.batch_size = batch_size
         self.slots = slots
         self._generation = 0
-        self._asked = [0] * workers  # answers outstanding, per worker
-        self._pillow: list[Any] = [None] * workers  # what each was told
         shape = (slots, batch_size, *dataset.image_shape)
         descriptor = shared_file(int(np.prod(shape)) * dataset.dtype.itemsize)
-        self._workers: list[subprocess.Popen] = []
-        self._finalizer = weakref.finalize(self, end, self._workers)
         try:
             self._memory = mmap.mmap(descriptor, 0)
             self._images = np.frombuffer(self._memory, dataset.dtype).reshape(shape)
-            for _ in range(workers):
-                self._workers.append(start(descriptor))
-            # The dataset goes as bytes in the greeting, so that one that cannot be rebuilt leaves the pipe in
-            # order.
-            for number in range(workers):
-                self._send(number, (list(sys.path), shape, dataset.dtype.str, payload))
+            self._start(workers, _Decode(descriptor, shape, dataset.dtype.str), payload, descriptor)
         except BaseException:
             self.close()
             raise
         finally:
             os.close(descriptor)
-
-    @property
-    def closed(self) -> bool:
-        return not self._finalizer.alive
-
-    def close(self) -> None:
-        """End the processes; nothing of them is left."""
-        self._finalizer()
 
     def read(self, plan: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices, images) for each array of indices in `plan`, in order, `slots` batches ahead."""
@@ -127,41 +178,60 @@ class WorkerPool:
                 yield number, first, last
 
     def _ask(self, slot: int, indices: np.ndarray) -> None:
-        state = pillow.state()
         for number, first, last in self._shares(len(indices)):
-            changed = None if state == self._pillow[number] else packed(state)
-            self._send(number, (slot, first, indices[first:last], changed))
-            self._pillow[number] = state
-            self._asked[number] += 1
+            self._request(number, slot, first, indices[first:last])
 
-    def _send(self, number: int, message: Any) -> None:
-        content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-        pipe = self._workers[number].stdin
-        try:
-            pipe.write(content)
-            pipe.flush()
-        except (BrokenPipeError, ValueError):
-            raise self._dead(number) from None
 
-    def _receive(self, number: int) -> Any:
-        try:
-            answer = pickle.load(self._workers[number].stdout)
-        except (EOFError, pickle.UnpicklingError, ValueError):
-            raise self._dead(number) from None
-        self._asked[number] -= 1
-        return answer
+class Jobs(_Processes):
+    """Worker processes that call one function, each with one argument at a time.
 
-    def _dead(self, number: int) -> RuntimeError:
-        process = self._workers[number]
+    Parameters
+    ----------
+    job : callable
+        Pickled once to each worker.
+    workers : int
+    """
+
+    def __init__(self, job: Callable[[Any], Any], workers: int):
+        super().__init__()
         try:
-            code = process.wait(5)
-        except subprocess.TimeoutExpired:
-            code = None
-        how = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            how += "; often the system is out of memory: use fewer workers or a smaller batch"
+            self._start(workers, _Do(), packed(job))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self.close()
-        return RuntimeError(f"Loader: worker process {number} died ({how})")
+
+    def run(self, arguments: Iterable[Any]) -> Iterator[Any]:
+        """Yield what the function returns for each of `arguments`, in the order in which they are done.
+
+        Raises
+        ------
+        RuntimeError
+            A worker died. What the function raises is raised here, and ends the others' work.
+        """
+        rest = iter(arguments)
+        with selectors.DefaultSelector() as selector:
+            for number, process in enumerate(self._workers):
+                for argument in itertools.islice(rest, 1):
+                    self._request(number, argument)
+                    selector.register(process.stdout, selectors.EVENT_READ, number)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    answer = self._receive(key.data)
+                    if isinstance(answer, BaseException):
+                        self.close()
+                        raise answer
+                    for argument in itertools.islice(rest, 1):
+                        self._request(key.data, argument)
+                        break
+                    else:
+                        selector.unregister(key.fileobj)
+                    yield answer
 
 
 class _Packer(pickle.Pickler):
@@ -198,10 +268,11 @@ def packed(value: Any) -> bytes:
 def default_workers(dataset: Dataset, most: int) -> int:
     """Return how many workers where the caller does not say: `most`, or 0 where they are no use or no way.
 
-    That is for a dataset in memory, on systems other than POSIX, and, with a warning, where the dataset (or a
-    plugin of Pillow's) lives in a script or notebook, which other processes cannot import.
+    That is for a dataset in memory or one that decodes nothing, on systems other than POSIX, and, with a
+    warning, where the dataset (or a plugin of Pillow's) lives in a script or notebook, which other processes
+    cannot import.
     """
-    if dataset.in_memory or os.name != "posix":
+    if dataset.in_memory or not dataset.decodes or os.name != "posix":
         return 0
     try:
         packed(dataset)
@@ -233,20 +304,17 @@ def shared_file(size: int) -> int:
     return descriptor
 
 
-def start(descriptor: int) -> subprocess.Popen:
-    """Start one worker, which inherits `descriptor` and nothing else."""
+def start(descriptor: int | None) -> subprocess.Popen:
+    """Start one worker, which inherits `descriptor`, if any, and nothing else."""
     root = str(Path(__file__).parents[2])
-    code = (
-        f"import sys; sys.path.insert(0, {root!r}); "
-        f"from pyconvnet.data.workers import main; main({descriptor})"
-    )
+    code = f"import sys; sys.path.insert(0, {root!r}); from pyconvnet.data.workers import main; main()"
     # One thread each: the processes are the parallelism.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=(descriptor,),
+        pass_fds=() if descriptor is None else (descriptor,),
         env=environment,
     )
 
@@ -265,8 +333,8 @@ def end(workers: list[subprocess.Popen]) -> None:
         process.stdout.close()
 
 
-def main(descriptor: int) -> None:
-    """Read requests from standard input, decode into shared memory, answer on standard output: a worker."""
+def main() -> None:
+    """Read requests from standard input, do what they ask, answer on standard output: a worker."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
@@ -275,7 +343,7 @@ def main(descriptor: int) -> None:
     os.dup2(2, 1)  # what a dataset prints must not mix with the answers
     sys.stdout = sys.stderr
     try:
-        serve(descriptor, requests, answers)
+        serve(requests, answers)
     except (EOFError, BrokenPipeError):
         pass  # the parent has closed the pipe or is gone
     finally:
@@ -283,29 +351,55 @@ def main(descriptor: int) -> None:
             answers.close()
 
 
-def serve(descriptor: int, requests: BinaryIO, answers: BinaryIO) -> None:
-    sys.path[:], shape, dtype, payload = pickle.load(requests)
-    memory = mmap.mmap(descriptor, 0)
-    images = np.frombuffer(memory, dtype).reshape(shape)
+class _Decode:
+    """What a worker of `WorkerPool` does: images of a dataset into memory shared with the parent."""
+
+    def __init__(self, descriptor: int, shape: tuple[int, ...], dtype: str):
+        self._of = descriptor, shape, dtype
+
+    def begin(self) -> None:
+        descriptor, shape, dtype = self._of
+        self.images = np.frombuffer(mmap.mmap(descriptor, 0), dtype).reshape(shape)
+        self.reported: set[str] = set()
+
+    def __call__(self, dataset: Dataset, slot: int, first: int, indices: np.ndarray) -> dict[str, str]:
+        """Decode, and return what is newly known to be unreadable."""
+        self.images[slot, first : first + len(indices)] = dataset.read(indices)
+        answer = {k: v for k, v in dataset.skipped.items() if k not in self.reported}
+        self.reported |= set(answer)
+        return answer
+
+
+class _Do:
+    """What a worker of `Jobs` does."""
+
+    def begin(self) -> None:
+        pass
+
+    def __call__(self, job: Callable[[Any], Any], argument: Any) -> Any:
+        return job(argument)
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until there are no more: with what the server named in the greeting returns."""
+    sys.path[:], server, payload = pickle.load(requests)
+    server.begin()
     warnings.simplefilter("ignore")  # the parent warns of skipped files, once
     failure: BaseException | None = None
     try:
-        dataset: Dataset = pickle.loads(payload)
+        thing = pickle.loads(payload)
     except Exception as error:  # its module raises here, say: answer with it
         failure = TypeError(
             f"Loader: the dataset cannot be rebuilt in a worker process: {error}; use workers=0"
         )
-    reported: set[str] = set()
     while True:
-        slot, first, indices, told = pickle.load(requests)
+        told, request = pickle.load(requests)
         answer: Any = failure
         if failure is None:
             try:
                 if told is not None:
                     pillow.take_over(pickle.loads(told))
-                images[slot, first : first + len(indices)] = dataset.read(indices)
-                answer = {k: v for k, v in dataset.skipped.items() if k not in reported}
-                reported |= set(answer)
+                answer = server(thing, *request)
             except Exception as error:
                 answer = portable(error)
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)

@@ -313,7 +313,10 @@ def _data(
     if saved is not None:
         old = saved[1]["options"]
         known = reading_of(saved[0].preprocessing.image_shape)
-        reading = {**known, **(old.get("images") or {}), **asked}
+        images = old.get("images") or {}
+        if "on_error" in images:  # files; a run of the time before there were others decoded with Pillow
+            images = {"decoder": "pillow", **images}
+        reading = {**known, **images, **asked}
         validation = old.get("validation") if validation is None else validation
         seed = old["seed"] if seed is None else seed
     train_set, validation_set = open_pair(data, validation, seed or 0, reading)

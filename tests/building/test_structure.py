@@ -229,7 +229,7 @@ UNDER = {
     "layers": "common ops",
     "network": "common layers",
     "models": "common layers network",
-    "data": "common",
+    "data": "common ops",
     "plan": "common ops layers network",
     "trained": "common layers network data plan",
     "training": "common ops layers network models data plan trained",

@@ -370,7 +370,8 @@ def test_lists_of_files_are_data(folder, tmp_path):
     for spec in (pairs, (list(paths), list(names)), path, str(path)):
         train, none = data.open_dataset(spec, **options)
         assert none is None
-        assert train.reading == whole.reading == {**options, "size": (16, 16), "channels": 3}
+        own = {"size": (16, 16), "channels": 3, "decoder": whole.decoder, "fit": "crop"}
+        assert train.reading == whole.reading == {**options, **own}
         assert train.classes == whole.classes
         np.testing.assert_array_equal(train.labels, whole.labels)
         np.testing.assert_array_equal(train.read(range(6)), whole.read(range(6)))
@@ -403,7 +404,8 @@ def test_lists_of_files_train_and_evaluate(folder, tmp_path, monkeypatch):
     for name, value in of_folder.model.parameters.items():
         np.testing.assert_array_equal(of_files.model.parameters[name], value)
     start = events(tmp_path / "b", "start")[0]["options"]["images"]
-    assert start == {"size": [8, 8], "channels": 3, "on_error": "skip", "max_pixels": 20_000}
+    own = {"on_error": "skip", "max_pixels": 20_000, "decoder": whole.decoder, "fit": "crop"}
+    assert start == {"size": [8, 8], "channels": 3, **own}
     path = csv_of(whole, tmp_path / "a.csv")
     want = pcn.evaluate(of_folder, folder, views=1)
     got = pcn.evaluate(of_folder, path, views=1)

@@ -158,7 +158,7 @@ def bomb(path, side=13_000):
 
 def test_a_large_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path = bomb(tmp_path / "bomb.png")
-    monkeypatch.setattr("pyconvnet.data.images.fit", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("pyconvnet.data.images.fitted", lambda *_: pytest.fail("decoded"))
     message = r"bomb\.png: 13000x13000 = 169000000 pixels are more than max_pixels=100000000"
     with pytest.raises(ValueError, match=message):
         load_image(path, 8)

@@ -75,6 +75,7 @@ class Files:
     """A dataset for worker processes: not in memory, and of a module that they can import."""
 
     in_memory = False
+    decodes = True
 
 
 def test_ranks_of_a_host_share_its_processors():
