@@ -235,8 +235,8 @@ def train(
             asked = given_options(
                 size=image_size, channels=channels, on_error=on_error, max_pixels=max_pixels
             )
-            keep = isinstance(model, Model) and (new_head or freeze is not None)
-            known = reading_of(model.preprocessing.image_shape) if keep else {}
+            as_before = isinstance(model, Model) and (new_head or freeze is not None)
+            known = reading_of(model.preprocessing.image_shape) if as_before else {}
             train_set, validation_set, share = _data(data, validation, seed, saved, asked, known)
             loaded = model
             if new_head:
@@ -246,7 +246,7 @@ def train(
             network = with_rates(network, freeze, layer_rates)
             train_set, validation_set = _match_labels(model, saved, train_set, validation_set)
             network = _with_init(network, init, model, saved)
-            if keep and augment is None and saved is None:
+            if as_before and augment is None and saved is None:
                 augment, mean = kept_augmentation(model, train_set.image_shape), model.preprocessing.mean
             else:
                 mean = None
