@@ -1,4 +1,5 @@
-"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, partition, check-grads, tune, devices.
+"""The command ``pyconvnet``: train, evaluate, predict, plot, convert, summary, partition, check-grads,
+tune, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments
+from . import arguments, convert
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -355,6 +356,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "predict": _predict,
     "plot": _plot,
+    "convert": convert.run,
     "summary": _summary,
     "partition": _partition,
     "check-grads": _check_grads,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments
+from . import arguments, convert
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,6 +87,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     )
     sub.add_argument("--seed", type=int, default=0, help="predictions: which images")
     _add_views(sub, 1)
+
+    convert.add_options(command("convert", "a model from or to another tool's file: PyTorch, Caffe, ONNX"))
 
     sub = command("summary", "layers, shapes, parameters, multiply-adds and memory of a model")
     _add_network(sub)
