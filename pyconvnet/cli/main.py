@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, prepare, setting, status
+from . import arguments, convert, prepare, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -360,6 +360,7 @@ _COMMANDS = {
     "plot": _plot,
     "set": setting.run,
     "status": status.run,
+    "convert": convert.run,
     "summary": _summary,
     "partition": _partition,
     "check-grads": _check_grads,

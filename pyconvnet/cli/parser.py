@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments, prepare, setting, status
+from . import arguments, convert, prepare, setting, status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +92,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
 
     setting.add(command)
     status.add(command)
+    convert.add_options(command("convert", "a model from or to another tool's file: PyTorch, Caffe, ONNX"))
 
     sub = command("summary", "layers, shapes, parameters, multiply-adds and memory of a model")
     _add_network(sub)

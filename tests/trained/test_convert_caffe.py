@@ -1,5 +1,7 @@
 """Caffe's models: written by hand, compared with Caffe's rules in float64."""
 
+import sys
+
 import numpy as np
 import pytest
 from support import caffe_files as cf
@@ -214,7 +216,7 @@ def test_an_input_of_unknown_size(tmp_path):
 def test_without_protobuf_it_says_what_helps(tmp_path, monkeypatch):
     from pyconvnet.trained.convert import caffe_messages
 
-    monkeypatch.setitem(__import__("sys").modules, "google.protobuf", None)
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
     monkeypatch.setattr(caffe_messages, "messages", caffe_messages.messages.__wrapped__)
     rng = np.random.default_rng(3)
     (tmp_path / "a.caffemodel").write_bytes(small([conv(rng)[0]]))

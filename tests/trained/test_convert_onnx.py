@@ -1,6 +1,7 @@
 """ONNX out, checked and run by onnxruntime, and in: our own files and graphs of other tools."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_graphs_that_are_no_classifier(tmp_path):
 
 def test_without_onnx_it_says_what_helps(tmp_path, monkeypatch):
     path = small(lambda g: None).write(tmp_path / "a.onnx")
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'pyconvnet\[onnx\]'"):
         pcn.load(path)
     with pytest.raises(ImportError, match=r"pip install 'pyconvnet\[onnx\]'"):

@@ -1,6 +1,7 @@
 """torchvision's AlexNet in and back out: its logits, its names, what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_what_is_no_state_dict_of_alexnet_is_told(tmp_path, state):
 
 
 def test_pth_without_pytorch_says_what_helps(tmp_path, state, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "alexnet.pth"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(ImportError, match=r"only PyTorch can read, .*pip install torch; or .*safetensors"):

@@ -19,6 +19,11 @@ from .options import Options
 
 _ZIP = b"PK\x03\x04"
 _OLD_PTH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # PyTorch before 1.6: its pickled magic number
+_IR_VERSIONS = range(1, 100)
+_ONNX_TAGS = {
+    5 << 3,
+    *(number << 3 | 2 for number in (2, 3, 4, 6, 7, 8, 14, 20, 25, 26)),
+}  # after the version
 _SAFETENSORS = 100_000_000  # the format's own limit of its header
 
 
@@ -119,7 +124,7 @@ def _telling(path: Path, how: str) -> Iterator[None]:
 def _message_kind(file: BinaryIO, size: int) -> str | None:
     """Return which of the two protobuf messages a file holds by the fields on its top level.
 
-    ``onnx.ModelProto`` begins with field 1, ir_version, a number; ``caffe.NetParameter`` has a name there,
+    ``onnx.ModelProto`` begins with field 1, ir_version, a small number; ``caffe.NetParameter`` has a name there,
     and layers as fields 2 (the older form) or 100.
     """
     file.seek(0)
@@ -129,7 +134,8 @@ def _message_kind(file: BinaryIO, size: int) -> str | None:
             return None
         number, wire = tag >> 3, tag & 7
         if number == 1 and wire == 0:
-            return "onnx"
+            version, tag = _varint(file), _varint(file)
+            return "onnx" if version in _IR_VERSIONS and tag in _ONNX_TAGS else None
         if number in (2, 100) and wire == 2:
             return "caffemodel"
         if wire not in (0, 2) or number not in (1, 3, 4, 5, 6, 8):
