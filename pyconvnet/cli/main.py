@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, convert, prepare, setting, status
+from . import arguments, convert, features, prepare, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -156,12 +156,13 @@ def _pictures(run: Any, data: Any) -> list[Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from ..common.files import write_atomically
     from ..trained.checkpoint import load
     from ..trained.evaluate import evaluate
 
     model = load(args.model)
     result = evaluate(
-        model,
+        [model, *map(load, args.others)],
         arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
@@ -170,6 +171,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         **arguments.reading(args),
         progress=not args.json and sys.stderr.isatty(),
     )
+    if args.csv:
+        write_atomically(args.csv, result.csv().encode("utf-8", "surrogateescape"))
     if args.json:
         values = {
             "error": result.error,
@@ -230,6 +233,11 @@ def _plot(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 device=device,
             )
+        elif args.kind == "neighbours":
+            from ..trained.neighbours import neighbours
+
+            how = {"layer": args.layer, "count": args.count, "seed": args.seed, "device": device}
+            path = neighbours(model, data, output, **how)
         else:
             path = plots.confusion(evaluate(model, data, args.views, device=device), output)
     print(f"wrote {path}")
@@ -357,6 +365,7 @@ _COMMANDS = {
     "prepare": prepare.run,
     "evaluate": _evaluate,
     "predict": _predict,
+    "features": features.run,
     "plot": _plot,
     "set": setting.run,
     "status": status.run,
