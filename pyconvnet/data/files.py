@@ -157,9 +157,12 @@ class ImageFiles(Dataset):
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), *self.image_shape), np.uint8)
+        self.read_into(indices, out)
+        return out
+
+    def read_into(self, indices: np.ndarray, out: np.ndarray) -> None:
         for row, index in zip(out, indices, strict=True):
             row[...] = self._load(int(index)) if self.on_error == "raise" else self._load_or_next(int(index))
-        return out
 
     def _load(self, index: int) -> np.ndarray:
         return self._decoded(self.path(index))

@@ -13,6 +13,7 @@ Three ways of reading, chosen by the dataset and `workers`:
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Loader:
         self.drop_last = bool(drop_last)
         self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
+        self._buffers = _Buffers(dataset.image_shape, dataset.dtype)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -174,9 +176,11 @@ class Loader:
         return _Share(indices[first:last], first, total)
 
     def _images(self, indices: np.ndarray) -> np.ndarray:
-        if len(indices):
+        if self.dataset.in_memory and len(indices):
             return self.dataset.read(indices)
-        return np.empty((0, *self.dataset.image_shape), self.dataset.dtype)
+        images = self._buffers.empty(len(indices))
+        self.dataset.read_into(indices, images)
+        return images
 
     def _batch(self, share: _Share, images: np.ndarray) -> Batch:
         return Batch(images, self.dataset.labels[share.indices], *share)
@@ -220,7 +224,7 @@ class Loader:
             most = -(-self.batch_size // self.size)
             self._pool = WorkerPool(self.dataset, self.workers, most, slots=self.prefetch + 1)
         try:
-            read = self._pool.read([share.indices for share in plan])
+            read = self._pool.read([share.indices for share in plan], self._buffers.empty)
             for share, (_, images) in zip(plan, read, strict=True):
                 yield self._batch(share, images)
         except (GeneratorExit, EpochEnded):  # left early: the processes serve the next epoch
@@ -228,6 +232,49 @@ class Loader:
         except BaseException:  # an error, or Ctrl-C: no process is left behind
             self.close()
             raise
+
+
+class _Buffers:
+    """Memory for batches, used again when nobody holds an array of it any more.
+
+    The system gives memory of this size page by page, zeroed, and takes it back when it is free: for 25 MB
+    that takes as long as filling it.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], dtype: np.dtype):
+        self._shape, self._dtype = image_shape, dtype
+        self._all: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def empty(self, count: int) -> np.ndarray:
+        """Return an array for `count` images."""
+        with self._lock:
+            buffer = _idle(self._all)
+            if buffer is not None and len(buffer) < count:
+                self._all = [other for other in self._all if other is not buffer]
+                buffer = None
+            if buffer is None:
+                buffer = np.empty((count, *self._shape), self._dtype)
+                if len(self._all) < _KEPT:
+                    self._all.append(buffer)
+        return buffer[:count]
+
+
+def _idle(buffers: list[np.ndarray]) -> np.ndarray | None:
+    """Return a buffer of which there are no views, if there is one."""
+    for buffer in buffers:
+        if sys.getrefcount(buffer) <= _REFERENCES:
+            return buffer
+    return None
+
+
+def _references_when_idle() -> int:
+    """Return the references that `_idle` finds to a buffer without views: this Python's own."""
+    return max(sys.getrefcount(buffer) for buffer in [np.empty(1)])
+
+
+_KEPT = 16  # buffers of a loader: more are held by somebody who keeps the batches
+_REFERENCES = _references_when_idle()
 
 
 def _check_share(share: Any) -> tuple[int, int]:

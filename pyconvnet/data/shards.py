@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +134,14 @@ class Shards(Dataset):
                 row[...] = self._decoded(int(index))
             return
         size = math.prod(self.image_shape)
-        whole = out.reshape(-1).view(np.uint8)
-        runs = list(self._runs(indices))
-        if len(runs) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
-            for shard, first, _, count in runs:
-                os.posix_fadvise(
-                    self._file(shard).fileno(), first * size, count * size, os.POSIX_FADV_WILLNEED
-                )
-        for shard, first, at, count in runs:
-            self._fill(shard, first * size, whole[at * size : (at + count) * size])
+        whole = out.reshape(-1)
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        places = ((indices - self._starts[shards]) * size).tolist()
+        if len(places) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
+            for shard, place in zip(shards.tolist(), places, strict=True):
+                os.posix_fadvise(self._file(shard).fileno(), place, size, os.POSIX_FADV_WILLNEED)
+        for number, (shard, place) in enumerate(zip(shards.tolist(), places, strict=True)):
+            self._fill(shard, place, whole[number * size : (number + 1) * size])
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name not in ("_file", "_offsets")}
@@ -167,23 +165,17 @@ class Shards(Dataset):
         self.read_into(indices, out)
         return out
 
-    def _runs(self, indices: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (shard, first image in it, place in the batch, count) of images that lie side by side."""
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
-        breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(shards) != 0)) + 1
-        bounds = [0, *breaks.tolist(), len(indices)]
-        for begin, end in itertools.pairwise(bounds):
-            shard = int(shards[begin])
-            yield shard, int(indices[begin] - self._starts[shard]), begin, end - begin
-
     def _fill(self, shard: int, offset: int, target: np.ndarray) -> None:
-        file, view = self._file(shard), memoryview(target)
-        while view:
-            with naming(self.folder / self._shards[shard]["file"]):
-                got = os.preadv(file.fileno(), [view], offset)
-            if not got:
-                raise ValueError(f"{self.folder / self._shards[shard]['file']}: has become shorter")
-            view, offset = view[got:], offset + got
+        file = self._file(shard)
+        try:
+            got = os.preadv(file.fileno(), [target], offset)
+            while 0 < got < len(target):
+                target, offset = target[got:], offset + got
+                got = os.preadv(file.fileno(), [target], offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, file.name) from error
+        if got < len(target):
+            raise ValueError(f"{file.name}: has become shorter")
 
     def _decoded(self, index: int) -> np.ndarray:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -142,8 +142,13 @@ class WorkerPool(_Processes):
         finally:
             os.close(descriptor)
 
-    def read(self, plan: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices, images) for each array of indices in `plan`, in order, `slots` batches ahead."""
+    def read(
+        self, plan: list[np.ndarray], empty: Callable[[int], np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices, images) for each array of indices in `plan`, in order, `slots` batches ahead.
+
+        `empty` gives arrays for so many images.
+        """
         self._generation += 1
         generation = self._generation
         for number, outstanding in enumerate(self._asked):  # of an epoch left early
@@ -164,7 +169,8 @@ class WorkerPool(_Processes):
                     self.dataset.note_skipped(answer)
             if failure is not None:
                 raise failure
-            images = self._images[slot, : len(indices)].copy()
+            images = empty(len(indices))
+            np.copyto(images, self._images[slot, : len(indices)])
             if turn + self.slots < len(plan):
                 self._ask(slot, plan[turn + self.slots])
             yield indices, images
@@ -364,7 +370,7 @@ class _Decode:
 
     def __call__(self, dataset: Dataset, slot: int, first: int, indices: np.ndarray) -> dict[str, str]:
         """Decode, and return what is newly known to be unreadable."""
-        self.images[slot, first : first + len(indices)] = dataset.read(indices)
+        dataset.read_into(indices, self.images[slot, first : first + len(indices)])
         answer = {k: v for k, v in dataset.skipped.items() if k not in self.reported}
         self.reported |= set(answer)
         return answer
