@@ -124,8 +124,8 @@ def _telling(path: Path, how: str) -> Iterator[None]:
 def _message_kind(file: BinaryIO, size: int) -> str | None:
     """Return which of the two protobuf messages a file holds by the fields on its top level.
 
-    ``onnx.ModelProto`` begins with field 1, ir_version, a small number; ``caffe.NetParameter`` has a name there,
-    and layers as fields 2 (the older form) or 100.
+    ``onnx.ModelProto`` begins with field 1, ir_version, a small number; ``caffe.NetParameter`` has a name
+    there, and layers as fields 2 (the older form) or 100.
     """
     file.seek(0)
     while True:
