@@ -202,7 +202,7 @@ def test_channels_last_with_transpositions_and_scaled_gemm(tmp_path):
     g.add("MaxPool", ["tanh"], "p", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1])
     g.add("Transpose", ["p"], "last", perm=[0, 2, 3, 1])
     g.add("Flatten", ["last"], "flat")
-    g.add("Dropout", ["flat"], "d", ratio=0.3)
+    g.nodes.append(helper.make_node("Dropout", ["flat"], ["d", "mask"], ratio=0.3))  # a mask nobody reads
     g.array("v", weights(rng, 80, 5))
     g.array("a", weights(rng, 1, 5))
     g.add("Gemm", ["d", "v", "a"], "y", alpha=0.5, beta=2.0)
@@ -249,6 +249,10 @@ REFUSED = {
         lambda g: g.add("Mul", ["c", g.array("f", 0.5)], "l"), r"'l' \(Mul\): no layer here multiplies"),
     "a dilation": (
         lambda g: g.add("MaxPool", ["c"], "l", kernel_shape=[2, 2], dilations=[2, 2]), "dilations are not 1"),
+    "a mask": (
+        lambda g: (g.nodes.append(helper.make_node("Dropout", ["c"], ["d", "mask"])),
+                   g.add("Add", ["d", "mask"], "l"))[1],
+        r"node 1 'd, mask' \(Dropout\): must have one output that is read"),
     "an even window": (lambda g: g.add("LRN", ["c"], "l", size=4), "size must be odd, got 4"),
     "a constant": (
         lambda g: g.add("Add", ["x", g.array("f", np.ones((3, 1, 1)))], "l"), "adds a constant to what is"),
