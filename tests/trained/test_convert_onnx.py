@@ -202,7 +202,7 @@ def test_channels_last_with_transpositions_and_scaled_gemm(tmp_path):
     g.add("MaxPool", ["tanh"], "p", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1])
     g.add("Transpose", ["p"], "last", perm=[0, 2, 3, 1])
     g.add("Flatten", ["last"], "flat")
-    g.add("Dropout", ["flat"], "d", ratio=0.3)
+    g.nodes.append(helper.make_node("Dropout", ["flat"], ["d", "mask"], ratio=0.3))  # a mask nobody reads
     g.array("v", weights(rng, 80, 5))
     g.array("a", weights(rng, 1, 5))
     g.add("Gemm", ["d", "v", "a"], "y", alpha=0.5, beta=2.0)
@@ -249,6 +249,10 @@ REFUSED = {
         lambda g: g.add("Mul", ["c", g.array("f", 0.5)], "l"), r"'l' \(Mul\): no layer here multiplies"),
     "a dilation": (
         lambda g: g.add("MaxPool", ["c"], "l", kernel_shape=[2, 2], dilations=[2, 2]), "dilations are not 1"),
+    "a mask": (
+        lambda g: (g.nodes.append(helper.make_node("Dropout", ["c"], ["d", "mask"])),
+                   g.add("Add", ["d", "mask"], "l"))[1],
+        r"node 1 'd, mask' \(Dropout\): must have one output that is read"),
     "an even window": (lambda g: g.add("LRN", ["c"], "l", size=4), "size must be odd, got 4"),
     "a constant": (
         lambda g: g.add("Add", ["x", g.array("f", np.ones((3, 1, 1)))], "l"), "adds a constant to what is"),
@@ -296,6 +300,41 @@ def test_graphs_that_are_no_classifier(tmp_path):
     with pytest.raises(pcn.CheckpointError, match="does not say how large its images are: give input_size"):
         pcn.load(g.write(path))
     assert pcn.load(path, input_size=8, image_size=9).preprocessing.image_shape == (9, 9, 3)
+
+
+WRONG = [
+    ({"scale": 0}, ValueError, "load: scale must not be zero"),
+    ({"scale": -1}, ValueError, "load: scale must not be negative"),
+    ({"scale": [1, 2]}, ValueError, "scale must be 3 numbers, one a channel, got 2"),
+    ({"mean": [1, 2]}, ValueError, r"mean must have shape \(3,\) or \(8, 8, 3\), got \(2,\)"),
+    ({"mean": ["a"]}, ValueError, "load: mean must be numbers or a file"),
+    ({"mean": "nowhere.npy"}, ValueError, "nowhere.npy"),
+    ({"bgr": 3}, TypeError, "load: bgr must be True or False"),
+    ({"image_size": 0}, ValueError, "load: image_size"),
+    ({"image_size": 7}, ValueError, "crop must fit images of 7x7"),
+    ({"classes": ["a"] * 6}, ValueError, "classes holds 6 names"),
+    ({"classes": "nowhere.txt"}, FileNotFoundError, "nowhere.txt"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), WRONG)
+def test_options_that_make_no_sense(tmp_path, options, kind, message):
+    path = small(lambda g: None).write(tmp_path / "a.onnx")
+    with pytest.raises(kind, match=message):
+        pcn.load(path, **options)
+
+
+def test_blue_green_red_of_a_grey_net(tmp_path):
+    g = Graph(("N", 1, 4, 4))
+    g.array("v", np.ones((16, 5)))
+    g.add("Flatten", ["x"], "flat")
+    g.add("MatMul", ["flat", "v"], "y")
+    with pytest.raises(pcn.CheckpointError, match="bgr is for images of 3 channels, it takes 1"):
+        pcn.load(g.write(tmp_path / "a.onnx"), bgr=True)
+    np.save(tmp_path / "mean.npy", np.full((1, 6, 6), 7.0))
+    model = pcn.load(tmp_path / "a.onnx", mean=tmp_path / "mean.npy")
+    assert model.preprocessing.image_shape == (6, 6, 1)
+    np.testing.assert_allclose(foreign.logits(model, np.full((1, 6, 6, 1), 9, np.uint8)), [[32.0] * 5])
 
 
 def test_without_onnx_it_says_what_helps(tmp_path, monkeypatch):

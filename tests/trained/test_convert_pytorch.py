@@ -3,6 +3,7 @@
 import json
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -49,6 +50,15 @@ def test_torchvision_in_gives_its_logits(tmp_path, state, images):
     wanted = foreign.torchvision_alexnet(seen(images), state)
     np.testing.assert_allclose(foreign.logits(model, images), wanted, **CLOSE)
     assert np.abs(wanted).std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_precisions_become_float32(tmp_path, state, images, dtype):
+    save_file({name: value.astype(dtype) for name, value in state.items()}, tmp_path / "a.safetensors")
+    model = pcn.load(tmp_path / "a.safetensors")
+    rounded = {name: value.astype(dtype).astype(np.float64) for name, value in state.items()}
+    wanted = foreign.torchvision_alexnet(seen(images), rounded)
+    np.testing.assert_allclose(foreign.logits(model, images), wanted, **CLOSE)
 
 
 def test_names_and_sizes_are_taken(tmp_path, state):
@@ -186,7 +196,7 @@ def test_pytorchs_own_logits(tmp_path, images, widths):
     torch.manual_seed(0)
     theirs = torch_alexnet(torch, widths, 10)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
-    model = pcn.load(tmp_path / "a.pth")
+    model = pcn.load(tmp_path / "a.pth", classes=list("abcdefghij"))
     wanted = torch_logits(torch, theirs, seen(images))
     size = np.abs(wanted).max()
     np.testing.assert_allclose(foreign.logits(model, images), wanted, rtol=1e-4, atol=1e-5 * size)
@@ -201,7 +211,9 @@ def test_pytorchs_own_logits(tmp_path, images, widths):
             back.load_state_dict(load_file(path))
         again = torch_logits(torch, back, seen(images))
         np.testing.assert_allclose(again, wanted, rtol=1e-5, atol=1e-6 * size)
-        assert pcn.load(path).classes == model.classes
+        kept = pcn.load(path)
+        assert kept.classes == list("abcdefghij")
+        assert kept.preprocessing.to_dict() == model.preprocessing.to_dict()
 
 
 def test_a_pth_that_would_run_code_does_not(tmp_path):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from support.networks import everything
 from support.runs import events, go, same_bits, toy, toys
 
 import pyconvnet as pcn
 from pyconvnet.cli.main import main
 from pyconvnet.layers import Conv2d, Linear, SoftmaxCrossEntropy
-from pyconvnet.training.head import with_rates
+from pyconvnet.training.head import with_new_head, with_rates
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,18 @@ def test_words_and_names_for_layers():
     net = pcn.Network("shared", (4, 4, 2)).add(Conv2d(2, 1), "c1").add(Conv2d(2, 1, share="c1"), "c2")
     net.add(Linear(3), "fc").add(SoftmaxCrossEntropy())
     assert frozen(with_rates(net, ["c2"], None)) == ["c1", "c2"]
+
+
+def test_every_cost_gets_a_new_head():
+    net = everything(5)
+    model = pcn.Model(net, dict(net.initial(1)), pcn.Preprocessing((12, 11, 3)), list("abcde"))
+    new = with_new_head(model, list("xyz"), True, 7)
+    assert [new.network[name].output_shape for name in ("fc4", "side")] == [(3,), (3,)]
+    assert new.parameters["fc4.weight"].shape == (3, 9)
+    assert 0.2 < new.parameters["fc4.weight"].std() < 0.4  # its own initial values
+    assert (new.parameters["fc4.bias"] == np.float32(0.1)).all()
+    assert moved(new, model) == {"fc4.weight", "fc4.bias", "side.weight"}
+    assert new.network["frozen"].layer.frozen
 
 
 WRONG = [

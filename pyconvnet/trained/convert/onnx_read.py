@@ -102,6 +102,7 @@ class _Reader:
         self.operators = [_Operator(onnx, i, node) for i, node in enumerate(self.graph.node)]
         self.constants = {tensor.name: self._array(tensor) for tensor in self.graph.initializer}
         self.readers = Counter(name for operator in self.operators for name in operator.inputs)
+        self.readers.update(entry.name for entry in self.graph.output)
         self.values: dict[str, Value] = {}
 
     def read(self) -> Model:
@@ -134,8 +135,9 @@ class _Reader:
         if convert is None or operator.domain not in ("", "ai.onnx"):
             own = f" of {operator.domain}" if operator.domain not in ("", "ai.onnx") else ""
             raise ConversionError(f"no layer here does what this operator{own} does")
-        if not operator.outputs or any(operator.outputs[1:]):
-            raise ConversionError(f"must have one output, got {operator.outputs}")
+        read = [name for name in operator.outputs[1:] if name and self.readers[name]]
+        if not operator.outputs or read:  # masks and indices that nobody reads are as good as none
+            raise ConversionError(f"must have one output that is read, got {operator.outputs[:1] + read}")
         return convert(self, operator)
 
     # ---- inputs --------------------------------------------------------------------------------------------

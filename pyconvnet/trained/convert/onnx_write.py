@@ -81,11 +81,10 @@ class _Writer:
     def message(self) -> Any:
         """Return the ModelProto, checked."""
         net, helper = self.model.network, self.onnx.helper
-        shape = list(net.input_shape)
-        source = IMAGES
-        if len(shape) == 3 and self.layout == "NCHW":
-            shape = [shape[2], *shape[:2]]
-        elif len(shape) == 3:
+        h, w, c = net.input_shape
+        shape, source = [c, h, w], IMAGES
+        if self.layout == "NHWC":
+            shape = [h, w, c]
             source = self.add("Transpose", "channels_first", [IMAGES], perm=[0, 3, 1, 2])
         self.tensors[INPUT] = source
         wanted = self._wanted()

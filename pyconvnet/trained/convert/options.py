@@ -35,7 +35,7 @@ class Options:
         if self.scale is not None:
             numbers = self.scale if isinstance(self.scale, (list, tuple)) else [self.scale]
             for number in numbers:
-                check_number("load: scale", number, "number")
+                check_number("load: scale", number, "number >= 0")
                 if number == 0:
                     raise ValueError("load: scale must not be zero")
         if isinstance(self.classes, (str, Path)):
@@ -80,7 +80,9 @@ def finish(draft: Draft, output: Value, options: Options, custom: Custom, source
             raise ConversionError(
                 f"mean must have shape {(channels,)} or {(*image, channels)}, got {mean.shape}"
             )
-    if bgr and channels == 3:
+    if bgr and channels != 3:
+        raise ConversionError(f"bgr is for images of 3 channels, it takes {channels}")
+    if bgr:
         draft.reverse_input()
         mean = None if mean is None else np.ascontiguousarray(mean[..., ::-1])
         if isinstance(scale, (list, tuple)):

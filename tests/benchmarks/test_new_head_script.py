@@ -1,0 +1,29 @@
+"""benchmarks/new_head.py runs, and says which was better."""
+
+import importlib
+import json
+
+from support import ROOT
+from support import make_files as mk
+
+
+def test_the_script_on_a_few_pictures(tmp_path, monkeypatch, capsys):
+    mk.image_folder(tmp_path / "data" / "train", ("ant", "bee", "cat", "dog"), count=4, height=80, width=90)
+    mk.image_folder(tmp_path / "data" / "val", ("ant", "bee", "cat", "dog"), count=2, height=80, width=90)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = importlib.import_module("new_head")
+    monkeypatch.setattr(script, "WIDTH", 0.03)
+    words = ["--epochs", "1", "--new-epochs", "1", "--seeds", "0", "--json", str(tmp_path / "rows.json")]
+    monkeypatch.setattr("sys.argv", ["new_head.py", "--data", str(tmp_path / "data"), *words])
+    script.main()
+    document = json.loads((tmp_path / "rows.json").read_text())
+    kinds = ["first classes", "new head", "from scratch"]
+    assert [run["run"] for run in document["runs"]] == kinds * 2
+    assert [run["other"] for run in document["runs"][::3]] == [["ant", "bee"], ["cat", "dog"]]
+    for kind, figures in document["validation_error"].items():
+        each = [r["rows"][-1]["validation_error"] for r in document["runs"] if r["run"] == kind]
+        assert figures == {"mean": sum(each) / 2, "each": each}
+    means = {kind: document["validation_error"][kind]["mean"] for kind in kinds}
+    (better,) = document["verdicts"].values()
+    assert better == (means["new head"] < means["from scratch"])
+    assert "mean validation error" in capsys.readouterr().out
