@@ -76,6 +76,23 @@ def test_bfloat16_with_master_weights(place):
             assert_close(actual.double().numpy(), wanted.numpy(), 1, eps=eps)
 
 
+@pytest.mark.kernels
+def test_precision_is_handed_on(place):
+    """Forward and to both gradients: TF32 differs from float32, which is all that the cpu knows."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(*shape, generator=generator) for shape in ((2, 8, 8, 8), (16, 8, 3, 3))]
+    rows = [torch.randn(*shape, generator=generator) for shape in ((16, 64), (32, 64))]
+    for function, given in ((pt.conv2d, tensors), (pt.linear, rows)):
+        there = [place.tensor(tensor) for tensor in given]
+        exact, rounded = (
+            values(lambda x, w, p=p, f=function: f(x, w, precision=p), there, [], place.host)
+            for p in ("fp32", "tf32")
+        )
+        for one, other in zip(exact, rounded, strict=True):
+            torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * float(one.abs().max()))
+            assert torch.equal(one, other) == (place.name == "cpu")
+
+
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
@@ -126,10 +143,9 @@ def test_an_operator_leaves_its_inputs_alone_and_returns_new_memory(place):
 
 def test_the_stand_in_sees_pytorch_memory_and_stream_alone(monkeypatch):
     """Results and scratch memory are PyTorch's; nothing is enqueued in another stream, nothing waited for."""
-    from support.fakes.fake_cuda import Machine
-    from support.fakes.fake_torch import TorchMachine
+    from support.fakes import fake_torch
 
-    machine = TorchMachine(Machine(1, seed=3), monkeypatch)
+    machine = fake_torch.TorchMachine(fake_torch.machine(), monkeypatch)
     fake, allocated = machine.machine, []
     monkeypatch.setattr(fake.xp, "empty", lambda *a, **k: allocated.append(a) or pytest.fail("CuPy's memory"))
     x, w = torch.randn(2, 8, 6, 5), torch.randn(8, 8, 3, 3)
@@ -180,6 +196,7 @@ X, W = torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 3, 3)
         (lambda: pt.lrn(X, size=2.5), TypeError, "lrn: size must be an integer"),
         (lambda: pt.dropout(X, 1.0), ValueError, r"dropout: p must be in \[0, 1\)"),
         (lambda: pt.dropout(X, step=-1), ValueError, "dropout: step must be at least 0"),
+        (lambda: pt.linear(torch.tensor(1.0), torch.zeros(2, 3)), ValueError, "x must have at least 1"),
         (lambda: pt.linear(X, torch.zeros(2, 3)), ValueError, "linear: w must have I=4 columns like x"),
         (
             lambda: pt.softmax_cross_entropy(torch.zeros(3, 2), LABELS),

@@ -137,13 +137,15 @@ def test_a_model_trains_as_pytorch_s(place):
         torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_a_model_compiles_and_trains():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_model_compiles_and_trains(device):
     torch.compiler.reset()
     torch.manual_seed(0)
-    model = pt.replace_layers(small())
-    expected = steps(copy.deepcopy(model), pt.CrossEntropyLoss(), count=3)
+    model = pt.replace_layers(small()).to(device)
+    how = {"count": 3, "move": lambda tensor: tensor.to(device)}
+    expected = steps(copy.deepcopy(model), pt.CrossEntropyLoss(), **how)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert steps(compiled, pt.CrossEntropyLoss(), count=3) == pytest.approx(expected, rel=1e-5)
+    assert steps(compiled, pt.CrossEntropyLoss(), **how) == pytest.approx(expected, rel=1e-5)
 
 
 def test_replaced_layers_hold_the_very_parameters():
@@ -154,6 +156,22 @@ def test_replaced_layers_hold_the_very_parameters():
     assert [id(p) for p in model.parameters()] == [id(p) for p in before]
     assert list(model.state_dict()) == names
     assert not any(module.training for module in model.modules())
+
+
+def test_a_layer_at_two_places_stays_one():
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), nn.ModuleDict({"again": shared}))
+    pt.replace_layers(model)
+    assert type(model[0]) is pt.Conv2d
+    assert model[2]["again"] is model[0]
+
+
+def test_a_layer_with_hooks_stays():
+    layer = nn.ReLU()
+    layer.register_forward_hook(lambda module, given, y: 2 * y)
+    model = pt.replace_layers(nn.Sequential(layer, nn.ReLU()))
+    assert [type(module) for module in model] == [nn.ReLU, pt.ReLU]
+    assert model(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
 
 
 @pytest.mark.parametrize(
