@@ -233,7 +233,10 @@ def _known_labels(dataset: Any, count: int) -> np.ndarray | None:
     for labels in listed:
         if labels is None or callable(labels) or isinstance(labels, (str, Mapping)):
             continue
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels.cpu() if _is_tensor(labels) else labels)
+        except (TypeError, ValueError):  # something else by that name, lists of several lengths say
+            continue
         if labels.shape == (count,) and labels.dtype.kind in "iu":
             return labels
     if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
