@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import pytest
@@ -147,6 +148,8 @@ def test_the_stand_in_sees_pytorch_memory_and_stream_alone(monkeypatch):
 
     machine = fake_torch.TorchMachine(fake_torch.machine(), monkeypatch)
     fake, allocated = machine.machine, []
+    # (It tries at first whether there is a cuBLAS, in CuPy's memory.)
+    monkeypatch.setattr(importlib.import_module("pyconvnet.ops.linear"), "_cublas_works", lambda dev: False)
     monkeypatch.setattr(fake.xp, "empty", lambda *a, **k: allocated.append(a) or pytest.fail("CuPy's memory"))
     x, w = torch.randn(2, 8, 6, 5), torch.randn(8, 8, 3, 3)
     x, w = (machine.tensor(t.contiguous(memory_format=torch.channels_last)) for t in (x, w))
