@@ -111,7 +111,7 @@ class MapStyleDataset(Dataset):
             yield self._read_one(int(index)).tobytes()
 
 
-def map_style(spec: Any) -> MapStyleDataset | None:
+def wrapped(spec: Any) -> MapStyleDataset | None:
     """Return what was given as data as a dataset of ours where it is a map-style dataset, or a DataLoader of
     one; None where it is neither.
 
@@ -155,7 +155,7 @@ def _of_loader(loader: Any) -> MapStyleDataset:
             )
     if getattr(sampler, "replacement", False) or len(sampler) != len(loader.dataset):
         raise ValueError("data: a DataLoader's sampler must give every item once; give the dataset itself")
-    found = map_style(loader.dataset)
+    found = wrapped(loader.dataset)
     if found is None:
         kind = type(loader.dataset).__name__
         raise TypeError(f"data: a DataLoader's dataset must be map-style, got {kind}")
