@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 
 import pytest
 from support.helpers import assert_close
@@ -11,6 +12,7 @@ from support.helpers import assert_close
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from support.torch_cases import FUNCTIONS, LABELS  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 import pyconvnet.torch as pt  # noqa: E402
 from pyconvnet import ops  # noqa: E402
@@ -57,6 +59,31 @@ def test_pytorch_says_the_same(case, place):
     for actual, wanted in zip(values(case.function, *there, place.host), expected, strict=True):
         assert actual.dtype == torch.float32
         assert_close(actual.numpy(), wanted.numpy(), TERMS, scale=max(1.0, float(wanted.abs().max())))
+
+
+def test_random_geometry():
+    """Convolutions and poolings of all kinds of strides, paddings and groups, contiguous or not."""
+    rng, generator = random.Random(4), torch.Generator().manual_seed(4)
+    for _ in range(60):
+        groups, (r, s) = rng.choice([1, 2, 3]), (rng.randint(1, 4), rng.randint(1, 4))
+        stride, pad = (rng.randint(1, 3), rng.randint(1, 3)), (rng.randint(0, r // 2), rng.randint(0, s // 2))
+        x = torch.randn(rng.randint(1, 3), groups * rng.randint(1, 3), rng.randint(r, 8), rng.randint(s, 8),
+                        generator=generator, dtype=torch.float64)  # fmt: skip
+        w = torch.randn(groups * rng.randint(1, 3), x.shape[1] // groups, r, s, generator=generator).double()
+        if rng.random() < 0.5:
+            x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
+        elif rng.random() < 0.5:
+            x = x.transpose(2, 3).contiguous().transpose(2, 3)
+        pairs = [
+            (lambda x, w, k=(stride, pad, groups): pt.conv2d(x, w, stride=k[0], pad=k[1], groups=k[2]),
+             lambda x, w, k=(stride, pad, groups): torch.conv2d(x, w, None, k[0], k[1], 1, k[2]), (x, w)),
+            *((lambda x, k=((r, s), stride, pad), c=ceil: pt.max_pool2d(x, *k, c),
+               lambda x, k=((r, s), stride, pad), c=ceil: F.max_pool2d(x, *k, ceil_mode=c), (x,))
+              for ceil in (False, True)),
+        ]  # fmt: skip
+        for ours, theirs, tensors in pairs:
+            for found, wanted in zip(values(ours, tensors, []), values(theirs, tensors, []), strict=True):
+                torch.testing.assert_close(found, wanted, check_stride=False)
 
 
 @pytest.mark.kernels

@@ -46,6 +46,16 @@ def test_a_convolution_begins_as_pytorch_s():
     assert ours.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_padding_is_told_as_pytorch_tells_it():
+    for padding, told in ((1, (1, 1)), ((1, 2), (1, 2)), (((0, 3), (0, 3)), ((0, 3), (0, 3)))):
+        convolution, pooling = pt.Conv2d(3, 4, 5, padding=padding), pt.MaxPool2d(4, padding=padding)
+        assert convolution.padding == pooling.padding == told
+        assert f"padding={told}" in repr(convolution)
+    x = torch.randn(1, 3, 8, 8)
+    wide = torch.nn.functional.pad(x, (0, 3, 0, 3))
+    torch.testing.assert_close(convolution(x), torch.conv2d(wide, convolution.weight, convolution.bias))
+
+
 def test_the_loss_weighs_classes_as_pytorch_s():
     logits, labels = torch.randn(5, 3).requires_grad_(), torch.tensor([2, 0, 1, 1, 2])
     weight = torch.tensor([1.0, 3.0, 0.5])
