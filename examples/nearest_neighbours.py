@@ -19,11 +19,11 @@ weights, folder, queries = sys.argv[1], Path(sys.argv[2]), int([*sys.argv[3:], 5
 
 files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
 files = files[:: max(1, len(files) // queries)][:queries] + files  # the queries first
-features = np.asarray(pcn.load(weights).features(files, "fc7"), np.float32)
-features /= np.linalg.norm(features, axis=1, keepdims=True)
+features = pcn.load(weights).features(files, "fc7")
 
-similar = features[:queries] @ features[queries:].T  # the cosine of the angle between two of them
-nearest = np.argsort(-similar, axis=1)[:, 1:5]  # the first is the query itself
+# As in the paper (section 6.1): by Euclidean distance.
+distances = np.linalg.norm(features[:queries, None] - features[None, queries:], axis=2)
+nearest = np.argsort(distances, axis=1)[:, 1:5]  # the first is the query itself
 figure, axes = plt.subplots(queries, 5, figsize=(10, 2 * queries), squeeze=False)
 for query, places in enumerate(nearest):
     print(files[query], "->", ", ".join(files[queries + place] for place in places))

@@ -4,9 +4,9 @@
     run = pcn.train("digits", "digits")
     pcn.evaluate(run, "digits")
 
-``ops`` are the kernels as functions on arrays; ``models`` the networks by name. Importing the package loads
-nothing else: every name is looked up when it is first used. No compiled module is loaded and no GPU touched
-before a device is asked for.
+``ops`` are the kernels as functions on arrays; ``models`` the networks by name; ``torch``, where PyTorch is
+installed, the kernels on its tensors. Importing the package loads nothing else: every name is looked up when
+it is first used. No compiled module is loaded and no GPU touched before a device is asked for.
 """
 
 # ruff: noqa: F401  (names for type checkers)

@@ -111,7 +111,7 @@ class MapStyleDataset(Dataset):
             yield self._read_one(int(index)).tobytes()
 
 
-def map_style(spec: Any) -> MapStyleDataset | None:
+def wrapped(spec: Any) -> MapStyleDataset | None:
     """Return what was given as data as a dataset of ours where it is a map-style dataset, or a DataLoader of
     one; None where it is neither.
 
@@ -155,7 +155,7 @@ def _of_loader(loader: Any) -> MapStyleDataset:
             )
     if getattr(sampler, "replacement", False) or len(sampler) != len(loader.dataset):
         raise ValueError("data: a DataLoader's sampler must give every item once; give the dataset itself")
-    found = map_style(loader.dataset)
+    found = wrapped(loader.dataset)
     if found is None:
         kind = type(loader.dataset).__name__
         raise TypeError(f"data: a DataLoader's dataset must be map-style, got {kind}")
@@ -233,7 +233,10 @@ def _known_labels(dataset: Any, count: int) -> np.ndarray | None:
     for labels in listed:
         if labels is None or callable(labels) or isinstance(labels, (str, Mapping)):
             continue
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels.cpu() if _is_tensor(labels) else labels)
+        except (TypeError, ValueError):  # something else by that name, lists of several lengths say
+            continue
         if labels.shape == (count,) and labels.dtype.kind in "iu":
             return labels
     if hasattr(dataset, "dataset") and hasattr(dataset, "indices"):

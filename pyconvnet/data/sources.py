@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cifar
+from . import cifar, map_style
 from .dataset import ArrayDataset, Dataset, split
 from .digits import Digits
 from .files import ImageFiles, file_list, read_csv
@@ -107,7 +107,7 @@ def _open(spec: Any, reading: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
         return ImageFiles(*listed, **reading), None
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         return ArrayDataset(*spec), None
-    if not isinstance(spec, (str, os.PathLike)) and (found := map_style(spec)) is not None:
+    if not isinstance(spec, (str, os.PathLike)) and (found := map_style.wrapped(spec)) is not None:
         return found, None
     if not isinstance(spec, (str, os.PathLike)):
         raise TypeError(

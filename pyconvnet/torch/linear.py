@@ -107,5 +107,7 @@ def linear(
         As the operation.
     """
     activation_code("linear", activation)
+    if x.dim() == 0:
+        raise ValueError("linear: x must have at least 1 dimension (..., I), got shape ()")
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     return _linear(rows, w, b, activation, precision).reshape(*x.shape[:-1], w.shape[0])

@@ -53,11 +53,11 @@ class Conv2d(nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ):
-        sides = checks.padding("Conv2d", "padding", padding)
+        padding = _padding("Conv2d", padding)
         activation_code("Conv2d", activation)
         how = {"stride": stride, "groups": groups, "bias": bias, "device": device, "dtype": dtype}
         super().__init__(in_channels, out_channels, kernel_size, **how)
-        self.padding, self.activation, self.precision = sides, activation, precision
+        self.padding, self.activation, self.precision = padding, activation, precision
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ class _Pool2d(nn.Module):
         where, stride = type(self).__name__, kernel_size if stride is None else stride
         self.kernel_size = checks.pair(where, "kernel_size", kernel_size, 1)
         self.stride = checks.pair(where, "stride", stride, 1)
-        self.padding = checks.padding(where, "padding", padding)
+        self.padding = _padding(where, padding)
         self.ceil_mode = checks.flag(where, "ceil_mode", ceil_mode)
 
     def extra_repr(self) -> str:
@@ -263,6 +263,13 @@ class CrossEntropyLoss(nn.Module):
             return softmax_cross_entropy(logits, labels)
         loss = softmax_cross_entropy(logits, labels, class_weights=self.weight)
         return loss * (labels.shape[0] / self.weight[labels.long()].sum())
+
+
+def _padding(where: str, value: Any) -> tuple:
+    """Return a padding as (vertical, horizontal), as PyTorch's modules have it, where that says it all."""
+    sides = checks.padding(where, "padding", value)
+    (top, bottom), (left, right) = sides
+    return (top, left) if (top, left) == (bottom, right) else sides
 
 
 def _told(**options: Any) -> str:

@@ -53,7 +53,8 @@ def replace_layers(model: nn.Module) -> nn.Module:
 
     Conv2d, Linear, ReLU, LocalResponseNorm, MaxPool2d and AvgPool2d are replaced, with their parameters and
     so the state dict as they are; the weights of convolutions are put in channels_last memory. What the
-    kernels do not have (dilation, padding that is not zeros, returned indices, other layers) stays.
+    kernels do not have (dilation, padding that is not zeros, returned indices, other layers) stays, and so
+    does a layer with hooks.
 
     Parameters
     ----------
@@ -64,10 +65,24 @@ def replace_layers(model: nn.Module) -> nn.Module:
     -------
     The model, or what replaces it where it is a layer.
     """
-    for name, child in list(model.named_children()):
-        setattr(model, name, replace_layers(child))
-    replacement = _REPLACEMENTS.get(type(model), lambda layer: None)(model)
-    return model if replacement is None else replacement.train(model.training)
+    return _replaced(model, {})
+
+
+def _replaced(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Return what a module becomes; `known`: what others became, for one that stands at several places."""
+    if module not in known:
+        known[module] = module
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _replaced(child, known)
+        made = None if _hooked(module) else _REPLACEMENTS.get(type(module), lambda layer: None)(module)
+        if made is not None:
+            known[module] = made.train(module.training)
+    return known[module]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
 
 
 def _with_parameters(made: nn.Module, layer: nn.Module) -> nn.Module:

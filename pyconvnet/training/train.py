@@ -89,8 +89,8 @@ def train(
         their names and the labels follow them; else its outputs get the data's names.
     data : Dataset, str, path or (x, y)
         Training images: a :class:`pyconvnet.data.Dataset`, ``"digits"``, a folder of class folders or of
-        CIFAR-10, arrays (n, H, W, C) and (n,), or a list of (image file, label); see
-        :func:`pyconvnet.data.open_dataset`.
+        CIFAR-10, arrays (n, H, W, C) and (n,), a list of (image file, label), or a dataset or DataLoader of
+        PyTorch's; see :func:`pyconvnet.data.open_dataset`.
     validation : same as data, or float, optional
         Validation images, or the share of the training images to hold out; False: none. Files are read as the
         training images are. Default: what the data bring along, if any; else, where the network's own recipe

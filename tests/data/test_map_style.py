@@ -66,6 +66,12 @@ def test_labels_that_are_listed_spare_a_pass_over_the_images(name):
     assert half.classes == found.classes
 
 
+@pytest.mark.parametrize("targets", [[[0], [1, 2]], ["a"] * 20, [0, 1], [0.5] * 20, 3, {"a": 1}])
+def test_what_is_no_list_of_labels_is_passed_over(targets):
+    found = opened(Pairs(list(X), Y.tolist(), targets=targets))
+    assert found.labels.tolist() == Y.tolist()
+
+
 def test_labels_that_are_listed_wrongly_are_found_when_they_are_read():
     wrong = Y.copy()
     wrong[9] = (Y[9] + 1) % 4

@@ -36,10 +36,9 @@ def place(request: Any, monkeypatch: Any) -> Iterator[Place]:
             pytest.skip(f"PyTorch {torch.__version__} has no CUDA device")
         made = Place("cuda", lambda t: t.to("cuda:0"), lambda t: t.detach().cpu())
     else:
-        from support.fakes.fake_cuda import Machine
-        from support.fakes.fake_torch import TorchMachine, on_host
+        from support.fakes import fake_torch
 
-        machine = TorchMachine(Machine(1, seed=3), monkeypatch)
-        made = Place("stand-in", machine.tensor, on_host, machine)
+        machine = fake_torch.TorchMachine(fake_torch.machine(), monkeypatch)
+        made = Place("stand-in", machine.tensor, fake_torch.on_host, machine)
     with made.on():
         yield made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import random
 
 import pytest
 from support.helpers import assert_close
@@ -10,6 +12,7 @@ from support.helpers import assert_close
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from support.torch_cases import FUNCTIONS, LABELS  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 import pyconvnet.torch as pt  # noqa: E402
 from pyconvnet import ops  # noqa: E402
@@ -58,6 +61,31 @@ def test_pytorch_says_the_same(case, place):
         assert_close(actual.numpy(), wanted.numpy(), TERMS, scale=max(1.0, float(wanted.abs().max())))
 
 
+def test_random_geometry():
+    """Convolutions and poolings of all kinds of strides, paddings and groups, contiguous or not."""
+    rng, generator = random.Random(4), torch.Generator().manual_seed(4)
+    for _ in range(60):
+        groups, (r, s) = rng.choice([1, 2, 3]), (rng.randint(1, 4), rng.randint(1, 4))
+        stride, pad = (rng.randint(1, 3), rng.randint(1, 3)), (rng.randint(0, r // 2), rng.randint(0, s // 2))
+        x = torch.randn(rng.randint(1, 3), groups * rng.randint(1, 3), rng.randint(r, 8), rng.randint(s, 8),
+                        generator=generator, dtype=torch.float64)  # fmt: skip
+        w = torch.randn(groups * rng.randint(1, 3), x.shape[1] // groups, r, s, generator=generator).double()
+        if rng.random() < 0.5:
+            x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
+        elif rng.random() < 0.5:
+            x = x.transpose(2, 3).contiguous().transpose(2, 3)
+        pairs = [
+            (lambda x, w, k=(stride, pad, groups): pt.conv2d(x, w, stride=k[0], pad=k[1], groups=k[2]),
+             lambda x, w, k=(stride, pad, groups): torch.conv2d(x, w, None, k[0], k[1], 1, k[2]), (x, w)),
+            *((lambda x, k=((r, s), stride, pad), c=ceil: pt.max_pool2d(x, *k, c),
+               lambda x, k=((r, s), stride, pad), c=ceil: F.max_pool2d(x, *k, ceil_mode=c), (x,))
+              for ceil in (False, True)),
+        ]  # fmt: skip
+        for ours, theirs, tensors in pairs:
+            for found, wanted in zip(values(ours, tensors, []), values(theirs, tensors, []), strict=True):
+                torch.testing.assert_close(found, wanted, check_stride=False)
+
+
 @pytest.mark.kernels
 def test_bfloat16_with_master_weights(place):
     """Activations in bfloat16; weights in float32 keep their gradients in float32."""
@@ -74,6 +102,23 @@ def test_bfloat16_with_master_weights(place):
         for actual, wanted in zip(found, expected, strict=True):
             eps = 2.0**-6 if actual.dtype == torch.bfloat16 else 2.0**-8  # dy is rounded, too
             assert_close(actual.double().numpy(), wanted.numpy(), 1, eps=eps)
+
+
+@pytest.mark.kernels
+def test_precision_is_handed_on(place):
+    """Forward and to both gradients: TF32 differs from float32, which is all that the cpu knows."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(*shape, generator=generator) for shape in ((2, 8, 8, 8), (16, 8, 3, 3))]
+    rows = [torch.randn(*shape, generator=generator) for shape in ((16, 64), (32, 64))]
+    for function, given in ((pt.conv2d, tensors), (pt.linear, rows)):
+        there = [place.tensor(tensor) for tensor in given]
+        exact, rounded = (
+            values(lambda x, w, p=p, f=function: f(x, w, precision=p), there, [], place.host)
+            for p in ("fp32", "tf32")
+        )
+        for one, other in zip(exact, rounded, strict=True):
+            torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * float(one.abs().max()))
+            assert torch.equal(one, other) == (place.name == "cpu")
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
@@ -126,11 +171,12 @@ def test_an_operator_leaves_its_inputs_alone_and_returns_new_memory(place):
 
 def test_the_stand_in_sees_pytorch_memory_and_stream_alone(monkeypatch):
     """Results and scratch memory are PyTorch's; nothing is enqueued in another stream, nothing waited for."""
-    from support.fakes.fake_cuda import Machine
-    from support.fakes.fake_torch import TorchMachine
+    from support.fakes import fake_torch
 
-    machine = TorchMachine(Machine(1, seed=3), monkeypatch)
+    machine = fake_torch.TorchMachine(fake_torch.machine(), monkeypatch)
     fake, allocated = machine.machine, []
+    # (It tries at first whether there is a cuBLAS, in CuPy's memory.)
+    monkeypatch.setattr(importlib.import_module("pyconvnet.ops.linear"), "_cublas_works", lambda dev: False)
     monkeypatch.setattr(fake.xp, "empty", lambda *a, **k: allocated.append(a) or pytest.fail("CuPy's memory"))
     x, w = torch.randn(2, 8, 6, 5), torch.randn(8, 8, 3, 3)
     x, w = (machine.tensor(t.contiguous(memory_format=torch.channels_last)) for t in (x, w))
@@ -180,6 +226,7 @@ X, W = torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 3, 3)
         (lambda: pt.lrn(X, size=2.5), TypeError, "lrn: size must be an integer"),
         (lambda: pt.dropout(X, 1.0), ValueError, r"dropout: p must be in \[0, 1\)"),
         (lambda: pt.dropout(X, step=-1), ValueError, "dropout: step must be at least 0"),
+        (lambda: pt.linear(torch.tensor(1.0), torch.zeros(2, 3)), ValueError, "x must have at least 1"),
         (lambda: pt.linear(X, torch.zeros(2, 3)), ValueError, "linear: w must have I=4 columns like x"),
         (
             lambda: pt.softmax_cross_entropy(torch.zeros(3, 2), LABELS),

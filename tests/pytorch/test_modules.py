@@ -46,6 +46,16 @@ def test_a_convolution_begins_as_pytorch_s():
     assert ours.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_padding_is_told_as_pytorch_tells_it():
+    for padding, told in ((1, (1, 1)), ((1, 2), (1, 2)), (((0, 3), (0, 3)), ((0, 3), (0, 3)))):
+        convolution, pooling = pt.Conv2d(3, 4, 5, padding=padding), pt.MaxPool2d(4, padding=padding)
+        assert convolution.padding == pooling.padding == told
+        assert f"padding={told}" in repr(convolution)
+    x = torch.randn(1, 3, 8, 8)
+    wide = torch.nn.functional.pad(x, (0, 3, 0, 3))
+    torch.testing.assert_close(convolution(x), torch.conv2d(wide, convolution.weight, convolution.bias))
+
+
 def test_the_loss_weighs_classes_as_pytorch_s():
     logits, labels = torch.randn(5, 3).requires_grad_(), torch.tensor([2, 0, 1, 1, 2])
     weight = torch.tensor([1.0, 3.0, 0.5])
@@ -137,13 +147,15 @@ def test_a_model_trains_as_pytorch_s(place):
         torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_a_model_compiles_and_trains():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_model_compiles_and_trains(device):
     torch.compiler.reset()
     torch.manual_seed(0)
-    model = pt.replace_layers(small())
-    expected = steps(copy.deepcopy(model), pt.CrossEntropyLoss(), count=3)
+    model = pt.replace_layers(small()).to(device)
+    how = {"count": 3, "move": lambda tensor: tensor.to(device)}
+    expected = steps(copy.deepcopy(model), pt.CrossEntropyLoss(), **how)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert steps(compiled, pt.CrossEntropyLoss(), count=3) == pytest.approx(expected, rel=1e-5)
+    assert steps(compiled, pt.CrossEntropyLoss(), **how) == pytest.approx(expected, rel=1e-5)
 
 
 def test_replaced_layers_hold_the_very_parameters():
@@ -154,6 +166,22 @@ def test_replaced_layers_hold_the_very_parameters():
     assert [id(p) for p in model.parameters()] == [id(p) for p in before]
     assert list(model.state_dict()) == names
     assert not any(module.training for module in model.modules())
+
+
+def test_a_layer_at_two_places_stays_one():
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), nn.ModuleDict({"again": shared}))
+    pt.replace_layers(model)
+    assert type(model[0]) is pt.Conv2d
+    assert model[2]["again"] is model[0]
+
+
+def test_a_layer_with_hooks_stays():
+    layer = nn.ReLU()
+    layer.register_forward_hook(lambda module, given, y: 2 * y)
+    model = pt.replace_layers(nn.Sequential(layer, nn.ReLU()))
+    assert [type(module) for module in model] == [nn.ReLU, pt.ReLU]
+    assert model(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,15 @@ def test_every_operator_is_in_the_table():
         assert getattr(torch.ops.pyconvnet, name).default.namespace == "pyconvnet"
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", torch_cases.OPERATORS)
-def test_opcheck(name):
+def test_opcheck(name, device):
     """The schema holds, the derivative is registered, the fake kernel tells shapes and strides."""
-    torch.library.opcheck(OPERATORS[name], torch_cases.OPERATORS[name]())
+    arguments = [
+        a.detach().to(device).requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a
+        for a in torch_cases.OPERATORS[name]()
+    ]
+    torch.library.opcheck(OPERATORS[name], tuple(arguments))
 
 
 def test_a_wrong_fake_kernel_would_be_seen():
@@ -91,6 +96,16 @@ def test_a_step_of_dropout_that_changes_is_compiled_once():
     for step in range(5):
         assert torch.equal(compiled(x, step), pt.dropout(x, seed=1, step=step))
     assert counter.frame_count <= 2, "the first, and one for any step"
+
+
+@pytest.mark.slow
+def test_a_model_is_exported():
+    layers = pt.Conv2d(3, 4, 3, activation="relu"), pt.LRNMaxPool2d(pt.LocalResponseNorm())
+    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), pt.Linear(64, 3)).eval()
+    x = torch.randn(2, 3, 11, 11)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x))
+    assert "pyconvnet.lrn_max_pool2d" in str(program.graph)
 
 
 # ---- importing it ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""CUDA tensors that are not there: PyTorch's interface over the memory of ``fake_cuda``'s machine.
+"""CUDA tensors that are not there: PyTorch's interface over the memory of a machine of ``fake_cuda``'s.
 
 A :class:`CudaTensor` says that it is on ``cuda:0``, exports its memory as a CUDA tensor does and is what
 PyTorch's allocator lends for that device. What PyTorch itself computes with it is computed on the host, when
@@ -8,21 +8,25 @@ for, and what was not written yet is NaN. Autograd and operators of ``torch.libr
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from support.fakes.fake_array import FakeArray
 from support.fakes.fake_cuda import FakeStream, Machine
+from support.fakes.fake_ptx import PtxMachine, load
 from support.kernels.bf16 import BF16
 from torch.utils._pytree import tree_map_only
 
 PLACE = torch.device("cuda", 0)
+PTX = os.environ.get("PYCONVNET_PTX")  #: folder of the stand-in for CUDA's runtime, where there is one
 VIEWS = {"alias", "detach", "expand", "permute", "t", "transpose", "view"}  # that never read memory
 
 
 class TorchMachine:
-    """PyTorch with a CUDA device, on a machine of ``fake_cuda``.
+    """PyTorch with a CUDA device, on a machine of ``fake_cuda``'s, or of ``fake_ptx``'s.
 
     Attributes
     ----------
@@ -60,16 +64,28 @@ class TorchMachine:
         inner.set_(storage, host.storage_offset(), host.shape, host.stride())
         if lend:  # in the stream's order: what was lent before may still be in use
             touches = (self.machine.touch(content.ctypes.data, nbytes, True),)
-            self.machine.enqueue(self.stream.ptr, "lend", lambda: content.fill(255), touches)
+            self.machine.enqueue(self.stream.ptr, "spoil", lambda: content.fill(255), touches)
+            self.machine.enqueue(self.stream.ptr, "lend", lambda: self._mark(content, False))
             self.lent.append(nbytes)
         else:
             self.finish()
             inner.copy_(host)
+            self._mark(content, True)
         return CudaTensor.over(self, memory, inner)
+
+    def _mark(self, content: Any, written: bool) -> None:
+        """Tell a runtime that looks at it whether memory is initialised."""
+        if isinstance(self.machine, PtxMachine):
+            self.machine.runtime.mark(content.ctypes.data, content.nbytes, written)
 
     def finish(self) -> None:
         """Wait for PyTorch's stream."""
         self.machine.wait(self.machine.state(self.stream.ptr).last, "PyTorch's stream")
+
+
+def machine() -> Machine:
+    """A machine with one device: nvcc's PTX where ``PYCONVNET_PTX`` says, else the emulator's kernels."""
+    return PtxMachine(*load(Path(PTX)), seed=3) if PTX else Machine(1, seed=3)
 
 
 class _Streams:
