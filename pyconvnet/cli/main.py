@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, convert, features, prepare, setting, status
+from . import arguments, convert, features, prepare, report, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -367,6 +367,7 @@ _COMMANDS = {
     "predict": _predict,
     "features": features.run,
     "plot": _plot,
+    "report": report.run,
     "set": setting.run,
     "status": status.run,
     "convert": convert.run,
