@@ -23,6 +23,7 @@ from ..common.devices import Device
 from ..data import Loader
 from ..network.network import Network
 from ..plan.buffers import Metrics
+from ..plan.feed import host_empty
 from ..plan.plan import Plan
 from ..trained import checkpoint
 from . import learning
@@ -159,6 +160,7 @@ class Trainer(RunState):
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
         how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
+        how["empty"] = host_empty(self.devices[0])
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
             self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
