@@ -339,7 +339,7 @@ def _devices(args: argparse.Namespace) -> int:
         if name in codes:
             state += f", by {codes[name]}"
         rows.append((name, state + (" (default)" if name == default else "")))
-    print("\n".join([*columns(rows), *_peer_report(peers)]))
+    print("\n".join([*columns(rows), prepare.decoder_report(), *_peer_report(peers)]))
     return 0
 
 

@@ -40,6 +40,15 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def decoder_report() -> str:
+    """Return the line of ``pyconvnet devices`` that says what decodes JPEG files here."""
+    from ..data import jpeg
+
+    if (library := jpeg.library()) is None:
+        return "JPEG files: by Pillow (simplejpeg, which is faster, is not installed)"
+    return f"JPEG files: by libjpeg-turbo (simplejpeg {library.__version__}), what it refuses by Pillow"
+
+
 def run(args: argparse.Namespace) -> int:
     """Prepare images, or verify what has been prepared."""
     from ..data import open_dataset

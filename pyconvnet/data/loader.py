@@ -12,10 +12,11 @@ Three ways of reading, chosen by the dataset and `workers`:
 
 from __future__ import annotations
 
+import math
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ class Loader:
     share : (rank, size)
         Of several processes that work on every batch together: this one reads rows
         [total * rank // size, total * (rank + 1) // size) of each, which may be none.
+    empty : function (count, dtype) -> array (count,)
+        Allocates memory for images, which is used again when nobody holds a view of it any more.
 
     Use it as a context manager, or call `close`; at the latest the workers end with the process.
     """
@@ -97,6 +100,7 @@ class Loader:
         prefetch: int = 2,
         share: tuple[int, int] = (0, 1),
         balance: bool = False,
+        empty: Callable[[int, Any], np.ndarray] = np.empty,
     ):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Loader: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
@@ -117,7 +121,7 @@ class Loader:
         self.drop_last = bool(drop_last)
         self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
-        self._buffers = _Buffers(dataset.image_shape, dataset.dtype)
+        self._buffers = _Buffers(dataset.image_shape, dataset.dtype, empty)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -176,7 +180,8 @@ class Loader:
         return _Share(indices[first:last], first, total)
 
     def _images(self, indices: np.ndarray) -> np.ndarray:
-        if self.dataset.in_memory and len(indices):
+        own = type(self.dataset).read_into is not Dataset.read_into
+        if len(indices) and (self.dataset.in_memory or not own):
             return self.dataset.read(indices)
         images = self._buffers.empty(len(indices))
         self.dataset.read_into(indices, images)
@@ -241,23 +246,30 @@ class _Buffers:
     that takes as long as filling it.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], dtype: np.dtype):
-        self._shape, self._dtype = image_shape, dtype
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        dtype: np.dtype,
+        allocate: Callable[[int, Any], np.ndarray] = np.empty,
+    ):
+        self._shape, self._dtype, self._allocate = image_shape, dtype, allocate
         self._all: list[np.ndarray] = []
         self._lock = threading.Lock()
 
     def empty(self, count: int) -> np.ndarray:
         """Return an array for `count` images."""
+        shape = (count, *self._shape)
+        size = math.prod(shape)
         with self._lock:
             buffer = _idle(self._all)
-            if buffer is not None and len(buffer) < count:
+            if buffer is not None and len(buffer) < size:
                 self._all = [other for other in self._all if other is not buffer]
                 buffer = None
             if buffer is None:
-                buffer = np.empty((count, *self._shape), self._dtype)
+                buffer = self._allocate(size, self._dtype)
                 if len(self._all) < _KEPT:
                     self._all.append(buffer)
-        return buffer[:count]
+        return buffer[:size].reshape(shape)
 
 
 def _idle(buffers: list[np.ndarray]) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..common.files import naming
+from ..common.threads import parallel, ranges
 from . import jpeg
 from .dataset import Dataset, reading_of
 from .images import load_image
@@ -32,6 +33,7 @@ from .statistics import Statistics
 MANIFEST = "manifest.json"
 FORMAT = "pyconvnet shards 1"
 TRAIN, VALIDATION = "train", "validation"
+_PART = 1 << 21  # bytes that are worth a thread
 _OPEN_FILES = 256  # of a process, most of which may have 1024
 
 
@@ -136,12 +138,20 @@ class Shards(Dataset):
         size = math.prod(self.image_shape)
         whole = out.reshape(-1)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        places = ((indices - self._starts[shards]) * size).tolist()
-        if len(places) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
-            for shard, place in zip(shards.tolist(), places, strict=True):
+        wanted = list(zip(shards.tolist(), ((indices - self._starts[shards]) * size).tolist(), strict=True))
+        if len(wanted) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
+            for shard, place in wanted:
                 os.posix_fadvise(self._file(shard).fileno(), place, size, os.POSIX_FADV_WILLNEED)
-        for number, (shard, place) in enumerate(zip(shards.tolist(), places, strict=True)):
-            self._fill(shard, place, whole[number * size : (number + 1) * size])
+        parts = ranges(len(wanted), -(-_PART // size))
+
+        def fill(part: int) -> None:
+            for number in range(*parts[part]):
+                self._fill(*wanted[number], whole[number * size : (number + 1) * size])
+
+        if len(parts) == 1:
+            fill(0)
+        else:
+            parallel(fill, len(parts), blas=False)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name not in ("_file", "_offsets")}

@@ -2,7 +2,8 @@
 
 An ordinary NumPy array cannot be copied to a GPU in the background: the driver first has to copy it into
 memory that does not move ("pinned"). A feeder does that itself, into buffers it keeps: two of them for every
-kind of array, so that the host fills one while the copy from the other may still be under way.
+kind of array, so that the host fills one while the copy from the other may still be under way. What lies in
+memory that `host_empty` gave is copied from where it is.
 
 A big array goes to one of two device buffers on a stream of the feeder's own, which takes part in no step, so
 that batch k + 1 crosses the bus under step k. A small one, labels say, goes straight along the compute lane,
@@ -12,7 +13,8 @@ in line with the steps, which costs fewer calls than it could save time.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,36 @@ from ..common.checks import unmasked
 from ..common.devices import Device
 from .lanes import StreamLanes, copy_async
 
+_pinned: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # by their id
 SMALL = 64 * 1024  # bytes that cross a PCIe 3 bus in about 5 us, no longer than the calls of the other way
+
+
+def host_empty(device: Device) -> Callable[[int, Any], np.ndarray]:
+    """Return what allocates arrays (count, dtype) of the host that a `Feeder` copies from where they lie.
+
+    A feeder holds such an array, or the view of it that it was given, until its copy is done: whoever writes
+    it anew must know that nobody does. For a device of the host it is `numpy.empty`.
+    """
+    if device.kind != "cuda":
+        return np.empty
+
+    def empty(count: int, dtype: Any) -> np.ndarray:
+        with device.activate():
+            memory = device.xp.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
+        array = np.frombuffer(memoryview(memory), dtype, count)  # views of it hold the array itself
+        _pinned[id(array)] = array
+        return array
+
+    return empty
+
+
+def _is_pinned(value: np.ndarray | None) -> bool:
+    """Tell whether an array is one of `host_empty`, or a view of one."""
+    while isinstance(value, np.ndarray):
+        if _pinned.get(id(value)) is value:
+            return True
+        value = value.base
+    return False
 
 
 class Feeder:
@@ -70,7 +101,7 @@ class Feeder:
         name : str
             What it is; arrays of one name share two buffers.
         value : array (n, ...)
-            May be changed as soon as this returns.
+            May be changed as soon as this returns, unless it is of `host_empty`.
         capacity : int
             The most rows an array of this name will have.
 
@@ -97,7 +128,7 @@ class Feeder:
             Lanes see the new values in whatever they are given from now on.
         value : array of the same shape
             Of any dtype that NumPy casts to the target's without a change of kind. May be changed as soon as
-            this returns.
+            this returns, unless it is of `host_empty`.
 
         Raises
         ------
@@ -138,13 +169,18 @@ class Feeder:
             ring.current.released.record(compute)
             ring.current.was_released = True
         slot = ring.next()
-        slot.fill(value)
+        source = slot.pinned.ptr
+        if value.dtype == dtype and value.flags.c_contiguous and _is_pinned(value):
+            slot.borrow(value)
+            source = value.ctypes.data
+        else:
+            slot.fill(value)
         view = slot.array[: len(value)]
         small = view.nbytes <= SMALL
         stream = compute if small else self._stream
         if slot.was_released and not small:
             stream.wait_event(slot.released)
-        self._copy(stream, view.data.ptr, slot.pinned.ptr, view.nbytes)
+        self._copy(stream, view.data.ptr, source, view.nbytes)
         slot.copied.record(stream)
         if not small:
             compute.wait_event(slot.copied)
@@ -193,11 +229,18 @@ class _Slot:
         self.copied = cuda.Event(block=True, disable_timing=True)
         self.released = cuda.Event(disable_timing=True)
         self.used = self.was_released = False
+        self.borrowed: np.ndarray | None = None
+
+    def borrow(self, value: np.ndarray) -> None:
+        """Hold an array while it is copied in the place of the pinned buffer."""
+        if self.used:
+            self.copied.synchronize()
+        self.used, self.borrowed = True, value
 
     def fill(self, value: np.ndarray) -> None:
         if self.used:
             self.copied.synchronize()
-        self.used = True
+        self.used, self.borrowed = True, None
         np.copyto(self.host[: len(value)] if value.ndim else self.host, value, casting="same_kind")
 
 

@@ -24,6 +24,7 @@ from ..common.text import reason
 from ..data import Loader
 from ..network.network import Network
 from ..plan.buffers import Metrics
+from ..plan.feed import host_empty
 from ..plan.plan import Plan
 from . import learning
 from . import resume as resuming
@@ -176,6 +177,7 @@ class Trainer(RunState):
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
         how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
+        how["empty"] = host_empty(self.devices[0])
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
             if self.log.mirror is not None:

@@ -217,7 +217,7 @@ def test_a_net_trains_from_them_as_from_the_files_and_goes_on(prepared, tmp_path
 def test_a_reduced_alexnet_learns_photographs(tmp_path):
     data.prepare(PHOTOS, tmp_path / "out", size=76, workers=2)
     run = pcn.train(
-        reduced(10, 67, 0.25), tmp_path / "out", out=tmp_path / "run", epochs=8, batch_size=32, lr=0.01,
+        reduced(10, 67, 0.25), tmp_path / "out", out=tmp_path / "run", epochs=24, batch_size=32, lr=0.01,
         init="he", augment={"crop": 67, "mirror": True, "pca": 0.1}, devices="cpu", progress=False,
     )  # fmt: skip
     losses = [record["train_loss"] for record in run.history]

@@ -10,7 +10,8 @@ from test_streams import lanes_of
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.plan.feed import SMALL, Feeder
+from pyconvnet.data.loader import _Buffers
+from pyconvnet.plan.feed import SMALL, Feeder, host_empty
 from pyconvnet.plan.lanes import StreamLanes
 from pyconvnet.plan.tasks import Task
 
@@ -158,6 +159,58 @@ def test_a_buffer_used_too_early_is_found(machine, monkeypatch, bug):
         except Race:
             found += 1
     assert found >= (1 if bug == "pinned" else 10)
+
+
+def from_a_loaders_memory(device, feeder, lanes, steps=8):
+    """Sums what is staged from memory that is used again when nobody holds it."""
+    buffers = _Buffers((BIG,), np.dtype(np.float32), host_empty(device))
+    total, places = device.zeros((2, BIG)), set()
+    for step in range(steps):
+        batch = buffers.empty(2)
+        batch[...] = np.random.default_rng(step).standard_normal(batch.shape)
+        places.add(batch.ctypes.data)
+        view = feeder.stage("images", batch[: 1 + step % 2], 2)
+        del batch
+        with lanes.active(0):
+            ops.add(total[: len(view)], view, beta=1.0, out=total[: len(view)])
+    lanes.synchronize()
+    return device.to_numpy(total), len(places)
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_memory_of_the_loader_is_copied_from_where_it_lies(machine, monkeypatch, bug):
+    """And not used again before it has been copied; without the hold on it the sums are wrong."""
+    import pyconvnet.plan.feed as feeding
+
+    rows = [np.random.default_rng(step).standard_normal((2, BIG)).astype(np.float32) for step in range(8)]
+    want = np.zeros((2, BIG), np.float32)
+    for step, row in enumerate(rows):
+        want[: 1 + step % 2] += row[: 1 + step % 2]
+    if bug:
+        borrow = feeding._Slot.borrow
+
+        def forgetful(self, value):
+            borrow(self, value)
+            self.borrowed = None
+
+        monkeypatch.setattr(feeding._Slot, "borrow", forgetful)
+    monkeypatch.setattr(feeding._Slot, "fill", lambda *_: pytest.fail("copied on the host"))
+    wrong = 0
+    for seed in range(10):
+        m = machine(seed=seed)
+        lanes = lanes_of(m, (0,))
+        try:
+            got, places = from_a_loaders_memory(m.device(), Feeder(m.device(), lanes), lanes)
+            wrong += not np.allclose(got, want, atol=1e-5)
+            assert places <= 3
+        except Race:
+            wrong += 1
+    assert wrong > 0 if bug else wrong == 0
+
+
+def test_on_the_host_memory_is_numpys():
+    assert host_empty(devices.cpu()) is np.empty
+    assert host_empty(devices.emulator()) is np.empty
 
 
 def test_feeders_memory(machine):
