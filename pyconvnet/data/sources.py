@@ -15,7 +15,6 @@ from .digits import Digits
 from .files import ImageFiles, file_list, read_csv
 from .folder import ImageFolder, class_folders
 from .ilsvrc import is_ilsvrc, open_ilsvrc
-from .map_style import map_style
 from .matching import check_pair, check_reading
 from .shards import TRAIN, VALIDATION, Shards, is_prepared, read_manifest
 
