@@ -178,6 +178,8 @@ def test_every_cost_gets_a_new_head():
     assert (new.parameters["fc4.bias"] == np.float32(0.1)).all()
     assert moved(new, model) == {"fc4.weight", "fc4.bias", "side.weight"}
     assert new.network["frozen"].layer.frozen
+    net.configure("fc4", frozen=True)
+    assert not with_new_head(model, list("xyz"), True, 7).network["fc4"].layer.frozen
 
 
 WRONG = [
