@@ -15,7 +15,7 @@ from ..common.files import write_atomically
 from ..common.text import cut, reason
 
 _FORMAT = 1
-KEY = "pyconvnet"
+_KEY = "pyconvnet"
 _CHECKSUM = "pyconvnet_crc32"
 
 
@@ -39,7 +39,7 @@ def write_file(path: str | Path, header: Mapping[str, Any], tensors: Mapping[str
     from safetensors.numpy import save as serialise
 
     text = json.dumps({"format": _FORMAT, **header})
-    data = serialise(dict(tensors), {KEY: text, _CHECKSUM: str(_crc(text, tensors))})
+    data = serialise(dict(tensors), {_KEY: text, _CHECKSUM: str(_crc(text, tensors))})
     return write_atomically(path, data)
 
 
@@ -64,16 +64,16 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise FileNotFoundError(f"load: no such file: {path}") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
-    if KEY not in metadata:
+    if _KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
     with damage(path, "has damaged metadata"):
-        header = json.loads(metadata[KEY])
+        header = json.loads(metadata[_KEY])
         version = header["format"]
     if version != _FORMAT:
         raise CheckpointError(
             f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
-    if metadata.get(_CHECKSUM) != str(_crc(metadata[KEY], tensors)):
+    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
         raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
     return header, tensors
 
