@@ -15,7 +15,7 @@ from ..common.files import write_atomically
 from ..common.text import cut, reason
 
 _FORMAT = 1
-KEY = "pyconvnet"
+_KEY = "pyconvnet"
 _CHECKSUM = "pyconvnet_crc32"
 _TYPES = {"<f8": ("F64", 8), "<f4": ("F32", 4), "<f2": ("F16", 2)}  # of parameters, momenta, sums
 
@@ -66,6 +66,8 @@ def _serialise(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     yield head
     for name in order:
         yield tensors[name].reshape(-1).view(np.uint8).data
+    data = serialise(dict(tensors), {_KEY: text, _CHECKSUM: str(_crc(text, tensors))})
+    return write_atomically(path, data)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -111,15 +113,19 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if KEY not in metadata:
+    if _KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
     with damage(path, "has damaged metadata"):
-        header = json.loads(metadata[KEY])
+        header = json.loads(metadata[_KEY])
         version = header["format"]
     if version != _FORMAT:
         raise CheckpointError(
             f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
     return header
+    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
+        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
+    return header, tensors
 
 
 def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:

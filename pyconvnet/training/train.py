@@ -252,9 +252,9 @@ def train(
                 mean = None
             settings = make_settings(network, given, augment, saved, train_set)
             settings.mean = mean
-            settings.told = told(
-                network, loaded.network if new_head and saved is None else None, train_set.classes
-            )
+            if new_head or freeze is not None:
+                before = loaded.network if new_head and saved is None else None
+                settings.told = told(network, before, train_set.classes)
             settings.validation, settings.images = share, train_set.reading
             if validation is None and validation_set is None and given["schedule"] is None and saved is None:
                 train_set, validation_set = _hold_out(train_set, settings)

@@ -256,6 +256,9 @@ REFUSED = {
     "an even window": (lambda g: g.add("LRN", ["c"], "l", size=4), "size must be odd, got 4"),
     "a constant": (
         lambda g: g.add("Add", ["x", g.array("f", np.ones((3, 1, 1)))], "l"), "adds a constant to what is"),
+    "a bias for one of two": (
+        lambda g: g.add("Sum", [g.add("Add", ["c", g.array("f", np.ones((4, 1, 1)))], "b"), "c"], "l"),
+        r"'b' \(Add\): it adds a constant to what is not a product without bias"),
     "a bias along the rows": (
         lambda g: g.add("Add", ["c", g.array("f", np.ones(6))], "l"), r"of shape \(6,\), where \(4, 1, 1\)"),
     "a reshape": (

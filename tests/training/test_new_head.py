@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from support import foreign
 from support.networks import everything
 from support.runs import events, go, same_bits, toy, toys
 
@@ -147,6 +149,25 @@ def test_words_and_names_for_layers():
     assert frozen(with_rates(net, ["c2"], None)) == ["c1", "c2"]
 
 
+def test_torchvisions_net_learns_other_classes(tmp_path):
+    """From its file to a run: its mean, scale and crop stay, and go out again with the new head."""
+    save_file(foreign.torchvision_state(np.random.default_rng(1)), tmp_path / "a.safetensors")
+    model = pcn.load(tmp_path / "a.safetensors")
+    images = np.random.default_rng(2).integers(0, 256, (8, 256, 256, 3), dtype=np.uint8)
+    data = pcn.ArrayDataset(images, np.arange(8) % 2, classes=["cat", "dog"])
+    how = {"new_head": True, "freeze": "conv", "epochs": 1, "batch_size": 4, "validation": False}
+    run = go(tmp_path / "run", model, data, **how)
+    assert run.model.preprocessing.to_dict() == model.preprocessing.to_dict()
+    np.testing.assert_array_equal(run.model.preprocessing.mean, model.preprocessing.mean)
+    assert moved(run.model, model) == {f"fc{i}.{part}" for i in (6, 7, 8) for part in ("weight", "bias")}
+    back = pcn.load(pcn.export(run, tmp_path / "b.safetensors", "pytorch"))
+    assert back.classes == ["cat", "dog"]
+    ours = foreign.logits(run.model, images)
+    np.testing.assert_allclose(foreign.logits(back, images), ours, rtol=1e-4, atol=1e-5)
+    larger = pcn.ArrayDataset(np.pad(images, ((0, 0), (0, 4), (0, 0), (0, 0))), np.arange(8) % 2)
+    assert go(tmp_path / "c", model, larger, **how).model.preprocessing.image_shape == (260, 256, 3)
+
+
 def test_every_cost_gets_a_new_head():
     net = everything(5)
     model = pcn.Model(net, dict(net.initial(1)), pcn.Preprocessing((12, 11, 3)), list("abcde"))
@@ -157,6 +178,8 @@ def test_every_cost_gets_a_new_head():
     assert (new.parameters["fc4.bias"] == np.float32(0.1)).all()
     assert moved(new, model) == {"fc4.weight", "fc4.bias", "side.weight"}
     assert new.network["frozen"].layer.frozen
+    net.configure("fc4", frozen=True)
+    assert not with_new_head(model, list("xyz"), True, 7).network["fc4"].layer.frozen
 
 
 WRONG = [

@@ -11,12 +11,13 @@ from typing import BinaryIO
 import numpy as np
 
 from ...common.text import reason
-from ..checkpoint_file import KEY, CheckpointError
+from ..checkpoint_file import CheckpointError
 from ..model import Model
 from . import description
 from .draft import NotInstalledError
 from .options import Options
 
+_CHECKPOINT = "pyconvnet"  # what the metadata of our own files hold
 _ZIP = b"PK\x03\x04"
 _OLD_PTH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # PyTorch before 1.6: its pickled magic number
 _IR_VERSIONS = range(1, 100)
@@ -88,7 +89,7 @@ def is_checkpoint(path: Path) -> bool:
         if kind_of(path) != "safetensors":
             return False
         with safe_open(path, framework="numpy") as file:
-            return KEY in (file.metadata() or {})
+            return _CHECKPOINT in (file.metadata() or {})
     except Exception:  # whatever is wrong, reading it tells what
         return True
 
