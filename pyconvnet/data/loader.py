@@ -273,20 +273,19 @@ class _Buffers:
 
 
 def _idle(buffers: list[np.ndarray]) -> np.ndarray | None:
-    """Return a buffer of which there are no views, if there is one."""
-    for buffer in buffers:
-        if sys.getrefcount(buffer) <= _REFERENCES:
+    """Return a buffer of which there are no views, if there is one: a view holds a reference to it."""
+    for buffer, count in zip(buffers, _references(buffers), strict=True):
+        if count <= _OWN_REFERENCES:
             return buffer
     return None
 
 
-def _references_when_idle() -> int:
-    """Return the references that `_idle` finds to a buffer without views: this Python's own."""
-    return max(sys.getrefcount(buffer) for buffer in [np.empty(1)])
+def _references(buffers: list[np.ndarray]) -> list[int]:
+    return [sys.getrefcount(buffer) for buffer in buffers]
 
 
 _KEPT = 16  # buffers of a loader: more are held by somebody who keeps the batches
-_REFERENCES = _references_when_idle()
+_OWN_REFERENCES = _references([np.empty(1)])[0]  # of a list, and what this Python adds in counting
 
 
 def _check_share(share: Any) -> tuple[int, int]:

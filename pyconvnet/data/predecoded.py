@@ -23,6 +23,8 @@ class Predecoded(Dataset):
     file, which the system's page cache keeps as far as memory goes.
     """
 
+    decodes = False
+
     def __init__(self, path: Path, source: Dataset, skipped: dict[str, str]):
         self.path = path
         self.name = source.name

@@ -115,6 +115,39 @@ def test_unreadable_files_are_left_out_counted_and_named(damaged, tmp_path, caps
     assert "cat/3.jpg: not an image file" in said
 
 
+def test_every_kind_of_file_is_right(tmp_path):
+    """Modes and formats, beside `load_image`, which tests/data/test_images.py compares with Pillow."""
+    folder = tmp_path / "f" / "a"
+    folder.mkdir(parents=True)
+    photo = mk.photo(3, 40, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(folder / "turned.jpg", exif=exif)
+    for mode in ("L", "CMYK"):
+        photo.convert(mode).save(folder / f"{mode}.jpg")
+    for mode in ("RGBA", "LA", "P", "1", "L"):
+        photo.convert(mode).save(folder / f"{mode}.png")
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54).save(folder / "16.png")
+    frames = [mk.photo(i, 30, 40) for i in range(3)]
+    for name in ("moving.gif", "moving.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    train, _ = data.prepare(tmp_path / "f", tmp_path / "out", **HOW)
+    assert (len(train), train.refused) == (11, {})
+    for index, name in enumerate(train.files):
+        np.testing.assert_array_equal(train.read([index])[0], data.load_image(tmp_path / "f" / name, 24))
+
+
+@pytest.mark.skipif(not (mk.SHARED / "odd-images").is_dir(), reason="no photographs here")
+def test_odd_files_are_right_or_refused_by_name(tmp_path):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "odd").symlink_to(mk.SHARED / "odd-images")
+    train, _ = data.prepare(tmp_path / "f", tmp_path / "out", **HOW)
+    assert sorted(train.refused) == ["odd/empty.jpg", "odd/truncated_jpeg.jpg"]
+    assert len(train) == 18
+    for index, name in enumerate(train.files):
+        np.testing.assert_array_equal(train.read([index])[0], data.load_image(tmp_path / "f" / name, 24))
+
+
 def test_without_a_readable_image_there_is_an_error(tmp_path):
     root = mk.image_folder(tmp_path / "f", count=1)
     for path in root.rglob("*.jpg"):
@@ -306,6 +339,30 @@ def test_a_disk_that_fills_up_after_some_shards(tree, tmp_path, monkeypatch):
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == kept
     data.prepare(tree, tmp_path / "whole", **HOW)
     assert bits(tmp_path / "whole") == bits(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_real_file_system_that_is_full(tree, tmp_path):
+    """A small one in memory, where the system lets us mount it; larger, it is filled to the end."""
+    out = tmp_path / "small"
+    out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        for workers in (0, 2):
+            with pytest.raises(OSError, match=r"No space left on device: '.*train-0000\d\.images") as caught:
+                data.prepare(tree, out, **{**HOW, "workers": workers})
+            assert caught.value.errno == errno.ENOSPC
+            assert (out / "train-00000.images").stat().st_size == 4 * 24 * 24 * 3
+        subprocess.run(["mount", "-o", "remount,size=8m", str(out)], check=True)
+        kept = (out / "train-00000.images").stat().st_mtime_ns
+        data.prepare(tree, out, **HOW)
+        assert (out / "train-00000.images").stat().st_mtime_ns == kept
+        data.prepare(tree, tmp_path / "whole", **HOW)
+        assert bits(tmp_path / "whole") == bits(out)
+    finally:
+        subprocess.run(["umount", str(out)], check=False)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
