@@ -42,7 +42,7 @@ def write_file(path: str | Path, header: Mapping[str, Any], tensors: Mapping[str
     """
     text = json.dumps({"format": _FORMAT, **header})
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    return write_atomically(path, _serialise(arrays, {KEY: text, _CHECKSUM: str(_crc(text, arrays))}))
+    return write_atomically(path, _serialise(arrays, {_KEY: text, _CHECKSUM: str(_crc(text, arrays))}))
 
 
 def _serialise(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterable[Any]:
@@ -66,8 +66,6 @@ def _serialise(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
     yield head
     for name in order:
         yield tensors[name].reshape(-1).view(np.uint8).data
-    data = serialise(dict(tensors), {_KEY: text, _CHECKSUM: str(_crc(text, tensors))})
-    return write_atomically(path, data)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -92,7 +90,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
     header = _header(path, metadata)
-    if metadata.get(_CHECKSUM) != str(_crc(metadata[KEY], tensors)):
+    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
         raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
     return header, tensors
 
@@ -112,7 +110,6 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if KEY not in metadata:
     if _KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
     with damage(path, "has damaged metadata"):
@@ -123,9 +120,6 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
     return header
-    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
-        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
-    return header, tensors
 
 
 def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -44,7 +44,8 @@ class Held:
     """The disk, on which every write of a training state after the first waits to be let go."""
 
     def __init__(self, monkeypatch):
-        self.go, self.count, self.inside, self.most = threading.Event(), 0, 0, 0
+        self.go, self.second = threading.Event(), threading.Event()
+        self.count = self.inside = self.most = 0
         real = module.resuming.write
 
         def write(*args):
@@ -52,6 +53,7 @@ class Held:
             self.inside += 1
             self.most = max(self.most, self.inside)
             if self.count > 1:
+                self.second.set()
                 assert self.go.wait(60)
             real(*args)
             self.inside -= 1
@@ -67,6 +69,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, in_bac
         if trainer.step == 1:
             whole.update(trainer.plan.get_parameters())
         if trainer.step == 3:  # steps 1, 2 have been taken while it was under way: nothing waited
+            assert disk.second.wait(60)
             assert disk.count == 2
             assert checkpoint.read(tmp_path / "last.safetensors")[1]["step"] == 0
             disk.go.set()
