@@ -58,15 +58,15 @@ class ArchivedFiles(ImageFiles):
         number = {place: i for i, place in enumerate(places)}
         self._places = [str(place) for place in places]
         self._where = np.array([(number[p], m.offset, m.size) for p, m in members], np.int64).reshape(-1, 3)
-        self._names = [member.name for _, member in members]
         self.files = [f"{place.name}/{member.name}" for place, member in members]
         self._stats = self._where[:, 2:]
 
     def _load(self, index: int) -> np.ndarray:
         place, offset, size = map(int, self._where[index])
         path = self._places[place]
+        name = self.files[index].removeprefix(f"{os.path.basename(path)}/")
         if offset < 0:
-            return self._decoded(os.path.join(path, self._names[index]))
+            return self._decoded(os.path.join(path, name))
         try:
             with naming(path), open(path, "rb", buffering=0) as file:
                 if size > 8 * check_max_pixels("load_image", self.max_pixels):
@@ -78,7 +78,7 @@ class ArchivedFiles(ImageFiles):
                 raise ValueError("image: the archive ends within it")
             return self._decoded(content)
         except ValueError as error:
-            raise ValueError(f"{path}/{self._names[index]}: {str(error).removeprefix('image: ')}") from None
+            raise ValueError(f"{path}/{name}: {str(error).removeprefix('image: ')}") from None
 
 
 def members(path: Path) -> Iterator[Member]:

@@ -341,6 +341,30 @@ def test_a_disk_that_fills_up_after_some_shards(tree, tmp_path, monkeypatch):
     assert bits(tmp_path / "whole") == bits(tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_a_real_file_system_that_is_full(tree, tmp_path):
+    """A small one in memory, where the system lets us mount it; larger, it is filled to the end."""
+    out = tmp_path / "small"
+    out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        for workers in (0, 2):
+            with pytest.raises(OSError, match=r"No space left on device: '.*train-0000\d\.images") as caught:
+                data.prepare(tree, out, **{**HOW, "workers": workers})
+            assert caught.value.errno == errno.ENOSPC
+            assert (out / "train-00000.images").stat().st_size == 4 * 24 * 24 * 3
+        subprocess.run(["mount", "-o", "remount,size=8m", str(out)], check=True)
+        kept = (out / "train-00000.images").stat().st_mtime_ns
+        data.prepare(tree, out, **HOW)
+        assert (out / "train-00000.images").stat().st_mtime_ns == kept
+        data.prepare(tree, tmp_path / "whole", **HOW)
+        assert bits(tmp_path / "whole") == bits(out)
+    finally:
+        subprocess.run(["umount", str(out)], check=False)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_output_that_cannot_be_written(tree, tmp_path):
     (tmp_path / "out").mkdir(mode=0o555)
