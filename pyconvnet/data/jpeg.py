@@ -19,7 +19,7 @@ from ..common.checks import one_of
 FAST, PILLOW = "libjpeg-turbo", "pillow"
 SCANS = 20  # of `max_pixels` pixels: what a progressive file's scans may visit; photographs have ten or so
 _START = b"\xff\xd8\xff"
-_MOST_BYTES = 1 << 30  # of a file that is read as a whole
+_MOST_BYTES = 1 << 28  # of a file that is read as a whole; of longer ones Pillow reads what it needs
 _PLAIN = {"RGB": ("YCbCr", "RGB"), "L": ("Gray", "GRAY")}  # mode -> simplejpeg's name of the file's, and ours
 
 
