@@ -157,6 +157,8 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         nargs="?",
         help="digits, cifar10, a folder of class folders, a prepared or CIFAR-10 folder, .npz, or .csv of "
         "path,label",
+        help="digits, cifar10, a folder of class folders, a prepared folder, a CIFAR-10 folder, .npz, or "
+        ".csv of path,label",
     )
     sub.add_argument("--data", dest="data_option", metavar="DATA", help="the same")
     sub.add_argument(

@@ -171,7 +171,7 @@ def fitted_pixels(
 
 
 def in_colour(grey: np.ndarray, channels: int) -> np.ndarray:
-    """Return grey (h, w, 1) in every channel; `numpy.repeat` takes ten times as long."""
+    """Return grey (h, w, 1) in every channel; `numpy.repeat` is slow at that."""
     out = np.empty((*grey.shape[:2], channels), grey.dtype)
     for channel in range(channels):
         out[..., channel] = grey[..., 0]

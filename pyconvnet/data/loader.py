@@ -121,7 +121,8 @@ class Loader:
         self.drop_last = bool(drop_last)
         self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
-        self._buffers = _Buffers(dataset.image_shape, dataset.dtype, empty)
+        # One that is filled, those read ahead, one in use, two on their way to a GPU.
+        self._buffers = _Buffers(dataset.image_shape, dataset.dtype, empty, self.prefetch + 4)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -243,7 +244,7 @@ class _Buffers:
     """Memory for batches, used again when nobody holds an array of it any more.
 
     The system gives memory of this size page by page, zeroed, and takes it back when it is free: for 25 MB
-    that takes as long as filling it.
+    that takes as long as filling it. `most` are kept: where there are more, somebody keeps the batches.
     """
 
     def __init__(
@@ -251,8 +252,9 @@ class _Buffers:
         image_shape: tuple[int, int, int],
         dtype: np.dtype,
         allocate: Callable[[int, Any], np.ndarray] = np.empty,
+        most: int = 6,
     ):
-        self._shape, self._dtype, self._allocate = image_shape, dtype, allocate
+        self._shape, self._dtype, self._allocate, self._most = image_shape, dtype, allocate, most
         self._all: list[np.ndarray] = []
         self._lock = threading.Lock()
 
@@ -267,7 +269,7 @@ class _Buffers:
                 buffer = None
             if buffer is None:
                 buffer = self._allocate(size, self._dtype)
-                if len(self._all) < _KEPT:
+                if len(self._all) < self._most:
                     self._all.append(buffer)
         return buffer[:size].reshape(shape)
 
@@ -284,7 +286,6 @@ def _references(buffers: list[np.ndarray]) -> list[int]:
     return [sys.getrefcount(buffer) for buffer in buffers]
 
 
-_KEPT = 16  # buffers of a loader: more are held by somebody who keeps the batches
 _OWN_REFERENCES = _references([np.empty(1)])[0]  # of a list, and what this Python adds in counting
 
 

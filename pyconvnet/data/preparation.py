@@ -202,8 +202,10 @@ def _write_set(writer: _Writer, workers: int | None, bar: Any) -> dict[str, Any]
     image_sum = np.zeros(dataset.image_shape, np.int64)
     product_sum = np.zeros((dataset.image_shape[2],) * 2, np.int64)
     with contextlib.ExitStack() as stack:
-        run = map if workers == 0 else stack.enter_context(Jobs(writer, workers)).run
-        for note, sums in run(writer, range(count)) if workers == 0 else run(range(count)):
+        results = map(writer, range(count))
+        if workers:
+            results = stack.enter_context(Jobs(writer, workers)).run(range(count))
+        for note, sums in results:
             notes[note["shard"]] = note
             if sums is not None:
                 image_sum += sums[0]
@@ -222,6 +224,7 @@ def _write_set(writer: _Writer, workers: int | None, bar: Any) -> dict[str, Any]
     result = {
         "key": writer.key,
         "images": len(kept),
+        "left_out": len(left_out),
         "refused": refused,
         "shards": shards,
         "labels": _file(out / f"{which}-labels.npy", labels.getvalue()),

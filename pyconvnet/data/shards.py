@@ -141,7 +141,8 @@ class Shards(Dataset):
         wanted = list(zip(shards.tolist(), ((indices - self._starts[shards]) * size).tolist(), strict=True))
         if len(wanted) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
             for shard, place in wanted:
-                os.posix_fadvise(self._file(shard).fileno(), place, size, os.POSIX_FADV_WILLNEED)
+                file = self._file(shard)  # held: another thread's may be the one that is kept open
+                os.posix_fadvise(file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
         parts = ranges(len(wanted), -(-_PART // size))
 
         def fill(part: int) -> None:

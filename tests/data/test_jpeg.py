@@ -1,6 +1,7 @@
 """JPEG files by libjpeg-turbo: the pixels Pillow makes of them, and what is left to Pillow."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from support import make_files as mk
 
 from pyconvnet import data
 from pyconvnet.data import jpeg, load_image
+from pyconvnet.training.train import _data
 
 FAST, PILLOW = jpeg.FAST, jpeg.PILLOW
 pytestmark = pytest.mark.skipif(jpeg.library() is None, reason="simplejpeg is not installed")
@@ -121,6 +123,16 @@ def test_the_decoder_is_part_of_what_a_dataset_is(tmp_path):
         assert held_out.decoder == name
     with pytest.raises(ValueError, match="decoder must be"):
         data.ImageFolder(root, 32, decoder="libjpeg")
+
+
+def test_a_run_begun_before_there_was_a_choice_goes_on_with_pillow(tmp_path):
+    root = mk.image_folder(tmp_path / "f")
+    images = {"size": [32, 32], "channels": 3, "on_error": "skip", "max_pixels": 10**8}
+    model = SimpleNamespace(preprocessing=SimpleNamespace(image_shape=(32, 32, 3)))
+    for told, decoder in (({}, PILLOW), ({"decoder": FAST}, FAST), ({"decoder": PILLOW}, PILLOW)):
+        saved = model, {"options": {"images": {**images, **told}, "seed": 0}}
+        train, held_out, _ = _data(str(root), str(root), None, saved, {})
+        assert train.decoder == held_out.decoder == decoder
 
 
 def test_without_simplejpeg_pillow_decodes(tmp_path, monkeypatch):

@@ -100,6 +100,7 @@ def test_unreadable_files_are_left_out_counted_and_named(damaged, tmp_path, caps
     train, _ = data.prepare(damaged, tmp_path / "out", **HOW)
     assert list(train.refused) == ["bee/1.jpg", "cat/3.jpg"]
     assert "truncated" in train.refused["bee/1.jpg"]
+    assert train.manifest["sets"]["train"]["left_out"] == 2
     whole = data.ImageFolder(damaged / "train", 24)
     kept = [i for i, name in enumerate(whole.files) if name not in train.refused]
     np.testing.assert_array_equal(train.read(np.arange(13)), whole.read(kept))

@@ -108,7 +108,10 @@ def test_many_threads_and_processes_read_at_once(prepared):
     shards, folder = Shards(prepared / "out"), data.ImageFolder(prepared / "photos" / "train", 24)
     want, wrong = folder.read(np.arange(30)), []
 
+    meet = threading.Barrier(6)
+
     def read(seed):
+        meet.wait(60)  # so that all of them open the first file
         for i in np.random.default_rng(seed).integers(0, 30, (50, 6)):
             wrong.append(not np.array_equal(shards.read(i), want[i]))
 
