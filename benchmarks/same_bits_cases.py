@@ -78,6 +78,8 @@ def losses(path: Path) -> list[dict[str, Any]]:
     if not kept:
         raise RuntimeError(f"{path.name} holds no loss")
     return [{k: v for k, v in r.items() if k not in _TIMES} for r in kept]
+    timing = ("time", "times", "images_per_second")
+    return [{k: v for k, v in r.items() if k not in timing} for r in kept]
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import threading
 import numpy as np
 import pytest
 from safetensors.numpy import save as library_save
-from support.runs import events, go, same_bits, same_model
+from support.runs import events, go, same_bits, same_model, toys
 
 import pyconvnet as pcn
+from pyconvnet.cli.main import main
 from pyconvnet.common import files
 from pyconvnet.trained import checkpoint, checkpoint_file
 from pyconvnet.training import checkpoints as module
@@ -85,7 +86,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, in_bac
     written = [e["step"] for e in events(tmp_path, "checkpoint")]
     assert written[:2] == [0, 1]
     assert written[-1] == 4
-    assert all(e["seconds"] > 0 for e in events(tmp_path, "checkpoint"))
+    assert all(e["seconds"] >= 0 for e in events(tmp_path, "checkpoint"))
 
 
 def test_one_at_a_time_and_the_same_bits(tmp_path, monkeypatch, in_background):
@@ -192,6 +193,21 @@ def test_a_run_that_ends_unsaved_says_so_and_keeps_its_model(tmp_path, monkeypat
     same_bits(go(tmp_path / "whole").out, tmp_path / "run")
 
 
+def test_the_command_line_tells_of_it(tmp_path, monkeypatch, capsys):
+    def do(trainer):
+        if trainer.step == 1:
+            trainer.checkpoints.wait()
+            refuse(monkeypatch, errno.ENOSPC)
+
+    at_steps(monkeypatch, do)
+    typed = ["train", *toys(tmp_path), "--epochs", "1", "--quiet", "--device", "cpu", "--validation", "0.5"]
+    with pytest.warns(RuntimeWarning, match="no checkpoint at step"):
+        assert main([*typed, "--batch-size", "5", "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("pyconvnet: [Errno 28] No space left on device")
+    assert "step 0's is whole in" in told
+
+
 @posix
 def test_a_real_limit_in_the_middle_of_a_write(tmp_path, monkeypatch):
     """The system takes the first 4,000 bytes of each file, as a disk that fills up does."""
@@ -282,3 +298,25 @@ def test_usr2_while_one_is_being_written_is_not_forgotten(tmp_path, monkeypatch,
     go(tmp_path, data=None, batch_size=10)
     asked = [e["step"] for e in events(tmp_path, "checkpoint") if e["reason"] == "signal"]
     assert asked == [2, 8]
+
+
+def test_memory_of_a_written_checkpoint_serves_the_next(tmp_path, monkeypatch):
+    """And none that a model still to be written, or the one returned, has."""
+    seen, real = [], module.resuming.write
+
+    def write(path, model, state, momenta, *rest):
+        seen.append((id(model.parameters["fc2.weight"]), id(momenta["fc2.weight"])))
+        real(path, model, state, momenta, *rest)
+
+    monkeypatch.setattr(module.resuming, "write", write)
+    run = go(tmp_path, checkpoint_batches=2)
+    assert len(set(seen)) == 1 < len(seen)
+    assert not run.model.parameters["fc2.weight"].flags.writeable
+    assert id(run.model.parameters["fc2.weight"]) != seen[0][0]
+
+
+def test_without_validation_the_end_of_an_epoch_is_saved_once(tmp_path):
+    go(tmp_path, checkpoint_batches=1, epochs=2, validation=False)
+    told = [(e["step"], e["reason"]) for e in events(tmp_path, "checkpoint")]
+    assert len({step for step, _ in told}) == len(told)
+    assert told[-1] == (10, "epoch")
