@@ -12,7 +12,7 @@ takes longer.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling.hardware import GPUS
 
@@ -235,6 +235,8 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
         of the limit.
     """
     loop, tile = newest(row)["loop"], tile_of(row)
+    if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
+        product = replace(product, rows=product.cols, cols=product.rows)
     tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
     units = unit_cycles(tile, loop, l2)
