@@ -49,8 +49,8 @@ def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int
     """The list of tiles with the model's efficiencies, and (stem, percent in `text`, the model's) of each.
 
     A tile's is that of its loop over the fastest one's of its kind: FFMA; TF32 and bf16 by mma.sync; by
-    wgmma. Lines within a tenth of it stay as they are: other choices of kernels are other bits. Lines of
-    ROWS stay: memory bounds them.
+    wgmma, and by wgmma of weights. Lines within a tenth of it stay as they are: other choices of kernels are
+    other bits. Lines of ROWS stay: memory bounds them.
     """
     stems, lines = predictions.by_stem(kernels), LINE.findall(text)
     percents: dict[str, int] = {}
@@ -64,7 +64,8 @@ def costs(kernels: list[dict], text: str) -> tuple[str, list[tuple[str, int, int
 
 
 def _kind(line: tuple[str, str, str, str]) -> str:
-    return line[1].partition("_")[2]  # of FPROP_TILE, say
+    kind = line[1].partition("_")[2]  # of FPROP_TILE, say
+    return line[1] if line[1].startswith("WGRAD_WGMMA") else kind
 
 
 def disagreements(rows: list[dict]) -> list[dict]:

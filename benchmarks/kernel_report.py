@@ -38,7 +38,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # what is installed comes first
-from report import compare, compiler, loops, measure, objects, occupancy, predictions, render, sass
+from report import compare, compiler, loops, measure, objects, occupancy, predictions, render, sass, tiles
 from report.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +110,7 @@ def code(nvcc: str, cuobjdump: str | None, files: list[Path], archs: list[str], 
 def _table(rows: list[dict], failures: list[str]) -> tuple[list[dict], list[str]]:
     """A row per kernel with what each architecture made of it, and failures, with those that spill."""
     names = compiler.demangle(sorted({row["symbol"] for row in rows}))
+    lines = {tile.stem: tile.threads for tile in tiles.TILES}  # a kernel with __maxnreg__ does not say
     table: dict[tuple[str, str, str], dict] = {}
     failures = list(failures)
     for row in sorted(rows, key=lambda row: int(row["arch"].rstrip("a"))):  # as tables show them
@@ -124,6 +125,8 @@ def _table(rows: list[dict], failures: list[str]) -> tuple[list[dict], list[str]
             {"family": row["family"], "stem": row["stem"], "kernel": kernel, "threads": None, "arch": {}},
         )
         made["threads"] = row.get("threads") or made["threads"]
+        if "WgmmaTile<" in kernel:
+            made["threads"] = lines[row["stem"]]
         made["arch"][row["arch"]] = {
             "registers": row.get("registers", 0),
             "shared": row.get("shared", 0),

@@ -12,7 +12,7 @@ takes longer.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling.hardware import GPUS
 
@@ -247,6 +247,9 @@ def predict_tile(
         ``step_cycles`` with all resident blocks at work (a block's share), ``bound``; ``us`` and ``percent``
         of the limit.
     """
+    loop, tile = newest(row)["loop"], tile_of(row)
+    if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
+        product = replace(product, rows=product.cols, cols=product.rows)
     tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
     units = unit_cycles(tile, loop, l2)

@@ -27,6 +27,11 @@ class Tile:
         path.write_text(f'#include "{self.header}"\n\nnamespace pcn {{\n{self.line}\n}}  // namespace pcn\n')
         return path
 
+    @property
+    def threads(self) -> int:
+        """Threads of a block, as the line says."""
+        return int(self.line.split(",")[1])
+
 
 def _tile(line: str, direction: str, kind: str, stem: str) -> Tile:
     before = "hopper/" if kind.startswith("WGMMA") else "mma_" if kind.startswith("MMA") else ""

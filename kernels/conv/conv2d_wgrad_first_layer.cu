@@ -9,7 +9,8 @@
 // 3 or 4, C <= 4, K divisible by 4, any filter, any padding.
 // What runs on images as they are: ops.conv2d_wgrad called by hand, a plan with fuse=False. Other plans keep
 // their images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads
-// end in conv2d_wgrad_tile96 (fp32), conv2d_wgrad_mma96x128 (tf32) or conv2d_wgrad_mma96x128_bf16 (bf16).
+// end in conv2d_wgrad_tile96 (fp32), conv2d_wgrad_mma96x128 (tf32) or, in bf16, conv2d_wgrad_wgmma256x96_bf16 on compute
+// capability 9.0 and conv2d_wgrad_mma96x128_bf16 on others.
 #include "conv/space_to_depth.h"
 
 namespace pcn {
@@ -33,6 +34,7 @@ template <>
 const conv::Candidate<Conv2dWgradFn<Bf16>>& product<Bf16>(const Conv2dShape& to) {
   static const conv::Candidate<Conv2dWgradFn<Bf16>> candidates[] = {
       {conv2d_wgrad_generic_traits, conv2d_wgrad_generic<Bf16>},
+#define PCN_WGRAD_WGMMA_BF16(stem, ...) {stem##_traits, stem},
 #define PCN_WGRAD_MMA_BF16(stem, ...) {stem##_traits, stem},
 #include "conv/tiles.inc"
   };

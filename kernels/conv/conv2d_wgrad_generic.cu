@@ -36,6 +36,9 @@ cudaError_t conv2d_wgrad_generic(float* dw, float* db, const E* dy, const E* x, 
   return conv::wgrad<Tile, 1>("conv2d_wgrad_generic", dw, db, dy, x, shape, workspace, stream);
 }
 
+// For hopper/wgrad.h.
+template cudaError_t conv::wgrad_finish(const char*, float*, float*, const Conv2dShape&, void*,
+                                        const conv::GemmGrid&, cudaStream_t);
 template cudaError_t conv2d_wgrad_generic(float*, float*, const float*, const float*, const Conv2dShape&,
                                           void*, cudaStream_t);
 template cudaError_t conv2d_wgrad_generic(float*, float*, const Bf16*, const Bf16*, const Conv2dShape&, void*,

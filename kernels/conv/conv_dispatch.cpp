@@ -80,6 +80,7 @@ KernelTable<Conv2dWgradRow<float>> conv2d_wgrad_kernels<float>() {
 template <>
 KernelTable<Conv2dWgradRow<Bf16>> conv2d_wgrad_kernels<Bf16>() {
   static const Conv2dWgradRow<Bf16> rows[] = {
+#define PCN_WGRAD_WGMMA_BF16(stem, ...) PCN_ROW(stem),
 #define PCN_WGRAD_MMA_BF16(stem, ...) PCN_ROW(stem),
 #include "conv/tiles.inc"
       PCN_ROW_OF(Bf16, conv2d_wgrad_first_layer),

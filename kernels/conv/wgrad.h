@@ -91,11 +91,12 @@ WgradArgs<E> wgrad_args(float* dw, float* db, const E* dy, const E* x, const Con
           wgrad_piece(shape, db != nullptr)};
 }
 
-// After the product: adds its pieces, where there are several.
-inline cudaError_t wgrad_finish(const char* stem, float* dw, float* db, const Conv2dShape& shape,
-                                void* workspace, const GemmGrid& grid, cudaStream_t stream) {
+// After the product: adds its pieces, where there are several. (A template that hopper/wgrad.h does not instantiate.)
+template <class Out>
+cudaError_t wgrad_finish(const char* stem, Out* dw, Out* db, const Conv2dShape& shape, void* workspace,
+                         const GemmGrid& grid, cudaStream_t stream) {
   if (grid.splits == 1) return cudaSuccess;
-  return add_pieces(stem, dw, static_cast<const float*>(workspace), Epilogue<float>{},
+  return add_pieces(stem, dw, static_cast<const float*>(workspace), Epilogue<Out>{},
                     static_cast<int>(wgrad_piece(shape, false)), shape.k, grid.splits, shape.aligned != 0,
                     stream, db);
 }

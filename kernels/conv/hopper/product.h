@@ -53,24 +53,33 @@ inline WindowCorners window_corners(const Conv2dShape& s) {
           {(s.q - 1) * s.stride_w - s.pad_w - (s.w - 1), (s.p - 1) * s.stride_h - s.pad_h - (s.h - 1)}};
 }
 
-// What the instructions and maps take: extents of 16 bytes, windows that an im2col map can walk, groups of whole steps.
+// Whether a map can walk the windows.
+inline bool windows_fit(const Conv2dShape& s) {
+  if (single_pixels(s)) return true;
+  const WindowCorners corners = window_corners(s);
+  for (const int* corner : {corners.lower, corners.upper})
+    for (int i = 0; i < 2; ++i)
+      if (corner[i] < -128 || corner[i] > 127) return false;
+  return s.stride_w <= 8 && s.stride_h <= 8 && s.r <= 256 && s.s <= 256;
+}
+
+// What the instructions and maps take: extents of 16 bytes, windows that an im2col map can walk.
 template <class T, class Side>
-bool wgmma_supports(const Conv2dShape& s) {
+bool wgmma_takes(const Conv2dShape& s) {
   using E = typename T::Element;
   const Precision precision = std::is_same<E, Bf16>::value ? Precision::kBf16 : Precision::kTf32;
   if (s.precision != precision || s.aligned == 0 || s.capability != 90) return false;
   const int group_channels = s.c / s.groups, group_columns = s.k / s.groups;
   if (group_channels % PER_ACCESS<E> != 0 || group_columns % PER_ACCESS<E> != 0) return false;
+  return windows_fit(s) && image_at_least(wgmma_kernel<T, Side, 4>, 90);
+}
+// And of groups whole steps.
+template <class T, class Side>
+bool wgmma_supports(const Conv2dShape& s) {
+  const int group_channels = s.c / s.groups;
   const WgmmaSteps steps = wgmma_steps<T, Side>(group_channels);
   if (s.groups > 1 && steps.chunks * steps.channels != group_channels) return false;
-  if (!single_pixels(s)) {
-    const WindowCorners corners = window_corners(s);
-    for (const int* corner : {corners.lower, corners.upper})
-      for (int i = 0; i < 2; ++i)
-        if (corner[i] < -128 || corner[i] > 127) return false;
-    if (s.stride_w > 8 || s.stride_h > 8 || s.r > 256 || s.s > 256) return false;
-  }
-  return image_at_least(wgmma_kernel<T, Side, 4>, 90);
+  return wgmma_takes<T, Side>(s);
 }
 
 template <class T, class Side>
@@ -94,20 +103,26 @@ template <class Out>
 constexpr TensorElement kResult =
     std::is_same<Out, Bf16>::value ? TensorElement::kBf16 : TensorElement::kFloat32;
 
+// Of rows of so many bytes.
+constexpr TensorSwizzle swizzle_of(int span) {
+  return span == 128 ? TensorSwizzle::k128 : span == 64 ? TensorSwizzle::k64 : TensorSwizzle::k32;
+}
+
 template <class E>
-cudaError_t map_pixels(TensorMap* map, const E* x, const Conv2dShape& s, int channels, int rows) {
+cudaError_t map_pixels(TensorMap* map, const E* x, const Conv2dShape& s, int channels, int rows,
+                       TensorSwizzle swizzle) {
   const uint64_t item = sizeof(E), c = s.c, w = s.w, h = s.h, n = s.n;
   const uint32_t channels_ = channels, rows_ = rows;
   if (single_pixels(s)) {
     const uint64_t dim[] = {c, n * h * w}, stride[] = {c * item};
     const uint32_t box[] = {channels_, rows_};
-    return encode_tiled(map, x, kOperand<E>, 2, dim, stride, box, TensorSwizzle::k128);
+    return encode_tiled(map, x, kOperand<E>, 2, dim, stride, box, swizzle);
   }
   const uint64_t dim[] = {c, w, h, n}, stride[] = {c * item, w * c * item, h * w * c * item};
   const WindowCorners corners = window_corners(s);
   const uint32_t steps[] = {1, static_cast<uint32_t>(s.stride_w), static_cast<uint32_t>(s.stride_h), 1};
   return encode_im2col(map, x, kOperand<E>, dim, stride, corners.lower, corners.upper, channels_, rows_,
-                       steps, TensorSwizzle::k128);
+                       steps, swizzle);
 }
 
 // The layer's w[filters][R][S][channels], of which a load takes one tap. Backward, the layer's filters are the channels
@@ -121,10 +136,7 @@ cudaError_t map_filters(TensorMap* map, const E* w, const Conv2dShape& s, int ch
   const uint64_t dim[] = {c, s_, r, k}, stride[] = {pixel, s_ * pixel, r * s_ * pixel};
   const uint32_t step = channels, row = SPAN / sizeof(E);
   const uint32_t box[] = {FORWARD ? step : row, 1, 1, FORWARD ? T::BN : step};
-  constexpr TensorSwizzle SWIZZLE = SPAN == 128  ? TensorSwizzle::k128
-                                    : SPAN == 64 ? TensorSwizzle::k64
-                                                 : TensorSwizzle::k32;
-  return encode_tiled(map, w, kOperand<E>, 4, dim, stride, box, SWIZZLE);
+  return encode_tiled(map, w, kOperand<E>, 4, dim, stride, box, swizzle_of(SPAN));
 }
 
 // Columns and groups are dimensions of their own, so that a tile ends where its group does.
@@ -159,7 +171,7 @@ cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* fi
   args.steps = static_cast<int>(extent.depth / steps.channels);
   args.piece_steps = static_cast<int>(grid.chunk / steps.channels);
   args.work = static_cast<int>(grid.tiles * grid.splits);
-  cudaError_t status = map_pixels(&args.pixels, pixels, shape, steps.channels, T::BM);
+  cudaError_t status = map_pixels(&args.pixels, pixels, shape, steps.channels, T::BM, TensorSwizzle::k128);
   if (status == cudaSuccess) status = map_filters<T, Side>(&args.filters, filters, shape, steps.channels);
   if (status == cudaSuccess)
     status = pieces ? map_outputs(&args.out, static_cast<float*>(workspace), extent.rows, shape.k,

@@ -1,6 +1,7 @@
 // The tile of a convolution on sm_90a, out[m, n] = sum_k pixels[m, k] filters[n, k], which all conv2d_*_wgmma*
 // kernels share. Operands are Bf16, or float multiplied as TF32. At stride 1 dgrad is such a convolution, too: of dy,
-// with filters turned round, whose channels have become the columns (Backward below).
+// with filters turned round, whose channels have become the columns (Backward below). In wgrad filters and pixels have
+// changed places (Weights in hopper/wgrad.h): rows are weights, columns filters, and the reduction runs over pixels.
 //
 // A block stays and takes one tile after the other (persistent). Its warps have roles. One thread, the producer,
 // brings both operands by TMA into a ring of STAGES steps of up to 128 bytes along the reduction: pixels through an
@@ -20,7 +21,7 @@
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
 //
-// Device code, for 90a alone; kernels include it through hopper/fprop.h and hopper/dgrad.h.
+// Device code, for 90a alone; kernels include it through hopper/fprop.h, dgrad.h and wgrad.h.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
@@ -37,6 +38,12 @@ struct WgmmaTile {
   static constexpr int BM = BM_, BN = BN_, BK = BK_, STAGES = STAGES_;
   static constexpr int ROW_BYTES = 128, WARPGROUP = 128, CONSUMERS = 2;
   static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
+  // A thread's at first, and what three threads, one of each warpgroup, make of theirs. 512 would be all; the 32 that are
+  // left take a warp of the update (sgd_momentum_beside), without which no parameter is updated during backward. (__launch_bounds__ would give all.)
+  static constexpr int REGISTERS = 160, PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 224;
+  static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (CONSUMERS + 1) * REGISTERS &&
+                    (CONSUMERS + 1) * REGISTERS + 32 <= 512,
+                "of 16384 a quarter of a multiprocessor has");
   static constexpr int PARTS = BM / (64 * CONSUMERS);  // of 64 rows, which a consumer has
   static constexpr int A_BYTES = BM * ROW_BYTES, STAGE_BYTES = (BM + BN) * ROW_BYTES;
   static constexpr int STORE_BYTES = 64 * ROW_BYTES, STORES = 2;  // what a consumer's outputs pass through
@@ -44,7 +51,7 @@ struct WgmmaTile {
       1024 + std::size_t{STAGES} * STAGE_BYTES + CONSUMERS * STORES * STORE_BYTES;
   static_assert(BK * sizeof(E) == ROW_BYTES, "a step is a row of the swizzle");
   static_assert(PARTS >= 1 && BM == PARTS * 64 * CONSUMERS && BN % 8 == 0 && BN <= 256, "shapes of wgmma");
-  static_assert(PARTS * BN <= 256, "sums that fit into the registers");
+  static_assert(PARTS * BN <= 384, "sums that fit into the registers");
   static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
   static_assert(SHARED_BYTES + 16 * STAGES <= 227 * 1024, "what a block may have");
 
@@ -54,12 +61,12 @@ struct WgmmaTile {
   template <class Out>
   static constexpr int STORE_COLUMNS = BN % WHOLE<Out> == 0 ? WHOLE<Out> : WHOLE<Out> / 4 * 3;
   static_assert(BN % STORE_COLUMNS<E> == 0 && BN % STORE_COLUMNS<float> == 0, "columns of 128 or 96 bytes");
-  // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction. FILTERS: how b lies.
-  template <Major FILTERS>
+  // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction. A, B: how they lie.
+  template <Major A, Major B>
   static __device__ __forceinline__ void product(float (&d)[BN / 2], uint64_t a, uint64_t b, int accumulate) {
-    static_assert(FILTERS == Major::kK || std::is_same<E, Bf16>::value, "TF32 is K-major");
+    static_assert((A == Major::kK && B == Major::kK) || std::is_same<E, Bf16>::value, "TF32 is K-major");
     if constexpr (std::is_same<E, Bf16>::value)
-      wgmma_m64k16_bf16<BN, Major::kK, FILTERS>(d, a, b, accumulate);
+      wgmma_m64k16_bf16<BN, A, B>(d, a, b, accumulate);
     else
       wgmma_m64k8_tf32<BN>(d, a, b, accumulate);
   }
@@ -67,16 +74,20 @@ struct WgmmaTile {
 
 // What a launch is told; the maps are made by the host.
 struct WgmmaArgs {
-  TensorMap pixels;   // (channels, W, H, N), im2col; or (channels, pixels)
-  TensorMap filters;  // (channels of a group, S, R, filters), as the layer has them
-  TensorMap out;      // (columns of a group, groups, rows, pieces)
+  // pixels   (channels, W, H, N), im2col; or (channels, pixels)
+  // filters  (channels of a group, S, R, filters), as the layer has them
+  // out      (columns of a group, groups, rows, pieces)
+  // Weights: pixels of x; filters (filters, pixels), which is dy; out (rows, columns of a group, groups, pieces)
+  TensorMap pixels, filters, out;
   const float* bias;  // or null; Forward
   const void* mask;   // like out, or null; Backward
+  float* sums;        // of dy, or null; Weights
+  long long piece;    // floats from a piece's sums to the next one's; Weights
   Conv2dShape shape;  // of the convolution that is computed
   int single;         // filters of one pixel: the map of pixels is tiled
   int pieces;         // the results are float and incomplete
   int relu;
-  int chunks, channels;          // steps a filter tap, channels a step
+  int chunks, channels;          // steps a filter tap, channels a step; Weights: blocks a tap
   int rows, m_tiles, n_tiles;    // outputs and tiles of a group
   int steps, piece_steps, work;  // of the reduction, of a piece of it; tiles of all groups and pieces
 };
@@ -119,6 +130,32 @@ struct OutputPlace {
 };
 
 // ---- what fprop and dgrad have each for itself: how filters come into shared memory, what becomes of a sum
+template <class T, class Side>
+struct TapSteps;
+
+// What they have in common. Rows are pixels: K-major, 128 bytes each.
+struct PixelRows {
+  static constexpr Major A_MAJOR = Major::kK;
+  // What a descriptor has more from a product of a step to the next: 32 bytes.
+  template <class T>
+  static constexpr int A_PRODUCT = 2;
+  template <class T>
+  static __device__ __forceinline__ uint64_t a_descriptor(uint32_t address) {
+    return wgmma_descriptor(address);
+  }
+  // Of the producer's other three warps: how many give stages back, and what they do.
+  template <class T>
+  static __device__ __forceinline__ int helpers(const WgmmaArgs&) {
+    return 0;
+  }
+  template <class T>
+  static __device__ __forceinline__ void help(const WgmmaArgs&, WgmmaBarriers<T>&, unsigned char*) {}
+  // What becomes of a consumer's sums: wgmma_store below.
+  template <class T, class Finish>
+  static __device__ __forceinline__ void store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
+                                               const WgmmaWork& work, int warpgroup, unsigned char* buffers,
+                                               int& turn, Finish& finish);
+};
 
 // The bias of a tile's columns, and ReLU.
 template <class T>
@@ -143,14 +180,15 @@ struct BiasAndRelu {
 };
 
 // Columns are filters. In shared memory a row is a filter's 128 bytes along the reduction: K-major.
-struct Forward {
+struct Forward : PixelRows {
   static constexpr Major MAJOR = Major::kK;
   static constexpr bool NARROW = true;  // whether steps of 96 bytes are compiled
   template <class T>
   static constexpr int SPAN = T::ROW_BYTES;
   template <class T>
-  static constexpr int PRODUCT =
-      2;  // what a descriptor has more from a product of a step to the next: 32 bytes
+  static constexpr int PRODUCT = 2;  // as A_PRODUCT
+  template <class T>
+  using Steps = TapSteps<T, Forward>;
   template <class T>
   using Finish = BiasAndRelu<T>;
 
@@ -205,7 +243,7 @@ struct ReluMask {
 // (r, s) is the layer's (R - 1 - r, S - 1 - s). w[k][r][s][c] is not transposed for it. In shared memory a row has as
 // many columns as the swizzle has room for, 64, 32 or 16, of one k: MN-major. Blocks of such rows, one for each k of
 // the step, lie one behind the other.
-struct Backward {
+struct Backward : PixelRows {
   static constexpr Major MAJOR = Major::kMN;
   static constexpr bool NARROW = false;
   template <class T>
@@ -218,6 +256,8 @@ struct Backward {
   static constexpr int BLOCK_BYTES = T::BK * SPAN<T>;
   template <class T>
   static constexpr int PRODUCT = 16 * SPAN<T> / 16;  // 16 rows
+  template <class T>
+  using Steps = TapSteps<T, Backward>;
   template <class T>
   using Finish = ReluMask<T>;
 
@@ -237,35 +277,51 @@ struct Backward {
   }
 };
 
+// The steps of a tile of pixels: a filter's taps, of each its channels.
+template <class T, class Side>
+struct TapSteps {
+  const WgmmaArgs& args;
+  const WgmmaWork& work;
+  int w, h, n, chunk, tap_w, tap_h;
+  __device__ __forceinline__ TapSteps(const WgmmaArgs& args_, const WgmmaWork& work_)
+      : args(args_), work(work_) {
+    const Conv2dShape& s = args.shape;
+    const int q = work.m0 % s.q, np = work.m0 / s.q, tap = work.begin / args.chunks;
+    w = q * s.stride_w - s.pad_w, h = np % s.p * s.stride_h - s.pad_h, n = np / s.p;
+    chunk = work.begin % args.chunks, tap_w = tap % s.s, tap_h = tap / s.s;
+  }
+  __device__ __forceinline__ void load(unsigned char* a, uint64_t* full) const {
+    const int group_channels = args.shape.c / args.shape.groups;
+    const int c = chunk * args.channels, channel = work.group * group_channels + c;
+    if (args.single != 0)
+      tma_load_2d(a, &args.pixels, full, channel, work.m0);
+    else
+      tma_load_im2col_4d(a, &args.pixels, full, channel, w, h, n, static_cast<uint16_t>(tap_w),
+                         static_cast<uint16_t>(tap_h));
+    Side::template load<T>(args, work, a + T::A_BYTES, full, c, tap_w, tap_h);
+  }
+  __device__ __forceinline__ void advance() {
+    if (++chunk == args.chunks) {
+      chunk = 0;
+      if (++tap_w == args.shape.s) tap_w = 0, ++tap_h;
+    }
+  }
+};
+
 // The producer: the steps of all the block's tiles, as fast as stages fall empty.
 template <class T, class Side, int KS>
 __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
                                               unsigned char* stages) {
-  const Conv2dShape& s = args.shape;
-  const int group_channels = s.c / s.groups;
   RingPlace<T> place;
   for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
     const WgmmaWork work = wgmma_work<T>(args, index);
-    const int q = work.m0 % s.q, np = work.m0 / s.q;
-    const int w = q * s.stride_w - s.pad_w, h = np % s.p * s.stride_h - s.pad_h, n = np / s.p;
-    int chunk = work.begin % args.chunks, tap = work.begin / args.chunks;
-    int tap_w = tap % s.s, tap_h = tap / s.s;
+    typename Side::template Steps<T> steps(args, work);
     for (int step = work.begin; step < work.end; ++step) {
       mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
       uint64_t* full = &barriers.full[place.stage];
       mbarrier_arrive_expect_tx(full, KS * 32 * (T::BM + T::BN));
-      unsigned char* a = stages + place.stage * T::STAGE_BYTES;
-      const int c = chunk * args.channels, channel = work.group * group_channels + c;
-      if (args.single != 0)
-        tma_load_2d(a, &args.pixels, full, channel, work.m0);
-      else
-        tma_load_im2col_4d(a, &args.pixels, full, channel, w, h, n, static_cast<uint16_t>(tap_w),
-                           static_cast<uint16_t>(tap_h));
-      Side::template load<T>(args, work, a + T::A_BYTES, full, c, tap_w, tap_h);
-      if (++chunk == args.chunks) {
-        chunk = 0;
-        if (++tap_w == s.s) tap_w = 0, ++tap_h;
-      }
+      steps.load(stages + place.stage * T::STAGE_BYTES, full);
+      steps.advance();
       place.advance();
     }
   }
@@ -332,14 +388,26 @@ __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (
   }
 }
 
+template <class T, class Finish>
+__device__ __forceinline__ void PixelRows::store(const WgmmaArgs& args,
+                                                 const float (&acc)[T::PARTS][T::BN / 2],
+                                                 const WgmmaWork& work, int warpgroup, unsigned char* buffers,
+                                                 int& turn, Finish& finish) {
+  if constexpr (std::is_same<typename T::Element, Bf16>::value) {
+    if (args.pieces == 0) return wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn, finish);
+  }
+  wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn, finish);
+}
+
 // A consumer: multiplies what has landed, one step behind in giving stages back, and stores.
 template <class T, class Side, int KS>
 __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
                                               unsigned char* stages) {
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
   constexpr int ROWS = 64 * T::ROW_BYTES / 16;  // 64 rows, in the units of a descriptor
-  const uint64_t ring = wgmma_descriptor(shared_address(stages));
-  const uint64_t filters = Side::template descriptor<T>(T::A_BYTES) - wgmma_descriptor(0);  // addresses add
+  const uint64_t ring = Side::template a_descriptor<T>(shared_address(stages));
+  const uint64_t filters =
+      Side::template descriptor<T>(T::A_BYTES) - Side::template a_descriptor<T>(0);  // addresses add
   unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[stage]);
@@ -358,8 +426,9 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
       PCN_UNROLL_ON_DEVICE
       for (int ks = 0; ks < KS; ++ks) PCN_UNROLL_ON_DEVICE
       for (int part = 0; part < T::PARTS; ++part)
-        T::template product<Side::MAJOR>(acc[part], a + part * ROWS + 2 * ks,
-                                         b + Side::template PRODUCT<T> * ks, ks > 0 || step > work.begin);
+        T::template product<Side::A_MAJOR, Side::MAJOR>(
+            acc[part], a + part * ROWS + Side::template A_PRODUCT<T> * ks, b + Side::template PRODUCT<T> * ks,
+            ks > 0 || step > work.begin);
       wgmma_commit();
       wgmma_wait<1>();
       if (step > work.begin) release(before);
@@ -370,20 +439,14 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
     finish.begin(work.m0 + warpgroup * T::PARTS * 64);  // while the last products are made
     wgmma_wait<0>(acc);
     release(before);
-    if constexpr (std::is_same<typename T::Element, Bf16>::value) {
-      if (args.pieces == 0) {
-        wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn, finish);
-        continue;
-      }
-    }
-    wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn, finish);
+    Side::template store<T>(args, acc, work, warpgroup, buffers, turn, finish);
   }
   if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
 }
 
-// Side: Forward or Backward. KS: products of 32 bytes a step, 4 or 3.
+// Side: Forward, Backward or, of hopper/wgrad.h, Weights. KS: products of 32 bytes a step, 4 or 3.
 template <class T, class Side, int KS>
-__global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
+__global__ void __maxnreg__(T::REGISTERS) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
   WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();
   unsigned char* stages = dynamic_shared<unsigned char>();
   stages += (1024 - (shared_address(stages) & 1023)) & 1023;
@@ -391,7 +454,8 @@ __global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_const
     PCN_UNROLL_ON_DEVICE
     for (int stage = 0; stage < T::STAGES; ++stage) {
       mbarrier_init(&barriers.full[stage], 1);
-      mbarrier_init(&barriers.empty[stage], T::CONSUMERS * T::WARPGROUP / 32);
+      mbarrier_init(&barriers.empty[stage],
+                    T::CONSUMERS * T::WARPGROUP / 32 + Side::template helpers<T>(args));
     }
     fence_mbarrier_init();
   } else if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) {
@@ -399,10 +463,13 @@ __global__ void __launch_bounds__(T::THREADS, 1) wgmma_kernel(const __grid_const
   }
   __syncthreads();
   if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP) {
-    setmaxnreg_dec<40>();
-    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) wgmma_produce<T, Side, KS>(args, barriers, stages);
+    setmaxnreg_dec<T::PRODUCER_REGISTERS>();
+    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP)
+      wgmma_produce<T, Side, KS>(args, barriers, stages);
+    else if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP + 32)
+      Side::template help<T>(args, barriers, stages);
   } else {
-    setmaxnreg_inc<232>();
+    setmaxnreg_inc<T::CONSUMER_REGISTERS>();
     wgmma_consume<T, Side, KS>(args, barriers, stages);
   }
 }

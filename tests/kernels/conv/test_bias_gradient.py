@@ -84,6 +84,8 @@ def fits(device):
     """Skips what a card without tensor cores does not have."""
 
     def check(kernel: str) -> None:
+        if "_wgmma" in kernel and capability(device) != 90:
+            pytest.skip("not a GPU of compute capability 9.0")
         if "_mma" in kernel and capability(device) < 80:
             pytest.skip("the GPU has no tensor cores")
 
@@ -123,7 +125,7 @@ def test_split_sums(op, case, kernel, precision, device, run_on, fits):
             scratch = Scratch(device)
             _, db = both(case, device, f"{kernel}/{splits}", precision, workspace=scratch)
             assert_close(db, expected, terms)
-            if "_mma" in kernel:
+            if "mma" in kernel:
                 assert sum(scratch.requests) == alone + (splits * case.w[0] * 4 if splits > 1 else 0)
 
 
@@ -147,7 +149,7 @@ def test_every_schedule_gives_the_same_bits(op, case, kernel, precision, schedul
     [
         row
         for row in rows(FEW)
-        if "_mma" not in row.values[2] and (row.values[3] == "fp32" or row.values[2].endswith("generic"))
+        if "mma" not in row.values[2] and (row.values[3] == "fp32" or row.values[2].endswith("generic"))
     ],
 )
 def test_rows_that_do_not_sum_have_the_bits_of_bias_backward(op, case, kernel, precision):
@@ -161,7 +163,7 @@ def test_every_row_is_among_the_cases():
     found = {row.values[2] for row in rows(FEW)}
     assert found == set(ext.conv2d_wgrad_table())
     always = {row.values[2] for row in rows(RAGGED, PRECISIONS[1:]) if is_representative(*row.values[1:3])}
-    assert {name for name in found if "_mma" in name} <= always
+    assert {name for name in found if "mma" in name} <= always
 
 
 # ---------------------------------------------------------------- what is summed

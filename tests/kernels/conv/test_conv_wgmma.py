@@ -2,14 +2,15 @@
 
 ``test_conv_bf16.py`` and ``test_masked_dgrad.py`` run them on the shapes of every row. Here are shapes for
 what they alone have: a ring that turns round within a tile and from tile to tile, steps of 96 and of 128
-bytes, groups as offsets of channels, maps; of dgrad filters across the reduction, in taps that go backwards.
+bytes, groups as offsets of channels, maps; of dgrad filters across the reduction, in taps that go backwards;
+of wgrad both operands across it, blocks of 16 and 64 channels, sums that leave transposed, dy's beside them.
 """
 
 import itertools
 
 import numpy as np
 import pytest
-from support.helpers import assert_close, same_bits
+from support.helpers import assert_close, filled_with_nan, same_bits
 from support.kernels.conv_problems import PLAIN, compute, kernels, problem, slow, table
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 from test_conv_bf16 import BF16, F32, assert_right
@@ -41,12 +42,24 @@ BACKWARD = [
     Conv("cropped", (2, 9, 7, 24), (64, 2, 3, 24), pad=((1, 2), (2, 3))),
     Conv("beyond_windows", (2, 6, 5, 48), (128, 4, 3, 24), pad=((5, 4), (3, 2)), groups=2),
 ]
+#: Of wgrad: taps that end within a tile, filters within a run of 32, and reductions that end within a step.
+GRADIENT = [
+    Conv("wide_blocks", (2, 6, 5, 256), (144, 3, 2, 128), pad=((1, 1), (0, 1)), groups=2),
+    Conv("ten_steps", (3, 14, 14, 32), (240, 3, 3, 16), pad=SAME1, groups=2),
+    Conv("strided_pixels", (5, 11, 17, 48), (40, 1, 1, 48), (2, 3)),
+    Conv("one_pixel_groups", (2, 7, 6, 48), (32, 1, 1, 24), groups=2),
+    Conv("groups_of_filters", (2, 7, 6, 96), (96, 5, 5, 16), pad=SAME2, groups=6),
+]
 NAMED = {case.name: case for case in [*CASES, *BACKWARD]}
 #: What the default run takes of what dgrad and TF32 share with fprop in bfloat16.
-DEFAULT = ("as_conv2", "rows_and_more", "rows_and_more_back", "beyond_windows", "one_pixel_filters")
+DEFAULT = (
+    "as_conv2", "rows_and_more", "rows_and_more_back", "beyond_windows", "one_pixel_filters",
+    "wide_blocks", "ten_steps", "strided_pixels",
+)  # fmt: skip
 #: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
 SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
 SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
+SEVERAL_GRADIENT = Conv("several_gradient", (65, 1, 1, 264), (12872, 1, 1, 264))
 ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
 NASTY = [("rev", "eager"), ("mix", "late"), ("mix", "rand")]
 
@@ -71,6 +84,16 @@ def backward(case: Conv, dev, kernel: str, masked: bool = False) -> None:
     p, mask = problem(case, BF16), relu_output(case.x, BF16)
     dx = compute("conv2d_dgrad", case, dev, kernel, BF16, mask=dev.asarray(mask) if masked else None)
     assert_right(dx, through_relu(p.dx, mask) if masked else p.dx, p.terms["conv2d_dgrad"])
+
+
+def gradient(case: Conv, dev, kernel: str, biased: bool = False) -> None:
+    """Compute a case's weight gradient, with the bias's or not, and compare with float64."""
+    p = problem(case, BF16)
+    db = filled_with_nan(dev, (case.w[0],)) if biased else None
+    dw = compute("conv2d_wgrad", case, dev, kernel, BF16, **({"bias_grad": db} if biased else {}))
+    assert_right(dw, p.dw, p.terms["conv2d_wgrad"])
+    if biased:
+        assert_right(dev.to_numpy(db), p.dy.astype(np.float64).sum((0, 1, 2)), p.terms["conv2d_wgrad"])
 
 
 def forward(case: Conv, dev, kernel: str, relu: bool = False) -> None:
@@ -166,12 +189,26 @@ def test_dgrad(case, kernel, device, run_on):
             backward(case, device, kernel)  # small as they are, most are cut into pieces
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    ("case", "kernel"), by_default(rows([*CASES, *GRADIENT, SEVERAL_GRADIENT], "conv2d_wgrad"))
+)
+def test_wgrad(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    with run_on(device):
+        gradient(case, device, f"{kernel}/1", biased=True)
+        if case is not SEVERAL_GRADIENT:
+            gradient(case, device, kernel)
+
+
 def with_orders() -> list:
     """Every order on small cases; the nasty ones, and where it is quick, on pieces and on the large one.
 
     Sanitized builds, whose checks hold for any order, take a few.
     """
-    forward, backward, some = "conv2d", "conv2d_dgrad", NASTY if PLAIN else NASTY[2:]
+    forward, backward, weights = "conv2d", "conv2d_dgrad", "conv2d_wgrad"
+    some = NASTY if PLAIN else NASTY[2:]
     found = [
         pytest.param(op, case, f"{kernel}/{pieces}", *order, id="-".join((row.id, str(pieces), *order)))
         for op, wanted, pieces, orders in (
@@ -183,14 +220,22 @@ def with_orders() -> list:
             (backward, NAMED["as_conv2"], 1, some),
             (backward, BACKWARD[0], 1, some),
             (backward, SEVERAL_BACKWARD, 1, NASTY[2:]),
+            (weights, GRADIENT[1], 1, ORDERS if PLAIN else NASTY),
+            (weights, GRADIENT[1], 2, some),
+            (weights, GRADIENT[0], 1, some),
+            (weights, SEVERAL_GRADIENT, 1, NASTY[2:]),
         )
         for row in rows([wanted], op)
         for order in orders
         for case, kernel in (row.values,)
     ]
-    first = {forward: ("as_conv2", "channels_of_96", SEVERAL.name), backward: ("as_conv2",)}
+    first = {
+        forward: ("as_conv2", "channels_of_96", SEVERAL.name),
+        backward: ("as_conv2",),
+        weights: ("wide_blocks",),
+    }
     return slow(found, unless=lambda op, case, _, *order: case.name in first[op] or (
-        op == forward and tuple(order) in NASTY
+        tuple(order) in NASTY and (op == forward or case is GRADIENT[1])
     ))  # fmt: skip
 
 
@@ -205,6 +250,10 @@ def test_the_kernels_take_every_case():
     for case in [*CASES, *BACKWARD, SEVERAL_BACKWARD]:
         others = case.name in ("strided", "channels_of_96")  # a stride; groups of 40 filters
         assert len(rows([case], "conv2d_dgrad")) == (0 if others else every)
+    every = sum("_wgmma" in name for name in table("conv2d_wgrad", BF16))
+    for case in [*CASES, *GRADIENT, SEVERAL_GRADIENT]:
+        others = case.name == "rows_and_more"  # 24 channels, 3x3
+        assert len(rows([case], "conv2d_wgrad")) == (0 if others else every)
 
 
 @pytest.mark.kernels
@@ -213,15 +262,20 @@ def test_every_order_gives_the_same_bits(op, case, kernel, order, asynchronous):
     """Copies, products and stores as early and as late as may be, whoever goes first."""
     dev, p = devices.emulator(), problem(case, BF16)
     options = {"mask": relu_output(case.x, BF16)} if op == "conv2d_dgrad" else {}
+    sums = [
+        {"bias_grad": filled_with_nan(dev, (case.w[0],))} if op == "conv2d_wgrad" else {} for _ in range(2)
+    ]
     try:
         dev.ext.configure(order=order, async_=asynchronous, seed=5)
         with ops.on(dev):
-            result = compute(op, case, dev, kernel, BF16, **options)
+            result = compute(op, case, dev, kernel, BF16, **options, **sums[0])
             dev.ext.configure()
-            plain = compute(op, case, dev, kernel, BF16, **options)
+            plain = compute(op, case, dev, kernel, BF16, **options, **sums[1])
     finally:
         dev.ext.configure()
     assert same_bits(result, plain)
+    if op == "conv2d_wgrad":
+        assert same_bits(*(dev.to_numpy(s["bias_grad"]) for s in sums))
     expected = p.expected(op)
     assert_right(plain, through_relu(expected, options["mask"]) if options else expected, p.terms[op])
 
@@ -229,15 +283,18 @@ def test_every_order_gives_the_same_bits(op, case, kernel, order, asynchronous):
 @pytest.mark.kernels
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 @pytest.mark.parametrize(
-    ("case", "kernel"), [*rows([CASES[1]]), *rows([CASES[1]], "conv2d_dgrad")]
+    ("case", "kernel"),
+    [*rows([CASES[1]]), *rows([CASES[1]], "conv2d_dgrad"), *rows([GRADIENT[1]], "conv2d_wgrad")],
 )
 def test_pieces(case, kernel, pieces, device, run_on):
-    """25 steps (of dgrad 50) in pieces: float sums leave by a map of their own, and are added."""
+    """25 steps, of dgrad 50, of wgrad 10, in pieces: floats leave by a map of their own, and are added."""
     if capability(device) != 90:
         pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         if "dgrad" in kernel:
             backward(case, device, f"{kernel}/{pieces}", masked=True)
+        elif "wgrad" in kernel:
+            gradient(case, device, f"{kernel}/{pieces}", biased=pieces > 2)
         else:
             forward(case, device, f"{kernel}/{pieces}", relu=True)
 
@@ -270,6 +327,25 @@ def test_a_group_of_filters_does_not_see_the_other(case, kernel, device, run_on)
     dx = device.to_numpy(dx).astype(np.float64)
     assert np.isfinite(dx[..., :48]).all()
     assert np.isnan(dx[..., 48:]).any()
+
+
+@pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]], "conv2d_wgrad"))
+def test_weights_of_a_group_do_not_see_the_other(case, kernel, device, run_on):
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    p = problem(case, BF16)
+    x, dy = p.x.copy(), p.dy.copy()
+    x[..., 48], dy[..., 127] = np.nan, np.nan  # next to each other's group
+    with run_on(device):
+        db = filled_with_nan(device, (256,))
+        arrays = (device.asarray(a) for a in (dy, x))
+        dw = ops.conv2d_wgrad(*arrays, case.w, kernel=kernel, bias_grad=db, **case.options)
+    bad = np.isnan(device.to_numpy(dw))
+    assert bad[127].all()
+    assert not bad[:127].any()
+    assert bad[128:, 1:-1, 1:-1, 0].all()
+    assert not bad[128:, :, :, 1:].any()
+    assert np.flatnonzero(np.isnan(device.to_numpy(db))).tolist() == [127]
 
 
 # ---------------------------------------------------------------- what they take
@@ -334,12 +410,28 @@ def test_limits_of_dgrad():
         assert back((2, 9, 9, 16), (filters, 3, 3, 16))
 
 
+def test_limits_of_wgrad():
+    def weights(x, w, **options):
+        return taken(x, w, "conv2d_wgrad", **options)
+
+    x, w = (2, 40, 40, 16), (16, 3, 3, 16)
+    assert weights(x, w)
+    assert weights(x, w, stride=8)
+    assert not weights(x, w, stride=9)
+    assert not weights(x, w, pad=((129, 0), (0, 0)))
+    assert not weights(x, (12, 3, 3, 16))
+    # A block must not have two taps.
+    for channels, whole in ((8, False), (16, True), (24, False), (48, True), (64, True), (72, False)):
+        assert weights((2, 9, 9, 2 * channels), (16, 1, 2, channels), groups=2) == whole
+        assert weights((2, 9, 9, 2 * channels), (16, 1, 1, channels), groups=2)
+
+
 @pytest.mark.parametrize(
     ("card", "wgmma"), [("80", False), ("89", False), ("90", True), ("100", False), ("120", False)]
 )
 def test_other_cards_take_portable_rows(monkeypatch, card, wgmma):
     monkeypatch.setenv("PYCONVNET_EMULATOR_CAPABILITY", card)
-    for op in ("conv2d", "conv2d_dgrad"):
+    for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad"):
         names = kernels(op, CASES[2], precision="bf16")
         assert any("_wgmma" in name for name in names) == wgmma
         assert any("_mma" in name for name in names)
@@ -350,7 +442,7 @@ def test_alexnet_runs_on_them(monkeypatch):
     from support.kernels.conv_shapes import alexnet_convs
 
     for batch in (128, 1024):
-        for op in ("conv2d", "conv2d_dgrad"):
+        for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad"):
             chosen = {
                 case.name: kernels(op, case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]
             }
@@ -359,7 +451,8 @@ def test_alexnet_runs_on_them(monkeypatch):
 
 @pytest.mark.parametrize("case", [*RAGGED_CONVS, *RAGGED_OF_EIGHT], ids=str)
 def test_other_precisions_do_not_take_them(case):
-    for op, others in (("conv2d", ("fp32", "fp32x3")), ("conv2d_dgrad", ("fp32", "tf32", "fp32x3"))):
+    every = ("fp32", "tf32", "fp32x3")
+    for op, others in (("conv2d", ("fp32", "fp32x3")), ("conv2d_dgrad", every), ("conv2d_wgrad", every)):
         for precision in others:
             assert not any("_wgmma" in name for name in kernels(op, case, precision=precision))
     for name in kernels("conv2d", case, precision="tf32"):

@@ -148,6 +148,7 @@ RAGGED_OF_EIGHT = [
     Conv("eight_many_channels", (1, 3, 3, 264), (8, 3, 3, 264), pad=_SAME1),
     Conv("eight_deep", (1, 4, 3, 8), (128, 3, 3, 8), pad=_SAME1),
     Conv("eight_many_images", (70, 2, 3, 16), (24, 2, 2, 16), pad=((1, 0), (0, 1))),
+    Conv("eight_many_pixels", (2, 19, 23, 16), (24, 2, 2, 16), pad=((0, 1), (1, 0))),
 ]
 
 RAGGED_LINEARS = [

@@ -1,6 +1,6 @@
 """Bugs for test_planted_bugs.py: the kernels for compute capability 9.0: ring, maps, stores."""
 
-TILE, HOST, DGRAD = (f"conv/hopper/{name}.h" for name in ("wgmma_tile", "product", "dgrad"))
+TILE, HOST, DGRAD, WGRAD = (f"conv/hopper/{name}.h" for name in ("wgmma_tile", "product", "dgrad", "wgrad"))
 SHAPES = (
     "test_conv_wgmma.py",
     "test_kernel and emulator and (as_conv2 or rows_and_more or strided) and 128x128",
@@ -46,8 +46,8 @@ BUGS = [
     ),
     (
         TILE,
-        "T::CONSUMERS * T::WARPGROUP / 32);",
-        "T::WARPGROUP / 32);",
+        "T::CONSUMERS * T::WARPGROUP / 32 + Side",
+        "T::WARPGROUP / 32 + Side",
         "a stage falls empty when one warpgroup has multiplied it",
         ORDERS,
         SMALL,
@@ -97,8 +97,8 @@ BUGS = [
     ),
     (
         TILE,
-        "a + part * ROWS + 2 * ks",
-        "a + part * ROWS + ks",
+        "Side::template A_PRODUCT<T> * ks",
+        "Side::template A_PRODUCT<T> / 2 * ks",
         "a product's operands half a product apart",
         SHAPES,
         SMALL,
@@ -237,8 +237,8 @@ BUGS = [
     ),
     (
         HOST,
-        "s.stride_w > 8 || s.stride_h > 8",
-        "s.stride_w > 9 || s.stride_h > 9",
+        "s.stride_w <= 8 && s.stride_h <= 8",
+        "s.stride_w <= 9 && s.stride_h <= 9",
         "steps that no map takes",
         LIMITS,
         SMALL,
@@ -294,4 +294,67 @@ BUGS += [
     (HOST, "TensorElement::kTf32;", "TensorElement::kFloat32;", "operands cut off", TF32, TF32_SMALL),
     (TILE, "wgmma_m64k8_tf32<BN>(d, a, b, accumulate)", "wgmma_m64k8_tf32<BN>(d, a, b, 1)",
      "sums that never begin", TF32, TF32_SMALL),
+]  # fmt: skip
+
+# ---- wgrad: both operands across the reduction, sums that leave transposed, dy's beside them
+_WEIGHTS = "test_wgrad and emulator and (as_conv2 or wide_blocks or ten_steps or strided_pixels)"
+WEIGHTS = ("test_conv_wgmma.py", f"{_WEIGHTS} and 256x96")
+WEIGHTS_ORDERS = ("test_conv_wgmma.py", "test_every_order and (ten_steps or wide_blocks) and 256x96")
+WEIGHTS_PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 256x96")
+WEIGHTS_LIMITS = ("test_conv_wgmma.py", "test_limits_of_wgrad")
+WEIGHTS_96 = ("conv2d_wgrad_wgmma256x96_bf16.cu",)
+BUGS += [
+    (WGRAD, plant, instead, what, tests, WEIGHTS_96)
+    for plant, instead, what, tests in (
+        # ---- operands
+        ("16 * A_SPAN / 16", "8 * A_SPAN / 16", "products of weights 8 pixels apart", WEIGHTS),
+        ("8 * A_SPAN, A_SPAN, A_BLOCK", "16 * A_SPAN, A_SPAN, A_BLOCK", "every other 8 pixels", WEIGHTS),
+        ("A_SPAN, A_BLOCK_BYTES<T>);", "A_SPAN, A_BLOCK_BYTES<T> / 2);", "blocks half as far apart", WEIGHTS),
+        ("shape, channels, T::BK, swizzle_of(2 * channels)", "shape, channels, T::BK, swizzle_of(128)",
+         "narrow blocks swizzled as wide ones", WEIGHTS),
+        ("s.c / s.groups % 64 == 0 ||", "s.c / s.groups % 16 == 0 ||", "blocks of two taps", WEIGHTS),
+        ("swizzle_of(SPAN)", "swizzle_of(2 * SPAN)", "dy swizzled as what is wider", WEIGHTS),
+        ("if (++x == s.s) x = 0, ++y;", "if (++x == s.s) ++y;", "taps that leave their filter", WEIGHTS),
+        ("? channel + at * Side::CHANNELS : s.c", "? channel : s.c", "the first channels for all", WEIGHTS),
+        ("chunk = block % args.chunks", "chunk = 0", "tiles that begin with a tap's first channels", WEIGHTS),
+        ("channel = work.group * (args.shape.c / args.shape.groups);", "channel = 0;",
+         "the first group's channels for all", WEIGHTS),
+        ("filter = work.group * (s.k / s.groups) + work.n0", "filter = work.n0", "one group's dy", WEIGHTS),
+        ("pixel += T::BK;", "pixel += T::BK / 2;", "pixels multiplied twice", WEIGHTS),
+        ("pixel(work_.begin * T::BK)", "pixel(0)", "pieces of the same pixels", WEIGHTS_PIECES),
+        ("np % s.p * s.stride_h", "np % s.p * s.stride_w", "rows of pixels as far apart as columns", WEIGHTS),
+        ("s.c / s.groups % 16 == 0) && wgmma", "s.c / s.groups % 8 == 0) && wgmma", "half blocks taken",
+         WEIGHTS_LIMITS),
+        # ---- the way out
+        ("(row / 4 ^ in_8) * 16", "(row / 4) * 16", "sums that are not swizzled", WEIGHTS),
+        ("place.row / RUN * HALF", "place.row / RUN * 0", "weights over those of the other half", WEIGHTS),
+        ("(c * RUN / 8 + j) * 4 + 2 * half + e", "(c * RUN / 8 + j) * 4 + 2 * e + half", "sums turned",
+         WEIGHTS),
+        ("written by threads\n        named_barrier_sync(1 + warpgroup, T::WARPGROUP);", "written by threads",
+         "weights stored that other warps have not written", WEIGHTS_ORDERS),
+        ("tma_store_wait_read<T::STORES - 1>();", "tma_store_wait_read<T::STORES>();",
+         "sums in a buffer that is being read", WEIGHTS_ORDERS),
+        ("buffer + HALF, m + RUN, work.n0", "buffer + HALF, m, work.n0",
+         "the second 32 weights over the first", WEIGHTS),
+        ("work.n0 + c * RUN, work.group, work.piece);\n          if",
+         "work.n0 + c * RUN, work.group, 0);\n          if",
+         "every piece of weights stored as the first", WEIGHTS_PIECES),
+        ("{row, filters * row, static_cast<uint64_t>(4 * piece)}",
+         "{row, filters * row, groups * filters * row}", "pieces without room for db", WEIGHTS_PIECES),
+        # ---- db
+        ("? T::BN / Backward::COLUMNS<T> : 0", "? T::BN / Backward::COLUMNS<T> - 1 : 0",
+         "filters without a warp", WEIGHTS),
+        ("at ^ (at / 128 % (SPAN / 16)) * 16", "at", "dy read as if it were not swizzled", WEIGHTS),
+        ("pixel = lane / PAIRS; pixel", "pixel = 0; pixel", "some pixels for all", WEIGHTS),
+        ("other = PAIRS; other < 32", "other = PAIRS; other < 16", "half of the lanes' sums", WEIGHTS),
+        ("        if (lane == 0) mbarrier_arrive(&barriers.empty[place.stage]);\n", "",
+         "a stage that sums keep", WEIGHTS),
+        ("work.piece * args.piece + work.group", "work.group", "all pieces' sums as the first's",
+         WEIGHTS_PIECES),
+        ("args.piece + work.group * (args.shape.k / args.shape.groups);", "args.piece;",
+         "every group's sums as the first's", WEIGHTS),
+        ("lane % 2 == 0 ? even : odd", "even", "every other filter's sum twice", WEIGHTS),
+        ("if (filter < args.shape.k", "if (filter <= args.shape.k", "a sum of the next group's filter",
+         WEIGHTS_ORDERS),
+    )
 ]  # fmt: skip
