@@ -67,17 +67,12 @@ def of_checkpoint(path: Path, prefix: str) -> str:
     return sha256(parts)
 
 
-#: What a record of the log says of its time.
-_TIMES = ("time", "images_per_second", "times")
-
-
 def losses(path: Path) -> list[dict[str, Any]]:
     """The records of losses and errors in a log, without times."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     kept = [record for record in records if record["event"] in ("train", "validation")]
     if not kept:
         raise RuntimeError(f"{path.name} holds no loss")
-    return [{k: v for k, v in r.items() if k not in _TIMES} for r in kept]
     timing = ("time", "times", "images_per_second")
     return [{k: v for k, v in r.items() if k not in timing} for r in kept]
 

@@ -224,6 +224,8 @@ def memory_us(nbytes: float, launches: int = 1) -> float:
 
 def predict(row: dict, product: Product, splits: int, precision: str, out_item: int, l2: float = L2) -> dict:
     """Predict a kernel's time for a product: :func:`predict_tile` of a kernel of the report."""
+    if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
+        product = replace(product, rows=product.cols, cols=product.rows)
     return predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
 
 
@@ -247,9 +249,6 @@ def predict_tile(
         ``step_cycles`` with all resident blocks at work (a block's share), ``bound``; ``us`` and ``percent``
         of the limit.
     """
-    loop, tile = newest(row)["loop"], tile_of(row)
-    if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
-        product = replace(product, rows=product.cols, cols=product.rows)
     tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
     units = unit_cycles(tile, loop, l2)

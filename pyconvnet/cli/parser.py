@@ -155,8 +155,6 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "data",
         nargs="?",
-        help="digits, cifar10, a folder of class folders, a prepared or CIFAR-10 folder, .npz, or .csv of "
-        "path,label",
         help="digits, cifar10, a folder of class folders, a prepared folder, a CIFAR-10 folder, .npz, or "
         ".csv of path,label",
     )
