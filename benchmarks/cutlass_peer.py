@@ -3,6 +3,7 @@
     python benchmarks/cutlass_peer.py                          # a table
     python benchmarks/cutlass_peer.py --json benchmarks/results/cutlass-peer.json
     python benchmarks/cutlass_peer.py --headers FOLDER         # CUTLASS's include folder, else pip fetches it
+    python benchmarks/cutlass_peer.py --compiled FILE          # the kernels of an earlier --json
 
 Compiles cutlass_conv.cu, CUTLASS's implicit matrix products by TMA and wgmma as its builders make them, for
 some tiles of each direction, reads the loop that multiplies from the machine code as kernel_report.py does,
@@ -71,6 +72,7 @@ class Peer:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--headers", type=Path, help="CUTLASS's include folder; default: from PyPI")
+    parser.add_argument("--compiled", type=Path, help="take the kernels of this JSON instead of compiling")
     parser.add_argument("--disassembler", type=Path, help="environment with cuobjdump, made if need be")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilations at a time")
     parser.add_argument("--json", type=Path, help="write the result here")
@@ -129,6 +131,28 @@ def peers(include: Path, nvcc: str, dump: str, jobs: int) -> list[Peer]:
             for extent in TILES
         ]
         return [future.result() for future in found]
+
+
+def record(peer: Peer) -> dict[str, Any]:
+    """A kernel as JSON."""
+    row = {"op": peer.op, "precision": peer.precision, "tile": peer.name, "reason": peer.reason}
+    if peer.tile is None:
+        return row
+    block = {"warps": peer.tile.warps, "resident": peer.tile.resident}
+    return row | block | {"stages": peer.stages, "registers": peer.registers, "loop": peer.loop}
+
+
+def recorded(row: dict[str, Any]) -> Peer:
+    """The kernel of a record."""
+    made = Peer(row["op"], row["precision"], row["tile"], row["reason"])
+    if "loop" not in row:
+        return made
+    item = ELEMENTS[row["precision"]][1]
+    bm, bn = map(int, row["tile"].split("x"))
+    tile = cycles.Tile(bm, bn, STEP // item, row["warps"], item, row["resident"], producer=True)
+    return dataclasses.replace(
+        made, tile=tile, loop=row["loop"], registers=row["registers"], stages=row["stages"]
+    )
 
 
 # ---- beside ours -------------------------------------------------------------------------------------------
@@ -203,6 +227,11 @@ def show(found: list[Peer], rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     options = arguments()
+    if options.compiled:
+        document = json.loads(options.compiled.read_text())
+        found = [recorded(row) for row in document["kernels"]]
+        finish(options, found, document["nvcc"])
+        return 0
     nvcc = compiler.find_nvcc()
     if options.disassembler and not sass.find(options.disassembler):
         sass.install(options.disassembler)
@@ -212,18 +241,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         include = options.headers or headers(Path(folder))
         found = peers(include, nvcc, dump, options.jobs)
+    finish(options, found, compiler.version(nvcc))
+    return 0
+
+
+def finish(options: argparse.Namespace, found: list[Peer], nvcc: str) -> None:
+    """Compare, print, and write the result where asked to."""
     rows = list(compare(found))
     show(found, rows)
     if options.json:
-        kernels = [
-            {"op": p.op, "precision": p.precision, "tile": p.name, "reason": p.reason}
-            | ({} if p.tile is None else {"stages": p.stages, "registers": p.registers, "loop": p.loop})
-            for p in found
-        ]
-        document = {"benchmark": "cutlass_peer", "package": PACKAGE, "nvcc": compiler.version(nvcc)}
-        document |= {"predicted": "docs/cycle-model.md", "kernels": kernels, "rows": rows}
+        document = {"benchmark": "cutlass_peer", "package": PACKAGE, "nvcc": nvcc}
+        document |= {"predicted": "docs/cycle-model.md", "kernels": [record(p) for p in found], "rows": rows}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -73,3 +73,8 @@ def test_channels_are_padded_to_the_depth_of_a_step(peer):
     assert (conv3.rows, conv3.cols, conv3.depth) == (128 * 13 * 13, 384, 9 * 256)
     wgrad = peer.product("conv2", "conv2d_wgrad", shapes["conv2", "conv2d_wgrad"], found(peer), 1.0)
     assert wgrad.cols == 25 * 128  # 48 channels of a group
+
+
+def test_a_record_is_the_kernel(peer):
+    for made in (found(peer), found(peer, tile=None, loop=None, reason="spills")):
+        assert peer.recorded(peer.json.loads(peer.json.dumps(peer.record(made)))) == made
