@@ -1,6 +1,6 @@
-"""Three kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Four kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
-Two are for the default run; the third, whose program takes nvcc half a minute, for ``--slow``.
+Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
 
 from __future__ import annotations
@@ -30,12 +30,23 @@ FAULTS = [
     ("stores that nobody waits for", "wgmma", r"cp\.async\.bulk\.commit_group;", ""),
     ("stores that end after the block", "wgmma", r"cp\.async\.bulk\.wait_group\.read 0;", ""),
     ("no barriers of a warpgroup", "wgmma", r"bar\.sync %r\d+, %r\d+;", ""),
+    ("weights that TMA does not see", "wgrad", r"fence\.proxy\.async\.shared::cta;", ""),
+    ("products without a fence", "wgrad", r"wgmma\.fence\.sync\.aligned;", ""),
+    ("a stage given back too soon", "wgrad", r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;"),
+    ("sums read too soon", "wgrad", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("pixels read as channels", "wgrad", r"(p, 1, 1), 1, 1;", r"\1, 0, 1;"),
+    ("dy read along its filters", "wgrad", r"(p, 1, 1), 1, 1;", r"\1, 1, 0;"),
+    ("no barriers of a warpgroup", "wgrad", r"bar\.sync %r\d+, %r\d+;", ""),
+    ("stores that nobody waits for", "wgrad", r"cp\.async\.bulk\.commit_group;", ""),
+    ("stores that end after the block", "wgrad", r"cp\.async\.bulk\.wait_group\.read 0;", ""),
+    ("one lane's sums for all", "wgrad", r"(shfl\.sync\.idx\.b32\s+%r\d+\|%p[2-9], %r\d+), %r\d+", r"\1, 0"),
 ]
 #: Case -> program, and for what it is compiled.
 PROGRAMS = {
     "ffma": ("two_rows", "compute_80"),
     "mma": ("two_rows", "compute_80"),
     "wgmma": ("hopper_row", "compute_90a"),
+    "wgrad": ("hopper_wgrad", "compute_90a"),
 }
 
 
@@ -63,7 +74,7 @@ def run(program, stand_in, case, text=None):
 def with_marks(rows, case):
     """Rows of a table, those of the program that takes long as slow ones."""
     slow = [pytest.mark.slow]
-    return [pytest.param(*row, marks=slow if case(row) == "wgmma" else []) for row in rows]
+    return [pytest.param(*row, marks=slow if case(row) in ("wgmma", "wgrad") else []) for row in rows]
 
 
 @pytest.mark.parametrize("case", with_marks([(case,) for case in PROGRAMS], lambda row: row[0]))
