@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +88,8 @@ def members(path: Path) -> Iterator[Member]:
     ValueError
         It is none, or ends too early; the message names it.
     """
+    import tarfile
+
     try:
         with naming(path), tarfile.open(path, "r:") as tar:
             yield from _members(tar, 0)
@@ -101,6 +102,8 @@ def nested(path: Path) -> Iterator[tuple[str, Member]]:
 
     Places are those in the outer archive. Errors as of `members`.
     """
+    import tarfile
+
     try:
         with naming(path), tarfile.open(path, "r:") as tar:
             for info in tar:
@@ -113,7 +116,7 @@ def nested(path: Path) -> Iterator[tuple[str, Member]]:
         raise ValueError(f"{path}: not a readable tar archive: {reason(error)}") from None
 
 
-def _members(tar: tarfile.TarFile, base: int) -> Iterator[Member]:
+def _members(tar: Any, base: int) -> Iterator[Member]:
     for info in tar:
         if info.isfile():
             yield Member(info.name, base + info.offset_data, info.size)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -181,6 +180,8 @@ def _meta(folder: Path) -> dict[int, tuple[str, str]]:
 
 def _text(folder: Path, names: Iterable[str]) -> tuple[str, bytes | None]:
     """Read the first file of these names in the folder, its data/ or the kit: (where, content or None)."""
+    import tarfile
+
     for place in (folder, folder / "data", folder / _KITS[0] / "data", folder / _KITS[0]):
         for name in names:
             if (place / name).is_file():

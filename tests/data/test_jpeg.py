@@ -131,7 +131,7 @@ def test_a_run_begun_before_there_was_a_choice_goes_on_with_pillow(tmp_path):
     model = SimpleNamespace(preprocessing=SimpleNamespace(image_shape=(32, 32, 3)))
     for told, decoder in (({}, PILLOW), ({"decoder": FAST}, FAST), ({"decoder": PILLOW}, PILLOW)):
         saved = model, {"options": {"images": {**images, **told}, "seed": 0}}
-        train, held_out, _ = _data(str(root), str(root), None, saved, {})
+        train, held_out, _ = _data(str(root), str(root), None, saved, {}, {})
         assert train.decoder == held_out.decoder == decoder
 
 
