@@ -8,6 +8,9 @@ new head, its convolutions frozen, and the same net from He's initial values. Th
 classes by name, then the next two, and so on, since a pair may be easy or hard and has few images. Passes
 where the mean validation error over pairs and seeds is lower with the new head after three epochs (the first
 three of more: the rate is constant), and in the mean of all epochs; the last epoch's is written down, too.
+
+What is frozen, the rate and these two verdicts were chosen with seeds 0 to 2 in sight (with nothing frozen the
+new head was not the better one after ten epochs); the default seeds had not been looked at.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="on the others (default 0.01)")
     parser.add_argument("--batch-size", type=int, default=16, help="on the others (default 16)")
     parser.add_argument("--pairs", type=int, nargs="*", help="which pairs of classes, from 0 (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[3, 4, 5])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the result")
     return parser.parse_args()
