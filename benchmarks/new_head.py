@@ -9,8 +9,8 @@ classes by name, then the next two, and so on, since a pair may be easy or hard 
 where the mean validation error over pairs and seeds is lower with the new head after three epochs (the first
 three of more: the rate is constant), and in the mean of all epochs; the last epoch's is written down, too.
 
-What is frozen, the rate and these two verdicts were chosen with seeds 0 to 2 in sight (with nothing frozen the
-new head was not the better one after ten epochs); the default seeds had not been looked at.
+What is frozen, the rate and these two verdicts were chosen with seeds 0 to 2 in sight (with nothing frozen
+the new head was not the better one after ten epochs); the default seeds had not been looked at.
 """
 
 from __future__ import annotations
