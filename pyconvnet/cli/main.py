@@ -1,4 +1,5 @@
-"""The command ``pyconvnet``: train, evaluate, predict, plot, summary, partition, check-grads, tune, devices.
+"""The command ``pyconvnet``: train, set, status, evaluate, predict, plot, summary, partition, check-grads,
+tune, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments
+from . import arguments, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -91,6 +92,7 @@ def _train(args: argparse.Namespace) -> int:
             "checkpoint_minutes",
             "checkpoint_batches",
             "keep",
+            "tensorboard",
         )
         run = train(
             model,
@@ -353,6 +355,8 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "predict": _predict,
     "plot": _plot,
+    "set": setting.run,
+    "status": status.run,
     "summary": _summary,
     "partition": _partition,
     "check-grads": _check_grads,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments
+from . import arguments, setting, status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,6 +87,9 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     )
     sub.add_argument("--seed", type=int, default=0, help="predictions: which images")
     _add_views(sub, 1)
+
+    setting.add(command)
+    status.add(command)
 
     sub = command("summary", "layers, shapes, parameters, multiply-adds and memory of a model")
     _add_network(sub)
@@ -181,6 +184,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--checkpoint-batches", type=int, help="also after so many batches")
     sub.add_argument("--keep", type=int, default=1, metavar="K", help="the last K checkpoints (1)")
+    sub.add_argument("--tensorboard", action="store_true", help="also write the log for TensorBoard")
     sub.add_argument(
         "--augment",
         type=arguments.parse_augment,

@@ -151,6 +151,28 @@ def locked(path: str | Path, what: str | None = None) -> Iterator[None]:
             _let_go(handle)
 
 
+def held_by(path: str | Path) -> str | None:
+    """Say who holds a lock file of :func:`locked`; None where nobody does, or nothing can be held.
+
+    Whoever wants to hold it in this very moment is refused.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _holder(handle)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+
+
 def _is_at(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))

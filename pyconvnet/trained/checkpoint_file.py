@@ -89,6 +89,27 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise FileNotFoundError(f"load: no such file: {path}") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
+    header = _header(path, metadata)
+    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
+        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
+    return header, tensors
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the header of a file alone, unchecked; raises as :func:`read_file`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"load: no such file: {path}") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"load: {path} is damaged or no safetensors file: {reason(error)}") from None
+    return _header(path, metadata)
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if _KEY not in metadata:
         raise CheckpointError(f"load: {path} is a safetensors file, but no checkpoint of pyconvnet")
     with damage(path, "has damaged metadata"):
@@ -98,9 +119,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise CheckpointError(
             f"load: {path} has format {cut(repr(version))}, this version of pyconvnet reads format {_FORMAT}"
         )
-    if metadata.get(_CHECKSUM) != str(_crc(metadata[_KEY], tensors)):
-        raise CheckpointError(f"load: {path} is damaged: its checksum does not match")
-    return header, tensors
+    return header
 
 
 def check_floats(what: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -34,6 +34,8 @@ class Log:
         self.path = path
         #: Hears of what cannot be written, which then waits for the next call; None: it is raised.
         self.tell: Callable[[OSError], None] | None = None
+        #: Also takes every event.
+        self.mirror: Any = None
         self._waiting: list[bytes] = []
 
     def write(self, event: str, **values: Any) -> None:
@@ -41,6 +43,8 @@ class Log:
         if self.path is None:
             return
         record = {"event": event, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
+        if self.mirror is not None:
+            self.mirror.add(record)
         self._waiting.append(json.dumps(record).encode() + b"\n")
         error = self.flush()
         if error is not None and self.tell is None:

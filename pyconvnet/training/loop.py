@@ -36,6 +36,8 @@ from .resume import Saved
 from .run import LAST, LOG, Run, UnsavedError, score, warn_on_error
 from .settings import Settings, make_preprocessing
 from .state import RunState
+from .tensorboard import Scalars
+from .times import Times
 
 _LOG_SECONDS = 30.0  # between "progress" events within an epoch
 
@@ -50,6 +52,7 @@ class Decisions:
     log: bool = False
     save: bool = False
     ask: bool = False  # a signal asks for a checkpoint
+    change: bool = False  # somebody asks for another learning rate, say
 
 
 class Trainer(RunState):
@@ -102,6 +105,8 @@ class Trainer(RunState):
         self.log = Log(out / LOG if self.ranks.main else None)
         self.progress = Progress(settings.progress and self.ranks.main, settings.epochs, len(train_set))
         self.checkpoints = Checkpoints(out, self.log, self.progress, settings.keep)
+        self.changes = self._read_changes()
+        self.times = Times()
         self._due: str | None = None  # why a checkpoint is due; known to rank 0
         self._asked = False  # a signal has asked for a checkpoint, which waits for the one under way
 
@@ -164,6 +169,8 @@ class Trainer(RunState):
                 self.log.begin()
             else:
                 self.log.rewind(self.step, self.epoch)
+        if self.settings.tensorboard and self.ranks.main:
+            self.log.mirror = Scalars(self.out, self.step)
         write_start(self)
         self.log.tell = self._log_failed
         self._saved_at, self._saved_step = time.monotonic(), self.step
@@ -171,6 +178,8 @@ class Trainer(RunState):
         how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
+            if self.log.mirror is not None:
+                stack.callback(self.log.mirror.close)
             stack.callback(self.checkpoints.close)
             self.signals = stack.enter_context(Signals(patience=1.0 if self.ranks.size > 1 else 0.0))
             loader = Loader(self.train_set, size, seed=seed, balance=self.settings.balance, **how)
@@ -184,6 +193,8 @@ class Trainer(RunState):
                     self._saved_first()
                 else:
                     self.checkpoints.began_at(self.step)
+                self._set_hyper()
+                self._change(self.ranks.any(self.ranks.main and self.changes.asked(time.monotonic())))
                 while self.epoch < self.settings.epochs and not self._stalled():
                     if not self._epoch():
                         interrupted = True
@@ -225,17 +236,19 @@ class Trainer(RunState):
 
     def _epoch(self) -> bool:
         """Run one epoch and what follows it; False where a signal stopped it."""
-        lr = self.settings.lr * self.settings.schedule.factor(self.epoch)
-        self.plan.set_hyper(lr, self.settings.momentum)
+        self._set_hyper()
         if self.examples == 0:
             self.plan.reset_metrics()
             self.seconds = 0.0
         begun = time.perf_counter()
         earlier = self.seconds
         self.progress.start_epoch(self.epoch, self.examples)
+        self.times.begin()
         self._logged = time.monotonic()
         for batch in self.loader.epoch(self.epoch, skip=self.examples):
+            self.times.lap("data")
             self._train_batch(batch)
+            self.times.lap("compute")
             decisions = self.decisions
             self.examples += batch.total
             self.progress.advance(batch.total)
@@ -248,17 +261,21 @@ class Trainer(RunState):
             if decisions.stop:
                 self._save("interrupted")
                 return False
+            self._change(decisions.change)
+            self.times.lap("other")
             if decisions.save:
                 self._save(self._due or "")
+                self.times.lap("checkpoint")
             self.checkpoints.collect()
         speed = self.progress.images_per_second
         figures = self.figures.named("train", self._read())
+        self.times.lap("compute")  # a device that lags behind has been waited for
         self.seconds = earlier + time.perf_counter() - begun
         validation, stopped = self._validate()
         if stopped:
             self._save("interrupted")  # the epoch's batches are done; resuming begins with the validation
             return False
-        self._finish_epoch(lr, figures, validation, speed)
+        self._finish_epoch(figures, validation, speed)
         return True
 
     def _train_batch(self, batch: Any) -> None:
@@ -270,6 +287,7 @@ class Trainer(RunState):
                 settings.seed, self.step, batch.first, n, shape, self.statistics
             )
             self.plan.feed(batch.images, batch.labels, draws)
+        self.times.lap("copy")
         if (self.step + 1) % self.check_every:
             self.plan.step(n)
             self.decisions = self._agree()
@@ -305,6 +323,7 @@ class Trainer(RunState):
             decisions.log = now - self._logged >= _LOG_SECONDS
             self._due = self._checkpoint_due(now)
             decisions.save = self._due is not None and not self.checkpoints.busy()
+            decisions.change = self.changes.asked(now)
         if self.ranks.size > 1:
             decisions = Decisions(*(bool(flag) for flag in self.ranks.sum(astuple(decisions)) > 0))
             self._asked |= decisions.ask
@@ -319,11 +338,11 @@ class Trainer(RunState):
             return "time"
         return "batches" if batches is not None and self.step + 1 - self._saved_step >= batches else None
 
-    def _finish_epoch(self, lr: float, figures: dict, validation: dict, speed: float) -> None:
+    def _finish_epoch(self, figures: dict, validation: dict, speed: float) -> None:
         record = {
             "epoch": self.epoch + 1,
             "step": self.step,
-            "lr": lr,
+            "lr": self.rate,
             **figures,
             **validation,
             "images_per_second": round(speed, 1),
@@ -331,8 +350,8 @@ class Trainer(RunState):
         }
         record = self.ranks.broadcast(record)  # rank 0's times in every rank's history
         where = {"epoch": self.epoch + 1, "step": self.step}
-        images = {"images_per_second": record["images_per_second"]}
-        self.log.write("train", **where, lr=lr, **short(figures, "train"), **images)
+        images = {"images_per_second": record["images_per_second"], "times": self.times.seconds()}
+        self.log.write("train", **where, lr=self.rate, **short(figures, "train"), **images)
         if self.validation_set is not None:
             self.log.write("validation", **where, **short(validation, "validation"))
         self.settings.schedule.observe(self.epoch, validation["validation_error"])
@@ -393,7 +412,9 @@ class Trainer(RunState):
         return {
             "epoch": round(epoch, 4),
             "step": self.step,
+            "lr": self.rate,
             "images_per_second": round(self.progress.images_per_second, 1),
+            "times": self.times.seconds(),
         }
 
     def _raise_first(self, bad: tuple[float, str | None] | None) -> NoReturn:

@@ -17,6 +17,7 @@ from ..network.preprocessing import check_parameters
 from ..ops import tuning
 from ..trained import checkpoint
 from ..trained.model import Model
+from .changes import check_changes
 from .class_weights import class_weights
 from .settings import RULES
 
@@ -116,6 +117,7 @@ def _check_state(model: Model, state: dict[str, Any]) -> None:
         check_type(f"the kernel of {problem}", kernel, str)
     options, data = state["options"], state["data"]
     _check_options(model, options)
+    check_changes(state.get("changes", []))
     check_number("data: images", data["images"], "positive int", _LIMIT)
     check_type("data: train", data["train"], str)
     if "examples" not in state:  # before the position was kept in examples

@@ -47,6 +47,7 @@ class Settings:
     checkpoint_minutes: float | None = 10.0
     checkpoint_batches: int | None = None
     keep: int = 1  # checkpoints
+    tensorboard: bool = False
     progress: bool = True
     replicas: int = 1
     hybrid: bool = False

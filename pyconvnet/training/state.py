@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..common.devices import Device
+from ..common.text import reason as reason_of
 from ..data import Statistics, statistics
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing
@@ -16,9 +17,10 @@ from ..plan.plan import Plan
 from ..trained import checkpoint
 from ..trained.model import Model, read_only
 from . import resume as resuming
+from .changes import NAMES, Changes
 from .checkpoints import Checkpoints, Snapshot
 from .figures import Figures, finite
-from .log import Log
+from .log import Log, Progress
 from .ranks import Ranks
 from .resume import Saved
 from .run import LAST, NonFiniteLossError, warn_on_error
@@ -58,8 +60,9 @@ class RunState:
     statistics: Statistics | None
     figures: Figures
     log: Log
+    progress: Progress
     checkpoints: Checkpoints
-    saving = 0.0  # seconds spent on copying for checkpoints, and on waiting for the one before
+    changes: Changes
     check_every: int  # steps, of which the last is checked for a loss that is not finite
 
     def __init__(
@@ -79,6 +82,8 @@ class RunState:
         self.epoch = self.step = self.examples = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.rate = settings.lr  # of the last step, with the schedule's factor
+        self._hyper: dict[str, float] = {}  # lr, momentum and weight decay that the plan has been told
 
     def _statistics(self) -> Statistics | None:
         if not self.settings.augmentation.needs_statistics():
@@ -119,6 +124,53 @@ class RunState:
         for record in self.history:  # a new schedule sees what its predecessor saw
             self.settings.schedule.observe(record["epoch"] - 1, record["validation_error"])
 
+    def _read_changes(self) -> Changes:
+        """Read what was changed by hand (collective). A value given anew to a run that is resumed counts from
+        now on; a restart script, which always gives that of the start, changes nothing.
+        """
+        changes = None
+        with self.ranks.together():
+            if self.ranks.main:
+                changes = Changes.read(self.out, None if self.saved is None else self.saved.state)
+        changes = self.ranks.broadcast(changes)
+        if self.saved is not None:
+            for name in NAMES:
+                if getattr(self.settings, name) != self.saved.state["options"][name]:
+                    changes.forget(name)
+        return changes
+
+    def _set_hyper(self) -> None:
+        """Tell the plan what holds now: the run's own values, those changed by hand, the schedule."""
+        settings, before = self.settings, self._hyper
+        own = {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+        self._hyper = own | self.changes.at(self.step)
+        self.rate = self._hyper["lr"] * settings.schedule.factor(self.epoch)
+        self.plan.set_hyper(self.rate, self._hyper["momentum"])
+        self.plan.set_weight_decay(self._hyper["weight_decay"])
+        new = {name: value for name, value in self._hyper.items() if before.get(name, value) != value}
+        if new:
+            self.log.write("set", step=self.step, epoch=self.epoch, **new, rate=self.rate)
+            words = ", ".join(f"{name} is {value:g}" for name, value in new.items())
+            self.progress.note(f"from step {self.step + 1} on {words} (rate {self.rate:g})")
+
+    def _change(self, asked: bool) -> None:
+        """Take up what was asked for, and what a run before this one did at this step (collective)."""
+        if asked:
+            told: tuple = (None, [])
+            if self.ranks.main:
+                try:
+                    told = self.changes.take(self.step)
+                except OSError as error:  # no room: the next look tries again
+                    self.checkpoints.warn(error, f"no change yet: {reason_of(error)}", self.step, self.epoch)
+            taken, wrong = self.ranks.broadcast(told)
+            if taken is not None:
+                self.changes.taken = taken
+            for text in wrong:
+                self.progress.note(f"warning: thrown away: {text}")
+                self.log.write("warning", step=self.step, epoch=self.epoch, message=f"thrown away: {text}")
+        if asked or self.step in self.changes.steps:
+            self._set_hyper()
+
     def _model(self) -> Model:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
         if self.history:
@@ -131,7 +183,6 @@ class RunState:
         """Copy the run as it is and let ``last.safetensors`` be written of it, and ``best.safetensors`` of
         ``best``; refuses to write what is not finite over what was good (collective).
         """
-        begin = time.perf_counter()
         model = self._model()
         momenta = self.plan.get_momenta()
         for what, values in (("parameters", model.parameters), ("momenta", momenta)):
@@ -147,7 +198,6 @@ class RunState:
         if self.ranks.main:
             state = self._state()
             self.checkpoints.submit(Snapshot(reason, model, state, momenta, sums, self.statistics, best))
-        self.saving += time.perf_counter() - begin
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -158,6 +208,7 @@ class RunState:
             "seconds": self.seconds,
             "schedule": self.settings.schedule.state(),
             "history": list(self.history),
+            "changes": self.changes.until(self.step),
             "data": {**self._fingerprints(), "name": self.train_set.name, "images": len(self.train_set)},
             "kernels": resuming.described(self.plan.kernels, self.devices[0]),
         }

@@ -26,6 +26,7 @@ from .ranks import Ranks, current
 from .run import NonFiniteLossError, Run
 from .run_folder import opened
 from .settings import Settings, check_options, check_rhythm, make_settings
+from .tensorboard import require as require_tensorboard
 
 __all__ = ["NonFiniteLossError", "Run", "train"]
 
@@ -58,6 +59,7 @@ def train(
     checkpoint_minutes: float | None = 10.0,
     checkpoint_batches: int | None = None,
     keep: int = 1,
+    tensorboard: bool = False,
     replicas: int = 1,
     hybrid: bool = False,
     image_size: int | tuple[int, int] | None = None,
@@ -146,6 +148,8 @@ def train(
     keep : int
         Checkpoints kept. From 2 on the newest so many also have names of their own, such as
         ``step-000001234.safetensors``.
+    tensorboard : bool
+        Also write the log's figures for TensorBoard, to ``out/tensorboard``; needs tensorboardX.
     replicas : int
         Copies of the network among ``devices``, each with its share of the batch; must divide their number.
     hybrid : bool
@@ -170,6 +174,8 @@ def train(
         (a ValueError) What is to be resumed is damaged.
     LockedError
         (a RuntimeError) Another process, or another call in this one, trains in ``out``.
+    ImportError
+        ``tensorboard=True`` without tensorboardX.
     UnsavedError
         (an OSError) The end of the run cannot be written, for want of room say; the file is named, the last
         checkpoint is whole, and the error's ``run`` is what would have been returned.
@@ -196,6 +202,8 @@ def train(
         with ranks.together():
             check_options({k: v for k, v in given.items() if v is not None}, precision, resume, progress)
             check_rhythm(workers, checkpoint_minutes, checkpoint_batches, keep)
+            if flag("train", "tensorboard", tensorboard):
+                require_tensorboard()
             if isinstance(model, str) and model not in models.names():
                 models.build(model)  # raises, naming the models there are
             elif not isinstance(model, (Network, Model, str)):
@@ -221,6 +229,7 @@ def train(
             settings.workers = _workers(workers, train_set, ranks)
             settings.checkpoint_minutes, settings.checkpoint_batches = checkpoint_minutes, checkpoint_batches
             settings.progress, settings.keep = progress, keep
+            settings.tensorboard = tensorboard
             settings.replicas, settings.hybrid, settings.precision = replicas, hybrid, precision
             settings.init = network.init
             _check_fit(network, train_set, validation_set, settings, ranks)
