@@ -1,5 +1,5 @@
-"""The command ``pyconvnet``: train, set, status, evaluate, predict, plot, summary, partition, check-grads,
-tune, devices.
+"""The command ``pyconvnet``: train, set, status, evaluate, predict, features, plot, summary, partition,
+check-grads, tune, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, setting, status
+from . import arguments, features, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -154,12 +154,13 @@ def _pictures(run: Any, data: Any) -> list[Path]:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from ..common.files import write_atomically
     from ..trained.checkpoint import load
     from ..trained.evaluate import evaluate
 
     model = load(args.model)
     result = evaluate(
-        model,
+        [model, *map(load, args.others)],
         arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
@@ -168,6 +169,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         **arguments.reading(args),
         progress=not args.json and sys.stderr.isatty(),
     )
+    if args.csv:
+        write_atomically(args.csv, result.csv().encode("utf-8", "surrogateescape"))
     if args.json:
         values = {
             "error": result.error,
@@ -228,6 +231,11 @@ def _plot(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 device=device,
             )
+        elif args.kind == "neighbours":
+            from ..trained.neighbours import neighbours
+
+            how = {"layer": args.layer, "count": args.count, "seed": args.seed, "device": device}
+            path = neighbours(model, data, output, **how)
         else:
             path = plots.confusion(evaluate(model, data, args.views, device=device), output)
     print(f"wrote {path}")
@@ -354,6 +362,7 @@ _COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "features": features.run,
     "plot": _plot,
     "set": setting.run,
     "status": status.run,

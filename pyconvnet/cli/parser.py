@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments, setting, status
+from . import arguments, features, setting, status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +58,15 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     _add_model_and_data(sub)
     sub.add_argument("--batch-size", type=int, default=128)
     sub.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    sub.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model, judged together with the first by their mean probabilities; may be repeated",
+    )
+    sub.add_argument("--csv", metavar="FILE", help="write what was predicted for every image")
     sub.add_argument("--report", action="store_true", help="also the classes with the highest errors")
     sub.add_argument("--json", action="store_true", help="one JSON object")
     _add_views(sub, 10)
@@ -76,16 +85,20 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     _add_reading(sub, "skip")
     sub.add_argument("--batch-size", type=int, default=128, help="images at a time (default 128)")
 
-    sub = command("plot", "draw a PNG: curves, filters, predictions or confusion")
-    sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion"))
+    features.add(command)
+
+    sub = command("plot", "draw a PNG: curves, filters, predictions, confusion or neighbours")
+    sub.add_argument("kind", choices=("curves", "filters", "predictions", "confusion", "neighbours"))
     _add_model_and_data(sub)
     sub.add_argument("-o", "--output", help="PNG to write (default: KIND.png beside the model)")
-    sub.add_argument("--layer", help="filters: which convolution (default: the first)")
-    sub.add_argument("--count", type=int, default=8, help="predictions: images (default 8)")
+    sub.add_argument(
+        "--layer", help="filters: which (default: the first); neighbours: which (default: the last hidden)"
+    )
+    sub.add_argument("--count", type=int, default=8, help="predictions: images (8); neighbours: of each")
     sub.add_argument(
         "--only-errors", action="store_true", help="predictions: only images the model gets wrong"
     )
-    sub.add_argument("--seed", type=int, default=0, help="predictions: which images")
+    sub.add_argument("--seed", type=int, default=0, help="predictions, neighbours: which images")
     _add_views(sub, 1)
 
     setting.add(command)

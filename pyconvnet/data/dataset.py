@@ -103,6 +103,10 @@ class Dataset:
             value = self._fingerprint = digest.hexdigest()
         return value
 
+    def image_name(self, index: int) -> str:
+        """Return what image `index` is called: its file, else its number."""
+        return str(index)
+
     @property
     def reading(self) -> dict[str, Any]:
         """Options of `ImageFolder` under which the images of other files are prepared as these are."""
@@ -202,6 +206,9 @@ class Subset(Dataset):
         self.dtype = dataset.dtype
         self.in_memory = dataset.in_memory
         self.name = dataset.name if name is None else name
+
+    def image_name(self, index: int) -> str:
+        return self.dataset.image_name(int(self.indices[index]))
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -107,6 +107,9 @@ class ImageFiles(Dataset):
                 self._skipped[path] = reason
                 warnings.warn(f"skipped unreadable image {reason}", RuntimeWarning, stacklevel=2)
 
+    def image_name(self, index: int) -> str:
+        return str(self.path(index))
+
     def path(self, index: int) -> Path:
         """Return the path of the file that holds image `index`."""
         return self.folder / self.files[index]

@@ -6,9 +6,12 @@ mirror images, and averages the softmax's predictions over them.
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +50,12 @@ class Evaluation:
     seconds : float
     skipped : dict of str to str
         Files that could not be read, and why; each was replaced by another of its class.
+    top_classes, top_probabilities : (n, 5) int32, (n, 5) float32
+        The five most probable classes of every image (fewer where there are fewer), and their probabilities.
+    true_probabilities : (n,) float32
+        Of the true class.
+    names : list of str
+        The images' files, else their numbers.
     """
 
     error: float
@@ -58,6 +67,10 @@ class Evaluation:
     predictions: np.ndarray
     seconds: float
     skipped: dict[str, str]
+    top_classes: np.ndarray | None = None
+    top_probabilities: np.ndarray | None = None
+    true_probabilities: np.ndarray | None = None
+    names: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +97,32 @@ class Evaluation:
         right = np.bincount(self.labels[self.labels == self.predictions], minlength=len(self.classes))
         with np.errstate(invalid="ignore"):
             return np.where(images > 0, 1 - right / images, np.nan)
+
+    def csv(self) -> str:
+        """Return a table of all images as CSV: image, true class, its probability, whether the top-1 and
+        top-5 guesses are right, and the five most probable classes with their probabilities.
+        """
+        if self.top_classes is None:
+            raise ValueError("Evaluation: no predictions of single images are held")
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        top = self.top_classes.shape[1]
+        guesses = [f"{what}_{i}" for i in range(1, top + 1) for what in ("class", "probability")]
+        table.writerow(["image", "true", "true_probability", "top1", "top5", *guesses])
+        for i, name in enumerate(self.names):
+            label, best = int(self.labels[i]), self.top_classes[i].tolist()
+            pairs = zip(best, self.top_probabilities[i].tolist(), strict=True)
+            table.writerow(
+                [
+                    name,
+                    self.classes[label],
+                    f"{self.true_probabilities[i]:.6g}",
+                    int(best[0] == label),
+                    int(label in best),
+                    *(cell for c, p in pairs for cell in (self.classes[c], f"{p:.6g}")),
+                ]
+            )
+        return text.getvalue()
 
     def report(self, most: int = 20) -> str:
         """Tabulate the classes with the highest errors, and what they are taken for."""
@@ -126,8 +165,10 @@ def evaluate(
 
     Parameters
     ----------
-    model_or_run : Model, Run or path
-        What `train` returned, or a checkpoint.
+    model_or_run : Model, Run, path or a list of them
+        What `train` returned, or a checkpoint. Several are judged together, by the mean of their
+        probabilities (paper, section 6: the average of five and of seven networks), whatever the sizes of
+        their images; their classes must be the same.
     data : Dataset, name, path or (x, y)
         As `data.open_dataset` takes it; where the data brings validation images, these are used. Files are
         prepared in the model's size and channels. Classes are found by name; labels whose classes have no
@@ -166,51 +207,115 @@ def evaluate(
     FileNotFoundError
         No such checkpoint or data.
     """
-    model = as_model(model_or_run)
-    chosen = view_draws(model, views)
+    models = as_models(model_or_run)
     asked = given_options(size=image_size, channels=channels)
-    check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
-    dataset = matching_data(model, data, on_error=on_error, max_pixels=max_pixels)
-    labels = dataset.labels
+    sets = []
+    for model in models:
+        check_reading(reading_of(model.preprocessing.image_shape), asked, "the model")
+        sets.append(matching_data(model, data, on_error=on_error, max_pixels=max_pixels))
+    dataset, labels = sets[0], sets[0].labels
     size = min(integer("evaluate", "batch_size", batch_size, 1), len(dataset))
-    predictions = np.empty(len(dataset), np.int32)
+    how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
+    outputs, count = models[0].network.classes, len(dataset)
+    classes, probabilities = np.empty((2, count, min(5, outputs)))
+    true_probabilities = np.empty(count, np.float32)
     loss = top1 = top5 = 0.0
     done = 0
-    how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
-    with (
-        model.kept_plan(device, size, **how) as plan,
-        Loader(dataset, size, shuffle=False, workers=workers) as loader,
-        _bar(dataset, progress) as bar,
-    ):
-        begin = time.perf_counter()
-        for batch in loader.epoch(0):
-            log_p = log_probabilities(plan, batch.images, chosen)
-            true = labels[batch.indices]
+    begin = time.perf_counter()
+    with _bar(dataset, progress) as bar:
+        for log_p, indices in _judged(models, sets, views, size, device, workers, how):
+            true = labels[indices]
             rank = ranks(log_p, true)
-            loss -= float(log_p[np.arange(len(true)), true].sum())
+            rows = slice(done, done + len(true))
+            own = log_p[np.arange(len(true)), true]
+            loss -= float(own.sum())
+            true_probabilities[rows] = np.exp(own)
             top1 += int((rank >= 1).sum())
             top5 += int((rank >= 5).sum())
-            predictions[done : done + len(true)] = np.nan_to_num(log_p, nan=-np.inf).argmax(axis=1)
+            best = np.argsort(-np.nan_to_num(log_p, nan=-np.inf), axis=1, kind="stable")[:, :5]
+            classes[rows], probabilities[rows] = best, np.exp(np.take_along_axis(log_p, best, axis=1))
             done += len(true)
             bar.update(len(true))
-    count = len(dataset)
     return Evaluation(
         error=top1 / count,
         top5_error=top5 / count,
         loss=loss / count,
-        views=len(chosen),
-        classes=[model.class_name(i) for i in range(model.network.classes)],
+        views=max(len(view_draws(model, views)) for model in models),
+        classes=[models[0].class_name(i) for i in range(outputs)],
         labels=labels.astype(np.int32),
-        predictions=predictions,
+        predictions=classes[:, 0].astype(np.int32),
         seconds=time.perf_counter() - begin,
-        skipped=dict(dataset.skipped),
+        skipped={path: why for some in sets for path, why in some.skipped.items()},
+        top_classes=classes.astype(np.int32),
+        top_probabilities=probabilities.astype(np.float32),
+        true_probabilities=true_probabilities,
+        names=[dataset.image_name(i) for i in range(count)],
     )
+
+
+def _judged(
+    models: Sequence[Model],
+    sets: Sequence[Dataset],
+    views: Any,
+    size: int,
+    device: Any,
+    workers: int,
+    how: dict[str, Any],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, batch by batch, the logarithm of the mean softmax over models and views, and what was read."""
+    shared = len({dataset.image_shape for dataset in sets}) == 1  # then one reader serves all
+    with contextlib.ExitStack() as stack:
+        judges = [
+            (stack.enter_context(model.kept_plan(device, size, **how)), view_draws(model, views))
+            for model in models
+        ]
+        loaders = [
+            stack.enter_context(Loader(dataset, size, shuffle=False, workers=workers))
+            for dataset in (sets[:1] if shared else sets)
+        ]
+        for batches in zip(*(loader.epoch(0) for loader in loaders), strict=True):
+            found = [
+                log_probabilities(plan, batches[0 if shared else i].images, draws)
+                for i, (plan, draws) in enumerate(judges)
+            ]
+            yield log_mean(found), batches[0].indices
 
 
 def best_classes(model: Model, probabilities: np.ndarray, top: int) -> list[tuple[str, float]]:
     """Return one image's `top` (class name, probability), most probable first; ties in the model's order."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     return [(model.class_name(int(i)), float(probabilities[i])) for i in best]
+
+
+def as_models(models: Any) -> list[Model]:
+    """Return the Models in what a user passes to be judged together: one, or a sequence of them.
+
+    Raises
+    ------
+    ValueError
+        No model, or models whose outputs are not the same classes in the same order.
+    TypeError
+        Not a model.
+    """
+    if not isinstance(models, (list, tuple)):
+        return [as_model(models)]
+    if not models:
+        raise ValueError("evaluate: models must not be empty")
+    found = [as_model(model) for model in models]
+    first = found[0]
+    for number, model in enumerate(found[1:], 2):
+        same = model.network.classes == first.network.classes and model.classes == first.classes
+        if not same or model.class_names_given != first.class_names_given:
+            raise ValueError(
+                f"evaluate: all models must have the same classes in the same order, model {number} has "
+                f"{_told(model)}, the first {_told(first)}"
+            )
+    return found
+
+
+def _told(model: Model) -> str:
+    names = ", ".join(model.classes[:5]) + (", …" if len(model.classes) > 5 else "")
+    return f"{model.network.classes} ({names})"
 
 
 def as_model(model_or_run: Any) -> Model:
@@ -263,8 +368,15 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
         with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
             shifted = scores - scores.max(axis=1, keepdims=True)
         per_view.append(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    return log_mean(per_view)
+
+
+def log_mean(log_p: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the logarithm of the mean of probabilities, given by their logarithms."""
+    if len(log_p) == 1:
+        return log_p[0]
     with np.errstate(invalid="ignore"):
-        return np.logaddexp.reduce(np.stack(per_view)) - np.log(len(per_view))
+        return np.logaddexp.reduce(np.stack(log_p)) - np.log(len(log_p))
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

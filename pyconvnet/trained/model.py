@@ -16,6 +16,7 @@ from ..network.network import Network
 from ..network.preprocessing import Preprocessing, check_parameters
 from ..plan.plan import Plan
 from .checkpoint_file import write_file
+from .features import features
 
 
 @dataclass
@@ -93,6 +94,42 @@ class Model:
             kept.plan.set_preprocessing(self.preprocessing)
         yield kept.plan
         self._kept = kept  # not after an error
+
+    def features(
+        self,
+        images: Any,
+        layer: str,
+        *,
+        batch_size: int = 128,
+        device: Any = None,
+        precision: str = "fp32",
+        replicas: int = 1,
+        hybrid: bool = False,
+    ) -> np.ndarray:
+        """Return what a layer makes of images, as it leaves the layer: with the layer's own ReLU, before
+        another layer's dropout.
+
+        Parameters
+        ----------
+        images : one image, a sequence of them, or a Dataset
+            As :func:`pyconvnet.predict` takes them; of each the centre crop.
+        layer : str
+            Such as "fc7", the paper's (section 6.1).
+        batch_size, device, precision, replicas, hybrid :
+            As in :func:`pyconvnet.predict`.
+
+        Returns
+        -------
+        (n, ...) float32
+            The layer's output, (H, W, C) or (outputs,), of each image; of one image without the first axis.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            No such layer; images as in :func:`pyconvnet.predict`.
+        """
+        how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
+        return features(self, images, layer, batch_size=batch_size, device=device, **how)
 
     def release(self) -> None:
         """Give back the memory of the plan that is kept."""

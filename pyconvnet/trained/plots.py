@@ -52,7 +52,7 @@ def training_curves(run: Any, path: str | Path | None = None) -> Path:
     history = read_log(log)
     if not history["train"]:
         raise ValueError(f"plot: {log} holds no finished epoch yet")
-    figure = _figure(9, 3.8)
+    figure = make_figure(9, 3.8)
     sides = figure.subplots(1, 2)
     for axis, quantity, factor in ((sides[0], "loss", 1), (sides[1], "error", 100)):
         values = []
@@ -77,15 +77,16 @@ def training_curves(run: Any, path: str | Path | None = None) -> Path:
     name = history["network"] or log.parent.name
     errors = [r["error"] for r in history["validation"] if r.get("error") is not None]
     figure.suptitle(f"{name}: validation error {100 * min(errors):.2f}% at best" if errors else name)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def filters(model_or_run: Any, path: str | Path, layer: str | None = None) -> Path:
     """Draw filters of a convolution that sees an image (paper, figure 3).
 
     Filters of 3 channels are drawn in colour, others as one grey picture per channel for up to 4 channels,
-    else the first 4; each scaled from its own least to its greatest value. The order is the layer's: in a
-    network of two towers the upper half of the picture is the first tower.
+    else the first 4; each scaled from its own least to its greatest value. The order is the layer's. Where
+    the next layers look at the filters' outputs in groups, as the paper's two towers do, each group stands
+    apart from the one above it.
 
     Parameters
     ----------
@@ -109,16 +110,24 @@ def filters(model_or_run: Any, path: str | Path, layer: str | None = None) -> Pa
     if channels != 3:
         tiles = tiles[..., : min(channels, 4)].transpose(0, 3, 1, 2).reshape(-1, height, width)[..., None]
         tiles = np.repeat(tiles, 3, axis=-1)
-    picture = _grid(tiles, _columns(len(tiles), channels), 1.0 if channels == 3 else _GAP)
+    towers = _towers(model.network, name)
+    parts = np.split(tiles, towers)
+    wide = _columns(len(tiles), channels) if towers == 1 else _columns_of_tower(len(parts[0]), channels)
+    colour = 1.0 if channels == 3 else _GAP
+    pictures = [_grid(part, wide, colour) for part in parts]
+    apart = np.empty((max(3, height // 2), *pictures[0].shape[1:]))
+    apart[:] = 1.0
+    picture = np.concatenate([pictures[0], *(p for part in pictures[1:] for p in (apart, part))])
     scale = max(1, math.ceil(900 / picture.shape[1]))
     picture = np.kron(picture, np.ones((scale, scale, 1)))
     side = 8.0
-    figure = _figure(side, side * picture.shape[0] / picture.shape[1] + 0.4)
+    figure = make_figure(side, side * picture.shape[0] / picture.shape[1] + 0.4)
     axis = figure.subplots()
     axis.imshow(picture, interpolation="nearest")
     axis.set_axis_off()
-    axis.set_title(f"{model.network.name}: {name}, {count} filters {height}x{width}x{channels}", fontsize=10)
-    return _write(figure, path)
+    title = f"{model.network.name}: {name}, {count} filters {height}x{width}x{channels}"
+    axis.set_title(title + (f", {towers} towers" if towers > 1 else ""), fontsize=10)
+    return write_figure(figure, path)
 
 
 def predictions(
@@ -172,7 +181,7 @@ def predictions(
                 break
     if not shown:
         raise ValueError(f"plot: the model makes no error on {dataset.name}")
-    return _write(_prediction_figure(model, shown[:count]), path)
+    return write_figure(_prediction_figure(model, shown[:count]), path)
 
 
 def confusion(evaluation: Evaluation, path: str | Path) -> Path:
@@ -184,7 +193,7 @@ def confusion(evaluation: Evaluation, path: str | Path) -> Path:
     share = 100 * counts / np.where(rows > 0, rows, 1)
     size = len(counts)
     side = min(16.0, max(4.5, 0.55 * size + 2))
-    figure = _figure(side, side)
+    figure = make_figure(side, side)
     axis = figure.subplots()
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if size <= 40:
@@ -199,7 +208,7 @@ def confusion(evaluation: Evaluation, path: str | Path) -> Path:
     axis.set_ylabel("true class")
     axis.set_title(f"per cent of each class; error {100 * evaluation.error:.2f}%", fontsize=10)
     figure.colorbar(image, shrink=0.75)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def read_log(path: str | Path) -> dict[str, Any]:
@@ -262,6 +271,27 @@ def _filters_of(model: Model, layer: str | None) -> tuple[str, np.ndarray]:
     return name, weight
 
 
+def _towers(network: Any, layer: str) -> int:
+    """Return in how many groups the convolutions that see a layer's filters next look at their outputs."""
+    seen, groups = {layer}, 1
+    for node in network:
+        if seen.isdisjoint(node.inputs):
+            continue
+        if node.parameters():
+            groups = max(groups, getattr(node.layer, "groups", 1))
+        else:
+            seen.add(node.name)
+    return groups if network[layer].output_shape[-1] % groups == 0 else 1
+
+
+def _columns_of_tower(tiles: int, channels: int) -> int:
+    """Choose the tiles a row such that rows are full: the most up to 16, as in the paper; of few a row."""
+    together = 1 if channels == 3 else min(channels, 4)
+    filters = tiles // together
+    full = [n for n in range(1, 17) if filters % n == 0 and n * n >= filters]
+    return together * (full[-1] if full else min(16, filters))
+
+
 def _columns(tiles: int, channels: int) -> int:
     """Choose the tiles a row: about twice as many as rows, at most 16 as in the paper; channels together."""
     together = 1 if channels == 3 else min(channels, 4)
@@ -283,14 +313,14 @@ def _grid(tiles: np.ndarray, columns: int, colour: Any, gap: int = 1) -> np.ndar
 def _prediction_figure(model: Model, shown: Sequence[tuple[np.ndarray, int, list]]) -> Any:
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = _figure(2.5 * columns, 3.7 * rows)
+    figure = make_figure(2.5 * columns, 3.7 * rows)
     cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.1, 1] * rows)
     for axis in cells.flat:
         axis.set_axis_off()
     for i, (image, label, guess) in enumerate(shown):
         top, bottom = cells[2 * (i // columns), i % columns], cells[2 * (i // columns) + 1, i % columns]
         true = model.class_name(label)
-        top.imshow(_displayable(image), interpolation="nearest" if image.shape[0] < 64 else "antialiased")
+        top.imshow(displayable(image), interpolation="nearest" if image.shape[0] < 64 else "antialiased")
         colour = "darkgreen" if guess[0][0] == true else "crimson"
         top.set_title(_label(true, 24), y=-0.17, fontsize=9, color=colour, fontweight="bold")
         bottom.set_axis_on()
@@ -306,7 +336,7 @@ def _prediction_figure(model: Model, shown: Sequence[tuple[np.ndarray, int, list
     return figure
 
 
-def _displayable(image: np.ndarray) -> np.ndarray:
+def displayable(image: np.ndarray) -> np.ndarray:
     """Prepare an image for matplotlib: uint8 as is, floats stretched to [0, 1]; grey if not 3 channels."""
     picture = image if image.shape[2] == 3 else image[..., 0]
     if picture.dtype == np.uint8:
@@ -321,7 +351,7 @@ def _label(name: str, length: int) -> str:
     return cut(name.encode("utf-8", "replace").decode(), length)
 
 
-def _figure(width: float, height: float) -> Any:
+def make_figure(width: float, height: float) -> Any:
     """Make a figure that belongs to no window and no global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -335,7 +365,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _write(figure: Any, path: str | Path) -> Path:
+def write_figure(figure: Any, path: str | Path) -> Path:
+    """Write a figure as PNG."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"plot: the picture's name must end in .png, got {path}")

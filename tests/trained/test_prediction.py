@@ -21,7 +21,7 @@ from pyconvnet.cli.main import main
 from pyconvnet.common import threads
 from pyconvnet.data import load_image
 from pyconvnet.plan import Plan
-from pyconvnet.trained import prediction
+from pyconvnet.trained import images as reading
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_files_are_read_on_all_threads(folder, monkeypatch):
     threads.set_num_threads(2)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(prediction, "load_image", load)
+            patched.setattr(reading, "load_image", load)
             assert pcn.predict(model, paths) == expected
         assert warnings.filters == filters
         for name in (FILES[3], FILES[1]):
