@@ -1,5 +1,5 @@
-"""The command ``pyconvnet``: train, set, status, evaluate, predict, features, plot, summary, partition,
-check-grads, tune, devices.
+"""The command ``pyconvnet``: train, set, status, evaluate, predict, features, plot, report, summary,
+partition, check-grads, tune, devices.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.text import columns
-from . import arguments, features, setting, status
+from . import arguments, features, report, setting, status
 from .parser import parser, version_text
 
 _ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -364,6 +364,7 @@ _COMMANDS = {
     "predict": _predict,
     "features": features.run,
     "plot": _plot,
+    "report": report.run,
     "set": setting.run,
     "status": status.run,
     "summary": _summary,

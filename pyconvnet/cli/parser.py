@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from . import arguments, features, setting, status
+from . import arguments, features, report, setting, status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +101,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--seed", type=int, default=0, help="predictions, neighbours: which images")
     _add_views(sub, 1)
 
+    report.add(command)
     setting.add(command)
     status.add(command)
 

@@ -63,13 +63,14 @@ def neighbours(
     asked = [integer("plot", "queries", int(q), 0, len(dataset) - 1) for q in queries]
     if not asked:
         raise ValueError("plot: queries must not be empty")
-    found = model.features(dataset, layer or last_hidden_layer(model.network), device=device)
+    layer = layer or last_hidden_layer(model.network)
+    found = model.features(dataset, layer, device=device)
     indices, _ = nearest(found, found[asked], min(count + 1, len(dataset)))
     chosen = [[q, *[int(i) for i in near if i != q][:count]] for q, near in zip(asked, indices, strict=True)]
-    return _draw(model, dataset, chosen, Path(path))
+    return _draw(model, dataset, chosen, layer, Path(path))
 
 
-def _draw(model: Any, dataset: Any, chosen: Sequence[Sequence[int]], path: Path) -> Path:
+def _draw(model: Any, dataset: Any, chosen: Sequence[Sequence[int]], layer: str, path: Path) -> Path:
     columns = len(chosen[0])
     figure = make_figure(1.45 * columns + 0.3, 1.75 * len(chosen) + 0.3)
     widths = [1, 0.12, *[1] * (columns - 1)]  # a gap after the queries
@@ -83,5 +84,5 @@ def _draw(model: Any, dataset: Any, chosen: Sequence[Sequence[int]], path: Path)
             name = cut(model.class_name(int(label)).encode("utf-8", "replace").decode(), 18)
             axis.set_title(name, fontsize=8, color="darkgreen" if label == labels[0] else "crimson")
             axis.set_axis_off()
-    cells[0, 0].set_title(f"query: {cells[0, 0].get_title()}", fontsize=8)
+    figure.suptitle(f"queries, and the images nearest to them in {layer}", fontsize=9)
     return write_figure(figure, path)

@@ -47,7 +47,7 @@ def training_curves(run: Any, path: str | Path | None = None) -> Path:
     ValueError
         The log holds no finished epoch, or is damaged.
     """
-    log = _log_path(run)
+    log = log_path(run)
     path = log.parent / "curves.png" if path is None else Path(path)
     history = read_log(log)
     if not history["train"]:
@@ -102,6 +102,20 @@ def filters(model_or_run: Any, path: str | Path, layer: str | None = None) -> Pa
         No such layer, or none with filters.
     """
     model = as_model(model_or_run)
+    picture, title = filter_picture(model, layer)
+    scale = max(1, math.ceil(900 / picture.shape[1]))
+    picture = np.kron(picture, np.ones((scale, scale, 1)))
+    side = 8.0
+    figure = make_figure(side, side * picture.shape[0] / picture.shape[1] + 0.4)
+    axis = figure.subplots()
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=10)
+    return write_figure(figure, path)
+
+
+def filter_picture(model: Model, layer: str | None = None) -> tuple[np.ndarray, str]:
+    """Lay a convolution's filters side by side, (h, w, 3) in [0, 1], and say what they are: see `filters`."""
     name, weight = _filters_of(model, layer)
     count, height, width, channels = weight.shape
     low = weight.min(axis=(1, 2, 3), keepdims=True)
@@ -118,16 +132,8 @@ def filters(model_or_run: Any, path: str | Path, layer: str | None = None) -> Pa
     apart = np.empty((max(3, height // 2), *pictures[0].shape[1:]))
     apart[:] = 1.0
     picture = np.concatenate([pictures[0], *(p for part in pictures[1:] for p in (apart, part))])
-    scale = max(1, math.ceil(900 / picture.shape[1]))
-    picture = np.kron(picture, np.ones((scale, scale, 1)))
-    side = 8.0
-    figure = make_figure(side, side * picture.shape[0] / picture.shape[1] + 0.4)
-    axis = figure.subplots()
-    axis.imshow(picture, interpolation="nearest")
-    axis.set_axis_off()
     title = f"{model.network.name}: {name}, {count} filters {height}x{width}x{channels}"
-    axis.set_title(title + (f", {towers} towers" if towers > 1 else ""), fontsize=10)
-    return write_figure(figure, path)
+    return picture, title + (f", {towers} towers" if towers > 1 else "")
 
 
 def predictions(
@@ -226,19 +232,9 @@ def read_log(path: str | Path) -> dict[str, Any]:
     ValueError
         A line is no JSON object.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"plot: no such log: {path}")
     result: dict[str, Any] = {"network": None, "train": [], "validation": []}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            event = record["event"]
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break  # the last line of a run that was killed while writing it
-            raise ValueError(f"plot: {path}, line {number}: not a log record") from None
+    for record in read_events(path):
+        event = record["event"]
         if event == "start":
             result["network"] = record.get("network")
         if event in ("train", "validation") and "epoch" in record:
@@ -246,7 +242,27 @@ def read_log(path: str | Path) -> dict[str, Any]:
     return result
 
 
-def _log_path(run: Any) -> Path:
+def read_events(path: str | Path) -> list[dict[str, Any]]:
+    """Read all events of a log.jsonl, without a last line that is cut; raises as :func:`read_log`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"plot: no such log: {path}")
+    events = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["event"]
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break  # the last line of a run that was killed while writing it
+            raise ValueError(f"plot: {path}, line {number}: not a log record") from None
+        events.append(record)
+    return events
+
+
+def log_path(run: Any) -> Path:
+    """Find the log of a run, given as a Run, its folder or the log itself."""
     place = getattr(run, "out", run)
     if not isinstance(place, (str, os.PathLike)):
         raise TypeError(f"plot: run must be a Run, a folder or a log.jsonl, got {type(run).__name__}")

@@ -100,6 +100,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(tmp_path, monkeypatch, file)
 
     def finish(self, *args):
         if self.epoch == 1:
+            self.checkpoints.wait()
             no_room(monkeypatch, tmp_path / "run" / file)
         return real(self, *args)
 
