@@ -159,8 +159,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..trained.evaluate import evaluate
 
     model = load(args.model)
+    models = [model, *map(load, args.others)]
     result = evaluate(
-        [model, *map(load, args.others)],
+        models if args.at_size is None else [each.at_size(args.at_size) for each in models],
         arguments.data_of(args.data, model.network.name),
         args.views,
         batch_size=args.batch_size,
@@ -192,6 +193,7 @@ def _predict(args: argparse.Namespace) -> int:
     from ..trained.prediction import image_sources, predict_each
 
     model, failed = load(args.model), 0
+    model = model if args.at_size is None else model.at_size(args.at_size)
     _, paths = image_sources(args.images, model.preprocessing.image_shape)
     how = {**arguments.placing(args), **arguments.reading(args)}
     for path, guess, error in predict_each(model, paths, args.top, args.views, args.batch_size, **how):

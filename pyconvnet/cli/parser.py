@@ -70,6 +70,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--report", action="store_true", help="also the classes with the highest errors")
     sub.add_argument("--json", action="store_true", help="one JSON object")
     _add_views(sub, 10)
+    _add_size(sub)
     _add_precision(sub)
     _add_split(sub)
     _add_reading(sub)
@@ -80,6 +81,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     sub.add_argument("--top", type=int, default=5, help="classes to print (default 5)")
     sub.add_argument("--json", action="store_true", help="one JSON object per image")
     _add_views(sub, 1)
+    _add_size(sub)
     _add_precision(sub)
     _add_split(sub)
     _add_reading(sub, "skip")
@@ -253,6 +255,15 @@ def _add_reading(sub: argparse.ArgumentParser, on_error: str | None = None) -> N
         help="unreadable image files (default skip)",
     )
     sub.add_argument("--max-pixels", type=int, help="image files: largest decoded (default 100000000)")
+
+
+def _add_size(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--at-size",
+        type=arguments.parse_size,
+        metavar="SIZE",
+        help="look at whole images of this side, or HxW, with fully connected layers as convolutions",
+    )
 
 
 def _add_precision(sub: argparse.ArgumentParser) -> None:

@@ -216,7 +216,7 @@ def evaluate(
     dataset, labels = sets[0], sets[0].labels
     size = min(integer("evaluate", "batch_size", batch_size, 1), len(dataset))
     how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
-    outputs, count = models[0].network.classes, len(dataset)
+    outputs, count = models[0].outputs, len(dataset)
     classes, probabilities = np.empty((2, count, min(5, outputs)))
     true_probabilities = np.empty(count, np.float32)
     loss = top1 = top5 = 0.0
@@ -304,7 +304,7 @@ def as_models(models: Any) -> list[Model]:
     found = [as_model(model) for model in models]
     first = found[0]
     for number, model in enumerate(found[1:], 2):
-        same = model.network.classes == first.network.classes and model.classes == first.classes
+        same = model.outputs == first.outputs and model.classes == first.classes
         if not same or model.class_names_given != first.class_names_given:
             raise ValueError(
                 f"evaluate: all models must have the same classes in the same order, model {number} has "
@@ -315,7 +315,7 @@ def as_models(models: Any) -> list[Model]:
 
 def _told(model: Model) -> str:
     names = ", ".join(model.classes[:5]) + (", …" if len(model.classes) > 5 else "")
-    return f"{model.network.classes} ({names})"
+    return f"{model.outputs} ({names})"
 
 
 def as_model(model_or_run: Any) -> Model:
@@ -343,7 +343,7 @@ def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
             f"{channels_first_hint((len(dataset), *dataset.image_shape))}"
         )
     check_reading(dataset.reading, asked, dataset.name)
-    outputs = model.network.classes
+    outputs = model.outputs
     return matched(dataset, model.classes, model.class_names_given, outputs, "the model's outputs")
 
 
@@ -366,8 +366,11 @@ def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> n
         plan.forward(n, train=False, costs=False)
         scores = plan.get_output(plan.network.output, n).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
-            shifted = scores - scores.max(axis=1, keepdims=True)
-        per_view.append(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+            shifted = scores - scores.max(axis=-1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        if log_p.ndim == 4:  # of a fully convolutional network: the mean over the places
+            log_p = log_mean(log_p.reshape(n, -1, log_p.shape[-1]).swapaxes(0, 1))
+        per_view.append(log_p)
     return log_mean(per_view)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..common.checks import flag
 from ..common.devices import get_device
+from ..data.images import image_size
+from ..network.convolutional import fully_convolutional
 from ..network.network import Network
 from ..network.preprocessing import Preprocessing, check_parameters
 from ..plan.plan import Plan
@@ -49,10 +51,10 @@ class Model:
         check_parameters("Model", self.network, self.parameters)
         self.classes = [str(c) for c in self.classes]
         self.class_names_given = flag("Model", "class_names_given", self.class_names_given)
-        if len(self.classes) > self.network.classes:
+        if len(self.classes) > self.outputs:
             raise ValueError(
                 f"Model: classes holds {len(self.classes)} names, "
-                f"but network {self.network.name!r} has {self.network.classes} outputs"
+                f"but network {self.network.name!r} has {self.outputs} outputs"
             )
         if tuple(self.preprocessing.input_shape) != self.network.input_shape:
             raise ValueError(
@@ -62,6 +64,43 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.network!r}, {len(self.classes)} classes)"
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes the network tells apart, at one place or, of :meth:`at_size`, at many."""
+        network = self.network
+        shape = network[network.output].output_shape if len(network) else ()
+        return shape[2] if len(shape) == 3 else network.classes
+
+    def at_size(self, size: int | tuple[int, int]) -> Model:
+        """Return the model for images of another size, at least the one its network was trained on: fully
+        connected layers become convolutions, see :func:`pyconvnet.network.convolutional.fully_convolutional`.
+
+        It is evaluated, asked and saved like any other. The network looks at every place of the whole image
+        where it fits, and the probabilities are the mean over places; ``features(images, network.output)``
+        has the scores of each place, (n, h, w, classes). A mean image becomes its mean pixel. With
+        ``views=10`` the image and its mirror image are averaged: no crops are left.
+
+        Parameters
+        ----------
+        size : int or (H, W)
+            Of the images, after preparation.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Too small, or no size.
+        """
+        height, width = image_size("at_size", size)
+        network = fully_convolutional(self.network, (height, width))
+        mean = self.preprocessing.mean
+        pixel = mean.mean(axis=(0, 1), dtype=np.float64) if mean is not None and mean.ndim == 3 else mean
+        shape = (height, width, self.preprocessing.image_shape[2])
+        preprocessing = Preprocessing(shape, None, pixel, self.preprocessing.scale)
+        values = {name: self.parameters[name].reshape(p.shape) for name, p in network.parameters().items()}
+        info = {**self.info, "at_size": [height, width]}
+        classes, given = list(self.classes), self.class_names_given
+        return Model(network, read_only(values), preprocessing, classes, info, given)
 
     def plan(self, device: Any = None, batch_size: int = 128, *, train: bool = False, **options: Any) -> Any:
         """Make the model ready to run on a device, or on several: a :class:`pyconvnet.plan.Plan` with its

@@ -129,7 +129,7 @@ def predict_each(
         What :func:`image_sources` makes of images.
     how : device, precision, replicas, hybrid
     """
-    top = min(integer("predict", "top", top, 1), model.network.classes)
+    top = min(integer("predict", "top", top, 1), model.outputs)
     size = min(integer("predict", "batch_size", batch_size, 1), len(sources))
     check_on_error("predict", on_error)
     max_pixels = check_max_pixels("predict", max_pixels)

@@ -299,6 +299,21 @@ def test_all_stop_where_one_is_asked_to(tmp_path, train, monkeypatch):
     assert events(tmp_path / "run")[-1]["reason"] == "interrupted"
 
 
+def test_all_save_where_one_is_asked_to(tmp_path, train, monkeypatch):
+    """SIGUSR2 to any rank is a checkpoint of all, and nobody stops."""
+    real = Trainer._train_batch
+
+    def asked(self, batch):
+        self.signals._save |= self.ranks.rank == 1 and self.step == 6
+        real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_batch", asked)
+    runs = train(3, tmp_path / "run", epochs=3)
+    assert not any(run.interrupted for run in runs)
+    saved = [(e["step"], e["reason"]) for e in events(tmp_path / "run", "checkpoint")]
+    assert saved == [(0, "start"), (5, "epoch"), (8, "signal"), (10, "epoch"), (15, "epoch")]
+
+
 def test_all_stop_in_validation(tmp_path, train, monkeypatch):
     real = Trainer._validate
 
