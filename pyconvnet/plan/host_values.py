@@ -75,20 +75,21 @@ class PlanValues:
                     with self.lanes.active(i):
                         self._put(operand, self._to_numpy(i, shard.parameters[name]))
 
-    def get_parameters(self) -> dict[str, np.ndarray]:
-        """Copy all parameters to the host."""
-        return self._get("w")
+    def get_parameters(self, out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Copy all parameters to the host, into ``out`` where an earlier call's result is given."""
+        return self._get("w", out)
 
-    def get_momenta(self) -> dict[str, np.ndarray]:
-        """Copy all momenta to the host."""
-        return self._get("v")
+    def get_momenta(self, out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Copy all momenta to the host, into ``out`` where an earlier call's result is given."""
+        return self._get("v", out)
 
     def get_gradients(self) -> dict[str, np.ndarray]:
         """Copy all parameters' gradients to the host, summed over replicas."""
         return self._get("g")
 
-    def _get(self, flat: str) -> dict[str, np.ndarray]:
-        out = {name: np.empty(p.shape, self.dtype) for name, p in self.network.parameters().items()}
+    def _get(self, flat: str, out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        if out is None:
+            out = {name: np.empty(p.shape, self.dtype) for name, p in self.network.parameters().items()}
         for i, shard in enumerate(self.shards):
             host = self._to_numpy(i, getattr(shard, flat))  # one copy for all
             for name, view in shard.arena.views(host).items():

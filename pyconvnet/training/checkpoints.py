@@ -12,7 +12,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ class Snapshot:
         As :func:`pyconvnet.training.resume.write` takes them.
     best : Model or None
         Goes to ``best.safetensors`` first: the state tells of it.
+    release : function
+        Called when the arrays are no longer needed.
     """
 
     reason: str
@@ -51,7 +53,8 @@ class Snapshot:
     momenta: Mapping[str, np.ndarray]
     sums: np.ndarray
     statistics: Statistics | None
-    best: Model | None = None
+    best: Model | None
+    release: Callable[[], None]
     seconds: float = field(default=0.0, init=False)  # that writing took
 
 
@@ -113,6 +116,7 @@ class Checkpoints:
         self.error, self._best = None, None
         self._told.clear()
         self._step = snapshot.state["step"]
+        snapshot.release()
         where = {name: snapshot.state[name] for name in ("step", "epoch", "examples")}
         self._log.write(
             "checkpoint", **where, file=LAST, reason=snapshot.reason, seconds=round(snapshot.seconds, 3)
@@ -161,6 +165,8 @@ class Checkpoints:
     # ---- failures ------------------------------------------------------------------------------------------
     def _failed(self, error: Exception, snapshot: Snapshot) -> None:
         self.error = error
+        if snapshot.best is not snapshot.model:  # which waits for the next checkpoint
+            snapshot.release()
         text = (
             f"no checkpoint at step {snapshot.state['step']}: {reason_of(error)}; training goes on, "
             f"and tries again at the next checkpoint"

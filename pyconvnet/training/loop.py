@@ -28,7 +28,7 @@ from ..plan.plan import Plan
 from . import learning
 from . import resume as resuming
 from .checkpoints import Checkpoints
-from .figures import Figures, finite, short, steps_between_checks
+from .figures import Figures, short, steps_between_checks
 from .log import Log, Progress, Signals
 from .ranks import Ranks
 from .report import write_start
@@ -263,7 +263,8 @@ class Trainer(RunState):
                 return False
             self._change(decisions.change)
             self.times.lap("other")
-            if decisions.save:
+            ended = self.validation_set is None and self.examples >= len(self.train_set)
+            if decisions.save and not ended:  # else the epoch's own checkpoint follows at once
                 self._save(self._due or "")
                 self.times.lap("checkpoint")
             self.checkpoints.collect()
@@ -361,10 +362,7 @@ class Trainer(RunState):
         self.progress.end_epoch(record)
         if self.epoch == learning.EPOCHS_TO_BEAT_CHANCE and self.ranks.main:
             self._compare_with_chance()
-        model = self._model() if best else None
-        if model is not None and not all(finite(v) for v in model.parameters.values()):
-            model = None
-        self._save("epoch", model)
+        self._save("epoch", best)
 
     def _compare_with_chance(self) -> None:
         """Warn where the net has not begun to learn. A resumed run is past this epoch, or it warns then."""

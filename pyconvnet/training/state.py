@@ -83,6 +83,7 @@ class RunState:
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.rate = settings.lr  # of the last step, with the schedule's factor
+        self._spare: list[tuple[dict, dict]] = []  # memory for the next copy of parameters and momenta
         self._hyper: dict[str, float] = {}  # lr, momentum and weight decay that the plan has been told
 
     def _statistics(self) -> Statistics | None:
@@ -171,20 +172,22 @@ class RunState:
         if asked or self.step in self.changes.steps:
             self._set_hyper()
 
-    def _model(self) -> Model:
+    def _model(self, out: dict[str, np.ndarray] | None = None) -> Model:
         info = {"epoch": self.epoch, "step": self.step, "augment": self.settings.augmentation.as_dict()}
         if self.history:
             info["last_epoch"] = self.history[-1]
-        parameters, data = read_only(self.plan.get_parameters()), self.train_set
+        parameters, data = read_only(self.plan.get_parameters(out)), self.train_set
         names, given = list(data.classes), data.class_names_given
         return Model(self.network, parameters, self.preprocessing, names, info, given)
 
-    def _save(self, reason: str, best: Model | None = None) -> None:
-        """Copy the run as it is and let ``last.safetensors`` be written of it, and ``best.safetensors`` of
-        ``best``; refuses to write what is not finite over what was good (collective).
+    def _save(self, reason: str, best: bool = False) -> None:
+        """Copy the run as it is and let ``last.safetensors`` be written of it, and ``best.safetensors`` where
+        it is the ``best`` so far; refuses to write what is not finite over what was good (collective).
         """
-        model = self._model()
-        momenta = self.plan.get_momenta()
+        if self.ranks.main:
+            self.checkpoints.wait()  # for the memory, too
+        spare = self._spare.pop() if self._spare else (None, None)
+        model, momenta = self._model(spare[0]), self.plan.get_momenta(spare[1])
         for what, values in (("parameters", model.parameters), ("momenta", momenta)):
             for name, value in values.items():
                 if not finite(value):
@@ -195,9 +198,18 @@ class RunState:
             self.ranks.check_same(f"train: step {self.step}", bits, RuntimeError)
         sums = self.figures.sums()
         self._saved_at, self._saved_step, self._asked = time.monotonic(), self.step, False
+
+        def release() -> None:
+            """Use the memory for the next copy: to ask the system for it anew takes as long as the copy."""
+            for value in model.parameters.values():
+                value.flags.writeable = True
+            self._spare[:] = [(model.parameters, momenta)]
+
         if self.ranks.main:
-            state = self._state()
-            self.checkpoints.submit(Snapshot(reason, model, state, momenta, sums, self.statistics, best))
+            values = (model, self._state(), momenta, sums, self.statistics)
+            self.checkpoints.submit(Snapshot(reason, *values, model if best else None, release))
+        else:
+            release()
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -44,7 +44,8 @@ class Held:
     """The disk, on which every write of a training state after the first waits to be let go."""
 
     def __init__(self, monkeypatch):
-        self.go, self.count, self.inside, self.most = threading.Event(), 0, 0, 0
+        self.go, self.second = threading.Event(), threading.Event()
+        self.count = self.inside = self.most = 0
         real = module.resuming.write
 
         def write(*args):
@@ -52,6 +53,7 @@ class Held:
             self.inside += 1
             self.most = max(self.most, self.inside)
             if self.count > 1:
+                self.second.set()
                 assert self.go.wait(60)
             real(*args)
             self.inside -= 1
@@ -67,6 +69,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, in_bac
         if trainer.step == 1:
             whole.update(trainer.plan.get_parameters())
         if trainer.step == 3:  # steps 1, 2 have been taken while it was under way: nothing waited
+            assert disk.second.wait(60)
             assert disk.count == 2
             assert checkpoint.read(tmp_path / "last.safetensors")[1]["step"] == 0
             disk.go.set()
@@ -279,3 +282,25 @@ def test_usr2_while_one_is_being_written_is_not_forgotten(tmp_path, monkeypatch,
     go(tmp_path, data=None, batch_size=10)
     asked = [e["step"] for e in events(tmp_path, "checkpoint") if e["reason"] == "signal"]
     assert asked == [2, 8]
+
+
+def test_memory_of_a_written_checkpoint_serves_the_next(tmp_path, monkeypatch):
+    """And none that a model still to be written, or the one returned, has."""
+    seen, real = [], module.resuming.write
+
+    def write(path, model, state, momenta, *rest):
+        seen.append((id(model.parameters["fc2.weight"]), id(momenta["fc2.weight"])))
+        real(path, model, state, momenta, *rest)
+
+    monkeypatch.setattr(module.resuming, "write", write)
+    run = go(tmp_path, checkpoint_batches=2)
+    assert len(set(seen)) == 1 < len(seen)
+    assert not run.model.parameters["fc2.weight"].flags.writeable
+    assert id(run.model.parameters["fc2.weight"]) != seen[0][0]
+
+
+def test_without_validation_the_end_of_an_epoch_is_saved_once(tmp_path):
+    go(tmp_path, checkpoint_batches=1, epochs=2, validation=False)
+    told = [(e["step"], e["reason"]) for e in events(tmp_path, "checkpoint")]
+    assert len({step for step, _ in told}) == len(told)
+    assert told[-1] == (10, "epoch")
