@@ -21,6 +21,7 @@ from support import make_files as mk
 from support.runs import events, go, python_path, same_bits, toy
 
 from pyconvnet.trained import checkpoint
+from pyconvnet.training.changes import request
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
 
@@ -213,3 +214,28 @@ def test_killed_50_times_while_checkpoints_are_written(tmp_path):
     counts, half = killed_again_and_again(tmp_path / "runs", "writing", 50, lambda: 0.3 + 0.6 * moment())
     assert counts.total() == 50
     assert half >= 3, "too few in the middle of a file"
+
+
+# ---- with a change by hand ---------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_killed_at_every_write_with_a_request_waiting(tmp_path):
+    """Between journal, request, log and checkpoint: whatever was noted is done at the same step again."""
+
+    def first(out):
+        go(out, data=toy(60), **{**OPTIONS, "epochs": 1})
+        request(out, lr=0.004, momentum=0.5)
+
+    first(tmp_path / "whole")
+    go(tmp_path / "whole", data=toy(60), **OPTIONS)
+    until, status = 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        until += 1
+        out = tmp_path / f"run{until}"
+        first(out)
+        status = life(out, until)
+        assert status in (0, signal.SIGKILL)
+        if status:
+            assert life(out, 0) == 0
+        check(out, tmp_path / "whole", OPTIONS["epochs"])
+        assert events(out, "train")[-1]["lr"] == 0.004
+    assert until > 15
