@@ -10,9 +10,10 @@ import threading
 import numpy as np
 import pytest
 from safetensors.numpy import save as library_save
-from support.runs import events, go, same_bits, same_model
+from support.runs import events, go, same_bits, same_model, toys
 
 import pyconvnet as pcn
+from pyconvnet.cli.main import main
 from pyconvnet.common import files
 from pyconvnet.trained import checkpoint, checkpoint_file
 from pyconvnet.training import checkpoints as module
@@ -85,7 +86,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, in_bac
     written = [e["step"] for e in events(tmp_path, "checkpoint")]
     assert written[:2] == [0, 1]
     assert written[-1] == 4
-    assert all(e["seconds"] > 0 for e in events(tmp_path, "checkpoint"))
+    assert all(e["seconds"] >= 0 for e in events(tmp_path, "checkpoint"))
 
 
 def test_one_at_a_time_and_the_same_bits(tmp_path, monkeypatch, in_background):
@@ -190,6 +191,21 @@ def test_a_run_that_ends_unsaved_says_so_and_keeps_its_model(tmp_path, monkeypat
     run = go(tmp_path / "run", resume=True)
     same_model(run.model, caught.value.run.model)
     same_bits(go(tmp_path / "whole").out, tmp_path / "run")
+
+
+def test_the_command_line_tells_of_it(tmp_path, monkeypatch, capsys):
+    def do(trainer):
+        if trainer.step == 1:
+            trainer.checkpoints.wait()
+            refuse(monkeypatch, errno.ENOSPC)
+
+    at_steps(monkeypatch, do)
+    typed = ["train", *toys(tmp_path), "--epochs", "1", "--quiet", "--device", "cpu", "--validation", "0.5"]
+    with pytest.warns(RuntimeWarning, match="no checkpoint at step"):
+        assert main([*typed, "--batch-size", "5", "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("pyconvnet: [Errno 28] No space left on device")
+    assert "step 0's is whole in" in told
 
 
 @posix

@@ -16,6 +16,7 @@ from pyconvnet.data import ArrayDataset, Loader, statistics
 from pyconvnet.plan import buckets
 from pyconvnet.training import loop as trainer_module
 from pyconvnet.training import ranks as ranks_module
+from pyconvnet.training import resume as resuming
 from pyconvnet.training.loop import Trainer
 from pyconvnet.training.ranks import RankError, Ranks, current, launched
 
@@ -312,6 +313,24 @@ def test_all_save_where_one_is_asked_to(tmp_path, train, monkeypatch):
     assert not any(run.interrupted for run in runs)
     saved = [(e["step"], e["reason"]) for e in events(tmp_path / "run", "checkpoint")]
     assert saved == [(0, "start"), (5, "epoch"), (8, "signal"), (10, "epoch"), (15, "epoch")]
+
+
+def test_an_end_that_cannot_be_saved_is_an_error_of_all(tmp_path, train, monkeypatch):
+    real = resuming.write
+
+    def write(path, model, state, *rest):
+        if state["step"] > 5:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, model, state, *rest)
+
+    monkeypatch.setattr(resuming, "write", write)
+    with pytest.warns(RuntimeWarning, match="no checkpoint at step 10"), pytest.raises(pcn.UnsavedError):
+        train(3, tmp_path / "run", epochs=3)
+    first, *others = train.world.errors
+    assert "step 5's is whole" in str(first)
+    assert len(first.run.history) == 3
+    assert all(isinstance(error, RankError) and "rank 0 of 3 failed" in str(error) for error in others)
+    assert pcn.load(tmp_path / "run" / "last.safetensors").info["step"] == 5
 
 
 def test_all_stop_in_validation(tmp_path, train, monkeypatch):
