@@ -73,7 +73,8 @@ def losses(path: Path) -> list[dict[str, Any]]:
     kept = [record for record in records if record["event"] in ("train", "validation")]
     if not kept:
         raise RuntimeError(f"{path.name} holds no loss")
-    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in kept]
+    timing = ("time", "times", "images_per_second")
+    return [{k: v for k, v in r.items() if k not in timing} for r in kept]
 
 
 # ---- trainings ---------------------------------------------------------------------------------------------
