@@ -1,5 +1,4 @@
-"""The command ``pyconvnet``: train, set, status, evaluate, predict, features, plot, report, summary,
-partition, check-grads, tune, devices.
+"""The command ``pyconvnet``: reads what is typed, runs one of its commands.
 
 Exit codes: 0 done; 1 a check failed, or training left the finite numbers; 2 a wrong option, file or data,
 told in one line; 130 stopped by Ctrl-C. ``PYCONVNET_TRACEBACK=1`` shows where an error arose.
