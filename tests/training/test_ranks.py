@@ -28,6 +28,8 @@ def prepared():
 HEAD = """
 import os, pathlib
 from support import runs
+from support.quick import waited
+from pyconvnet.training.checkpoints import Checkpoints
 from pyconvnet.training.ranks import current
 from pyconvnet.training.loop import Trainer
 Trainer._draw = lambda self: None
@@ -104,6 +106,7 @@ def _two_jobs(folder):
             with open(folder / f"read-{{ranks.size}}-{{rank}}", "a") as file:
                 print(self.epoch, *batch.indices, file=file)
         Trainer._train_batch = train_batch
+        Checkpoints.busy = waited  # so that no image read is read again
         size = 22 if several else 30
         runs.go(folder / "read", resume="auto", checkpoint_batches=1, batch_size=size, epochs=2)
     """
