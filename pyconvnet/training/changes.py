@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,22 @@ class Changes:
         """List those made after so many steps or earlier."""
         return [change for change in self.taken if change["step"] <= step]
 
-    def forget(self, name: str) -> None:
-        """Undo all changes of a value, for a run that is resumed with another one from the start."""
-        for change in self.taken:
-            change.pop(name, None)
+    def forget(self, names: Iterable[str]) -> None:
+        """Undo all changes of some values, for a run that is resumed with others from the start.
+
+        Raises
+        ------
+        OSError
+            The journal cannot be written.
+        """
+        gone = set(names)
+        left = [{n: v for n, v in change.items() if n not in gone} for change in self.taken]
+        if left != self.taken:
+            self.taken = left
+            self._write(left)
+
+    def _write(self, taken: list[Change]) -> None:
+        files.write_atomically(self.out / JOURNAL, json.dumps(taken).encode())
 
     def asked(self, now: float) -> bool:
         """Tell whether somebody asks for a change; looks at the folder every half second at most."""
@@ -193,7 +205,7 @@ class Changes:
             taken = sorted(
                 [*later, {"step": step, "requests": names, **values}], key=lambda change: change["step"]
             )
-            files.write_atomically(self.out / JOURNAL, json.dumps(taken).encode())
+            self._write(taken)
         for path in paths:
             path.unlink(missing_ok=True)
         return taken, wrong

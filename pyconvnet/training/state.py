@@ -132,13 +132,11 @@ class RunState:
         changes = None
         with self.ranks.together():
             if self.ranks.main:
-                changes = Changes.read(self.out, None if self.saved is None else self.saved.state)
-        changes = self.ranks.broadcast(changes)
-        if self.saved is not None:
-            for name in NAMES:
-                if getattr(self.settings, name) != self.saved.state["options"][name]:
-                    changes.forget(name)
-        return changes
+                state = None if self.saved is None else self.saved.state
+                changes = Changes.read(self.out, state)
+                old = {} if state is None else state["options"]
+                changes.forget(n for n in NAMES if old and getattr(self.settings, n) != old[n])
+        return self.ranks.broadcast(changes)
 
     def _set_hyper(self) -> None:
         """Tell the plan what holds now: the run's own values, those changed by hand, the schedule."""

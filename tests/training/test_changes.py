@@ -120,6 +120,7 @@ def test_a_restart_script_that_repeats_the_first_rate_changes_nothing(tmp_path, 
     state = checkpoint.read(tmp_path / "cut" / "last.safetensors")[1]
     assert [c.get("lr") for c in state["changes"]] == [None, None, None]
     assert [c.get("momentum") for c in state["changes"]] == [None, 0.5, None]
+    assert go(tmp_path / "cut", resume="auto", lr=None, epochs=5).history[-1]["lr"] == 0.01  # and stays so
 
 
 def test_without_the_journal_the_checkpoint_tells(tmp_path):
