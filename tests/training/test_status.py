@@ -38,7 +38,6 @@ def test_a_run_that_is_running(tmp_path, monkeypatch):
 
     def train_batch(self, batch, real=Trainer._train_batch):
         if self.step == 6:
-            self.checkpoints.wait()  # the one of step 4
             self.checkpoints.wait()
             told.append(status(self.out))
             request(self.out, momentum=0.5)
