@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import numpy as np
 from support import ROOT
 from support import make_files as mk
 
@@ -26,3 +27,19 @@ def test_the_script_on_a_few_pictures(tmp_path, monkeypatch, capsys):
     ((new,), (scratch,)) = (document["validation_error"][kind] for kind in kinds[1:])
     assert list(document["verdicts"].values()) == [new < scratch] * 2
     assert "validation error by epoch" in capsys.readouterr().out
+
+
+def test_the_committed_rows():
+    """Recomputed from every epoch's row: five pairs of classes, three seeds."""
+    document = json.loads((ROOT / "benchmarks" / "results" / "new-head-cpu.json").read_text())
+    assert len(document["runs"]) == 5 * 3 * 3
+
+    def errors(kind, seed):
+        runs = [run for run in document["runs"] if (run["run"], run["seed"]) == (kind, seed)]
+        assert len({tuple(run["other"]) for run in runs}) == 5
+        return np.mean([[row["validation_error"] for row in run["rows"]] for run in runs], axis=0)
+
+    for seed in sorted({run["seed"] for run in document["runs"]}):
+        new, scratch = errors("new head", seed), errors("from scratch", seed)
+        assert new[2] < scratch[2] - 0.05  # after three epochs, for every seed
+        assert new.mean() < scratch.mean()
