@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time _HOMES says the 
     from .trained.export import export
     from .trained.model import Model
     from .trained.prediction import predict
+    from .trained.predictor import Predictor
     from .training.run import NonFiniteLossError, Run, UnsavedError
     from .training.train import train
 
@@ -47,6 +48,7 @@ _HOMES = {
     "trained.export": ("export",),
     "trained.model": ("Model",),
     "trained.prediction": ("predict",),
+    "trained.predictor": ("Predictor",),
     "training.run": ("NonFiniteLossError", "Run", "UnsavedError"),
     "training.train": ("train",),
 }

@@ -20,13 +20,13 @@ import numpy as np
 from ..common.checks import channels_first_hint, integer
 from ..common.devices import Device
 from ..common.text import columns
-from ..data import VIEWS, Augmentation, Dataset, Loader
+from ..data import Dataset, Loader
 from ..data.dataset import reading_of
 from ..data.matching import check_reading, matched
 from ..data.sources import given_options, open_pair
-from ..plan.plan import Plan
 from . import checkpoint
 from .model import Model
+from .probabilities import log_mean, log_probabilities, view_draws
 
 
 @dataclass(frozen=True)
@@ -347,62 +347,11 @@ def matching_data(model: Model, data: Any, **options: Any) -> Dataset:
     return matched(dataset, model.classes, model.class_names_given, outputs, "the model's outputs")
 
 
-def log_probabilities(plan: Plan, images: np.ndarray, draws: Sequence[Any]) -> np.ndarray:
-    """Return the logarithm of the mean softmax over views, (n, classes) float64.
-
-    Parameters
-    ----------
-    plan : Plan
-        With parameters and preprocessing set.
-    images : (n, H, W, C)
-        n at most the plan's batch size.
-    draws : sequence of functions of n
-        Each gives one view's draws, as `data.Augmentation.views` does.
-    """
-    n = len(images)
-    per_view = []
-    for draw in draws:
-        plan.feed(images, draws=draw(n))
-        plan.forward(n, train=False, costs=False)
-        scores = plan.get_output(plan.network.output, n).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # a model with infinities in it: NaN, which counts as an error
-            shifted = scores - scores.max(axis=-1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-        if log_p.ndim == 4:  # of a fully convolutional network: the mean over the places
-            log_p = log_mean(log_p.reshape(n, -1, log_p.shape[-1]).swapaxes(0, 1))
-        per_view.append(log_p)
-    return log_mean(per_view)
-
-
-def log_mean(log_p: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the logarithm of the mean of probabilities, given by their logarithms."""
-    if len(log_p) == 1:
-        return log_p[0]
-    with np.errstate(invalid="ignore"):
-        return np.logaddexp.reduce(np.stack(log_p)) - np.log(len(log_p))
-
-
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Count the classes before the true one: (n,) ints; equal scores count by index, NaN ranks last."""
     own = scores[np.arange(len(labels)), labels][:, None]
     before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1] + 5, before.sum(axis=1))
-
-
-def view_draws(model: Model, views: Any) -> list[Any]:
-    """Return functions n -> draws of the views to average over; see `evaluate`."""
-    if isinstance(views, bool) or views not in (1, VIEWS):
-        raise ValueError(f"views must be 1 or {VIEWS}, got {views!r}")
-    pre = model.preprocessing
-    augmentation = Augmentation(crop=pre.crop, mean=None)
-    if views == 1:
-        return [lambda n: augmentation.centre(n, pre.image_shape)]
-    numbers = range(VIEWS)
-    if augmentation.output_shape(pre.image_shape) == pre.image_shape:
-        numbers = [view for view in numbers if view % 5 == 0]
-    if (model.info.get("augment") or {}).get("mirror") is False:
-        numbers = [view for view in numbers if view < 5]
-    return [lambda n, view=view: augmentation.views(n, view, pre.image_shape) for view in numbers]
 
 
 def _bar(dataset: Dataset, show: bool) -> Any:

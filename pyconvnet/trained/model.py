@@ -19,6 +19,7 @@ from ..network.preprocessing import Preprocessing, check_parameters
 from ..plan.plan import Plan
 from .checkpoint_file import write_file
 from .features import features
+from .probabilities import predict_proba
 
 
 @dataclass
@@ -169,6 +170,39 @@ class Model:
         """
         how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
         return features(self, images, layer, batch_size=batch_size, device=device, **how)
+
+    def predict_proba(
+        self,
+        images: Any,
+        *,
+        views: int = 1,
+        batch_size: int = 128,
+        device: Any = None,
+        precision: str = "fp32",
+        replicas: int = 1,
+        hybrid: bool = False,
+    ) -> np.ndarray:
+        """Return the probabilities of all classes, in the order of :attr:`classes`.
+
+        Parameters
+        ----------
+        images : one image or a sequence of them
+            As :func:`pyconvnet.predict` takes them.
+        views, batch_size, device, precision, replicas, hybrid :
+            As in :func:`pyconvnet.predict`.
+
+        Returns
+        -------
+        (n, outputs) float64
+            The mean softmax over the views; of one image (outputs,).
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As of :func:`pyconvnet.predict`.
+        """
+        how = {"precision": precision, "replicas": replicas, "hybrid": hybrid}
+        return predict_proba(self, images, views=views, batch_size=batch_size, device=device, **how)
 
     def release(self) -> None:
         """Give back the memory of the plan that is kept."""

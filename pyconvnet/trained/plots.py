@@ -20,8 +20,9 @@ from ..common.checks import either, integer
 from ..common.files import write_atomically
 from ..common.text import cut
 from ..data import Loader
-from .evaluate import Evaluation, as_model, best_classes, log_probabilities, matching_data, view_draws
+from .evaluate import Evaluation, as_model, best_classes, matching_data
 from .model import Model
+from .probabilities import log_probabilities, view_draws
 
 _TRAIN, _VALIDATION = "black", "crimson"
 _GAP = (0.72, 0.82, 0.95)  # between grey filters; coloured ones are on white

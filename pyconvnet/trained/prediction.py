@@ -15,9 +15,10 @@ from ..data.dataset import reading_of
 from ..data.images import check_max_pixels, check_on_error
 from ..data.matching import check_reading
 from ..data.sources import given_options
-from .evaluate import as_model, best_classes, log_probabilities, view_draws
+from .evaluate import as_model, best_classes
 from .images import image_sources, read_all, stack
 from .model import Model
+from .probabilities import log_probabilities, view_draws
 
 #: (class name, probability) of one image, most probable first; None: the image could not be read.
 Guess = list[tuple[str, float]] | None
