@@ -25,6 +25,7 @@ if(NOT PYCONVNET_NVCC)
   # ... and no unversioned libcudart.so, which find_package(CUDAToolkit) wants.
   file(GLOB _cudart "${_cu13}/lib/libcudart.so.*")
   set(CUDA_CUDART "${_cudart}" CACHE FILEPATH "")
+  set(CUDA_cudart_LIBRARY "${_cudart}" CACHE FILEPATH "")  # of the target CUDA::cudart
   set(CUDAToolkit_ROOT "${_cu13}")
 endif()
 set(CMAKE_CUDA_COMPILER "${PYCONVNET_NVCC}")
