@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -23,7 +25,26 @@ def nvcc() -> str | None:
     """Path of the compiler, where there is one."""
     beside = Path("/usr/local/cuda/bin/nvcc")
     found = os.environ.get("CUDACXX") or probes.tool("nvcc") or (str(beside) if beside.exists() else None)
-    return found or shutil.which("nvcc", path=str(Path(sys.prefix) / "bin"))
+    return found or shutil.which("nvcc", path=str(Path(sys.prefix) / "bin")) or of_wheels()
+
+
+def of_wheels() -> str | None:
+    """The compiler of NVIDIA's wheels, where they are installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        if spec := importlib.util.find_spec("nvidia.cu13"):
+            return shutil.which("nvcc", path=str(Path(next(iter(spec.submodule_search_locations))) / "bin"))
+    return None
+
+
+def libraries() -> list[str]:
+    """Options that say where the runtime's libraries are, which the wheels' nvcc does not know."""
+    return ["-L", str(Path(nvcc()).parents[1] / "lib")] if nvcc() and nvcc() == of_wheels() else []
+
+
+def _runtime() -> list[str]:
+    """Options of a program with the shared runtime; the wheels have it under no name that -l finds."""
+    where = libraries()
+    return ["-cudart", "none", *where, "-l:libcudart.so.13"] if where else ["-cudart", "shared"]
 
 
 def missing() -> str | None:
@@ -55,7 +76,9 @@ def build(folder: Path, library: Path, families: str | None) -> None:
     else:
         configure += [f"-DPYCONVNET_FAMILIES={families}"]
     configure += [f"-DPTX_LIBRARY={library / 'libptx.a'}"]
-    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+    if nvcc() != of_wheels():  # which CMake's files find by themselves
+        configure += [f"-DCMAKE_CUDA_COMPILER={nvcc()}"]
     if ninja := probes.tool("ninja"):
         configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     _run(*configure)
@@ -68,7 +91,7 @@ def compile_program(
     """Compile a program, host and PTX, with the shared runtime."""
     program.parent.mkdir(parents=True, exist_ok=True)
     code = ["-gencode", f"arch={architecture},code={architecture}", "--compress-mode=none"]
-    _run(nvcc(), "-std=c++17", "-I", include, "-cudart", "shared", *code, *options, source, "-o", program)
+    _run(nvcc(), "-std=c++17", "-I", include, *_runtime(), *code, *options, source, "-o", program)
     return program
 
 

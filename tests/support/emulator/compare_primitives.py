@@ -29,7 +29,7 @@ def build_device(folder: Path) -> Path:
     """primitives.cu compiled by nvcc."""
     program = folder / "primitives_device"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [ptx.nvcc() or "nvcc", "-std=c++17", "-I", probes.ROOT / "kernels"]
+    command = [ptx.nvcc() or "nvcc", "-std=c++17", "-I", probes.ROOT / "kernels", *ptx.libraries()]
     command += ["-gencode", "arch=compute_90a,code=sm_90a"]
     subprocess.run([*command, probes.HERE / "primitives.cu", "-o", program], check=True)
     return program
