@@ -20,12 +20,12 @@ class Times:
     """
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(("data", "copy", "compute", "checkpoint", "other"), 0.0)
-        self._last = time.perf_counter()
+        self.begin()
 
     def begin(self) -> None:
-        """Begin again at zero."""
-        self.__init__()  # type: ignore[misc]
+        """Begin, or begin again, at zero."""
+        self._seconds = dict.fromkeys(("data", "copy", "compute", "checkpoint", "other"), 0.0)
+        self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:
         """Count the seconds since the last lap for a part."""
