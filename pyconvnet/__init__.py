@@ -53,12 +53,13 @@ _HOMES = {
     "training.train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MOVED = {"reference": "ops.reference"}  #: modules by the names they had until 0.1
 
 __all__ = sorted([*_HOME_OF, "__version__", "data", "layers", "models", "ops"])
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name, name)
+    home = _HOME_OF.get(name) or _MOVED.get(name, name)
     if home.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -4,7 +4,7 @@
 name       arrays  arithmetic                                     for
 ========== ======= ============================================== =========================================
 cuda:0 ... CuPy    ``pyconvnet._cuda``: kernels/ compiled by nvcc the product
-cpu        NumPy   ``pyconvnet.reference``: NumPy and BLAS, and   machines without a GPU; tests' oracle
+cpu        NumPy   ``pyconvnet.ops.reference``: NumPy and BLAS, and   machines without a GPU; tests' oracle
                    for float32 ``pyconvnet._host``
 emulator   NumPy   ``pyconvnet._emulator``: kernels/ by g++       running and debugging kernels without a GPU
 ========== ======= ============================================== =========================================
@@ -48,7 +48,7 @@ class Device:
     xp : module
         ``numpy`` or ``cupy``.
     ext : module or None
-        The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.reference` and,
+        The compiled module; None for ``cpu``, whose operations are :mod:`pyconvnet.ops.reference` and,
         where they have a kernel, `pyconvnet.ops.host`.
     code : Code or None
         Which of the module's code a CUDA device runs; None where that is not known, and for the others.

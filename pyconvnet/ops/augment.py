@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16, accumulation_dtype
-from ..reference.space_to_depth import Depth, images_to_depth
-from . import core
+from . import core, reference
 from .launch import HostCall, Launch, Prepared, as_flags, as_int32
 from .operation import operation
+from .reference.space_to_depth import Depth, images_to_depth
 
 
 @operation()

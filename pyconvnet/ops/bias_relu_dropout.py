@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import reference
 from ..common import checks
 from ..common.precision import accumulation_dtype
-from . import core, draws
+from . import core, draws, reference
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
 

@@ -44,11 +44,11 @@ import numpy as np
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16, accumulation_dtype
-from ..reference import conv as reference
 from . import core
 from .arrays import capability, pointer
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
+from .reference import conv as reference
 
 Pair = tuple[int, int]
 # Coordinates, padding included, stay below this: the kernels add and subtract a few of them in 32 bits.

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
-from . import core
+from . import core, reference
 from .operation import Varying
 
 

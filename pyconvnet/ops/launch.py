@@ -32,7 +32,7 @@ class HostCall:
     Parameters
     ----------
     function : callable
-        Of :mod:`pyconvnet.reference`, or one that looks at what arrays hold.
+        Of :mod:`pyconvnet.ops.reference`, or one that looks at what arrays hold.
     args, options :
         Its arguments.
     """

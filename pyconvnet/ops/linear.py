@@ -23,10 +23,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
-from . import conv, core, pointwise
+from . import conv, core, pointwise, reference
 from . import cublas as _cublas
 from .arrays import capability
 from .launch import HostCall, Launch, Prepared

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import accumulation_dtype
-from . import core
+from . import core, reference
 from .launch import HostCall, Launch, Prepared, as_int32
 from .operation import operation
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from ..common import checks
 from ..common.devices import Device
-from ..reference import norm as reference
 from . import core
 from .launch import HostCall, Launch, Prepared
 from .norm import _MAX_SIZE, _groups, _number
 from .operation import operation
 from .pool import Geometry, Pair, check_argmax
+from .reference import norm as reference
 
 
 @dataclasses.dataclass(frozen=True)

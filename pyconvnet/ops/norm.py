@@ -38,10 +38,10 @@ import numpy as np
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import accumulation_dtype
-from ..reference import norm as reference
 from . import core
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
+from .reference import norm as reference
 
 _MAX_SIZE = 2**31 - 1
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from ..common.devices import Device
-from ..reference.space_to_depth import Depth
 from . import arrays as device_arrays
 from . import tuning
 from .arrays import capability, host_device, is_array, overlap
 from .launch import HostCall, Launch, Prepared, arrays_in
+from .reference.space_to_depth import Depth
 
 #: So many recipes of one operation are kept; the oldest goes first.
 MOST_RECIPES = 512

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16
-from . import core
+from . import core, reference
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
 

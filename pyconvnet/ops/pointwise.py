@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import accumulation_dtype
-from . import core, draws
+from . import core, draws, reference
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from ..common import checks
 from ..common.devices import Device
-from ..reference import pool as reference
 from . import core
 from .launch import HostCall, Launch, Prepared
 from .operation import operation
+from .reference import pool as reference
 
 Pair = tuple[int, int]
 _LIMIT = 2**31

@@ -24,12 +24,12 @@ import numpy as np
 from ..common import checks
 from ..common.devices import Device
 from ..common.precision import BFLOAT16
-from ..reference import space_to_depth as reference
-from ..reference.space_to_depth import Depth, block_side, channels, filters_shape
 from . import conv, core
 from .augment import prepare
 from .launch import HostCall, Launch, Prepared, Step
 from .operation import operation
+from .reference import space_to_depth as reference
+from .reference.space_to_depth import Depth, block_side, channels, filters_shape
 
 
 def _extent(dev: Device, w_shape: tuple[int, ...], shape: tuple[int, ...], side: int) -> Any:

@@ -20,9 +20,9 @@ from support.kernels import fatbin
 from support.kernels.kernel_record import tables
 from support.kernels.tiles import TILES, Tile
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.ops import operation
+from pyconvnet.ops import operation, reference
 
 KERNELS = ROOT / "kernels"
 PORTABLE = "75-virtual;80-real;80-virtual;90-real"

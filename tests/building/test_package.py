@@ -255,6 +255,7 @@ def test_where_the_cuda_module_is_built(
 @pytest.mark.parametrize("tool", ["cmake", "ninja"])
 def test_a_tool_that_does_not_run_is_fetched(setup_script, bare_machine, tool):
     """As that of a wheel in the user's environment, within the one in which pip builds."""
+
     def needs():
         return [need for need in setup_script["missing_tools"]() if need.startswith(tool)]
 

@@ -152,7 +152,7 @@ def test_a_family_has_its_room_on_every_floor(family):
         f"kernels/{family}/{family}.h",
         f"bindings/{family}.cpp",
         f"pyconvnet/ops/{family}.py",
-        f"pyconvnet/reference/{family}.py",
+        f"pyconvnet/ops/reference/{family}.py",
         f"benchmarks/bench_{family}.py",
     ):
         assert (ROOT / place).is_file(), f"{place} is missing"
@@ -223,8 +223,7 @@ PACKAGE = ROOT / "pyconvnet"
 #: What stands under each folder or file of the package: all it may import, and nothing else may be there.
 UNDER = {
     "common": "",
-    "reference": "common",
-    "ops": "common reference",
+    "ops": "common",
     "torch": "common ops",
     "layers": "common ops",
     "network": "common layers",
@@ -312,7 +311,7 @@ def test_a_circle_is_seen(tmp_path):
 def test_the_top_of_the_package():
     top = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     assert top == set(UNDER)
-    assert len(top) <= 14
+    assert len(top) <= 13
     for place, under in UNDER.items():
         assert set(under.split()) <= set(list(UNDER)[: list(UNDER).index(place)]), (
             "the table goes from below up"
@@ -326,6 +325,15 @@ def test_each_folder_imports_only_what_stands_under_it(name):
         assert module, f"{name} imports pyconvnet itself"
         other = module.split(".")[0]
         assert other == place or other in UNDER[place].split() or other in ("_cuda", "_emulator"), module
+
+
+def test_the_reference_knows_no_operation():
+    """It is what the kernels are tested against, and what checks nothing: `ops` has checked before."""
+    inside = [name for name in MODULES if name.startswith("ops.reference")]
+    assert len(inside) > 10
+    for name in inside:
+        for module in imported(name, MODULES[name]):
+            assert module.startswith(("ops.reference", "common")), f"{name} imports {module}"
 
 
 def test_no_module_takes_the_name_of_a_public_function():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support.helpers import assert_close, same_bits
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import threads
-from pyconvnet.ops import host, operation
+from pyconvnet.ops import host, operation, reference
 from pyconvnet.ops.host import module
 
 LEVELS = list(module.levels())
@@ -365,6 +365,7 @@ def test_crops_stay_inside_their_images(level):
 
 def test_arrays_between_the_multiples_of_their_elements(level, rng):
     """Kernels run on copies; what is updated in place is the reference's."""
+
     def odd(array):
         raw = np.zeros(array.nbytes + 1, np.uint8)
         view = raw[1:].view(array.dtype).reshape(array.shape)

@@ -14,8 +14,8 @@ from pyconvnet.layers import Conv2d, Linear, MaxPool2d, Normal, SoftmaxCrossEntr
 from pyconvnet.network import Network
 from pyconvnet.network.preprocessing import Preprocessing
 from pyconvnet.ops import space_to_depth as depth_ops
+from pyconvnet.ops.reference.space_to_depth import Depth
 from pyconvnet.plan import Plan
-from pyconvnet.reference.space_to_depth import Depth
 
 pytestmark = pytest.mark.kernels
 

@@ -127,9 +127,7 @@ def test_not_contiguous(op, name):
 
 
 #: Arrays whose first extent nothing else fixes.
-FREE = {
-    (op, "x") for op in ("conv2d", "conv2d_depth", "linear", "add_bias", "bias_relu_dropout", "dropout")
-}
+FREE = {(op, "x") for op in ("conv2d", "conv2d_depth", "linear", "add_bias", "bias_relu_dropout", "dropout")}
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pyconvnet.common import threads as _threads
-from pyconvnet.reference import conv
+from pyconvnet.ops.reference import conv
 
 # The package's own `linear` is the function of that name.
-linear = importlib.import_module("pyconvnet.reference.linear")
+linear = importlib.import_module("pyconvnet.ops.reference.linear")
 
 # (x shape, w shape, stride, pad, groups): square and rectangular, every padding asymmetric once, strides that
 # do not divide, strides wider than the filter, padding wider than the filter, windows that overhang, one

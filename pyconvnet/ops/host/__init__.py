@@ -1,4 +1,4 @@
-"""Compiled kernels of the `cpu` device: what they do in place of :mod:`pyconvnet.reference`.
+"""Compiled kernels of the `cpu` device: what they do in place of :mod:`pyconvnet.ops.reference`.
 
 ``pyconvnet._host`` has them for float32; everything else, and a machine without the module, has the
 reference. Each family's module here says which calls of its functions have a kernel. ``PYCONVNET_HOST`` says
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import reference
+from .. import reference
 from . import augment, conv, lrn_max_pool, module, norm, optim, pointwise, pool
 
 _KERNELS: dict[Callable[..., Any], Callable[..., module.Call | None]] = {
@@ -49,7 +49,7 @@ def call_for(
     Parameters
     ----------
     function : callable
-        Of :mod:`pyconvnet.reference`, or any other.
+        Of :mod:`pyconvnet.ops.reference`, or any other.
     args, options :
         Its arguments, checked.
     """

@@ -1,6 +1,6 @@
 """Crops of images on the `cpu` device by a compiled kernel.
 
-The arguments are those of :mod:`pyconvnet.reference.augment`.
+The arguments are those of :mod:`pyconvnet.ops.reference.augment`.
 """
 
 from __future__ import annotations

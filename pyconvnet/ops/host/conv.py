@@ -1,6 +1,6 @@
 """Convolutions on the `cpu` device by compiled kernels.
 
-The arguments are those of :mod:`pyconvnet.reference.conv`.
+The arguments are those of :mod:`pyconvnet.ops.reference.conv`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from ...common.threads import ranges, scratch
-from ...reference.conv import Padding
-from ...reference.pieces import Pair
+from ..reference.conv import Padding
+from ..reference.pieces import Pair
 from . import module
 
 #: Multiply-adds that are worth a thread.

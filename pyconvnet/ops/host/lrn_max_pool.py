@@ -1,7 +1,7 @@
 """Response normalisation with a maximum behind it, on the `cpu` device by the compiled kernels of the two.
 
 A task takes some images through both while they are in cache. The arguments are those of
-:mod:`pyconvnet.reference.norm`.
+:mod:`pyconvnet.ops.reference.norm`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...common.threads import ranges, scratch
-from ...reference.pool import Padding, Pair
+from ..reference.pool import Padding, Pair
 from . import module, norm, pool
 
 #: Elements of x that a task works on.

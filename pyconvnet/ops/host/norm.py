@@ -1,6 +1,6 @@
 """Response normalisation on the `cpu` device by compiled kernels.
 
-The arguments are those of :mod:`pyconvnet.reference.norm`.
+The arguments are those of :mod:`pyconvnet.ops.reference.norm`.
 """
 
 from __future__ import annotations

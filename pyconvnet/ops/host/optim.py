@@ -1,6 +1,6 @@
 """Gradient descent on the `cpu` device by a compiled kernel.
 
-The arguments are those of :mod:`pyconvnet.reference.optim`.
+The arguments are those of :mod:`pyconvnet.ops.reference.optim`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ReLU and bias gradients on the `cpu` device by compiled kernels.
 
-The arguments are those of :mod:`pyconvnet.reference.pointwise`.
+The arguments are those of :mod:`pyconvnet.ops.reference.pointwise`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pooling on the `cpu` device by compiled kernels.
 
-The arguments are those of :mod:`pyconvnet.reference.pool`.
+The arguments are those of :mod:`pyconvnet.ops.reference.pool`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ...common.threads import ranges
-from ...reference.pool import Padding, Pair
+from ..reference.pool import Padding, Pair
 from . import module
 
 #: Elements that are worth a thread.

@@ -25,11 +25,9 @@ from support.kernels.conv_shapes import Conv, alexnet_convs
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.reference import conv as reference
+from pyconvnet.ops.reference import conv as reference
 
-FEW_ROWS = [
-    pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in DIRECTIONS for row in rows(op, FEW)
-]
+FEW_ROWS = [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in DIRECTIONS for row in rows(op, FEW)]
 
 
 def check(op: str, case: Conv, dev, kernel: str) -> None:

@@ -29,8 +29,9 @@ from support.kernels.conv_problems import (
 )
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv, alexnet_convs
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import devices
+from pyconvnet.ops import reference
 from pyconvnet.ops.conv import capability
 
 BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)

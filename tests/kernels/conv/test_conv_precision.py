@@ -23,8 +23,9 @@ from support.kernels.conv_problems import (
 )  # fmt: skip
 from support.kernels.conv_shapes import RAGGED_CONVS, Conv, alexnet_convs
 
-from pyconvnet import layers, ops, reference
+from pyconvnet import layers, ops
 from pyconvnet.common import devices
+from pyconvnet.ops import reference
 from pyconvnet.ops.conv import capability
 
 EPS_TF32 = 2.0**-11  # half the spacing of numbers with 11 significant bits

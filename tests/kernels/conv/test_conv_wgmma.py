@@ -17,8 +17,9 @@ from test_conv_bf16 import BF16, F32, assert_right
 from test_conv_precision import EPS_TF32, rms
 from test_masked_dgrad import relu_output, through_relu
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import devices
+from pyconvnet.ops import reference
 from pyconvnet.ops.conv import capability
 
 SAME1, SAME2 = ((1, 1), (1, 1)), ((2, 2), (2, 2))
@@ -321,9 +322,7 @@ def test_a_group_of_filters_does_not_see_the_other(case, kernel, device, run_on)
     dy = p.dy.copy()
     dy[..., 128] = np.nan
     with run_on(device):
-        dx = ops.conv2d_dgrad(
-            device.asarray(dy), device.asarray(p.w), case.x, kernel=kernel, **case.options
-        )
+        dx = ops.conv2d_dgrad(device.asarray(dy), device.asarray(p.w), case.x, kernel=kernel, **case.options)
     dx = device.to_numpy(dx).astype(np.float64)
     assert np.isfinite(dx[..., :48]).all()
     assert np.isnan(dx[..., 48:]).any()
@@ -443,9 +442,7 @@ def test_alexnet_runs_on_them(monkeypatch):
 
     for batch in (128, 1024):
         for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad"):
-            chosen = {
-                case.name: kernels(op, case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]
-            }
+            chosen = {case.name: kernels(op, case, precision="bf16")[0] for case in alexnet_convs(batch)[1:]}
             assert all("_wgmma" in name for name in chosen.values()), chosen
 
 

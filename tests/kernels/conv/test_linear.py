@@ -11,9 +11,10 @@ from support.helpers import EPS32, Scratch, assert_close, filled_with_nan, same_
 from support.kernels.conv_problems import PLAIN, slow
 from support.kernels.conv_shapes import RAGGED_LINEARS, Linear, reduced_linears
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import devices
 from pyconvnet.ops import cublas as _cublas
+from pyconvnet.ops import reference
 
 CASES = [*reduced_linears(), *RAGGED_LINEARS]
 FEW = [case for case in CASES if case.name in ("odd", "ragged", "deep")]

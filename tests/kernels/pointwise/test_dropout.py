@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from support.kernels.placing import blank, kernels_of, place
 
-from pyconvnet import ops, reference
+from pyconvnet import ops
 from pyconvnet.common import philox
+from pyconvnet.ops import reference
 
 pytestmark = pytest.mark.kernels
 

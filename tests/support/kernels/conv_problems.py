@@ -12,7 +12,7 @@ from support.kernels.conv_shapes import RAGGED_CONVS, Conv, reduced_convs
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.reference import conv as reference
+from pyconvnet.ops.reference import conv as reference
 
 PLAIN = devices.emulator().ext.flavour() == "plain"
 TINY = reduced_convs(tiny=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..common.threads import parallel, ranges, scratch
+from ...common.threads import parallel, ranges, scratch
 from .widen import widened
 
 __all__ = ["augment"]

@@ -11,7 +11,7 @@ Threads: see `pyconvnet.common.threads`.
 
 # ruff: noqa: F401  (all that is imported here is meant to be read from here)
 
-from ..common import philox
+from ...common import philox
 from .augment import augment
 from .conv import conv2d, conv2d_dgrad, conv2d_wgrad
 from .linear import linear, linear_dgrad, linear_wgrad

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..common.philox import window_words
-from ..common.threads import parallel, ranges, scratch
+from ...common.philox import window_words
+from ...common.threads import parallel, ranges, scratch
 from .widen import widened
 
 __all__ = [

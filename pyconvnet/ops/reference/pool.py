@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..common.threads import parallel, ranges, scratch
+from ...common.threads import parallel, ranges, scratch
 from .widen import widened
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]

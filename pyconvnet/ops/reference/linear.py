@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..common.threads import parallel, scratch
+from ...common.threads import parallel, scratch
 from .pointwise import relu_backward
 from .widen import widened
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..common.threads import ranges, scratch, zero_outside
+from ...common.threads import ranges, scratch, zero_outside
 
 Pair = tuple[int, int]
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..common.threads import parallel, scratch
+from ...common.threads import parallel, scratch
 from .pieces import Pair, Piece, Window, contiguous, cut, patches_of
 from .pointwise import bias_backward, relu_backward
 from .products import MOST_ELEMENTS, Product, Products, small

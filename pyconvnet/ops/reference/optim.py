@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..common.threads import parallel, scratch
+from ...common.threads import parallel, scratch
 
 __all__ = ["sgd_momentum"]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.threads import parallel, ranges, scratch
+from ...common.threads import parallel, ranges, scratch
 from . import pool
 from .widen import BFLOAT16, widened
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.precision import BFLOAT16
+from ...common.precision import BFLOAT16
 
 
 def _is_bfloat16(value: Any) -> bool:

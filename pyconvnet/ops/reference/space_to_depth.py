@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import integer, padding, pair
+from ...common.checks import integer, padding, pair
 
 __all__ = ["filters_from_depth", "filters_to_depth", "images_to_depth"]
 
