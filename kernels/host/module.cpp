@@ -2,6 +2,7 @@
 // kernels together. Each function checks what it is given, arrays and extents, and lets go of the interpreter meanwhile;
 // memory is what the arrays are, so nothing that Python passes reads or writes outside of it.
 #include "host/arguments.h"
+#include "host/read.h"
 
 namespace pcn_host {
 namespace {
@@ -276,6 +277,21 @@ PyObject* resize(PyObject*, PyObject* const* values, Py_ssize_t count) {
   return run(args, [&] { kernels->resize(g, x, spans_h, weights_h, spans_w, weights_w, bytes, y); });
 }
 
+PyObject* read(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  Arguments args(values, count, 5);
+  const long rows = args.integer(0, 1l << 30), bytes = args.integer(1, 1l << 40);
+  const int* files = args.array<int>("i", rows, false);
+  const long* offsets = args.array<long>("l", rows, false);
+  unsigned char* out = args.array<unsigned char>("B", args.product(rows, bytes), true);
+  if (!args.good()) return nullptr;
+  ReadEnd found;
+  Py_BEGIN_ALLOW_THREADS;
+  found = read_rows(rows, bytes, files, offsets, out);
+  Py_END_ALLOW_THREADS;
+  if (found.row < 0) Py_RETURN_NONE;
+  return Py_BuildValue("(li)", found.row, found.error);
+}
+
 template <PyObject* (*F)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef method(const char* name, const char* text) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(F)), METH_FASTCALL, text};
@@ -305,6 +321,7 @@ PyMethodDef functions[] = {
     method<augment>("augment",
                     "augment(level, crops, n0, n1, bytes, images, crop, mirror, colour, mean, scale, y)"),
     method<resize>("resize", "resize(level, extents, x, spans_h, weights_h, spans_w, weights_w, y)"),
+    method<read>("read", "read(rows, bytes, files, offsets, out) -> None or (row, errno) where it ended"),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from ..common.files import naming
 from ..common.threads import parallel, ranges
+from ..ops.host.read import read_rows
 from . import jpeg
 from .dataset import Dataset, reading_of
 from .images import load_image
@@ -136,18 +137,14 @@ class Shards(Dataset):
                 row[...] = self._decoded(int(index))
             return
         size = math.prod(self.image_shape)
-        whole = out.reshape(-1)
+        rows = out.reshape(len(indices), size)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        wanted = list(zip(shards.tolist(), ((indices - self._starts[shards]) * size).tolist(), strict=True))
-        if len(wanted) > 1 and hasattr(os, "posix_fadvise"):  # so that a disk sees all that is wanted at once
-            for shard, place in wanted:
-                file = self._file(shard)  # held: another thread's may be the one that is kept open
-                os.posix_fadvise(file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
-        parts = ranges(len(wanted), -(-_PART // size))
+        offsets = (indices - self._starts[shards]) * size
+        parts = ranges(len(indices), -(-_PART // size))
 
         def fill(part: int) -> None:
-            for number in range(*parts[part]):
-                self._fill(*wanted[number], whole[number * size : (number + 1) * size])
+            own = slice(*parts[part])
+            self._fill(shards[own], offsets[own], rows[own])
 
         if len(parts) == 1:
             fill(0)
@@ -176,17 +173,18 @@ class Shards(Dataset):
         self.read_into(indices, out)
         return out
 
-    def _fill(self, shard: int, offset: int, target: np.ndarray) -> None:
-        file = self._file(shard)
-        try:
-            got = os.preadv(file.fileno(), [target], offset)
-            while 0 < got < len(target):
-                target, offset = target[got:], offset + got
-                got = os.preadv(file.fileno(), [target], offset)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, file.name) from error
-        if got < len(target):
-            raise ValueError(f"{file.name}: has become shorter")
+    def _fill(self, shards: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> None:
+        """Read rows of bytes, each from its offset in its shard."""
+        files = [self._file(shard) for shard in shards.tolist()]  # held: the cache may let go of them
+        descriptors = np.array([file.fileno() for file in files], np.int32)
+        if ended := read_rows(descriptors, offsets, rows):
+            row, error = ended
+            if error:
+                raise OSError(error, os.strerror(error), files[row].name)
+            raise ValueError(f"{files[row].name}: has become shorter")
+
+    def _fill_one(self, shard: int, offset: int, target: np.ndarray) -> None:
+        self._fill(np.array([shard]), np.array([offset]), target[None])
 
     def _decoded(self, index: int) -> np.ndarray:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -194,7 +192,7 @@ class Shards(Dataset):
         entry = self._shards[shard]
         if shard not in self._offsets:
             offsets = np.empty(entry["images"] + 1, "<u8")
-            self._fill(shard, entry["bytes"] - offsets.nbytes, offsets.view(np.uint8))
+            self._fill_one(shard, entry["bytes"] - offsets.nbytes, offsets.view(np.uint8))
             if (
                 offsets[0] != 0
                 or (np.diff(offsets.astype(np.int64)) <= 0).any()
@@ -204,7 +202,7 @@ class Shards(Dataset):
             self._offsets[shard] = offsets
         first, last = map(int, self._offsets[shard][place : place + 2])
         content = np.empty(last - first, np.uint8)
-        self._fill(shard, first, content)
+        self._fill_one(shard, first, content)
         try:
             height, width, channels = self.image_shape
             return load_image(content.tobytes(), (height, width), channels)
