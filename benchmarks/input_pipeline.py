@@ -11,7 +11,7 @@ in batches of 256 x 256 RGB bytes. The sides:
   `--workers`. Their pixels are compared before anything is timed.
 - shards: `data.Loader` on the same images prepared; the same bytes by `numpy.memmap`, image by image in the
   same order, copied into one batch that stays where it is, without any order or label to keep. Both from the
-  page cache.
+  page cache, 20 epochs a round.
 
 Sides take turns; what counts is the ratio of the medians. Then: resident memory of the process and its
 workers after each of ten epochs; and the share of a training step's time that it waits for data, on the `cpu`
@@ -30,13 +30,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SIZE = 256
+SHARD_EPOCHS = 20  # of a round from shards: one takes a hundredth of a second, mostly that of beginning it
 
 
 def arguments() -> argparse.Namespace:
@@ -174,23 +175,27 @@ def of_map(shards: Any, options: argparse.Namespace) -> Callable[[int], Iterator
 
 
 # ---- measuring --------------------------------------------------------------------------------------------
-def seconds_of(epoch: Callable[[int], Iterator[Any]], number: int, count: int) -> float:
+def seconds_of(epoch: Callable[[int], Iterator[Any]], numbers: Iterable[int], count: int) -> float:
     start = time.perf_counter()
-    seen = sum(len(indices) for _, indices in epoch(number))
-    if seen != count:
-        raise SystemExit(f"{seen} images came, not {count}")
+    for number in numbers:
+        seen = sum(len(indices) for _, indices in epoch(number))
+        if seen != count:
+            raise SystemExit(f"{seen} images came, not {count}")
     return time.perf_counter() - start
 
 
-def take_turns(sides: dict[str, Callable[[int], Iterator[Any]]], count: int, rounds: int) -> dict[str, Any]:
-    """Images a second of each side: every round's, and the median."""
+def take_turns(
+    sides: dict[str, Callable[[int], Iterator[Any]]], count: int, rounds: int, epochs: int = 1
+) -> dict[str, Any]:
+    """Images a second of each side: every round's, of so many epochs, and the median."""
     for epoch in sides.values():
-        seconds_of(epoch, 0, count)  # starts workers, fills the page cache
+        seconds_of(epoch, [0], count)  # starts workers, fills the page cache
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name in sorted(sides, reverse=turn % 2 == 1):
             time.sleep(0.2)
-            found[name].append(count / seconds_of(sides[name], turn + 1, count))
+            numbers = range(turn * epochs + 1, (turn + 1) * epochs + 1)
+            found[name].append(epochs * count / seconds_of(sides[name], numbers, count))
     result = {}
     for name, rates in found.items():
         result[name] = {"images_per_second": statistics.median(rates), "rounds": [round(r, 1) for r in rates]}
@@ -332,7 +337,7 @@ def main() -> None:
         }
         print("from shards", flush=True)
         sides = {"pyconvnet": of_loader(shards, options, 0), "memmap": of_map(shards, options)}
-        rates = take_turns(sides, count, 3 * options.rounds)
+        rates = take_turns(sides, count, options.rounds, SHARD_EPOCHS)
         fast, mapped = (rates[name]["images_per_second"] for name in ("pyconvnet", "memmap"))
         result["shards"] = {**rates, "ratio": {"files": fast / ours, "memmap": fast / mapped}}
         print(f"ratios: files {result['files']['ratio']}, shards {result['shards']['ratio']}", flush=True)
