@@ -3,8 +3,8 @@
 # compares the emulator with the device, runs the kernels under compute-sanitizer, trains a small net.
 #
 #   benchmarks/on_gpu.sh OUT              the usual parts, in under 8 minutes:
-#                                         build emulator tests layers network kernels primitives graph sanitizer
-#                                         train
+#                                         build emulator tests layers network kernels primitives graph input
+#                                         sanitizer train
 #   benchmarks/on_gpu.sh OUT build layers some parts, in the order above; also these, which take longer:
 #                                         full   layers, network and kernels at every batch, torch.compile unhurried
 #                                         cifar  CIFAR-10's 80sec net to convergence in fp32, tf32 and bf16
@@ -25,9 +25,9 @@
 # PYCONVNET_CIFAR=DIR    the folder of CIFAR-10 that the part cifar needs
 # The part build compiles for the GPU that is here and nothing else: about 180 seconds of one core. The emulator, which
 # the tests compare the GPU with, is a part of its own.
-# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, tuning.json,
-# machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts); on an H200
-# also predictions.txt and .json, the times beside those of the cycle model.
+# OUT receives summary.txt, table.md, speed.png, layers.json, network.json, kernels.json, graph.json, input.json,
+# tuning.json, machine.txt, tests.xml, training.jsonl and logs.tar.gz (full-*.json, cifar-*.json from the longer parts);
+# on an H200 also predictions.txt and .json, the times beside those of the cycle model.
 # The exit status is 1 when a part failed, which stops no other one, except that without the build there is nothing to
 # run. A part that this machine cannot run is skipped and says why. OUT is complete after every part.
 set -uo pipefail
@@ -43,7 +43,7 @@ exec </dev/null
 device=${PYCONVNET_DEVICE:-cuda:0} card=no stand_in=no cuda=no
 [ "${device%%:*}" = cuda ] && card=yes cuda=yes
 [ "$device" = ptx ] && device=cuda:0 stand_in=yes cuda=yes
-usual=(build emulator tests layers network kernels primitives graph sanitizer train)
+usual=(build emulator tests layers network kernels primitives graph input sanitizer train)
 all=("${usual[@]}" full cifar)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${usual[@]}")
@@ -71,9 +71,9 @@ failed=0
 # Seconds of a part: what it takes at most, and what the parts before leave it at least (both together make the whole
 # fit: the least ones and the build's most are less than the time for everything).
 declare -A most=([build]=150 [emulator]=120 [tests]=120 [layers]=160 [network]=80 [kernels]=80 [primitives]=40
-  [graph]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
-declare -A least=([build]=120 [emulator]=30 [tests]=40 [layers]=90 [network]=40 [kernels]=35 [primitives]=15
-  [graph]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
+  [graph]=50 [input]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
+declare -A least=([build]=120 [emulator]=30 [tests]=40 [layers]=80 [network]=35 [kernels]=30 [primitives]=15
+  [graph]=20 [input]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
 whole=465
 if [ $stand_in = yes ]; then # whose times are its own
   whole=36000
@@ -305,6 +305,13 @@ graph() {
   "$python" benchmarks/bench_graph.py --device "$device" "${size[@]}" --json "$out/graph.json"
 }
 
+# The same step on images from shards, read, copied and augmented: does feeding keep up?
+input() {
+  local size=(--batch "${PYCONVNET_BATCH:-128}")
+  [ $card = yes ] || size=(--batch 4 --images 64 --steps 3 --rounds 3 --tiny --precision fp32)
+  "$python" benchmarks/input_rate.py --device "$device" "${size[@]}" --json "$out/input.json"
+}
+
 train() {
   set -e
   "$python" -P -c "import sklearn" || { echo "skipped: the digits come with scikit-learn, which is missing"; exit 77; }
@@ -340,7 +347,7 @@ PY
 }
 
 export python device card cuda stand_in out work logs site
-export -f build has_emulator emulator tests bench layers network kernels primitives sanitizer graph train full cifar
+export -f build has_emulator emulator tests bench layers network kernels primitives sanitizer graph input train full cifar
 asked=" ${parts[*]} "
 built=yes
 where=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)

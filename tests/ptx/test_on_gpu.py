@@ -15,16 +15,17 @@ from support.fakes import fake_ptx
 
 from pyconvnet.common import devices
 
-PARTS = ("emulator", "tests", "layers", "network", "kernels", "primitives", "graph", "sanitizer", "train")
+PARTS = ["emulator", "tests", "layers", "network", "kernels", "primitives", "graph", "input"]
+PARTS += ["sanitizer", "train"]
 
 
-def parts() -> tuple[str, ...]:
+def parts() -> list[str]:
     """Those that this machine can run: the build, as pip makes it without a network, wants setuptools 77."""
     try:
         recent = int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
     except importlib.metadata.PackageNotFoundError:
         recent = False
-    return ("build", *PARTS) if recent else PARTS
+    return ["build", *PARTS] if recent else PARTS
 
 
 def test_every_part_runs_to_its_end(runtime, tmp_path):
@@ -58,6 +59,8 @@ def test_every_part_runs_to_its_end(runtime, tmp_path):
     assert all(d["tiny"] and not any(row["error"] for row in d["rows"]) for d in documents)
     kernels = {row["kernel"] for d in documents for row in d["rows"]}
     assert {"cublas", "captured graph", "graph replayed"} <= kernels
+    assert read("input")["ratio"]["shards"] > 0
+    assert read("input")["machine"]["gpu"] == fake_ptx.STAND_IN
     assert read("tuning")["entries"]
     assert "No GPU's figures" in (tmp_path / "table.md").read_text()
     predictions = read("predictions")
