@@ -35,9 +35,7 @@ class KeptSet:
         plan.feed(indices, batch.labels, draws, of=self.images)
 
 
-def keep_sets(
-    plan: Plan, sets: Iterable[Dataset | None], workers: int, progress: bool
-) -> dict[Dataset, KeptSet]:
+def keep_sets(plan: Plan, sets: Iterable[Dataset | None], workers: int, progress: bool) -> dict[int, KeptSet]:
     """Keep the images of data sets on a plan's devices.
 
     Devices of the host read a set that lies in one array there, itself or as a part of another, where it
@@ -53,27 +51,33 @@ def keep_sets(
     progress : bool
         Show a progress bar.
 
+    Returns
+    -------
+    dict of KeptSet
+        By the ``id`` of the set.
+
     Raises
     ------
     ValueError
         A device has not the memory for all that is copied; nothing has been read then.
     """
-    sets = [data for data in dict.fromkeys(sets) if data is not None]
-    found = {} if plan.device.kind == "cuda" else {data: data.one_array() for data in sets}
-    copied = [data for data in sets if found.get(data) is None]
-    nbytes = sum(len(data) * math.prod(data.image_shape) * data.dtype.itemsize for data in copied)
+    by_id = {id(data): data for data in sets if data is not None}
+    found = {key: None if plan.device.kind == "cuda" else data.one_array() for key, data in by_id.items()}
+    copied = [data for key, data in by_id.items() if found[key] is None]
     if copied:
+        nbytes = sum(len(data) * math.prod(data.image_shape) * data.dtype.itemsize for data in copied)
         check_room(plan.image_devices, nbytes, "train: keep_on_device")
-    kept: dict[Dataset, KeptSet] = {}
+    kept: dict[int, KeptSet] = {}
     whole: dict[int, KeptImages] = {}  # by the array
-    for data in sets:
-        if data in copied:
-            kept[data] = KeptSet(plan.keep_images(_read(data, workers, progress), len(data), data.dtype))
+    for key, data in by_id.items():
+        if found[key] is None:
+            images = plan.keep_images(_read(data, workers, progress), len(data), data.dtype)
+            kept[key] = KeptSet(images)
             continue
-        array, places = found[data]
+        array, places = found[key]
         if id(array) not in whole:
             whole[id(array)] = plan.keep_images(array)
-        kept[data] = KeptSet(whole[id(array)], places)
+        kept[key] = KeptSet(whole[id(array)], places)
     return kept
 
 

@@ -95,7 +95,7 @@ class Trainer(RunState):
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
-        self.kept: dict[Any, KeptSet] = {}  # by the data set
+        self.kept: dict[int, KeptSet] = {}  # by the id of the data set
         if settings.keep_on_device:
             how = settings.workers, settings.progress and self.ranks.main
             with self.ranks.together():
@@ -306,7 +306,7 @@ class Trainer(RunState):
 
     def _feed(self, dataset: Any, batch: Any, draws: dict[str, Any]) -> None:
         if self.kept:
-            self.kept[dataset].feed(self.plan, batch, draws)
+            self.kept[id(dataset)].feed(self.plan, batch, draws)
         else:
             self.plan.feed(batch.images, batch.labels, draws)
 

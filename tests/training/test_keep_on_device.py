@@ -138,9 +138,10 @@ def test_parts_of_one_array_share_it():
     train_set, held_out = split(images, 0.25)
     plan = pcn.plan.Plan(small(), "cpu", 8)
     found = kept.keep_sets(plan, (train_set, held_out, None, train_set), 0, False)
-    assert list(found) == [train_set, held_out]
-    assert found[train_set].images is found[held_out].images
-    assert found[train_set].images.on(plan.device) is images.x
+    assert list(found) == [id(train_set), id(held_out)]
+    one, other = found.values()
+    assert one.images is other.images
+    assert one.images.on(plan.device) is images.x
     for part in (train_set, held_out):
         array, places = part.one_array()
         np.testing.assert_array_equal(array[places], part.read(np.arange(len(part))))
@@ -149,6 +150,11 @@ def test_parts_of_one_array_share_it():
     np.testing.assert_array_equal(array[places], again.read([0, 1, 2]))
 
     class Negative(ArrayDataset):
+        __hash__ = None  # as a dataclass has it
+
+        def __eq__(self, other):
+            raise AssertionError("nobody asks")
+
         def _read(self, indices):
             return 255 - super()._read(indices)
 
