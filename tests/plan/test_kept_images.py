@@ -69,11 +69,14 @@ SEVERAL = {
     "towers": (["emulator"] * 2, {}),
     "replicas": (["emulator"] * 2, {"replicas": 2}),
     "bf16": ("emulator", {"precision": "bf16"}),
+    "gpu": ("cuda:0", {}),
+    "gpus": (["cuda:0", "cuda:1"], {}),
 }
+GPUS = {"gpu": pytest.mark.gpu, "gpus": pytest.mark.gpu(n=2)}
 
 
 @pytest.mark.parametrize("net", [plain, strided])
-@pytest.mark.parametrize("case", SEVERAL)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=GPUS.get(c, ())) for c in SEVERAL])
 def test_the_bits_are_those_of_images_that_are_fed(case, net):
     devices, options = SEVERAL[case]
     want = trained(devices, None, net, **options)
