@@ -76,7 +76,8 @@ class PlanInputs:
         Returns
         -------
         KeptImages
-            To be given to :meth:`feed`. The memory is free when nobody holds it.
+            To be given to :meth:`feed`, and held until what was fed of it is done (see
+            :meth:`~pyconvnet.plan.Plan.synchronize`); the memory is free when nobody holds it.
 
         Raises
         ------
