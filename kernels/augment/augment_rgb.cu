@@ -1,8 +1,8 @@
 // augment_rgb: crop, mirror, colour and mean, three channels, as colour images have
-//   y[n, i, j, c] = (images[n, top_n + i, left_n + j', c] - mean[…, c] + colour[n, c]) * scale
-//   with j' = mirror_n ? crop_w - 1 - j : j
-// images (N, H, W, C) uint8 or float, y (N, crop_h, crop_w, C) float or Bf16, crop (N, 2), mirror (N), colour
-// (N, C), mean (C) or (H, W, C). 5 bytes of memory traffic an element from bytes, 8 from floats (the mean
+//   y[n, i, j, c] = (images[k, top_n + i, left_n + j', c] - mean[…, c] + colour[n, c]) * scale
+//   with j' = mirror_n ? crop_w - 1 - j : j, k = indices ? indices[n] : n
+// images (N, H, W, C) uint8 or float, y (n, crop_h, crop_w, C) float or Bf16, crop (n, 2), mirror (n), colour
+// (n, C), mean (C) or (H, W, C). 5 bytes of memory traffic an element from bytes, 8 from floats (the mean
 // image stays in the cache): bound by memory, with the many small loads close behind. The channel count is
 // known to the compiler, so the divisions by it are multiplications. Rejects other counts, which
 // augment_any takes, and the depth layout.
@@ -13,16 +13,18 @@ namespace pcn {
 bool augment_rgb_supports(const AugmentShape& shape) { return shape.side == 0 && shape.c == 3; }
 
 template <class T>
-cudaError_t augment_rgb(T* y, const void* images, bool bytes, const std::int32_t* crop,
-                        const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
-                        const AugmentShape& shape, cudaStream_t stream) {
-  return augmentation::run<3>("augment_rgb", y, images, bytes, crop, mirror, colour, mean, scale, shape,
-                              stream);
+cudaError_t augment_rgb(T* y, const void* images, bool bytes, const std::int32_t* indices,
+                        const std::int32_t* crop, const std::uint8_t* mirror, const float* colour,
+                        const float* mean, float scale, const AugmentShape& shape, cudaStream_t stream) {
+  return augmentation::run<3>("augment_rgb", y, images, bytes, indices, crop, mirror, colour, mean, scale,
+                              shape, stream);
 }
 
-template cudaError_t augment_rgb(float*, const void*, bool, const std::int32_t*, const std::uint8_t*,
-                                 const float*, const float*, float, const AugmentShape&, cudaStream_t);
-template cudaError_t augment_rgb(Bf16*, const void*, bool, const std::int32_t*, const std::uint8_t*,
-                                 const float*, const float*, float, const AugmentShape&, cudaStream_t);
+template cudaError_t augment_rgb(float*, const void*, bool, const std::int32_t*, const std::int32_t*,
+                                 const std::uint8_t*, const float*, const float*, float, const AugmentShape&,
+                                 cudaStream_t);
+template cudaError_t augment_rgb(Bf16*, const void*, bool, const std::int32_t*, const std::int32_t*,
+                                 const std::uint8_t*, const float*, const float*, float, const AugmentShape&,
+                                 cudaStream_t);
 
 }  // namespace pcn

@@ -41,20 +41,20 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <int CHANNELS, int SIDE, class T>
-cudaError_t run_to_depth(const char* stem, T* y, const void* images, bool bytes, const std::int32_t* crop,
-                         const std::uint8_t* mirror, const float* colour, const float* mean, float scale,
-                         const AugmentShape& shape, cudaStream_t stream) {
+cudaError_t run_to_depth(const char* stem, T* y, const void* images, bool bytes, const std::int32_t* indices,
+                         const std::int32_t* crop, const std::uint8_t* mirror, const float* colour,
+                         const float* mean, float scale, const AugmentShape& shape, cudaStream_t stream) {
   const unsigned count = static_cast<unsigned>(shape.n) * shape.to_h * shape.to_w * shape.to_c;
   const unsigned threads = count / PER_ACCESS<T>;
   const dim3 grid((threads + THREADS - 1) / THREADS);
   const int vectors = reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
   if (bytes) {
     const Arrays<std::uint8_t> from = {
-        static_cast<const std::uint8_t*>(images), crop, mirror, colour, mean, scale};
+        static_cast<const std::uint8_t*>(images), indices, crop, mirror, colour, mean, scale};
     return launch(stem, to_depth_kernel<T, std::uint8_t, CHANNELS, SIDE>, grid, dim3(THREADS), 0, stream, y,
                   from, shape, count, vectors);
   }
-  const Arrays<float> from = {static_cast<const float*>(images), crop, mirror, colour, mean, scale};
+  const Arrays<float> from = {static_cast<const float*>(images), indices, crop, mirror, colour, mean, scale};
   return launch(stem, to_depth_kernel<T, float, CHANNELS, SIDE>, grid, dim3(THREADS), 0, stream, y, from,
                 shape, count, vectors);
 }

@@ -186,10 +186,10 @@ Norm norm_of(Arguments& args) {
 }
 
 Crops crops_of(Arguments& args) {
-  long e[7] = {};
-  args.tuple(e, 7);
-  for (int i = 0; i < 7; ++i) args.require(e[i] >= (i < 6), "extents must be positive");
-  const Crops g = {e[0], e[1], e[2], e[3], e[4], e[5], e[6]};
+  long e[8] = {};
+  args.tuple(e, 8);
+  for (int i = 0; i < 8; ++i) args.require(e[i] >= (i < 7), "extents must be positive");
+  const Crops g = {e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7]};
   args.require(g.crop_h <= g.h && g.crop_w <= g.w, "crops larger than the images");
   args.require(g.mean_pixels <= 1 || g.mean_pixels == args.product(g.h, g.w), "a mean of other pixels");
   return g;

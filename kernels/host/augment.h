@@ -29,7 +29,7 @@ PCN_INLINE void repeat(const float* pixel, long pixels, long channels, float* to
 }
 
 template <typename T>
-void augment_of(const Crops& g, long n0, long n1, const T* images, const int* crop,
+void augment_of(const Crops& g, long n0, long n1, const T* images, const int* indices, const int* crop,
                 const unsigned char* mirror, const float* colour, const float* mean, float scale, float* room,
                 float* y) {
   const long row = g.crop_w * g.c;
@@ -37,14 +37,15 @@ void augment_of(const Crops& g, long n0, long n1, const T* images, const int* cr
   const bool of_pixel = g.mean_pixels == 1, of_image = g.mean_pixels > 1;
   if (of_pixel) repeat(mean, g.crop_w, g.c, pixel);
   for (long n = n0; n < n1; ++n) {
-    // Whoever calls has looked where the crops are; here none leaves its image whatever it says.
+    // Whoever calls has looked at indices and crops; here none leaves the images, or its image, whatever it says.
+    const long image = indices ? least(most(indices[n], 0), g.images - 1) : n;
     const long top = crop ? least(most(crop[2 * n], 0), g.h - g.crop_h) : 0;
     const long left = crop ? least(most(crop[2 * n + 1], 0), g.w - g.crop_w) : 0;
     const bool mirrored = mirror && mirror[n];
     if (colour) repeat(colour + n * g.c, g.crop_w, g.c, shift);
     for (long h = 0; h < g.crop_h; ++h) {
       const long corner = ((top + h) * g.w + left) * g.c;
-      const T* from = images + n * g.h * g.w * g.c + corner;
+      const T* from = images + image * g.h * g.w * g.c + corner;
       float* to = y + (n * g.crop_h + h) * row;
       float* centred = mirrored ? line : to;
       if (of_image)
@@ -66,12 +67,12 @@ void augment_of(const Crops& g, long n0, long n1, const T* images, const int* cr
 }
 
 void augment(const Crops& g, long n0, long n1, const unsigned char* bytes, const float* floats,
-             const int* crop, const unsigned char* mirror, const float* colour, const float* mean,
-             float scale, float* room, float* y) {
+             const int* indices, const int* crop, const unsigned char* mirror, const float* colour,
+             const float* mean, float scale, float* room, float* y) {
   if (bytes)
-    augment_of(g, n0, n1, bytes, crop, mirror, colour, mean, scale, room, y);
+    augment_of(g, n0, n1, bytes, indices, crop, mirror, colour, mean, scale, room, y);
   else
-    augment_of(g, n0, n1, floats, crop, mirror, colour, mean, scale, room, y);
+    augment_of(g, n0, n1, floats, indices, crop, mirror, colour, mean, scale, room, y);
 }
 
 }  // namespace

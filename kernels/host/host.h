@@ -27,9 +27,9 @@ struct Norm {
   float alpha, beta, k, factor;  // beta: 3/4, 1/2 or 1; factor: 2 alpha beta
 };
 
-// Crops of images; the mean has so many pixels: none, one for all, or those of an image.
+// n crops of images; the mean has so many pixels: none, one for all, or those of an image.
 struct Crops {
-  long n, h, w, c, crop_h, crop_w, mean_pixels;
+  long images, h, w, c, n, crop_h, crop_w, mean_pixels;
 };
 
 // One image of bytes, of 1 or 3 channels, to (to_h, to_w); every output row and column has at most so many weights.
@@ -78,10 +78,11 @@ struct Kernels {
   void (*column_sums)(long rows, long columns, const float* x, float* sums);
   void (*sgd)(long count, float momentum, float decay, float rate, const float* g, float* w, float* v);
 
-  // Images are bytes or floats, the other is null, as crop, mirror, colour and mean may be; `room`: three rows of a crop
+  // Images are bytes or floats, the other is null, as indices (then crop i is of image i), crop, mirror, colour and mean may
+  // be; `room`: three rows of a crop
   void (*augment)(const Crops&, long n0, long n1, const unsigned char* bytes, const float* floats,
-                  const int* crop, const unsigned char* mirror, const float* colour, const float* mean,
-                  float scale, float* room, float* y);
+                  const int* indices, const int* crop, const unsigned char* mirror, const float* colour,
+                  const float* mean, float scale, float* room, float* y);
 
   // An output row is that of rows [spans[0], spans[0] + spans[1]) weighted, in 1 / 2^22, and so are columns; `room`:
   // resize_room

@@ -235,15 +235,17 @@ PyObject* sgd(PyObject*, PyObject* const* values, Py_ssize_t count) {
 }
 
 PyObject* augment(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  Arguments args(values, count, 12);
+  Arguments args(values, count, 13);
   const Kernels* kernels = args.level();
   const Crops g = crops_of(args);
   const long n0 = args.integer(0, g.n), n1 = args.integer(n0, g.n);
   const bool bytes = args.integer(0, 1);
   if (!args.good()) return nullptr;
-  const long elements = args.product(g.n, g.h, g.w, g.c);
+  const long elements = args.product(g.images, g.h, g.w, g.c);
   const unsigned char* pixels = bytes ? args.array<unsigned char>("B", elements, false) : nullptr;
   const float* floats = bytes ? nullptr : args.floats(elements);
+  const int* indices = args.array<int>("i", g.n, false, true);
+  args.require(indices || g.images == g.n, "without indices as many images as crops");
   const int* crop = args.array<int>("i", args.product(g.n, 2), false, true);
   const unsigned char* mirror = args.array<unsigned char>("B", g.n, false, true);
   const float* colour = args.floats(args.product(g.n, g.c), false, true);
@@ -254,7 +256,7 @@ PyObject* augment(PyObject*, PyObject* const* values, Py_ssize_t count) {
   const Room room(args, args.product(3, g.crop_w, g.c));
   if (!room.at()) return nullptr;
   return run(args, [&] {
-    kernels->augment(g, n0, n1, pixels, floats, crop, mirror, colour, mean, scale, room.at(), y);
+    kernels->augment(g, n0, n1, pixels, floats, indices, crop, mirror, colour, mean, scale, room.at(), y);
   });
 }
 
@@ -318,8 +320,9 @@ PyMethodDef functions[] = {
     method<relu_backward>("relu_backward", "relu_backward(level, count, start, stop, dy, y, dx)"),
     method<column_sums>("column_sums", "column_sums(level, rows, columns, start, stop, x, sums)"),
     method<sgd>("sgd", "sgd(level, count, start, stop, momentum, decay, rate, g, w, v)"),
-    method<augment>("augment",
-                    "augment(level, crops, n0, n1, bytes, images, crop, mirror, colour, mean, scale, y)"),
+    method<augment>(
+        "augment",
+        "augment(level, crops, n0, n1, bytes, images, indices, crop, mirror, colour, mean, scale, y)"),
     method<resize>("resize", "resize(level, extents, x, spans_h, weights_h, spans_w, weights_w, y)"),
     method<read>("read", "read(rows, bytes, files, offsets, out) -> None or (row, errno) where it ended"),
     {nullptr, nullptr, 0, nullptr},

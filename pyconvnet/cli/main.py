@@ -88,6 +88,7 @@ def _train(args: argparse.Namespace) -> int:
             "balance",
             "out",
             "workers",
+            "keep_on_device",
             "checkpoint_minutes",
             "checkpoint_batches",
             "new_head",

@@ -227,6 +227,11 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     _add_reading(sub)
     sub.add_argument("--workers", type=int, help="processes that decode images")
     sub.add_argument(
+        "--keep-on-device",
+        action="store_true",
+        help="read all images once and keep them in the device's memory, where they must fit",
+    )
+    sub.add_argument(
         "--option",
         type=arguments.parse_option,
         action="append",

@@ -46,9 +46,9 @@ def check_contiguous(op: str, **named: Any) -> None:
             )
 
 
-def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
+def check_rank(op: str, name: str, array: Any, axes: str, most: int | None = MAX_ELEMENTS) -> tuple[int, ...]:
     """Check the array for the dimensions of `axes`, none empty; return its shape. ``"N, H, W, C"`` are four,
-    ``"..., C"`` one or more.
+    ``"..., C"`` one or more. `most` as of :func:`check_size`.
     """
     rank = axes.count(",") + 1
     if axes.startswith("..."):
@@ -57,15 +57,17 @@ def check_rank(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
     elif array.ndim != rank:
         plural = "dimension" if rank == 1 else "dimensions"
         raise ValueError(f"{op}: {name} must have {rank} {plural} ({axes}), got shape {tuple(array.shape)}")
-    return check_size(op, name, array)
+    return check_size(op, name, array, most)
 
 
-def check_size(op: str, name: str, array: Any) -> tuple[int, ...]:
-    """Check that the array is not empty and small enough for 32-bit indexes; return its shape."""
+def check_size(op: str, name: str, array: Any, most: int | None = MAX_ELEMENTS) -> tuple[int, ...]:
+    """Check that the array is not empty and small enough for 32-bit indexes (`most` None: of any size);
+    return its shape.
+    """
     shape = tuple(array.shape)
     if array.size == 0:
         raise ValueError(f"{op}: {name} must not be empty, got shape {shape}")
-    if array.size > MAX_ELEMENTS:
+    if most is not None and array.size > most:
         raise ValueError(f"{op}: {name} must have fewer than 2^31 elements, got shape {shape}")
     return shape
 

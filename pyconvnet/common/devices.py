@@ -105,6 +105,21 @@ class Device:
             return 0
         return self.xp.cuda.get_current_stream(self.index).ptr
 
+    def free_bytes(self) -> int | None:
+        """Return the bytes of memory that are to be had: on a GPU what is free and what CuPy's pool keeps, on
+        the host what Linux estimates, None where nobody tells.
+        """
+        if self.kind == "cuda":
+            with self.activate():
+                pooled = self.xp.get_default_memory_pool().free_bytes()
+                return self.xp.cuda.runtime.memGetInfo()[0] + pooled
+        try:
+            with open("/proc/meminfo", encoding="ascii") as told:
+                found = re.search(r"^MemAvailable: +(\d+) kB$", told.read(), re.MULTILINE)
+        except OSError:
+            return None
+        return found and 1024 * int(found[1])
+
     def synchronize(self) -> None:
         """Wait for the work of the current stream."""
         if self.kind == "cuda":

@@ -151,6 +151,12 @@ class Dataset:
         """Return `Statistics` where they are known without a pass over the images, else None."""
         return None
 
+    def one_array(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Return an array (N, H, W, C) in memory that holds the images, and the place of each in it, (n,)
+        int64, or None for the order they have; None where there is no such array.
+        """
+        return None
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
@@ -213,6 +219,9 @@ class ArrayDataset(Dataset):
         self.dtype = x.dtype
         self.name = name
 
+    def one_array(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        return (self.x, None) if _reads_as(self, ArrayDataset) else None
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self.x.take(indices, axis=0)
 
@@ -265,12 +274,24 @@ class Subset(Dataset):
         whole = len(self) == len(self.dataset) and len(np.unique(self.indices)) == len(self)
         return self.dataset.known_statistics() if whole else None
 
+    def one_array(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        found = self.dataset.one_array() if _reads_as(self, Subset) else None
+        if found is None:
+            return None
+        array, places = found
+        return array, self.indices if places is None else places[self.indices]
+
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self.dataset._read(self.indices[indices])
 
     def _identity(self) -> Iterable[bytes]:
         yield self.dataset.fingerprint().encode()
         yield self.indices.tobytes()
+
+
+def _reads_as(dataset: Dataset, kind: type[Dataset]) -> bool:
+    """Tell whether a dataset of a kind reads as that does, which a class derived from it need not."""
+    return type(dataset)._read is kind._read and type(dataset).read is Dataset.read
 
 
 def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Subset, Subset]:

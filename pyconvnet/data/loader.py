@@ -33,7 +33,7 @@ class Batch:
 
     Attributes
     ----------
-    images : (n, H, W, C) uint8 or float32
+    images : (n, H, W, C) uint8 or float32; None of a loader without images
     labels : (n,) int32
     indices : (n,) int64
         What was read.
@@ -41,7 +41,7 @@ class Batch:
         The share is rows first ... first + n - 1 of a batch of ``total``.
     """
 
-    images: np.ndarray
+    images: np.ndarray | None
     labels: np.ndarray
     indices: np.ndarray
     first: int
@@ -84,6 +84,8 @@ class Loader:
         [total * rank // size, total * (rank + 1) // size) of each, which may be none.
     empty : function (count, dtype) -> array (count,)
         Allocates memory for images, which is used again when nobody holds a view of it any more.
+    images : bool
+        False: nothing is read, batches hold labels and indices, for those who have the images.
 
     Use it as a context manager, or call `close`; at the latest the workers end with the process.
     """
@@ -101,6 +103,7 @@ class Loader:
         share: tuple[int, int] = (0, 1),
         balance: bool = False,
         empty: Callable[[int, Any], np.ndarray] = np.empty,
+        images: bool = True,
     ):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"Loader: dataset must be a pyconvnet.data.Dataset, got {type(dataset).__name__}")
@@ -118,7 +121,7 @@ class Loader:
         if balance and not shuffle:
             raise ValueError("Loader: balance needs shuffle=True, got shuffle=False")
         self.balance = bool(balance)
-        self.drop_last = bool(drop_last)
+        self.drop_last, self.images = bool(drop_last), bool(images)
         self.rank, self.size = _check_share(share)
         self._pool: WorkerPool | None = None
         # One that is filled, those read ahead, one in use, two on their way to a GPU.
@@ -169,6 +172,8 @@ class Loader:
         count = self._batches(len(order))
         start = integer("Loader", "start", start, 0, count)
         plan = [self._share(order[b * self.batch_size :][: self.batch_size]) for b in range(start, count)]
+        if not self.images:
+            return (self._batch(share, None) for share in plan)
         if self.dataset.in_memory:
             return (self._batch(share, self._images(share.indices)) for share in plan)
         if self.workers == 0:
@@ -188,7 +193,7 @@ class Loader:
         self.dataset.read_into(indices, images)
         return images
 
-    def _batch(self, share: _Share, images: np.ndarray) -> Batch:
+    def _batch(self, share: _Share, images: np.ndarray | None) -> Batch:
         return Batch(images, self.dataset.labels[share.indices], *share)
 
     def _threaded(self, plan: list[_Share]) -> Iterator[Batch]:

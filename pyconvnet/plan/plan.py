@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
-from ..common.checks import check_number, flag, unmasked
+from ..common.checks import check_number, flag
 from ..common.devices import Device
 from ..common.precision import activation_dtype, check_precision
 from ..network.network import Network
-from ..network.node import INPUT
 from ..network.partition import Partition, partition
 from ..network.preprocessing import Preprocessing
 from ..network.regions import gradient_names
@@ -31,6 +29,7 @@ from .feed import Feeder
 from .fuse import fuse as fuse_layers
 from .fuse import space_to_depth_of_images
 from .host_values import PlanValues
+from .inputs import PlanInputs
 from .lanes import CaptureError, PreparedTasks, Replay, StreamLanes, graphs_enabled, one_kind
 from .layer_calls import Calls
 from .memory import Shard
@@ -53,7 +52,7 @@ class _Pass:
     graph: Replay | None = None
 
 
-class Plan(PlanValues):
+class Plan(PlanInputs, PlanValues):
     """A network, its buffers on the devices, and the calls that train it.
 
     Parameters
@@ -209,113 +208,6 @@ class Plan(PlanValues):
     def synchronize(self) -> None:
         """Wait for everything the plan has begun."""
         self.lanes.synchronize()
-
-    # ---- feeding -------------------------------------------------------------------------------------------
-    def set_window(self, row0: int, total: int) -> None:
-        """Take what is fed from now on as the rows from ``row0`` on of batches of ``total`` examples.
-
-        Costs average over ``total``, and dropout's masks are those of the whole batch. Without this call a
-        batch is what is fed. 0 examples may then be fed to take part in the sums of other processes.
-        """
-        check_number("Plan.set_window: row0", row0, "int >= 0")
-        check_number("Plan.set_window: total", total, "positive int")
-        self._window = (int(row0), int(total))
-
-    def feed(
-        self, images: np.ndarray, labels: np.ndarray | None = None, draws: Mapping[str, Any] | None = None
-    ) -> int:
-        """Copy a batch from the host to the devices, preprocessed.
-
-        On CUDA the copy runs beside the step before.
-
-        Parameters
-        ----------
-        images : array (n, H, W, C) uint8 or float32
-            Pixels, if preprocessing has been set; else the network's input itself.
-        labels : array (n,) of ints, optional
-        draws : dict with crop (n, 2), mirror (n,), colour (n, C) or None; optional
-            Where each crop lies and how it is changed, as ``data.Augmentation`` draws it. Default: the
-            centre.
-
-        Returns
-        -------
-        n : int
-        """
-        images = np.asarray(unmasked("Plan.feed", "images", images))
-        n = self._check_count(len(images) if images.ndim else 0)
-        pre = self._preprocessing
-        wanted = self.network.input_shape if pre is None else pre.image_shape
-        if images.shape[1:] != wanted:
-            raise ValueError(
-                f"Plan.feed: images must have shape (n, {', '.join(map(str, wanted))}), got {images.shape}"
-            )
-        if pre is None and draws is not None:
-            raise ValueError("Plan.feed: draws need preprocessing; call set_preprocessing first")
-        if labels is not None:
-            given = np.asarray(unmasked("Plan.feed", "labels", labels))
-            if given.shape != (n,) or given.dtype.kind not in "iu":
-                raise ValueError(
-                    f"Plan.feed: labels must be {n} integers, got {given.dtype} of shape {given.shape}"
-                )
-            labels = given.astype(np.int32)
-            if (labels != given).any():
-                wrong = given[labels != given][0]
-                raise ValueError(f"Plan.feed: labels must be class numbers within int32, got {wrong}")
-            self._check_labels(labels)
-        if pre is not None and draws is None:
-            draws = self._centre(n)
-        for i, shard in enumerate(self.shards):
-            with self.lanes.active(i):
-                self._feed_shard(i, shard, n, images, labels, draws)
-        return n
-
-    def _feed_shard(
-        self, i: int, shard: Shard, n: int, images: np.ndarray, labels: np.ndarray | None, draws: Any
-    ) -> None:
-        feeder, held = self._feeders[i], self.partition.held[INPUT][i]
-        first, last = held.rows(n)
-        if INPUT in shard.outputs and first < last:
-            target = shard.outputs[INPUT][: last - first]
-            part = images[first:last]
-            if self._preprocessing is None and self.depth is not None:
-                images = feeder.stage(
-                    "images", part.astype(np.float32, copy=False), len(shard.outputs[INPUT])
-                )
-                ops.space_to_depth.images_to_depth(images, self.depth, out=target)
-            elif self._preprocessing is None:
-                feeder.upload(target, part.astype(self.activation_dtype, copy=False))
-            else:
-                self._augment(
-                    i, target, part, {k: v if v is None else v[first:last] for k, v in draws.items()}
-                )
-        if labels is not None and any(local.node.layer.is_cost for local in shard.locals):
-            feeder.upload(shard.labels[:n], labels)
-
-    def _centre(self, n: int) -> dict[str, Any]:
-        (height, width, _), (h, w, _) = self._preprocessing.image_shape, self.network.input_shape
-        crop = np.tile(np.array([(height - h) // 2, (width - w) // 2], np.int32), (n, 1))
-        return {"crop": crop, "mirror": np.zeros(n, np.uint8), "colour": None}
-
-    def _augment(self, i: int, target: Any, images: np.ndarray, draws: Mapping[str, Any]) -> None:
-        feeder, colour = self._feeders[i], draws["colour"]
-        capacity = len(self.shards[i].outputs[INPUT])
-        ops.augment(
-            feeder.stage("images", images, capacity),
-            feeder.stage("crop", draws["crop"], capacity),
-            feeder.stage("mirror", draws["mirror"], capacity),
-            None if colour is None else feeder.stage("colour", colour, capacity),
-            self._means[i],
-            size=self.network.input_shape[:2],
-            scale=self._preprocessing.scale,
-            depth=self.depth,
-            out=target,
-        )
-
-    def _check_count(self, n: int | None) -> int:
-        n = self.batch_size if n is None else n
-        if not (0 if self._window else 1) <= n <= self.batch_size:
-            raise ValueError(f"Plan: a pass takes 1 to {self.batch_size} examples, got {n}")
-        return n
 
     # ---- one step ------------------------------------------------------------------------------------------
     def tasks(
@@ -475,19 +367,6 @@ class Plan(PlanValues):
     @steps.setter
     def steps(self, value: int) -> None:
         self._upload("step_array", lambda shard: np.array([value], np.int64))
-
-    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """Let :meth:`feed` take pixels from now on."""
-        if preprocessing.input_shape != self.network.input_shape:
-            raise ValueError(
-                f"Plan: preprocessing makes inputs of shape {preprocessing.input_shape}, "
-                f"network {self.network.name!r} takes {self.network.input_shape}"
-            )
-        self._preprocessing, self._means = preprocessing, []
-        for i, device in enumerate(self.devices):
-            with self.lanes.active(i):
-                mean = preprocessing.mean
-                self._means.append(None if mean is None else device.asarray(mean))
 
 
 def _check_trainable(network: Network, input_gradient: bool) -> None:

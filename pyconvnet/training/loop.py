@@ -30,6 +30,7 @@ from . import learning
 from . import resume as resuming
 from .checkpoints import Checkpoints
 from .figures import Figures, short, steps_between_checks
+from .kept import KeptSet, keep_sets
 from .log import Log, Progress, Signals
 from .ranks import Ranks
 from .report import write_start
@@ -94,6 +95,11 @@ class Trainer(RunState):
         self.statistics = self._statistics()
         self.preprocessing = make_preprocessing(train_set, settings.augmentation, self.statistics)
         self.plan.set_preprocessing(self.preprocessing)
+        self.kept: dict[int, KeptSet] = {}  # by the id of the data set
+        if settings.keep_on_device:
+            how = settings.workers, settings.progress and self.ranks.main
+            with self.ranks.together():
+                self.kept = keep_sets(self.plan, (train_set, validation_set), *how)
         judged = train_set if validation_set is None else validation_set
         even = settings.balance or settings.class_weights is not None
         self.chance = learning.chance(judged.labels, even)
@@ -177,7 +183,7 @@ class Trainer(RunState):
         self._saved_at, self._saved_step = time.monotonic(), self.step
         interrupted = False
         how = {"workers": self.settings.workers, "share": (self.ranks.rank, self.ranks.size)}
-        how["empty"] = host_empty(self.devices[0])
+        how |= {"empty": host_empty(self.devices[0]), "images": not self.kept}
         size, seed = self.settings.batch_size, self.settings.seed
         with contextlib.ExitStack() as stack:
             if self.log.mirror is not None:
@@ -289,7 +295,7 @@ class Trainer(RunState):
             draws = settings.augmentation.draw(
                 settings.seed, self.step, batch.first, n, shape, self.statistics
             )
-            self.plan.feed(batch.images, batch.labels, draws)
+            self._feed(self.train_set, batch, draws)
         self.times.lap("copy")
         if (self.step + 1) % self.check_every:
             self.plan.step(n)
@@ -297,6 +303,12 @@ class Trainer(RunState):
         else:
             self._checked_step(n)
         self.step += 1
+
+    def _feed(self, dataset: Any, batch: Any, draws: dict[str, Any]) -> None:
+        if self.kept:
+            self.kept[id(dataset)].feed(self.plan, batch, draws)
+        else:
+            self.plan.feed(batch.images, batch.labels, draws)
 
     def _checked_step(self, n: int) -> None:
         """Take a step that changes nothing where the loss or a gradient is not finite."""
@@ -390,7 +402,7 @@ class Trainer(RunState):
             n = len(batch.labels)
             self.plan.set_window(batch.first, batch.total)
             if n:
-                self.plan.feed(batch.images, batch.labels, settings.augmentation.centre(n, shape))
+                self._feed(self.validation_set, batch, settings.augmentation.centre(n, shape))
                 self.plan.forward(n, train=False)
             stopped = self.ranks.any(self.signals.stop)
             if stopped:

@@ -26,6 +26,7 @@ def write_start(trainer: Any) -> None:
         train_images=len(trainer.train_set),
         validation_images=validation,
         classes=len(trainer.train_set.classes),
+        keep_on_device=trainer.settings.keep_on_device,
         options=trainer.settings.describe(),
     )
     for text in filter(None, (trainer.settings.told, trainer.settings.note)):
@@ -34,9 +35,10 @@ def write_start(trainer: Any) -> None:
     if trainer.plan.kernels:
         trainer.log.write("kernels", step=trainer.step, epoch=trainer.epoch, **_kernels(trainer))
     where = ", ".join(names) + (f" in each of {trainer.ranks.size} ranks" if trainer.ranks.size > 1 else "")
+    kept = " kept on the device" if trainer.settings.keep_on_device else ""
     trainer.progress.note(
         f"{trainer.network.name}: {trainer.network.num_parameters:,} parameters on {where}; "
-        f"{len(trainer.train_set):,} training and {validation:,} validation images; {trainer.out}"
+        f"{len(trainer.train_set):,} training and {validation:,} validation images{kept}; {trainer.out}"
     )
 
 

@@ -44,6 +44,7 @@ class Settings:
     seed: int
     augmentation: Any
     workers: int = 0
+    keep_on_device: bool = False  # the images of the whole run
     checkpoint_minutes: float | None = 10.0
     checkpoint_batches: int | None = None
     keep: int = 1  # checkpoints

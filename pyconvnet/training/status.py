@@ -31,10 +31,11 @@ def status(run: str | Path) -> dict[str, Any]:
     dict
         JSON-ready. ``state``: "running", the reason of the end ("done", "interrupted", "stopped early", "not
         finite"), or "killed" where it ended without a word; ``holder``: who trains there, or None;
-        ``network``, ``devices``, ``ranks``, ``train_images``; ``epoch`` (with its done part), ``epochs`` and
-        ``step``; ``lr``, with the schedule's factor; ``train`` and ``validation``, the last figures;
-        ``best``, those of the best epoch; ``images_per_second``; ``times``, the seconds of the epoch's parts
-        (see :class:`pyconvnet.training.times.Times`); ``seconds_left``, None where nobody trains;
+        ``network``, ``devices``, ``ranks``, ``train_images``, ``keep_on_device`` (False before there was
+        that); ``epoch`` (with its done part), ``epochs`` and ``step``; ``lr``, with the schedule's factor;
+        ``train`` and ``validation``, the last figures; ``best``, those of the best epoch;
+        ``images_per_second``; ``times``, the seconds of the epoch's parts (see
+        :class:`pyconvnet.training.times.Times`); ``seconds_left``, None where nobody trains;
         ``checkpoint`` with file, step, epoch and age in seconds, or None; ``model``, the best one's file, or
         None; ``asked``, changes that no run has taken up yet; ``changes``; ``warnings``.
 
@@ -71,6 +72,7 @@ def status(run: str | Path) -> dict[str, Any]:
         "state": state,
         "holder": holder,
         **{name: start.get(name) for name in ("network", "devices", "ranks", "train_images")},
+        "keep_on_device": start.get("keep_on_device", False),
         "epoch": epoch,
         "epochs": epochs,
         "step": newest.get("step", 0),
@@ -147,7 +149,8 @@ def _content(path: Path) -> Any:
 
 def text(told: dict[str, Any]) -> str:
     """Return what :func:`status` tells as a few lines to read."""
-    rows = [("run", f"{told['run']}: {told['network']} on {', '.join(told['devices'] or ['?'])}")]
+    kept = ", which keeps the images" if told["keep_on_device"] else ""
+    rows = [("run", f"{told['run']}: {told['network']} on {', '.join(told['devices'] or ['?'])}{kept}")]
     state = told["state"] + (f", held by {told['holder']}" if told["holder"] else "")
     if told["seconds_left"] is not None:
         state += f", {timedelta(seconds=round(told['seconds_left']))} left"

@@ -157,7 +157,7 @@ def test_kernels_mark_pixels_outside_the_image(channels, device, rng):
     extent = device.ext.AugmentShape(n=4, h=6, w=6, c=channels, crop_h=3, crop_w=3, mean_pixels=0)
     for name, _ in device.ext.augment_kernels(extent):
         out = device.empty((4, 3, 3, channels))
-        args = (device.asarray(images), device.asarray(crop), None, None, None, 1.0, device.stream())
+        args = (device.asarray(images), None, device.asarray(crop), None, None, None, 1.0, device.stream())
         device.ext.augment(name, extent, out, *args)
         y = device.to_numpy(out)
         assert np.array_equal(y[0], images[0, :3, :3])

@@ -163,6 +163,8 @@ def augment_calls(case, rng):
         for mean in means:
             yield ops.augment, (images, crop, mirror, None, mean), {"size": size}, 1
             yield ops.augment, (images, None, None, colour, mean), {"size": size, "scale": 0.3}, 4
+            chosen = rng.integers(0, n, n)
+            yield ops.augment, (images, crop, mirror, colour, mean), {"size": size, "indices": chosen}, 4
 
 
 SHAPES = [(1, 1), (3, 5), (7, 4, 3, 17), (2, 64), (4097, 33), (90000, 3), (2, 70000)]
@@ -350,17 +352,21 @@ def test_crops_have_the_references_bits(calls, case, level):
     """Each step is rounded by itself."""
     for op, args, options, _, _ in problems(calls, case):
         found = op(*args, **options)
-        wanted = reference.augment(*args, options.get("scale", 1.0), out=blank(found))
+        more = options.get("scale", 1.0), options.get("indices")
+        wanted = reference.augment(*args, *more, out=blank(found))
         assert same_bits(found, wanted)
 
 
 def test_crops_stay_inside_their_images(level):
     """Whatever a caller of the module says: the operation has looked."""
     x, y = np.arange(2 * 5 * 4 * 3, dtype=np.float32).reshape(2, 5, 4, 3), np.zeros((2, 2, 2, 3), np.float32)
-    for corner in (-(2**31), -1, 4, 2**31 - 1):
-        crop, nothing = np.full((2, 2), corner, np.int32), [None] * 3
-        module.ext().augment(level, (*x.shape, 2, 2, 0), 0, 2, 0, x, crop, *nothing, 1.0, y)
-        assert same_bits(y, x[:, :2, :2] if corner < 0 else x[:, 3:, 2:])
+    for wild in (-(2**31), -1, 4, 2**31 - 1):
+        crop, nothing = np.full((2, 2), wild, np.int32), [None] * 3
+        how = level, (*x.shape, 2, 2, 2, 0), 0, 2, 0, x
+        module.ext().augment(*how, None, crop, *nothing, 1.0, y)
+        assert same_bits(y, x[:, :2, :2] if wild < 0 else x[:, 3:, 2:])
+        module.ext().augment(*how, crop[0], None, *nothing, 1.0, y)
+        assert same_bits(y, x[[0, 0] if wild < 0 else [1, 1], :2, :2])
 
 
 def test_arrays_between_the_multiples_of_their_elements(level, rng):

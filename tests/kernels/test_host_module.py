@@ -114,11 +114,12 @@ def good_calls():
         "sgd": (level, 6, 0, 6, 0.9, 0.1, 0.2, f32(6), f32(6), f32(6)),
         "augment": (
             level,
-            (2, 5, 4, 3, 3, 2, 20),
+            (2, 5, 4, 3, 2, 3, 2, 20),
             0,
             2,
             1,
             images,
+            np.ones(2, np.int32),
             np.ones((2, 2), np.int32),
             np.ones(2, np.uint8),
             f32(2, 3),

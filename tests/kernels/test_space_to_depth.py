@@ -103,7 +103,7 @@ def test_pixels_outside_the_image_are_marked(device, rng):
     )  # fmt: skip
     out = device.empty((2, *shape))
     crop = device.asarray(np.array([[0, 0], [-1, 4]], np.int32))
-    args = (device.asarray(images), crop, None, None, None, 1.0, device.stream())
+    args = (device.asarray(images), None, crop, None, None, None, 1.0, device.stream())
     device.ext.augment("augment_depth", extent, out, *args)
     y = device.to_numpy(out)
     assert same_bits(y[:1], regrouped(images[:1, :4, :4].astype(np.float32), depth, F32))

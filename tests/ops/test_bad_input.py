@@ -127,7 +127,10 @@ def test_not_contiguous(op, name):
 
 
 #: Arrays whose first extent nothing else fixes.
-FREE = {(op, "x") for op in ("conv2d", "conv2d_depth", "linear", "add_bias", "bias_relu_dropout", "dropout")}
+FREE = {
+    ("augment", "images"),
+    *((op, "x") for op in ("conv2d", "conv2d_depth", "linear", "add_bias", "bias_relu_dropout", "dropout")),
+}
 
 
 @pytest.mark.parametrize(
@@ -399,6 +402,11 @@ OPTIONS = [
     ("augment", {"crop": i32(0, 1, 3, 0).reshape(2, 2)}, "V", "crop"),
     ("augment", {"crop": i32(-1, 1, 1, 0).reshape(2, 2)}, "V", "crop"),
     ("augment", {"crop": np.zeros((2, 2))}, "T", "crop"),
+    ("augment", {"indices": i32(0, 3)}, "V", "indices"),
+    ("augment", {"indices": i32(-1, 1)}, "V", "indices"),
+    ("augment", {"indices": i32(0, 1, 2)}, "V", "crop"),
+    ("augment", {"indices": i32(0, 1).reshape(2, 1)}, "V", "indices"),
+    ("augment", {"indices": f32(2)}, "T", "indices"),
     ("augment", {"size": (7, 5)}, "V", "size"),
     ("augment", {"size": 0}, "V", "size"),
     ("augment", {"size": None}, "T", "size"),

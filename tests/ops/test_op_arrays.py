@@ -220,7 +220,9 @@ WILD = [
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("number", "dtype"), WILD)
-@pytest.mark.parametrize(("op", "name"), [("softmax_cross_entropy", "labels"), ("augment", "crop")])
+@pytest.mark.parametrize(
+    ("op", "name"), [("softmax_cross_entropy", "labels"), ("augment", "crop"), ("augment", "indices")]
+)
 def test_numbers_that_do_not_fit_are_told(op, name, number, dtype, device):
     array = INPUTS[op][name].astype(dtype)
     array[-1] = number
@@ -244,12 +246,15 @@ def test_a_device_converts_integers_without_being_waited_for(number, dtype, monk
     logits = np.array([[3, 1, 0, 2], [0, 1, 2, 4], [1, 1, 1, 1]], np.float32)
     images = np.arange(1, 37, dtype=np.float32).reshape(1, 6, 6, 1)
     labels, corner = np.array([0, 3, number], dtype), np.array([[1, number]], dtype)
-    given = [on_device(machine, a) for a in (logits, labels, images, corner, np.array([256], "i2"))]
+    given = [
+        on_device(machine, a) for a in (logits, labels, images, corner, np.array([256], "i2"), labels[2:])
+    ]
     metrics = machine.device().zeros((4,), np.float64)
     waits = []
     monkeypatch.setattr(Machine, "wait", lambda *args, wait=Machine.wait: (waits.append(1), wait(*args)))
     _, dlogits = ops.softmax_cross_entropy(given[0], given[1], metrics=metrics, grad_scale=1.0)
     y = ops.augment(given[2], given[3], given[4], size=(2, 2))
+    none = ops.augment(given[2], size=(2, 2), indices=given[5])
     assert not waits
     monkeypatch.undo()
     wanted = np.exp(logits[:2]) / np.exp(logits[:2]).sum(1, keepdims=True)
@@ -257,6 +262,7 @@ def test_a_device_converts_integers_without_being_waited_for(number, dtype, monk
     assert np.isnan(dlogits.get()[2]).all()
     assert metrics.get()[[0, 2, 3]].tolist() == [3, 1, 1]
     assert np.isnan(y.get()).all()
+    assert np.isnan(none.get()).all()
 
 
 # ---- elements between elements -----------------------------------------------------------------------------

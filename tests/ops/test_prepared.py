@@ -134,6 +134,11 @@ def test_steps_may_count_and_integers_be_of_any_dtype(device, monkeypatch):
             *(ops.softmax_cross_entropy(x, np.roll(labels, i).astype(kind)) for kind in kinds),
             *(ops.augment(images, c, m, **how) for c in crops for m in mirrors),
             *(ops.augment(images, c, mirrors[0], depth=depth, **how) for c in crops),
+            *(
+                ops.augment(images, c, indices=np.array([i % 2, 1], kind), **how)
+                for c in crops
+                for kind in kinds
+            ),
             ops.space_to_depth.conv2d_depth(laid + i, w, stride=2),
             ops.space_to_depth.conv2d_depth_wgrad(dy, laid + i, w.shape, stride=2),
         ]
@@ -166,6 +171,9 @@ def test_converted_integers_are_looked_at_each_time(device):
             for label in (3, -1, 2**32):
                 with pytest.raises(ValueError, match=f"labels must be in 0 … 2, got {label} at index 1"):
                     ops.softmax_cross_entropy(logits, np.array([0, label]))
+            for index in (2, -1, 2**32):
+                with pytest.raises(ValueError, match=rf"indices must be in \[0, 2\), got {index} at index 0"):
+                    ops.augment(images, size=(4, 4), indices=np.array([index, 0]))
             for top in (2, -1, 2**32):
                 with pytest.raises(ValueError, match=rf"got top left \({top}, 0\) at index 1"):
                     ops.augment(images, np.array([[0, 0], [top, 0]]), size=(4, 4))

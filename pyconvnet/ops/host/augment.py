@@ -21,12 +21,13 @@ def _augment(
     colour: np.ndarray | None,
     mean: np.ndarray | None,
     scale: float,
+    indices: np.ndarray | None,
     out: np.ndarray,
 ) -> None:
     kernel, level, channels = module.ext().augment, module.level(), out.shape[3]
-    extents = *images.shape, *out.shape[1:3], 0 if mean is None else mean.size // channels
+    extents = *images.shape, *out.shape[:3], 0 if mean is None else mean.size // channels
     parts = ranges(len(out), max(1, _TASK // out[0].size))
-    rest = images.dtype == np.uint8, images, crop, mirror, colour, mean, scale, out
+    rest = images.dtype == np.uint8, images, indices, crop, mirror, colour, mean, scale, out
     module.each(lambda i: kernel(level, extents, *parts[i], *rest), len(parts))
 
 
@@ -37,6 +38,7 @@ def augment(
     colour: np.ndarray | None,
     mean: np.ndarray | None,
     scale: float,
+    indices: np.ndarray | None = None,
     *,
     out: np.ndarray,
 ) -> module.Call | None:
@@ -44,4 +46,4 @@ def augment(
     pixels = images.dtype == np.uint8 and images.flags.c_contiguous
     if not (pixels or module.suits(images)) or not module.suits(colour, mean, out):
         return None
-    return _augment, (images, crop, mirror, colour, mean, scale, out)
+    return _augment, (images, crop, mirror, colour, mean, scale, indices, out)

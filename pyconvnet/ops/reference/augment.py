@@ -18,26 +18,28 @@ def augment(
     colour: np.ndarray | None,
     mean: np.ndarray | None,
     scale: float,
+    indices: np.ndarray | None = None,
     *,
     out: np.ndarray,
 ) -> np.ndarray:
-    """Compute y[n,i,j,c] = (images[n, top + i, left + j', c] - mean[source pixel, c] + colour[n,c]) scale.
+    """Compute y[n,i,j,c] = (images[k, top + i, left + j', c] - mean[source pixel, c] + colour[n,c]) scale.
 
-    j' = w - 1 - j where the image is mirrored, else j.
+    j' = w - 1 - j where the image is mirrored, else j; k = indices[n], without indices n.
 
     Parameters
     ----------
     images : (N, H, W, C), uint8 or floating
-    crop : (N, 2) int32, (top, left), inside the images; None: 0
-    mirror : (N,) uint8 or None
-    colour : (N, C) or None
+    crop : (n, 2) int32, (top, left), inside the images; None: 0
+    mirror : (n,) uint8 or None
+    colour : (n, C) or None
     mean : None, (C,) or (H, W, C)
-    out : (N, h, w, C) floating
+    indices : (n,) int32 in [0, N), or None where n = N
+    out : (n, h, w, C) floating
     """
-    n, height, width, channels = images.shape
-    h, w = out.shape[1:3]
+    count, height, width, channels = images.shape
+    n, h, w, _ = out.shape
     # A line of pixels is one run of w C numbers: NumPy's inner loops are too short over three channels.
-    source = images.reshape(n, height, width * channels)
+    source = images.reshape(count, height, width * channels)
     target = out.reshape(n, h, w * channels)
     if mean is not None and mean.ndim == 1:
         mean_line, mean_image = np.tile(mean, w).astype(out.dtype), None
@@ -54,7 +56,7 @@ def augment(
             y = target[i]
             mirrored = mirror is not None and mirror[i]
             centred = scratch("augment.centred", y.shape, y.dtype) if mirrored else y
-            np.copyto(centred, source[i][window])
+            np.copyto(centred, source[i if indices is None else indices[i]][window])
             if mean_image is not None:
                 centred -= mean_image[window]
             if mirrored:

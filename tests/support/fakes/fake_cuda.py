@@ -56,11 +56,13 @@ class Machine(Order):
     xp, ext : stand-ins for the modules ``cupy`` and ``pyconvnet._cuda``
     enabled : set of (int, int)
         Between which devices peer access has been enabled.
+    free : int
+        Bytes that the runtime says are free on each device.
     """
 
     def __init__(self, count: int = 1, peer: bool = True, seed: int = 0):
         super().__init__(count, seed)
-        self.count, self.peer = count, peer
+        self.count, self.peer, self.free = count, peer, 80 << 30
         self.enabled: set[tuple[int, int]] = set()
         self.xp = FakeCupy(self)
         self.ext = FakeExtension(self)
@@ -269,6 +271,9 @@ class FakeRuntime:
     def deviceGetAttribute(self, attribute: int, index: int) -> int:
         return {self.cudaDevAttrMultiProcessorCount: 1, self.cudaDevAttrL2CacheSize: 0}[attribute]
 
+    def memGetInfo(self) -> tuple[int, int]:
+        return self._machine.free, 2 * self._machine.free
+
     def runtimeGetVersion(self) -> int:
         return 0
 
@@ -376,6 +381,7 @@ class FakeCupy:
     def __init__(self, machine: Machine):
         self._machine, self.cuda = machine, FakeCuda(machine)
         self.random = SimpleNamespace(default_rng=lambda seed: FakeGenerator(self, seed))
+        self.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> FakeArray:
         m, dtype = self._machine, np.dtype(dtype)

@@ -93,8 +93,8 @@ def calls() -> dict[str, dict[str, Any]]:
         "filters_to_depth": {"w": f32(2, 3, 3, 1), "stride": 2},
         "filters_from_depth": {"filters": f32(2, 2, 2, 4), "w_shape": (2, 3, 3, 1), "stride": 2},
         "augment": {
-            "images": u8(2, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
-            "colour": f32(2, 3), "mean": f32(6, 6, 3), "size": (4, 5),
+            "images": u8(3, 6, 6, 3), "crop": i32(0, 1, 1, 0).reshape(2, 2), "mirror": u8(2),
+            "colour": f32(2, 3), "mean": f32(6, 6, 3), "indices": i32(2, 0), "size": (4, 5),
         },
         "images_to_depth": {"x": f32(2, 5, 5, 1), "depth": ops.space_to_depth.Depth(3, 2)},
         "conv2d_depth": {
@@ -173,7 +173,10 @@ ITSELF = {
 }
 
 #: Integers that people bring: of any integer dtype. All others are what another operation or a device counts.
-INTEGERS = {("softmax_cross_entropy", "labels"), ("augment", "crop"), ("augment", "mirror")}
+INTEGERS = {
+    ("softmax_cross_entropy", "labels"),
+    *(("augment", name) for name in ("crop", "mirror", "indices")),
+}
 COUNTED = {
     ("max_pool2d_backward", "argmax"): "as max_pool2d returned it",
     ("lrn_max_pool2d_backward", "argmax"): "as lrn_max_pool2d returned it",

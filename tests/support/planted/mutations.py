@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.planted import planted_bf16, planted_conv_bf16, planted_masks, planted_pooled, planted_wgmma
 
-FAMILIES = ("conv", "loss", "norm", "optim", "pointwise", "pool")
+FAMILIES = ("augment", "conv", "loss", "norm", "optim", "pointwise", "pool")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Mutation:
         return f"{Path(self.file).stem}: {self.plants}"
 
 
+AUGMENT = ("test_augment_indices.py", "(test_kernels and uint8 and mix) or not_there")
 POOL_MAX = ("test_pool.py", "test_max_kernels and mix and not misaligned")
 POOL_AVG = ("test_pool.py", "test_avg_kernels and mix and not misaligned")
 NORM = ("test_norm.py", "test_channel_kernels and (fwd or mix)")
@@ -65,6 +66,33 @@ TILE64 = {op: (f"conv2d_{op}_tile64.cu",) for op in ("fprop", "dgrad", "wgrad")}
 LAST_BARRIER = "    }\n    __syncthreads();\n  }\n}"
 
 MUTATIONS = [
+    # ---- augment
+    Mutation(
+        "augment/gather.h",
+        "static_cast<long long>(image) * shape.h",
+        "static_cast<long long>(n) * shape.h",
+        "the image of the crop's own number",
+        AUGMENT,
+        ("augment/augment_any.cu",),
+    ),
+    Mutation(
+        "augment/gather.h",
+        "image >= static_cast<unsigned>(shape.images)",
+        "image > static_cast<unsigned>(shape.images)",
+        "the image after the last",
+        AUGMENT,
+        ("augment/augment_any.cu",),
+        slow=True,
+    ),
+    Mutation(
+        "augment/to_depth.h",
+        "value_of(from, shape, channels, n, i,",
+        "value_of(from, shape, channels, n / 2 * 2, i,",
+        "the index of the crop before",
+        AUGMENT,
+        ("augment/augment_depth.cu",),
+        slow=True,
+    ),
     # ---- conv
     Mutation(
         "conv/gemm_tile.h", LAST_BARRIER, "    }\n  }\n}", "no barrier between steps", FPROP, TILE64["fprop"]
