@@ -10,6 +10,7 @@ on the wall's clock.
 - memory: the same batch of the host's memory, and new draws, every step.
 - shards: what `train` does: `data.Loader` on prepared shards (from the page cache) into memory that is copied
   from where it lies, draws, feeding, the step.
+- kept: the same with the images kept on the device (``train(keep_on_device=True)``): their indices cross.
 
 The images are random bytes, made and prepared in a temporary folder. What counts is the rate of `shards` over
 that of `there`: 95 % of it is the aim on a card.
@@ -68,7 +69,7 @@ class Sides:
     """The ways of feeding one plan."""
 
     def __init__(self, plan: Plan, shards: data.Shards, batch: int, loader: data.Loader):
-        self.plan, self.shards, self.batch, self.loader = plan, shards, batch, loader
+        self.plan, self.shards, self.batch = plan, shards, batch
         self.side = plan.network.input_shape[0]
         self.augmentation = data.Augmentation(crop=self.side, mirror=True, pca=0.1)
         self.statistics = shards.known_statistics()
@@ -76,19 +77,21 @@ class Sides:
         plan.set_hyper(HYPER["lr"], HYPER["momentum"])
         plan.set_weight_decay(HYPER["weight_decay"])
         self.count = itertools.count()
-        self.batches = self._batches()
+        self.batches = self._batches(loader)
+        self.indices = self._batches(data.Loader(shards, batch, images=False))
         self.images = shards.read(np.arange(batch))
+        self.kept = plan.keep_images([shards.read(np.arange(len(shards)))], len(shards))
         self.labels = shards.labels[:batch]
 
-    def _batches(self) -> Iterator[data.loader.Batch]:
+    def _batches(self, loader: data.Loader) -> Iterator[data.loader.Batch]:
         for epoch in itertools.count():
-            yield from (batch for batch in self.loader.epoch(epoch) if len(batch) == self.batch)
+            yield from (batch for batch in loader.epoch(epoch) if len(batch) == self.batch)
 
-    def _feed(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def _feed(self, images: np.ndarray, labels: np.ndarray, **how: Any) -> None:
         draws = self.augmentation.draw(
             0, next(self.count), 0, self.batch, self.shards.image_shape, self.statistics
         )
-        self.plan.feed(images, labels, draws)
+        self.plan.feed(images, labels, draws, **how)
 
     def there(self) -> None:
         self.plan.step()
@@ -102,8 +105,18 @@ class Sides:
         self._feed(batch.images, batch.labels)
         self.plan.step()
 
+    def from_kept(self) -> None:
+        batch = next(self.indices)
+        self._feed(batch.indices, batch.labels, of=self.kept)
+        self.plan.step()
+
     def all(self) -> dict[str, Step]:
-        return {"there": self.there, "memory": self.memory, "shards": self.from_shards}
+        return {
+            "there": self.there,
+            "memory": self.memory,
+            "shards": self.from_shards,
+            "kept": self.from_kept,
+        }
 
 
 def take_turns(sides: dict[str, Step], wait: Step, batch: int, steps: int, rounds: int) -> dict[str, Any]:

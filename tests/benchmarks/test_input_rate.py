@@ -27,7 +27,7 @@ def test_every_side_steps_on_images_of_the_shards(rate, tmp_path, monkeypatch):
     plan = Plan(rate.network(tiny=True), "cpu", 4)
     fed, steps = [], []
     feed, step = plan.feed, plan.step
-    monkeypatch.setattr(plan, "feed", lambda *args: (fed.append(args), feed(*args)))
+    monkeypatch.setattr(plan, "feed", lambda *args, **how: (fed.append((*args, how)), feed(*args, **how)))
     monkeypatch.setattr(plan, "step", lambda: (steps.append(len(fed)), step()))
     with data.Loader(shards, 4) as loader:
         sides = rate.Sides(plan, shards, 4, loader)
@@ -35,11 +35,14 @@ def test_every_side_steps_on_images_of_the_shards(rate, tmp_path, monkeypatch):
         sides.there()
         for _ in range(3):  # epochs of two full batches and a rest
             sides.from_shards()
+        sides.from_kept()
         sides.batches.close()
-    assert steps == [1, 1, 2, 3, 4]
+    assert steps == [1, 1, 2, 3, 4, 5]
+    assert fed[4][3]["of"] is sides.kept
+    assert len(set(fed.pop()[0].tolist())) == 4
     assert not np.array_equal(fed[1][2]["crop"], fed[2][2]["crop"])
     want = [batch for epoch in range(2) for batch in data.Loader(shards, 4).epoch(epoch) if len(batch) == 4]
-    for (images, labels, _), batch in zip(fed[1:], want, strict=False):
+    for (images, labels, *_), batch in zip(fed[1:], want, strict=False):
         np.testing.assert_array_equal(images, shards.read(batch.indices))
         np.testing.assert_array_equal(labels, shards.labels[batch.indices])
 
