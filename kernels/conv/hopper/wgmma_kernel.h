@@ -63,7 +63,8 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
     const WgmmaWork work = wgmma_work<T>(args, index);
     uint64_t* before = barriers.empty;  // of the stages that the round before has multiplied
     int accumulate = 0;                 // whether there was one
-    for (int left = work.end - work.begin; left > 0; left -= ROUND) {
+    int left = work.end - work.begin;   // steps
+    for (; left > 0; left -= ROUND) {
       const uint64_t a = further(pixels, place.stage * STAGE), b = further(filters, place.stage * STAGE);
       PCN_UNROLL_ON_DEVICE
       for (int later = 0; later < ROUND; ++later) {
@@ -90,7 +91,7 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
     typename Side::template Finish<T> finish(args, work);
     finish.begin(work.m0 + warpgroup * T::PARTS * 64);  // while the last products are made
     wgmma_wait<0>(acc);
-    if (ROUND > 1 && (work.end - work.begin) % ROUND != 0) release(before);
+    if (ROUND > 1 && left < 0) release(before);  // which a second step would have given back
     release(before + ROUND - 1);
     Side::template store<T>(args, acc, work, warpgroup, buffers, turn, finish);
   }

@@ -61,8 +61,8 @@ DEFAULT = (
 )  # fmt: skip
 #: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
 SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
-#: Of three steps: the last of each tile is alone in its round.
-ODD_TILES = Conv("several_odd_tiles", (1, 1, 4, 16), (26000, 1, 3, 16), pad=((0, 0), (1, 0)))
+#: Of five steps: the last of each tile is alone in its round, and its stage is used again.
+ODD_TILES = Conv("several_odd_tiles", (1, 1, 4, 16), (26000, 1, 5, 16), pad=((0, 0), (2, 2)))
 SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
 SEVERAL_GRADIENT = Conv("several_gradient", (65, 1, 1, 264), (12872, 1, 1, 264))
 ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
