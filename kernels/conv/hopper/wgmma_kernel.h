@@ -18,8 +18,9 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarrie
   for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
     const WgmmaWork work = wgmma_work<T>(args, index);
     typename Side::template Steps<T> steps(args, work);
-    const int rounds = (work.end - work.begin + ROUND - 1) / ROUND;
-    for (int step = work.begin; step < work.begin + rounds * ROUND; ++step) {
+    const int stages_end =
+        work.end + static_cast<unsigned>(work.begin - work.end) % ROUND;  // of whole rounds
+    for (int step = work.begin; step < stages_end; ++step) {
       mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
       uint64_t* full = &barriers.full[place.stage];
       if (ROUND == 1 || step < work.end) {

@@ -22,7 +22,7 @@
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
 //
-// Device code, for 90a alone; kernels include it through hopper/fprop.h, dgrad.h and wgrad.h.
+// Device code, for 90a alone; wgmma_kernel.h has the kernel, which hopper/fprop.h, dgrad.h and wgrad.h instantiate.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"

@@ -257,7 +257,7 @@ BUGS = [
     (
         KERNEL,
         "KS * 32 * (T::BM + T::BN));",
-        "KS * 32 * (T::BM + T::BN) << (step + 1 == work.end && rounds * ROUND > work.end - work.begin));",
+        "KS * 32 * (T::BM + T::BN) << (step + 1 == work.end && stages_end > work.end));",
         "twice the bytes expected of a step alone in its round",
         SHAPES,
         SMALL,
@@ -272,7 +272,7 @@ BUGS = [
     ),
     (
         KERNEL,
-        "step < work.begin + rounds * ROUND",
+        "step < stages_end",
         "step < work.end",
         "a tile that begins with a second stage",
         ODD,
