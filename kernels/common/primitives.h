@@ -4,6 +4,8 @@
 //
 //   kTensorCores             whether there are any: false in code for sm_75, where kernels for them trap and their rows
 //                            must not be chosen (common/image.h)
+//   kept_shared(p)           p, of shared memory and the same in a full warp: a shuffle's result, which the compiler keeps
+//                            in a register, where it would else compute the address anew at every use
 //   cp_async_4/8/16(shared, global, predicate)    copies, or writes zeros where the predicate is false
 //   cp_async_commit(), cp_async_wait<N>()         all but the N newest groups of this thread have landed
 //   ldmatrix_x1/x2/x4[_trans](r, row)             8x8 matrices of 16-bit elements; lane l gives row l % 8 of matrix l / 8

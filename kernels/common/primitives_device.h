@@ -7,6 +7,10 @@
 namespace pcn {
 
 PCN_FN uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+template <class T>
+PCN_FN T* kept_shared(T* p) {
+  return static_cast<T*>(__cvta_shared_to_generic(__shfl_sync(0xffffffffu, shared_address(p), 0)));
+}
 
 // Whether the device this is compiled for multiplies TF32 and bfloat16 matrices and copies asynchronously.
 #ifdef __CUDA_ARCH__

@@ -9,6 +9,10 @@
 namespace pcn {
 
 inline uint32_t shared_address(const void* p) { return emulation::shared_address(p); }
+template <class T>
+T* kept_shared(T* p) {
+  return __shfl_sync(0xffffffffu, p, 0);
+}
 
 constexpr bool kTensorCores = true;
 

@@ -1,7 +1,7 @@
 // The host's side of a product on the tile of wgmma_tile.h: what instructions and maps take, the maps, the launch.
 // Shapes are those of the convolution that is computed, which of dgrad is not the layer's (Backward).
 #pragma once
-#include "conv/hopper/wgmma_tile.h"
+#include "conv/hopper/wgmma_kernel.h"
 
 namespace pcn::conv {
 

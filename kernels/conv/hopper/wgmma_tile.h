@@ -12,7 +12,8 @@
 // producer is steps ahead in the next tile.
 //
 // Barriers: full[s] counts the bytes of stage s that have landed, empty[s] the 8 warps that have multiplied it. A stage's
-// parity turns with each round; the producer waits for the parity before, which a fresh barrier counts as passed.
+// parity turns each time that the ring has turned round; the producer waits for the parity before, which a fresh barrier
+// counts as passed.
 // Shared memory is 128-byte swizzled: chunk c of 16 bytes of row r lies at c ^ r % 8, as wgmma's descriptors and the maps
 // have it, also where a step or a row of outputs has 96 bytes of the 128 (48 channels of Bf16: a tower's in AlexNet).
 // What lies outside tensors, TMA reads as zeros and does not write; so ragged tiles need no code. A group is an offset of
@@ -21,7 +22,7 @@
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
 //
-// Device code, for 90a alone; kernels include it through hopper/fprop.h, dgrad.h and wgrad.h.
+// Device code, for 90a alone; wgmma_kernel.h has the kernel, which hopper/fprop.h, dgrad.h and wgrad.h instantiate.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
@@ -116,8 +117,8 @@ template <class T>
 struct RingPlace {
   int stage = 0;
   uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == T::STAGES) stage = 0, parity ^= 1;
+  __device__ __forceinline__ void advance(int steps = 1) {
+    if ((stage += steps) == T::STAGES) stage = 0, parity ^= 1;
   }
 };
 
@@ -136,6 +137,9 @@ struct TapSteps;
 // What they have in common. Rows are pixels: K-major, 128 bytes each.
 struct PixelRows {
   static constexpr Major A_MAJOR = Major::kK;
+  // Steps of a round of a consumer's loop: 8 products, of 128 rows as of 256.
+  template <class T>
+  static constexpr int ROUND = T::PARTS == 1 ? 2 : 1;
   // What a descriptor has more from a product of a step to the next: 32 bytes.
   template <class T>
   static constexpr int A_PRODUCT = 2;
@@ -308,25 +312,6 @@ struct TapSteps {
   }
 };
 
-// The producer: the steps of all the block's tiles, as fast as stages fall empty.
-template <class T, class Side, int KS>
-__device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
-                                              unsigned char* stages) {
-  RingPlace<T> place;
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const WgmmaWork work = wgmma_work<T>(args, index);
-    typename Side::template Steps<T> steps(args, work);
-    for (int step = work.begin; step < work.end; ++step) {
-      mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
-      uint64_t* full = &barriers.full[place.stage];
-      mbarrier_arrive_expect_tx(full, KS * 32 * (T::BM + T::BN));
-      steps.load(stages + place.stage * T::STAGE_BYTES, full);
-      steps.advance();
-      place.advance();
-    }
-  }
-}
-
 // Two neighbouring outputs of a row, as they lie in a store's buffer; `column` of the buffer is even.
 __device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int column, float a, float b,
                                          Bf16*) {
@@ -397,81 +382,6 @@ __device__ __forceinline__ void PixelRows::store(const WgmmaArgs& args,
     if (args.pieces == 0) return wgmma_store<T, Bf16>(args, acc, work, warpgroup, buffers, turn, finish);
   }
   wgmma_store<T, float>(args, acc, work, warpgroup, buffers, turn, finish);
-}
-
-// A consumer: multiplies what has landed, one step behind in giving stages back, and stores.
-template <class T, class Side, int KS>
-__device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
-                                              unsigned char* stages) {
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
-  constexpr int ROWS = 64 * T::ROW_BYTES / 16;  // 64 rows, in the units of a descriptor
-  const uint64_t ring = Side::template a_descriptor<T>(shared_address(stages));
-  const uint64_t filters =
-      Side::template descriptor<T>(T::A_BYTES) - Side::template a_descriptor<T>(0);  // addresses add
-  unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
-  const auto release = [&](int stage) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[stage]);
-  };
-  RingPlace<T> place;
-  int turn = 0;
-  float acc[T::PARTS][T::BN / 2];
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const WgmmaWork work = wgmma_work<T>(args, index);
-    int before = 0;  // the stage that is being multiplied
-    for (int step = work.begin; step < work.end; ++step) {
-      mbarrier_wait(&barriers.full[place.stage], place.parity);
-      const uint64_t stage = ring + place.stage * (T::STAGE_BYTES / 16);
-      const uint64_t a = stage + warpgroup * (T::PARTS * ROWS), b = stage + filters;
-      wgmma_fence();
-      PCN_UNROLL_ON_DEVICE
-      for (int ks = 0; ks < KS; ++ks) PCN_UNROLL_ON_DEVICE
-      for (int part = 0; part < T::PARTS; ++part)
-        T::template product<Side::A_MAJOR, Side::MAJOR>(
-            acc[part], a + part * ROWS + Side::template A_PRODUCT<T> * ks, b + Side::template PRODUCT<T> * ks,
-            ks > 0 || step > work.begin);
-      wgmma_commit();
-      wgmma_wait<1>();
-      if (step > work.begin) release(before);
-      before = place.stage;
-      place.advance();
-    }
-    typename Side::template Finish<T> finish(args, work);
-    finish.begin(work.m0 + warpgroup * T::PARTS * 64);  // while the last products are made
-    wgmma_wait<0>(acc);
-    release(before);
-    Side::template store<T>(args, acc, work, warpgroup, buffers, turn, finish);
-  }
-  if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
-}
-
-// Side: Forward, Backward or, of hopper/wgrad.h, Weights. KS: products of 32 bytes a step, 4 or 3.
-template <class T, class Side, int KS>
-__global__ void __maxnreg__(T::REGISTERS) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
-  WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();
-  unsigned char* stages = dynamic_shared<unsigned char>();
-  stages += (1024 - (shared_address(stages) & 1023)) & 1023;
-  if (threadIdx.x == 0) {
-    PCN_UNROLL_ON_DEVICE
-    for (int stage = 0; stage < T::STAGES; ++stage) {
-      mbarrier_init(&barriers.full[stage], 1);
-      mbarrier_init(&barriers.empty[stage],
-                    T::CONSUMERS * T::WARPGROUP / 32 + Side::template helpers<T>(args));
-    }
-    fence_mbarrier_init();
-  } else if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) {
-    for (const TensorMap* map : {&args.pixels, &args.filters, &args.out}) prefetch_tensor_map(map);
-  }
-  __syncthreads();
-  if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP) {
-    setmaxnreg_dec<T::PRODUCER_REGISTERS>();
-    if (threadIdx.x == T::CONSUMERS * T::WARPGROUP)
-      wgmma_produce<T, Side, KS>(args, barriers, stages);
-    else if (threadIdx.x >= T::CONSUMERS * T::WARPGROUP + 32)
-      Side::template help<T>(args, barriers, stages);
-  } else {
-    setmaxnreg_inc<T::CONSUMER_REGISTERS>();
-    wgmma_consume<T, Side, KS>(args, barriers, stages);
-  }
 }
 
 }  // namespace pcn::conv

@@ -78,6 +78,8 @@ struct Weights : Backward {
   static constexpr int CHANNELS = CHANNELS_, A_SPAN = CHANNELS * 2;
   static constexpr Major A_MAJOR = Major::kMN;
   template <class T>
+  static constexpr int ROUND = 1;  // help() gives back no stage that passes empty
+  template <class T>
   static constexpr int A_BLOCK_BYTES = T::BK * A_SPAN;
   template <class T>
   static constexpr int A_PRODUCT = 16 * A_SPAN / 16;  // 16 pixels

@@ -1,9 +1,10 @@
 """The kernels for compute capability 9.0 (kernels/conv/hopper): TMA, mbarriers, wgmma.
 
 ``test_conv_bf16.py`` and ``test_masked_dgrad.py`` run them on the shapes of every row. Here are shapes for
-what they alone have: a ring that turns round within a tile and from tile to tile, steps of 96 and of 128
-bytes, groups as offsets of channels, maps; of dgrad filters across the reduction, in taps that go backwards;
-of wgrad both operands across it, blocks of 16 and 64 channels, sums that leave transposed, dy's beside them.
+what they alone have: a ring that turns round within a tile and from tile to tile, rounds of two steps and
+last steps alone in their round, steps of 96 and of 128 bytes, groups as offsets of channels, maps; of dgrad
+filters across the reduction, in taps that go backwards; of wgrad both operands across it, blocks of 16 and 64
+channels, sums that leave transposed, dy's beside them.
 """
 
 import itertools
@@ -35,6 +36,7 @@ CASES = [
     Conv("strided", (3, 9, 11, 32), (200, 3, 2, 32), (2, 3), ((1, 2), (0, 1))),
     Conv("channels_of_96", (2, 6, 6, 192), (80, 2, 3, 96), pad=((0, 1), (2, 0)), groups=2),
     Conv("one_pixel_filters", (2, 7, 11, 72), (264, 1, 1, 72)),
+    Conv("one_step", (2, 6, 7, 40), (136, 1, 1, 40)),
     Conv("window_is_image", (9, 4, 5, 16), (40, 4, 5, 16)),
 ]
 #: Of dgrad: reductions and columns that end within a step and a row of shared memory, and padding of its own.
@@ -59,6 +61,8 @@ DEFAULT = (
 )  # fmt: skip
 #: 136 and more tiles: some of the 132 blocks take a second one, and stages and buffers go on where they are.
 SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((0, 0), (0, 1)))
+#: Of five steps: the last of each tile is alone in its round, and its stage is used again.
+ODD_TILES = Conv("several_odd_tiles", (1, 1, 4, 16), (26000, 1, 5, 16), pad=((0, 0), (2, 2)))
 SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
 SEVERAL_GRADIENT = Conv("several_gradient", (65, 1, 1, 264), (12872, 1, 1, 264))
 ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
@@ -218,6 +222,7 @@ def with_orders() -> list:
             (forward, NAMED["channels_of_96"], 1, some),
             (forward, NAMED["rows_and_more"], 1, ORDERS if PLAIN else NASTY),
             (forward, SEVERAL, 1, some),
+            (forward, ODD_TILES, 1, some),
             (backward, NAMED["as_conv2"], 1, some),
             (backward, BACKWARD[0], 1, some),
             (backward, SEVERAL_BACKWARD, 1, NASTY[2:]),
@@ -231,7 +236,7 @@ def with_orders() -> list:
         for case, kernel in (row.values,)
     ]
     first = {
-        forward: ("as_conv2", "channels_of_96", SEVERAL.name),
+        forward: ("as_conv2", "channels_of_96", SEVERAL.name, ODD_TILES.name),
         backward: ("as_conv2",),
         weights: ("wide_blocks",),
     }

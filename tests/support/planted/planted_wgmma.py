@@ -1,6 +1,8 @@
 """Bugs for test_planted_bugs.py: the kernels for compute capability 9.0: ring, maps, stores."""
 
-TILE, HOST, DGRAD, WGRAD = (f"conv/hopper/{name}.h" for name in ("wgmma_tile", "product", "dgrad", "wgrad"))
+TILE, KERNEL, HOST, DGRAD, WGRAD = (
+    f"conv/hopper/{name}.h" for name in ("wgmma_tile", "wgmma_kernel", "product", "dgrad", "wgrad")
+)
 SHAPES = (
     "test_conv_wgmma.py",
     "test_kernel and emulator and (as_conv2 or rows_and_more or strided) and 128x128",
@@ -9,8 +11,8 @@ SHAPES = (
 ORDERS = ("test_conv_wgmma.py", "test_every_order and as_conv2 and 128x128_bf16-1- and not dgrad")
 # Both warpgroups have rows.
 BOTH = ("test_conv_wgmma.py", "test_every_order and rows_and_more and 128x128 and not dgrad")
-LAST = ("test_conv_wgmma.py", "test_every_order and channels_of_96 and 128x128")  # ends with the last stage
 SEVERAL = ("test_conv_wgmma.py", "test_every_order and several and 128x128 and not dgrad")
+ODD = ("test_conv_wgmma.py", "test_every_order and odd_tiles and 128x128 and not dgrad")
 PARTS = ("test_conv_wgmma.py", "test_kernel and emulator and rows_and_more and 256x128")
 PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 128x128 and not dgrad")
 GROUPS = ("test_conv_wgmma.py", "test_a_group_does and emulator and 128x128")
@@ -20,7 +22,7 @@ SMALL, LARGE = ("conv2d_fprop_wgmma128x128_bf16.cu",), ("conv2d_fprop_wgmma256x1
 BUGS = [
     # ---- phases and parities, counts of barriers
     (
-        TILE,
+        KERNEL,
         "barriers.empty[place.stage], place.parity ^ 1",
         "barriers.empty[place.stage], place.parity",
         "the producer waits for a stage that was never full",
@@ -28,16 +30,16 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
-        "barriers.full[place.stage], place.parity)",
-        "barriers.full[place.stage], 0)",
+        KERNEL,
+        "barriers.full[place.stage + later], place.parity)",
+        "barriers.full[place.stage + later], 0)",
         "from the second round on stages read before they are full",
         ORDERS,
         SMALL,
     ),
     (TILE, "stage = 0, parity ^= 1;", "stage = 0;", "a parity that does not turn", SHAPES, SMALL),
     (
-        TILE,
+        KERNEL,
         "mbarrier_init(&barriers.full[stage], 1)",
         "mbarrier_init(&barriers.full[stage], 2)",
         "a full barrier that waits for two",
@@ -45,7 +47,7 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "T::CONSUMERS * T::WARPGROUP / 32 + Side",
         "T::WARPGROUP / 32 + Side",
         "a stage falls empty when one warpgroup has multiplied it",
@@ -53,7 +55,7 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "if (threadIdx.x % 32 == 0) mbarrier_arrive",
         "mbarrier_arrive",
         "every lane gives a stage back",
@@ -61,7 +63,7 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "KS * 32 * (T::BM + T::BN)",
         "T::STAGE_BYTES",
         "bytes expected that a narrow step does not bring",
@@ -69,34 +71,41 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "wgmma_wait<1>();",
         "wgmma_wait<2>();",
         "a stage given back while it is multiplied",
         ORDERS,
         SMALL,
     ),
-    (TILE, "wgmma_wait<0>(acc);", "wgmma_wait<1>(acc);", "sums stored before they are there", ORDERS, SMALL),
-    (TILE, "      wgmma_fence();\n", "", "products without a fence", SHAPES, SMALL),
+    (
+        KERNEL,
+        "wgmma_wait<0>(acc);",
+        "wgmma_wait<1>(acc);",
+        "sums stored before they are there",
+        ORDERS,
+        SMALL,
+    ),
+    (KERNEL, "      wgmma_fence();\n", "", "products without a fence", SHAPES, SMALL),
     # ---- descriptors and swizzles
     (
-        TILE,
-        "b = stage + filters;",
-        "b = stage + filters + 64;",
+        KERNEL,
+        "descriptor<T>(shared_address(stages) + T::A_BYTES)",
+        "descriptor<T>(shared_address(stages) + T::A_BYTES + 1024)",
         "filters read from the next group of 8 rows",
         SHAPES,
         SMALL,
     ),
     (
-        TILE,
-        "stage + warpgroup * (T::PARTS * ROWS)",
-        "stage + warpgroup * ROWS",
+        KERNEL,
+        "+ warpgroup * (T::PARTS * ROWS)",
+        "+ warpgroup * ROWS",
         "the second warpgroup multiplies rows of the first",
         PARTS,
         LARGE,
     ),
     (
-        TILE,
+        KERNEL,
         "Side::template A_PRODUCT<T> * ks",
         "Side::template A_PRODUCT<T> / 2 * ks",
         "a product's operands half a product apart",
@@ -104,7 +113,7 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "stages += (1024 - (shared_address(stages) & 1023)) & 1023;",
         "",
         "a ring that is not aligned",
@@ -145,15 +154,15 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES",
-        "(T::STAGES - 1) * T::STAGE_BYTES + warpgroup * T::STORES",
-        "outputs in the last stage of the ring",
-        LAST,
+        "0 * T::STAGE_BYTES + warpgroup * T::STORES",
+        "outputs in the first stage of the ring",
+        ODD,
         SMALL,
     ),
     (
-        TILE,
+        KERNEL,
         "warpgroup * T::STORES * T::STORE_BYTES;",
         "0;",
         "one pair of buffers for both warpgroups",
@@ -179,9 +188,9 @@ BUGS = [
         SMALL,
     ),
     (
-        TILE,
-        "ks > 0 || step > work.begin",
-        "ks > 0 || step > 0",
+        KERNEL,
+        "ks + later > 0 || accumulate",
+        "ks + later > 0 || accumulate || work.begin > 0",
         "a piece that begins with the sums of the last one",
         PIECES,
         SMALL,
@@ -200,6 +209,81 @@ BUGS = [
         "work.group, m, 0);",
         "every piece stored as the first",
         PIECES,
+        SMALL,
+    ),
+    # ---- rounds of two steps
+    (KERNEL, "a + (later * STAGE", "a + (0 * STAGE", "the first step's pixels for both", SHAPES, SMALL),
+    (KERNEL, "b + (later * STAGE", "b + (0 * STAGE", "the first step's filters for both", SHAPES, SMALL),
+    (
+        KERNEL,
+        "mbarrier_wait(&barriers.full[place.stage + later]",
+        "mbarrier_wait(&barriers.full[place.stage]",
+        "the second step multiplied when the first has landed",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "place.stage + later - 1",
+        "place.stage + later",
+        "a round's second stage given back before it is multiplied",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "(accumulate)\n          release(before + ROUND - 1)",
+        "(accumulate)\n          release(before)",
+        "a round's first stage given back twice",
+        ORDERS,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "place.advance(ROUND)",
+        "place.advance()",
+        "rounds that begin with a second stage",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "later > 0 && left == 1",
+        "later > 0 && left == 0",
+        "what lies in an empty stage multiplied",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "KS * 32 * (T::BM + T::BN));",
+        "KS * 32 * (T::BM + T::BN) << (step + 1 == work.end && stages_end > work.end));",
+        "twice the bytes expected of a step alone in its round",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "mbarrier_arrive(full);",
+        "",
+        "consumers that wait for what does not come",
+        SHAPES,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "step < stages_end",
+        "step < work.end",
+        "a tile that begins with a second stage",
+        ODD,
+        SMALL,
+    ),
+    (
+        KERNEL,
+        "left < 0) release(before);",
+        "left < 0) {}",
+        "the stage of an odd last step kept",
+        ODD,
         SMALL,
     ),
     # ---- maps
@@ -287,8 +371,9 @@ BUGS += [
 ]
 
 # ---- TF32
-TF32, TF32_SMALL = ("test_conv_wgmma.py", "test_tf32 and emulator and as_conv2 and 128x128"), (
-    "conv2d_fprop_wgmma128x128.cu",
+TF32, TF32_SMALL = (
+    ("test_conv_wgmma.py", "test_tf32 and emulator and as_conv2 and 128x128"),
+    ("conv2d_fprop_wgmma128x128.cu",),
 )
 BUGS += [
     (HOST, "TensorElement::kTf32;", "TensorElement::kFloat32;", "operands cut off", TF32, TF32_SMALL),
