@@ -2,13 +2,15 @@
 // filters, and the product, on the stand-in runtime
 //
 // Of two groups the pass takes 36 channels of 32 filters in tiles of 32; the product has two tiles of pixels and, of 64
-// columns, 36. Nine steps turn the ring of three stages round.
+// columns, 36. Nine steps turn the ring of three stages round. "tall" has one tile of pixels, of which a warpgroup has
+// three times 64.
 #include "rows.h"
 
 #include "conv/hopper/dgrad.h"
 
 namespace pcn {
 PCN_DGRAD_WGMMA(hopper_dgrad, 384, 50, WgmmaTile<128, 64, 32, 3>)
+PCN_DGRAD_WGMMA(hopper_dgrad_tall, 384, 50, WgmmaTile<384, 48, 32, 3>)
 template cudaError_t conv::dgrad_finish(const char*, float*, const float*, const Conv2dShape&, void*,
                                         const conv::GemmGrid&, cudaStream_t);
 }  // namespace pcn
@@ -40,7 +42,10 @@ int gradient(int i) {
 
 }  // namespace
 
-int main() {
+int main(int, char** arguments) {
+  const bool tall = std::strcmp(arguments[1], "tall") == 0;
+  const pcn::Conv2dTraits& traits = tall ? pcn::hopper_dgrad_tall_traits : pcn::hopper_dgrad_traits;
+  pcn::Conv2dDgradFn<float>* const row = tall ? pcn::hopper_dgrad_tall : pcn::hopper_dgrad;
   pcn::Conv2dShape shape = kShape;
   shape.n = kBatch, shape.c = kAll, shape.k = kAllFilters, shape.groups = kGroups;
   shape.precision = pcn::Precision::kTf32, shape.capability = 90, shape.splits = 1;
@@ -50,15 +55,14 @@ int main() {
   const float* mask = on_device<float>(count, mask_of);
   void *dx = nullptr, *workspace = nullptr;
   cudaMalloc(&dx, count * sizeof(float));
-  cudaMalloc(&workspace, pcn::hopper_dgrad_traits.workspace_bytes(shape));
+  cudaMalloc(&workspace, traits.workspace_bytes(shape));
   cudaError_t status = cudaErrorNotSupported;
-  if (pcn::hopper_dgrad_traits.supports(shape))
-    status = pcn::hopper_dgrad(static_cast<float*>(dx), dy, w, mask, shape, workspace, nullptr);
+  if (traits.supports(shape)) status = row(static_cast<float*>(dx), dy, w, mask, shape, workspace, nullptr);
   std::vector<float> result(count);
   if (status == cudaSuccess)
     status = cudaMemcpy(result.data(), dx, count * sizeof(float), cudaMemcpyDeviceToHost);
   int wrong = 0;
   for (int i = 0; i < count; ++i) wrong += result[i] != static_cast<float>(gradient(i));
-  std::printf("{\"dgrad\": {\"error\": \"%s\", \"wrong\": %d, \"bits\": []}}\n",
+  std::printf("{\"%s\": {\"error\": \"%s\", \"wrong\": %d, \"bits\": []}}\n", arguments[1],
               status == cudaSuccess ? "" : cudaGetErrorName(status), wrong);
 }

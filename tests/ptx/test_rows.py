@@ -1,4 +1,4 @@
-"""Five kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Six kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
 Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
@@ -52,6 +52,7 @@ PROGRAMS = {
     "wgmma": ("hopper_row", "compute_90a"),
     "wgrad": ("hopper_wgrad", "compute_90a"),
     "dgrad": ("hopper_dgrad", "compute_90a"),
+    "tall": ("hopper_dgrad", "compute_90a"),
 }
 
 
@@ -80,7 +81,7 @@ def with_marks(rows, case):
     """Rows of a table, those of the program that takes long as slow ones."""
     slow = [pytest.mark.slow]
     return [
-        pytest.param(*row, marks=slow if case(row) in ("wgmma", "wgrad", "dgrad") else []) for row in rows
+        pytest.param(*row, marks=slow if PROGRAMS[case(row)][0].startswith("hopper") else []) for row in rows
     ]
 
 
