@@ -2,14 +2,14 @@
 // filters, and the product, on the stand-in runtime
 //
 // Of two groups the pass takes 36 channels of 32 filters in tiles of 32; the product has two tiles of pixels and, of 64
-// columns, 36. Nine steps turn the ring of three stages round. "tall" has one tile of pixels, of which a warpgroup has
+// columns, 36. Nine steps turn the ring of four stages round. "tall" has one tile of pixels, of which a warpgroup has
 // three times 64.
 #include "rows.h"
 
 #include "conv/hopper/dgrad.h"
 
 namespace pcn {
-PCN_DGRAD_WGMMA(hopper_dgrad, 384, 50, WgmmaTile<128, 64, 32, 3>)
+PCN_DGRAD_WGMMA(hopper_dgrad, 384, 50, WgmmaTile<128, 64, 32, 4>)
 PCN_DGRAD_WGMMA(hopper_dgrad_tall, 384, 50, WgmmaTile<384, 48, 32, 3>)
 template cudaError_t conv::dgrad_finish(const char*, float*, const float*, const Conv2dShape&, void*,
                                         const conv::GemmGrid&, cudaStream_t);
