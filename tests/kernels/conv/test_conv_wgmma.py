@@ -241,12 +241,12 @@ def with_orders() -> list:
 
 
 def test_the_kernels_take_every_case():
-    every = sum("_wgmma" in name for name in table("conv2d", BF16))
-    assert {case.name: len(rows([case])) for case in [*CASES, SEVERAL]} == dict.fromkeys(
-        (case.name for case in [*CASES, SEVERAL]), every
-    )
-    tf32 = sum("_wgmma" in name for name in table("conv2d"))
-    assert all(len(rows([case], precision="tf32")) == tf32 for case in [*CASES, SEVERAL])
+    for precision, dtype in (("bf16", BF16), ("tf32", F32)):
+        every = {name for name in table("conv2d", dtype) if "_wgmma" in name}
+        for case in [*CASES, SEVERAL]:
+            tall = case.w[1:3] == (1, 1) and case.stride == (1, 1)  # rows of a tiled map's box
+            wanted = {name for name in every if not (tall and "wgmma384" in name)}
+            assert {row.values[1] for row in rows([case], precision=precision)} == wanted
     every = sum("_wgmma" in name for name in table("conv2d_dgrad", BF16))
     for case in [*CASES, *BACKWARD, SEVERAL_BACKWARD]:
         others = case.name in ("strided", "channels_of_96")  # a stride; groups of 40 filters
