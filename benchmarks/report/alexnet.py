@@ -76,11 +76,12 @@ def rows(batch: int = BATCH) -> list[dict[str, Any]]:
         for precision in PRECISIONS:
             listed = core.listed(op, dev, shapes["x"], shapes["w"], **options, precision=precision)
             costs = getattr(dev.ext, f"{listed.table}_costs")(listed.shape)
-            workspace = dict(getattr(dev.ext, f"{listed.table}_kernels")(listed.shape))
+            kernels = getattr(dev.ext, f"{listed.table}_kernels")
+            workspace, uncut = dict(kernels(listed.shape)), dict(kernels(listed.shape.cut(1)))
             for name, cost in costs:
                 if name.endswith("_generic") or (precision != "fp32" and "mma" not in name):
                     continue
-                splits = max(workspace[name] // (4 * out), 1)
+                splits = max((workspace[name] - uncut[name]) // (4 * out), 1)
                 row = (layer, op, precision, name, splits, round(cost))
                 found.append(dict(zip(CELLS, row, strict=True)))
     return found

@@ -226,7 +226,13 @@ def predict(row: dict, product: Product, splits: int, precision: str, out_item: 
     """Predict a kernel's time for a product: :func:`predict_tile` of a kernel of the report."""
     if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
         product = replace(product, rows=product.cols, cols=product.rows)
-    return predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
+    found = predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
+    if "Turned" not in row["kernel"]:
+        return found
+    # A pass before it reads and writes the filters.
+    turning = memory_us(2 * 4 * product.cols * product.depth * product.batches)
+    us, share = found["us"] + turning, found["us"] / (found["us"] + turning)
+    return found | {"us": round(us, 1), "percent": round(found["percent"] * share, 1)}
 
 
 def predict_tile(

@@ -109,6 +109,7 @@ extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_
 #define PCN_FPROP_ROWS(stem, ...) PCN_DECLARE(Conv2dFpropFn, float, stem)
 #define PCN_FPROP_WGMMA_BF16(stem, ...) PCN_DECLARE(Conv2dFpropFn, Bf16, stem)
 #define PCN_FPROP_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dFpropFn, Bf16, stem)
+#define PCN_DGRAD_WGMMA(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
 #define PCN_DGRAD_MMA(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
 #define PCN_DGRAD_TILE(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)
 #define PCN_DGRAD_ROWS(stem, ...) PCN_DECLARE(Conv2dDgradFn, float, stem)

@@ -41,5 +41,7 @@ template cudaError_t conv2d_dgrad_generic(Bf16*, const Bf16*, const Bf16*, const
 // For the rows of 9.0, whose unit is for it alone.
 template cudaError_t conv::dgrad_finish(const char*, Bf16*, const Bf16*, const Conv2dShape&, void*,
                                         const conv::GemmGrid&, cudaStream_t);
+template cudaError_t conv::dgrad_finish(const char*, float*, const float*, const Conv2dShape&, void*,
+                                        const conv::GemmGrid&, cudaStream_t);
 
 }  // namespace pcn

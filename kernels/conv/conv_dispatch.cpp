@@ -44,6 +44,7 @@ KernelTable<Conv2dFpropRow<Bf16>> conv2d_fprop_kernels<Bf16>() {
 template <>
 KernelTable<Conv2dDgradRow<float>> conv2d_dgrad_kernels<float>() {
   static const Conv2dDgradRow<float> rows[] = {
+#define PCN_DGRAD_WGMMA(stem, ...) PCN_ROW(stem),
 #define PCN_DGRAD_MMA(stem, ...) PCN_ROW(stem),
 #define PCN_DGRAD_TILE(stem, ...) PCN_ROW(stem),
 #define PCN_DGRAD_ROWS(stem, ...) PCN_ROW(stem),

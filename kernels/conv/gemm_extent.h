@@ -60,11 +60,13 @@ inline double busiest(const GemmGrid& g, const GemmExtent& e, const TileInfo& t)
   return block * std::max(waves, std::max(1.0, 256.0 / t.threads));
 }
 
-// The time of writing the pieces, reading them and launching what adds them, in multiply-adds of FFMA: a
-// multiprocessor of an H200 does 128 in a cycle, in which its share of the memory moves 21 bytes.
+// The time of a launch that moves so many bytes, in multiply-adds of FFMA: a multiprocessor of an H200 does 128 in a
+// cycle, in which its share of the memory moves 21 bytes.
+inline double pass_cost(double bytes) { return 128 * (2500 + bytes / kMultiprocessors / 21); }
+
+// Of writing the pieces, reading them and launching what adds them.
 inline double pieces_cost(const GemmGrid& g, const GemmExtent& e) {
-  const double bytes = 2. * g.splits * e.rows * e.cols * e.batches * 4 / kMultiprocessors;
-  return g.splits == 1 ? 0. : 128 * (2500 + bytes / 21);
+  return g.splits == 1 ? 0. : pass_cost(2. * g.splits * e.rows * e.cols * e.batches * 4);
 }
 
 inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
@@ -92,6 +94,15 @@ inline GemmGrid gemm_grid(const GemmExtent& e, const TileInfo& t) {
     if (cost < least) least = cost, best = g;
   }
   return best;
+}
+
+inline std::int64_t filter_elements(const Conv2dShape& s) {
+  return std::int64_t{s.k} * s.r * s.s * (s.c / s.groups);
+}
+// Bytes of so many elements, and what is missing to a multiple of 256, so that what follows is aligned, too.
+template <class E>
+constexpr std::size_t padded_bytes(std::int64_t elements) {
+  return static_cast<std::size_t>(ceil_div(elements * static_cast<int>(sizeof(E)), 256) * 256);
 }
 
 // Scratch memory of the pieces' partial results.

@@ -31,9 +31,6 @@ inline Conv2dShape rearranged(const Conv2dShape& s) {
 }
 
 inline std::int64_t image_elements(const Conv2dShape& s) { return std::int64_t{s.n} * s.h * s.w * s.c; }
-inline std::int64_t filter_elements(const Conv2dShape& s) {
-  return std::int64_t{s.k} * s.r * s.s * (s.c / s.groups);
-}
 
 inline bool space_to_depth_supports(const Conv2dShape& s) {
   if (!(s.aligned != 0 && s.groups == 1 && s.c <= 4 && s.stride_h == s.stride_w && s.stride_h >= 2 &&
@@ -48,11 +45,6 @@ inline bool space_to_depth_supports(const Conv2dShape& s) {
 inline double space_to_depth_cost(const Conv2dShape& s) {
   return (s.precision == Precision::kBf16 ? 28.0 : 56.0) *
          static_cast<double>(image_elements(rearranged(s))) / kMultiprocessors;
-}
-
-template <class E>
-constexpr std::size_t padded_bytes(std::int64_t elements) {  // so that what follows is aligned, too
-  return static_cast<std::size_t>(ceil_div(elements * static_cast<int>(sizeof(E)), 256) * 256);
 }
 
 // 16 bytes of x' a thread; the t*C elements of a source row are contiguous, so the reads of a warp fill whole

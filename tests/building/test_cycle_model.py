@@ -244,6 +244,14 @@ def test_blocks_with_more_to_do_by_hand():
     assert predicted(loop=BEFORE | {"longer": BEFORE["step"]}) == predicted()
 
 
+def test_a_pass_that_turns_filters_by_hand():
+    kernel = KERNEL | {"kernel": KERNEL["kernel"].replace("k<", "wgmma_kernel<Turned, ")}
+    plain, found = predicted(), cycles.predict(kernel, PRODUCT, 1, "tf32", 4)
+    pass_us = 3 + 2 * 4 * 128 * 1600 / 4.3e6
+    assert found["us"] == pytest.approx(plain["us"] + pass_us, abs=0.11)
+    assert found["percent"] == pytest.approx(plain["percent"] * plain["us"] / found["us"], abs=0.11)
+
+
 @pytest.mark.parametrize("missing", ["threads", "occupancy", "kernel"])
 def test_a_kernel_without_its_figures_is_refused(missing):
     with pytest.raises(ValueError, match="x: no tile, block size or occupancy"):
@@ -393,7 +401,7 @@ def test_a_kernel_without_a_loop_is_noticed():
 def document(**changes) -> dict:
     rows = [
         {"name": "conv2", "op": "conv2d", "part": "fprop", "precision": "tf32", "error": None}
-        | {"kernel": "conv2d_fprop_wgmma256x128/1", "median_us": us}
+        | {"kernel": "conv2d_fprop_wgmma384x128/1", "median_us": us}
         for us in (500.0, 400.0)
     ]
     other = rows[0] | {"part": "", "kernel": "x"}

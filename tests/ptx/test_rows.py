@@ -1,4 +1,4 @@
-"""Four kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Six kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
 Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
@@ -39,6 +39,10 @@ FAULTS = [
     ("no barriers of a warpgroup", "wgrad", r"bar\.sync %r\d+, %r\d+;", ""),
     ("stores that nobody waits for", "wgrad", r"cp\.async\.bulk\.commit_group;", ""),
     ("stores that end after the block", "wgrad", r"cp\.async\.bulk\.wait_group\.read 0;", ""),
+    ("filters read before they are there", "dgrad", r"(?s)(\.entry \w*turn_filters.*?)bar\.sync 0;", r"\1"),
+    ("products without a fence", "dgrad", r"wgmma\.fence\.sync\.aligned;", ""),
+    ("sums read too soon", "dgrad", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("results that TMA does not see", "dgrad", r"fence\.proxy\.async\.shared::cta;", ""),
     ("one lane's sums for all", "wgrad", r"(shfl\.sync\.idx\.b32\s+%r\d+\|%p[2-9], %r\d+), %r\d+", r"\1, 0"),
 ]
 #: Case -> program, and for what it is compiled.
@@ -47,6 +51,8 @@ PROGRAMS = {
     "mma": ("two_rows", "compute_80"),
     "wgmma": ("hopper_row", "compute_90a"),
     "wgrad": ("hopper_wgrad", "compute_90a"),
+    "dgrad": ("hopper_dgrad", "compute_90a"),
+    "tall": ("hopper_dgrad", "compute_90a"),
 }
 
 
@@ -74,7 +80,9 @@ def run(program, stand_in, case, text=None):
 def with_marks(rows, case):
     """Rows of a table, those of the program that takes long as slow ones."""
     slow = [pytest.mark.slow]
-    return [pytest.param(*row, marks=slow if case(row) in ("wgmma", "wgrad") else []) for row in rows]
+    return [
+        pytest.param(*row, marks=slow if PROGRAMS[case(row)][0].startswith("hopper") else []) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("case", with_marks([(case,) for case in PROGRAMS], lambda row: row[0]))

@@ -1,9 +1,11 @@
-// Gradient with respect to the input on sm_90a, at stride 1: a forward convolution of dy on the tile of wgmma_tile.h
-// (Backward there says with which filters). Rows are input pixels, columns the channels of a group. The kernel of every
-// line of PCN_DGRAD_WGMMA_BF16 in tiles.inc.
+// Gradient with respect to the input on sm_90a, at stride 1: a forward convolution of dy on the tile of wgmma_tile.h.
+// Rows are input pixels, columns the channels of a group. In bfloat16 the filters are taken as they lie (Backward there
+// says how); in TF32, which wgmma takes along the reduction alone, a pass before the product turns and transposes them
+// in scratch memory (turn_filters.h). The kernel of every line of PCN_DGRAD_WGMMA and _WGMMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/dgrad.h"
 #include "conv/hopper/product.h"
+#include "conv/hopper/turn_filters.h"
 
 namespace pcn::conv {
 
@@ -11,6 +13,63 @@ namespace pcn::conv {
 extern template cudaError_t dgrad_finish(const char* stem, Bf16* dx, const Bf16* mask,
                                          const Conv2dShape& shape, void* workspace, const GemmGrid& grid,
                                          cudaStream_t stream);
+extern template cudaError_t dgrad_finish(const char* stem, float* dx, const float* mask,
+                                         const Conv2dShape& shape, void* workspace, const GemmGrid& grid,
+                                         cudaStream_t stream);
+
+// The mask of 64 rows of float, in a bit for each of a thread's outputs: read while the last products are made, like
+// ReluMask's pairs, it takes a register where numbers would take 32.
+template <class T>
+struct ReluBits {
+  static constexpr int PRODUCTS = T::BN / 8, WORDS = (4 * PRODUCTS + 31) / 32,
+                       AHEAD = T::template AHEAD<float>;
+  const WgmmaArgs& args;
+  int column0, columns;
+  uint32_t bits[WORDS];
+  __device__ __forceinline__ ReluBits(const WgmmaArgs& args_, const WgmmaWork& work)
+      : args(args_),
+        column0(work.group * (args_.shape.k / args_.shape.groups) + work.n0),
+        columns(args_.shape.k / args_.shape.groups - work.n0) {}
+  __device__ __forceinline__ void begin(int m) {
+    PCN_UNROLL_ON_DEVICE
+    for (int i = 0; i < WORDS; ++i) bits[i] = args.mask == nullptr ? ~0u : 0u;
+    if (args.mask == nullptr) return;
+    const OutputPlace<T> place;
+    // Odd rows are two products ahead: columns 16 further on and, of every other two products, 16 back.
+    const int ahead = place.row % 2 * AHEAD * 8;
+    PCN_UNROLL_ON_DEVICE
+    for (int half = 0; half < 2; ++half) {
+      const int row = min(m + place.row + 8 * half, args.rows - 1);
+      const float* mask = static_cast<const float*>(args.mask) + row * args.shape.k + column0 + place.pair;
+      PCN_UNROLL_ON_DEVICE
+      for (int j = 0; j < PRODUCTS; ++j) {
+        const int by = (j & AHEAD) == 0 ? ahead : -ahead, bit = 4 * j + 2 * half;
+        const bool inside = 8 * j < columns - place.pair - by;
+        const float2 v =
+            inside ? __ldg(reinterpret_cast<const float2*>(mask + by + 8 * j)) : make_float2(0.f, 0.f);
+        if (!(v.x <= 0.f)) bits[bit / 32] |= 1u << bit % 32;
+        if (!(v.y <= 0.f)) bits[bit / 32] |= 2u << bit % 32;
+      }
+    }
+  }
+  template <class Out>
+  __device__ __forceinline__ void pair(float (&v)[2], int, int index) const {
+    const uint32_t both = bits[2 * index / 32] >> 2 * index % 32;
+    v[0] = (both & 1) != 0 ? v[0] : 0.f;
+    v[1] = (both & 2) != 0 ? v[1] : 0.f;
+  }
+};
+
+// dgrad of float: fprop, but for what becomes of a sum.
+struct Turned : Forward {
+  static constexpr bool NARROW = false;
+  template <class T>
+  using Finish = ReluBits<T>;
+};
+template <class T>
+using DgradSide = std::conditional_t<std::is_same<typename T::Element, Bf16>::value, Backward, Turned>;
+template <class T>
+constexpr bool kTurns = std::is_same<DgradSide<T>, Turned>::value;
 
 // The convolution of dy whose output is dx: input pixel h sees dy at h + pad - r, which is h - (R - 1 - pad) + r' for
 // the tap r' = R - 1 - r.
@@ -24,32 +83,46 @@ inline Conv2dShape turned(const Conv2dShape& s) {
 
 template <class T>
 bool wgmma_dgrad_supports(const Conv2dShape& s) {
-  return s.stride_h == 1 && s.stride_w == 1 && wgmma_supports<T, Backward>(turned(s));
+  return s.stride_h == 1 && s.stride_w == 1 && wgmma_supports<T, DgradSide<T>>(turned(s));
+}
+// The turned filters, and behind them the pieces.
+template <class T>
+std::size_t turned_filters(const Conv2dShape& s) {
+  return kTurns<T> ? padded_bytes<float>(filter_elements(s)) : 0;
 }
 template <class T>
 std::size_t wgmma_dgrad_workspace(const Conv2dShape& s) {
-  return wgmma_workspace<T, Backward>(turned(s));
+  return turned_filters<T>(s) + wgmma_workspace<T, DgradSide<T>>(turned(s));
 }
 template <class T, int PERCENT>
 double wgmma_dgrad_cost(const Conv2dShape& s) {
-  return wgmma_cost<T, Backward, PERCENT>(turned(s));
+  const double turning = kTurns<T> ? turning_cost(s) : 0.;
+  return turning + wgmma_cost<T, DgradSide<T>, PERCENT>(turned(s));
 }
 
 template <class T, class E>
 cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E* mask,
                         const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
+  using Side = DgradSide<T>;
   const Conv2dShape seen = turned(shape);
-  const GemmGrid grid = wgmma_grid<T, Backward>(seen);
+  const GemmGrid grid = wgmma_grid<T, Side>(seen);
+  void* const pieces = static_cast<char*>(workspace) + turned_filters<T>(shape);
+  if constexpr (kTurns<T>) {
+    float* const filters = static_cast<float*>(workspace);
+    const cudaError_t status = turn_filters(stem, filters, w, shape, stream);
+    if (status != cudaSuccess) return status;
+    w = filters;
+  }
   const cudaError_t status =
-      wgmma_product<T, Backward>(stem, dx, dy, w, nullptr, false, mask, seen, grid, workspace, stream);
+      wgmma_product<T, Side>(stem, dx, dy, w, nullptr, false, mask, seen, grid, pieces, stream);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, mask, shape, workspace, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, pieces, grid, stream);
 }
 
 }  // namespace pcn::conv
 
-// A line of PCN_DGRAD_WGMMA_BF16 in tiles.inc: the kernel's launcher and its traits.
-#define PCN_DGRAD_WGMMA_BF16(stem, THREADS_A_BLOCK, PERCENT, ...)                                  \
+// A line of PCN_DGRAD_WGMMA or _WGMMA_BF16 in tiles.inc: the kernel's launcher and its traits.
+#define PCN_DGRAD_WGMMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                       \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                 \
   const Conv2dTraits stem##_traits = {conv::wgmma_dgrad_supports<conv::__VA_ARGS__>,               \
                                       conv::wgmma_dgrad_workspace<conv::__VA_ARGS__>,              \
@@ -59,3 +132,4 @@ cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const 
                    const Conv2dShape& shape, void* workspace, cudaStream_t stream) {               \
     return conv::wgmma_dgrad<conv::__VA_ARGS__>(#stem, dx, dy, w, mask, shape, workspace, stream); \
   }
+#define PCN_DGRAD_WGMMA_BF16 PCN_DGRAD_WGMMA

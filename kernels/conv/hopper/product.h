@@ -71,6 +71,7 @@ bool wgmma_takes(const Conv2dShape& s) {
   if (s.precision != precision || s.aligned == 0 || s.capability != 90) return false;
   const int group_channels = s.c / s.groups, group_columns = s.k / s.groups;
   if (group_channels % PER_ACCESS<E> != 0 || group_columns % PER_ACCESS<E> != 0) return false;
+  if (T::BM > 256 && single_pixels(s)) return false;  // rows of a tiled map's box
   return windows_fit(s) && image_at_least(wgmma_kernel<T, Side, 4>, 90);
 }
 // And of groups whole steps.

@@ -99,7 +99,7 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
   if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
 }
 
-// Side: Forward, Backward or, of hopper/wgrad.h, Weights. KS: products of 32 bytes a step, 4 or 3.
+// Side: Forward, Backward, Turned of hopper/dgrad.h or Weights of hopper/wgrad.h. KS: products of 32 bytes a step, 4 or 3.
 template <class T, class Side, int KS>
 __global__ void __maxnreg__(T::REGISTERS) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
   WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();

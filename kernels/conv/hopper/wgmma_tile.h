@@ -62,6 +62,9 @@ struct WgmmaTile {
   template <class Out>
   static constexpr int STORE_COLUMNS = BN % WHOLE<Out> == 0 ? WHOLE<Out> : WHOLE<Out> / 4 * 3;
   static_assert(BN % STORE_COLUMNS<E> == 0 && BN % STORE_COLUMNS<float> == 0, "columns of 128 or 96 bytes");
+  // Products by which odd rows of outputs are ahead (wgmma_store).
+  template <class Out>
+  static constexpr int AHEAD = sizeof(Out) == 4 && STORE_COLUMNS<Out> % 32 == 0 ? 2 : 0;
   // d = a b or, with `accumulate`, d += a b: 64 x BN outputs, 32 bytes along the reduction. A, B: how they lie.
   template <Major A, Major B>
   static __device__ __forceinline__ void product(float (&d)[BN / 2], uint64_t a, uint64_t b, int accumulate) {
@@ -330,7 +333,7 @@ __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (
                                             const WgmmaWork& work, int warpgroup, unsigned char* buffers,
                                             int& turn, Finish& finish) {
   constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
-  constexpr int AHEAD = sizeof(Out) == 4 && PRODUCTS % 4 == 0 ? 2 : 0;
+  constexpr int AHEAD = T::template AHEAD<Out>;
   const int group_filters = args.shape.k / args.shape.groups;
   const OutputPlace<T> place;
   const int ahead = place.row % 2 * AHEAD;

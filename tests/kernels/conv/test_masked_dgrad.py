@@ -59,7 +59,10 @@ def on_every_kernel() -> list:
             name = f"{case}-{kernel.removeprefix('conv2d_')}-bf16"
             rows.append(pytest.param(case, kernel, "bf16", id=name))
         for kernel in kernels("conv2d_dgrad", case, precision="tf32"):
-            for precision in ("tf32", "fp32x3") if "_mma" in kernel else ("fp32",):
+            precisions = (
+                ("tf32", "fp32x3") if "_mma" in kernel else ("tf32",) if "_wgmma" in kernel else ("fp32",)
+            )
+            for precision in precisions:
                 name = f"{case}-{kernel.removeprefix('conv2d_')}-{precision}"
                 rows.append(pytest.param(case, kernel, precision, id=name))
     return rows if PLAIN else representative(rows)
@@ -70,6 +73,8 @@ def on_every_kernel() -> list:
 def test_conv2d_dgrad(case, kernel, precision, device, run_on):
     if precision != "fp32" and capability(device) < 80:
         pytest.skip("the GPU has no tensor cores")
+    if "_wgmma" in kernel and capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
     dtype = BF16 if precision == "bf16" else F32
     mask = relu_output(case.x, dtype)
     options = {"kernel": kernel, "dtype": dtype, "precision": precision}
@@ -98,7 +103,7 @@ def test_linear_dgrad(n, i, o, device, run_on):
     with run_on(device):
         arrays = [device.asarray(a) for a in (dy, w)]
         for kernel in ops.kernels("linear_dgrad", (n, i), (o, i), device=device, precision="tf32"):
-            options = {"kernel": kernel, "precision": "tf32" if "_mma" in kernel else "fp32"}
+            options = {"kernel": kernel, "precision": "tf32" if "mma" in kernel else "fp32"}
             plain = device.to_numpy(ops.linear_dgrad(*arrays, **options))
             out = filled_with_nan(device, (n, i))
             masked = ops.linear_dgrad(*arrays, **options, mask=device.asarray(mask), out=out)

@@ -64,12 +64,16 @@ def listed(op: str, shape) -> dict[str, int]:
 
 
 def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[str]]:
-    """The kernels that some case reaches with scratch memory, which cut the reduction, and without."""
-    with_scratch, without = set(), set()
+    """The kernels that some case reaches with the reduction cut into pieces, and whole: with more scratch
+    memory than they want without pieces, and as much.
+    """
+    cut, whole = set(), set()
     for case in cases:
-        for name, nbytes in listed(op, shape_of(case, precision)).items():
-            (with_scratch if nbytes else without).add(name)
-    return with_scratch, without
+        shape = shape_of(case, precision)
+        least = listed(op, shape.cut(1))
+        for name, nbytes in listed(op, shape).items():
+            (cut if nbytes > least[name] else whole).add(name)
+    return cut, whole
 
 
 def rows(op: str, cases: list[Conv]) -> list:

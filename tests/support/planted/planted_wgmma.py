@@ -381,6 +381,48 @@ BUGS += [
      "sums that never begin", TF32, TF32_SMALL),
 ]  # fmt: skip
 
+# ---- dgrad in TF32: the pass that turns filters, scratch memory for them and the pieces, the mask in bits
+TURN = "conv/hopper/turn_filters.h"
+_ENDS = "test_dgrad and emulator and (ends_within or three_groups or few)"
+TURNED = ("test_dgrad_tf32.py", f"{_ENDS} and 128x192")
+TURNED_ORDERS = ("test_dgrad_tf32.py", "test_every_order and ends_within and 128x192")
+TURNED_TALL = ("test_dgrad_tf32.py", "test_dgrad and emulator and three_groups and 384x48")
+TURNED_ROWS = ("test_dgrad_tf32.py", "test_dgrad and emulator and few_filters and 384x48")
+TURNED_PIECES = ("test_dgrad_tf32.py", "test_pieces and emulator and 128x192")
+TURNED_LIMITS = ("test_dgrad_tf32.py", "test_the_kernels_take or test_the_pass")
+TURNED_192, TURNED_48 = ("conv2d_dgrad_wgmma128x192.cu",), ("conv2d_dgrad_wgmma384x48.cu",)
+BUGS += [
+    (file, plant, instead, what, tests, TURNED_48 if tests[1].endswith("384x48") else TURNED_192)
+    for file, plant, instead, what, tests in (
+        # ---- the pass
+        (TURN, "taps + taps - 1 - tap)", "taps + tap)", "filters not turned round", TURNED),
+        (TURN, "taps + taps - 1 - tap)", "taps + (s.r - 1 - tap / s.s) * s.s + tap % s.s)",
+         "rows of filters turned, but not columns", TURNED),
+        (TURN, "v[e] = tile[row][four + e]", "v[e] = tile[four + e][row]", "filters not transposed", TURNED),
+        (TURN, "(group * channels + c0 + row)", "(c0 + row)", "all groups' filters over the first's", TURNED),
+        (TURN, "(group * filters + k0 + row)", "(k0 + row)", "the first group's filters for all", TURNED),
+        (TURN, "  __syncthreads();\n", "", "filters that other threads have not brought", TURNED_ORDERS),
+        (TURN, "&& k0 + four < filters)", "&& k0 + four < filters - 4)", "four filters left out", TURNED),
+        # ---- scratch memory
+        (DGRAD, "static_cast<char*>(workspace) + turned_filters<T>(shape)", "static_cast<char*>(workspace)",
+         "pieces over the filters", TURNED_PIECES),
+        (DGRAD, "    w = filters;\n", "", "filters as the layer has them", TURNED),
+        # ---- the mask
+        (DGRAD, "== 0 ? ahead : -ahead", "== 0 ? 0 : 0", "odd rows masked as other columns", TURNED),
+        (DGRAD, "m + place.row + 8 * half", "m + place.row", "rows masked as the ones 8 before", TURNED),
+        (DGRAD, "|= 2u << bit % 32", "|= 1u << bit % 32", "a column masked as its neighbour", TURNED),
+        (DGRAD, "if (!(v.x <= 0.f))", "if (v.x > 0.f)", "nothing passes where the mask is NaN", TURNED),
+        (DGRAD, "row * args.shape.k + column0", "row * args.shape.k", "one group's mask", TURNED_TALL),
+        (DGRAD, "i < WORDS; ++i) bits[i] =", "i < WORDS && m % 128 == 0; ++i) bits[i] =",
+         "bits of the 64 rows before", TURNED_ROWS),
+        # ---- what is taken
+        (DGRAD, "return turning + wgmma_cost", "return wgmma_cost", "a pass for nothing", TURNED_LIMITS),
+    )
+] + [
+    (HOST, "if (T::BM > 256 && single_pixels(s)) return false;", "", "boxes of more rows than maps have",
+     TURNED_LIMITS, TURNED_48),
+]  # fmt: skip
+
 # ---- wgrad: both operands across the reduction, sums that leave transposed, dy's beside them
 _WEIGHTS = "test_wgrad and emulator and (as_conv2 or wide_blocks or ten_steps or strided_pixels)"
 WEIGHTS = ("test_conv_wgmma.py", f"{_WEIGHTS} and 256x96")
