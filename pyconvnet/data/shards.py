@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 FORMAT = "pyconvnet shards 1"
 TRAIN, VALIDATION = "train", "validation"
 _PART = 1 << 21  # bytes that are worth a thread
+_ROWS = 128  # images of a part at most, each of which may lie in a file of its own
 _OPEN_FILES = 256  # of a process, most of which may have 1024
 
 
@@ -140,7 +141,7 @@ class Shards(Dataset):
         rows = out.reshape(len(indices), size)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         offsets = (indices - self._starts[shards]) * size
-        parts = ranges(len(indices), -(-_PART // size))
+        parts = ranges(len(indices), min(-(-_PART // size), _ROWS))
 
         def fill(part: int) -> None:
             own = slice(*parts[part])
