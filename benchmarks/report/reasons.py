@@ -23,7 +23,7 @@ REASONS: dict[str, str] = {
     "conv2d_dgrad_tile48: shared store at conv/loaders.h": (
         "12 threads cover a row of 48 floats, so that some 8 lanes of one pass lie in two rows"
     ),
-    "conv2d_dgrad_wgmma256x48_bf16: shared store at conv/hopper/wgmma_tile.h": (
+    "conv2d_dgrad_wgmma384x48_bf16: shared store at conv/hopper/wgmma_tile.h": (
         "24 columns of pieces are 3 products, which no order of odd rows keeps out of even rows' banks; "
         "AlexNet's layer is not cut into pieces"
     ),

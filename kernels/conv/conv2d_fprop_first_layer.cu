@@ -9,7 +9,7 @@
 // What runs on images as they are: ops.conv2d called by hand, a plan with fuse=False. Other plans keep their
 // images in the depth layout and call the tile kernel itself; for AlexNet at a batch of 128 both roads end in
 // conv2d_fprop_tile96 (fp32), conv2d_fprop_mma128x96 (tf32) or conv2d_fprop_mma128x96_bf16 (bf16), on a card of 9.0
-// in conv2d_fprop_wgmma256x96 or its _bf16.
+// in conv2d_fprop_wgmma384x96 or its _bf16.
 #include "conv/space_to_depth.h"
 
 namespace pcn {

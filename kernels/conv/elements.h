@@ -5,7 +5,7 @@
 
 namespace pcn::conv {
 
-// v = the N elements from p, in one access of 4, 8 or 16 bytes, to which p is aligned.
+// v = the N elements from p, in one access of at most 16 bytes, to which p is aligned.
 template <int N>
 __device__ __forceinline__ void load_constant(float (&v)[N], const float* p) {
   if constexpr (N == 4) {
@@ -23,14 +23,18 @@ template <int N>
 __device__ __forceinline__ void load_constant(float (&v)[N], const Bf16* p) {
   const auto low = [](uint32_t pair) { return __uint_as_float(pair << 16); };
   const auto high = [](uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); };
-  if constexpr (N == 4) {
+  if constexpr (N == 8) {
+    const uint4 q = __ldg(reinterpret_cast<const uint4*>(p));
+    v[0] = low(q.x), v[1] = high(q.x), v[2] = low(q.y), v[3] = high(q.y);
+    v[4] = low(q.z), v[5] = high(q.z), v[6] = low(q.w), v[7] = high(q.w);
+  } else if constexpr (N == 4) {
     const uint2 q = __ldg(reinterpret_cast<const uint2*>(p));
     v[0] = low(q.x), v[1] = high(q.x), v[2] = low(q.y), v[3] = high(q.y);
   } else if constexpr (N == 2) {
     const uint32_t q = __ldg(reinterpret_cast<const uint32_t*>(p));
     v[0] = low(q), v[1] = high(q);
   } else {
-    static_assert(N == 1, "1, 2 or 4 elements");
+    static_assert(N == 1, "1, 2, 4 or 8 elements");
     v[0] = from_bf16(__ldg(reinterpret_cast<const unsigned short*>(p)));
   }
 }

@@ -42,10 +42,10 @@ float element<float>(float value) {
   return value;
 }
 template <>
-pcn::Bf16 element<pcn::Bf16>(float value) {  // small integers are exact
+pcn::Bf16 element<pcn::Bf16>(float value) {  // the nearest, ties to even
   unsigned bits;
   std::memcpy(&bits, &value, sizeof bits);
-  const unsigned short half = static_cast<unsigned short>(bits >> 16);
+  const unsigned short half = static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
   pcn::Bf16 result;
   std::memcpy(&result, &half, sizeof half);
   return result;

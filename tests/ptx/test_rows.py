@@ -1,4 +1,4 @@
-"""Six kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Seven kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
 Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
@@ -42,6 +42,8 @@ FAULTS = [
     ("filters read before they are there", "dgrad", r"(?s)(\.entry \w*turn_filters.*?)bar\.sync 0;", r"\1"),
     ("products without a fence", "dgrad", r"wgmma\.fence\.sync\.aligned;", ""),
     ("sums read too soon", "dgrad", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("a mask told by four lanes to all", "dgrad", r"\b7199;", "31;"),
+    ("a mask told by four lanes to all", "back", r"\b7199;", "31;"),
     ("results that TMA does not see", "dgrad", r"fence\.proxy\.async\.shared::cta;", ""),
     ("one lane's sums for all", "wgrad", r"(shfl\.sync\.idx\.b32\s+%r\d+\|%p[2-9], %r\d+), %r\d+", r"\1, 0"),
 ]
@@ -53,6 +55,7 @@ PROGRAMS = {
     "wgrad": ("hopper_wgrad", "compute_90a"),
     "dgrad": ("hopper_dgrad", "compute_90a"),
     "tall": ("hopper_dgrad", "compute_90a"),
+    "back": ("hopper_dgrad", "compute_90a"),
 }
 
 

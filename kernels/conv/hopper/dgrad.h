@@ -17,49 +17,6 @@ extern template cudaError_t dgrad_finish(const char* stem, float* dx, const floa
                                          const Conv2dShape& shape, void* workspace, const GemmGrid& grid,
                                          cudaStream_t stream);
 
-// The mask of 64 rows of float, in a bit for each of a thread's outputs: read while the last products are made, like
-// ReluMask's pairs, it takes a register where numbers would take 32.
-template <class T>
-struct ReluBits {
-  static constexpr int PRODUCTS = T::BN / 8, WORDS = (4 * PRODUCTS + 31) / 32,
-                       AHEAD = T::template AHEAD<float>;
-  const WgmmaArgs& args;
-  int column0, columns;
-  uint32_t bits[WORDS];
-  __device__ __forceinline__ ReluBits(const WgmmaArgs& args_, const WgmmaWork& work)
-      : args(args_),
-        column0(work.group * (args_.shape.k / args_.shape.groups) + work.n0),
-        columns(args_.shape.k / args_.shape.groups - work.n0) {}
-  __device__ __forceinline__ void begin(int m) {
-    PCN_UNROLL_ON_DEVICE
-    for (int i = 0; i < WORDS; ++i) bits[i] = args.mask == nullptr ? ~0u : 0u;
-    if (args.mask == nullptr) return;
-    const OutputPlace<T> place;
-    // Odd rows are two products ahead: columns 16 further on and, of every other two products, 16 back.
-    const int ahead = place.row % 2 * AHEAD * 8;
-    PCN_UNROLL_ON_DEVICE
-    for (int half = 0; half < 2; ++half) {
-      const int row = min(m + place.row + 8 * half, args.rows - 1);
-      const float* mask = static_cast<const float*>(args.mask) + row * args.shape.k + column0 + place.pair;
-      PCN_UNROLL_ON_DEVICE
-      for (int j = 0; j < PRODUCTS; ++j) {
-        const int by = (j & AHEAD) == 0 ? ahead : -ahead, bit = 4 * j + 2 * half;
-        const bool inside = 8 * j < columns - place.pair - by;
-        const float2 v =
-            inside ? __ldg(reinterpret_cast<const float2*>(mask + by + 8 * j)) : make_float2(0.f, 0.f);
-        if (!(v.x <= 0.f)) bits[bit / 32] |= 1u << bit % 32;
-        if (!(v.y <= 0.f)) bits[bit / 32] |= 2u << bit % 32;
-      }
-    }
-  }
-  template <class Out>
-  __device__ __forceinline__ void pair(float (&v)[2], int, int index) const {
-    const uint32_t both = bits[2 * index / 32] >> 2 * index % 32;
-    v[0] = (both & 1) != 0 ? v[0] : 0.f;
-    v[1] = (both & 2) != 0 ? v[1] : 0.f;
-  }
-};
-
 // dgrad of float: fprop, but for what becomes of a sum.
 struct Turned : Forward {
   static constexpr bool NARROW = false;

@@ -212,36 +212,60 @@ struct Forward : PixelRows {
   }
 };
 
-// The mask of 64 rows, in the pairs of a thread's outputs: an output is 0 where it is not positive.
+// The mask of 64 rows, in a bit for each of a thread's outputs, which is 0 where the mask is not positive: read while
+// the last products are made, it takes 2 to 4 registers where numbers would not fit beside 192 sums. The four lanes that
+// have a row's outputs read 8 columns each, of every 32, and tell each other.
 template <class T>
-struct ReluMask {
-  static_assert(std::is_same<typename T::Element, Bf16>::value, "pairs are 4 bytes");
+struct ReluBits {
+  using E = typename T::Element;
+  static constexpr int PRODUCTS = T::BN / 8, WORDS = (PRODUCTS + 15) / 16;  // 2 bits of each product
   const WgmmaArgs& args;
   int column0, columns;
-  uint32_t pairs[T::BN / 4];
-  __device__ __forceinline__ ReluMask(const WgmmaArgs& args_, const WgmmaWork& work)
+  uint32_t bits[2][WORDS];
+  __device__ __forceinline__ ReluBits(const WgmmaArgs& args_, const WgmmaWork& work)
       : args(args_),
         column0(work.group * (args_.shape.k / args_.shape.groups) + work.n0),
         columns(args_.shape.k / args_.shape.groups - work.n0) {}
   __device__ __forceinline__ void begin(int m) {
-    if (args.mask == nullptr) return;
     const OutputPlace<T> place;
+    const int ahead = place.row % 2 * T::template AHEAD<E>;  // of odd rows, see wgmma_store
     PCN_UNROLL_ON_DEVICE
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) PCN_UNROLL_ON_DEVICE
+    for (int word = 0; word < WORDS; ++word) {
+      uint32_t& mine = bits[half][word];
+      mine = ~0u;
+      if (args.mask == nullptr) continue;
       const int row = min(m + place.row + 8 * half, args.rows - 1);
-      const Bf16* mask = static_cast<const Bf16*>(args.mask) + row * args.shape.k + column0 + place.pair;
+      const uint32_t read = read_columns(row * args.shape.k + column0, word, place.pair * 4);
+      mine = 0;
       PCN_UNROLL_ON_DEVICE
-      for (int j = 0; j < T::BN / 8; ++j)
-        pairs[2 * j + half] = 8 * j < columns ? __ldg(reinterpret_cast<const uint32_t*>(mask + 8 * j)) : 0;
+      for (int lane = 0; lane < 4; ++lane)
+        mine |= (__shfl_sync(0xffffffffu, read, lane ^ ahead, 4) >> place.pair & 0x03030303u) << 2 * lane;
     }
+  }
+  // 8 columns of every 32 of a word's 128, from `first` on, a byte each.
+  __device__ __forceinline__ uint32_t read_columns(int row, int word, int first) const {
+    constexpr int N = PER_ACCESS<E>;
+    uint32_t read = 0;
+    PCN_UNROLL_ON_DEVICE
+    for (int at = 0; at < 32; at += N) {
+      const int run = word * 128 + at / 8 * 32, column = run + first + at % 8;
+      if (run >= T::BN) continue;
+      float v[N] = {};
+      if (column < columns) load_constant(v, static_cast<const E*>(args.mask) + (row + column));
+      PCN_UNROLL_ON_DEVICE
+      for (int e = 0; e < N; ++e)
+        if (!(v[e] <= 0.f)) read |= 1u << (at + e);
+    }
+    return read;
   }
   // Pieces are masked when they have been added.
   template <class Out>
   __device__ __forceinline__ void pair(float (&v)[2], int, int index) const {
-    if constexpr (std::is_same<Out, Bf16>::value) {
-      if (args.mask == nullptr) return;
-      v[0] = masked(v[0], from_bf16(static_cast<uint16_t>(pairs[index])));
-      v[1] = masked(v[1], from_bf16(static_cast<uint16_t>(pairs[index] >> 16)));
+    if constexpr (std::is_same<Out, E>::value) {
+      const uint32_t both = bits[index % 2][index / 32] >> index / 2 * 2 % 32;
+      v[0] = (both & 1) != 0 ? v[0] : 0.f;
+      v[1] = (both & 2) != 0 ? v[1] : 0.f;
     }
   }
 };
@@ -266,7 +290,7 @@ struct Backward : PixelRows {
   template <class T>
   using Steps = TapSteps<T, Backward>;
   template <class T>
-  using Finish = ReluMask<T>;
+  using Finish = ReluBits<T>;
 
   template <class T>
   static __device__ __forceinline__ uint64_t descriptor(uint32_t address) {

@@ -27,10 +27,11 @@ NAMES = (
     "first_gray_wide", "stride_skips_taps", "stride_beyond_image", "filter_is_image", "wide_filters",
     "many_channels", "many_groups", "odd_groups", "odd_everything", "cifar_conv1", "one_by_one",
 )  # fmt: skip
+EIGHT = ("eight_rectangular", "eight_deep", "eight_wide_filters", "eight_many_images")
 MASKED = [
     GROUPED,
     *(case for case in CASES if case.name in NAMES),
-    *(c for c in RAGGED_OF_EIGHT if c.name in ("eight_rectangular", "eight_deep", "eight_wide_filters")),
+    *(case for case in RAGGED_OF_EIGHT if case.name in EIGHT),
 ]
 F32 = np.float32
 BF16 = ml_dtypes.bfloat16
@@ -83,6 +84,40 @@ def test_conv2d_dgrad(case, kernel, precision, device, run_on):
         masked = compute("conv2d_dgrad", case, device, **options, mask=device.asarray(mask))
     assert same_bits(masked, through_relu(plain, mask))
     assert mask.size < 10 or 0 < np.count_nonzero(masked) < 0.7 * masked.size
+
+
+#: Columns that end within a run of 8, of 32, of 128 and within their group; rows for both halves of a tile.
+RAGGED_MASKS = [
+    Conv("narrow", (2, 11, 10, 40), (8, 2, 1, 40)),
+    Conv("two_groups", (2, 11, 10, 208), (128, 1, 2, 104), groups=2),
+    Conv("three_groups", (1, 15, 14, 168), (192, 2, 1, 56), groups=3),
+    Conv("wide", (2, 11, 10, 200), (8, 1, 2, 200)),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "kernel", "precision"),
+    [
+        pytest.param(case, kernel, precision, id=f"{case}-{kernel.removeprefix('conv2d_')}")
+        for case in RAGGED_MASKS
+        for precision in ("bf16", "tf32")
+        for kernel in kernels("conv2d_dgrad", case, precision=precision)
+        if "_wgmma" in kernel
+    ],
+)
+def test_masks_of_ragged_columns(case, kernel, precision, device, run_on):
+    """Where a mask is a bit of a register: each row and column has its own, whatever number it was."""
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    dtype = BF16 if precision == "bf16" else F32
+    numbers = np.array([np.nan, 0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, 1e-40, -1e-40]).astype(dtype)
+    mask = np.random.default_rng(3).choice(numbers, case.x)
+    options = {"kernel": f"{kernel}/1", "dtype": dtype, "precision": precision}
+    with run_on(device):
+        plain = compute("conv2d_dgrad", case, device, **options)
+        masked = compute("conv2d_dgrad", case, device, **options, mask=device.asarray(mask))
+    assert not np.isnan(plain).any()
+    assert same_bits(masked, through_relu(plain, mask))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("tf32", F32), ("bf16", BF16)])

@@ -3,6 +3,7 @@
 TILE, KERNEL, HOST, DGRAD, WGRAD = (
     f"conv/hopper/{name}.h" for name in ("wgmma_tile", "wgmma_kernel", "product", "dgrad", "wgrad")
 )
+ELEMENTS = "conv/elements.h"
 SHAPES = (
     "test_conv_wgmma.py",
     "test_kernel and emulator and (as_conv2 or rows_and_more or strided) and 128x128",
@@ -333,8 +334,10 @@ BUGS = [
 # ---- dgrad: filters across the reduction, turned round; the mask
 _SOME = "test_dgrad and emulator and (as_conv2 or back or beyond) and not several"
 BACK = ("test_conv_wgmma.py", f"{_SOME} and 128x128")
-BACK_TALL = ("test_conv_wgmma.py", f"{_SOME} and 256x48")
-BACK_128, BACK_48 = ("conv2d_dgrad_wgmma128x128_bf16.cu",), ("conv2d_dgrad_wgmma256x48_bf16.cu",)
+BACK_TALL = ("test_conv_wgmma.py", f"{_SOME} and 384x48")
+BACK_WIDE = ("test_masked_dgrad.py", "test_masks_of_ragged and emulator and wide and 128x192_bf16")
+BACK_192 = ("conv2d_dgrad_wgmma128x192_bf16.cu",)
+BACK_128, BACK_48 = ("conv2d_dgrad_wgmma128x128_bf16.cu",), ("conv2d_dgrad_wgmma384x48_bf16.cu",)
 BUGS += [
     (TILE, "s.r - 1 - tap_h, filter", "tap_h, filter", "rows of filters not turned round", BACK, BACK_128),
     (DGRAD, "s.r - 1 - s.pad_h", "s.pad_h", "the layer's padding for that of its gradient", BACK, BACK_128),
@@ -350,14 +353,18 @@ BUGS += [
     (TILE, "work.n0 + block * COLUMNS<T>,", "work.n0,", "the first columns in every block", BACK, BACK_128),
     (TILE, "filter = work.group * (s.c / s.groups) + c", "filter = c", "one group's filters", BACK, BACK_128),
     (TILE, "if (part > 0) finish.begin(m);", "", "the mask of the first 64 rows for all", BACK_TALL, BACK_48),
-    (TILE, "+ column0 + place.pair", "+ place.pair", "the first columns' mask for all", BACK, BACK_128),
+    (TILE, "word, place.pair * 4)", "word, 0)", "the mask read by one lane for all four", BACK, BACK_128),
+    (TILE, "ahead, 4) >> place.pair", "ahead, 4)", "all four lanes masked as the first", BACK, BACK_128),
+    (TILE, "(both & 2) != 0", "(both & 1) != 0", "columns of a pair masked as the first", BACK, BACK_128),
+    (TILE, "bits[index % 2]", "bits[0]", "rows masked as the ones 8 before", BACK, BACK_128),
+    (ELEMENTS, "v[5] = high(q.z)", "v[5] = low(q.z)", "a mask's element for its neighbour", BACK, BACK_128),
     (
         TILE,
-        "from_bf16(static_cast<uint16_t>(pairs[index] >> 16))",
-        "from_bf16(static_cast<uint16_t>(pairs[index]))",
-        "both columns of a pair masked as the first",
-        BACK,
-        BACK_128,
+        "const int run = word * 128",
+        "const int run = 0",
+        "the first 128 columns' mask",
+        BACK_WIDE,
+        BACK_192,
     ),
     (HOST, ": TensorSwizzle::k32;", ": TensorSwizzle::k64;", "a wider swizzle", BACK_TALL, BACK_48),
     (
@@ -408,12 +415,12 @@ BUGS += [
          "pieces over the filters", TURNED_PIECES),
         (DGRAD, "    w = filters;\n", "", "filters as the layer has them", TURNED),
         # ---- the mask
-        (DGRAD, "== 0 ? ahead : -ahead", "== 0 ? 0 : 0", "odd rows masked as other columns", TURNED),
-        (DGRAD, "m + place.row + 8 * half", "m + place.row", "rows masked as the ones 8 before", TURNED),
-        (DGRAD, "|= 2u << bit % 32", "|= 1u << bit % 32", "a column masked as its neighbour", TURNED),
-        (DGRAD, "if (!(v.x <= 0.f))", "if (v.x > 0.f)", "nothing passes where the mask is NaN", TURNED),
-        (DGRAD, "row * args.shape.k + column0", "row * args.shape.k", "one group's mask", TURNED_TALL),
-        (DGRAD, "i < WORDS; ++i) bits[i] =", "i < WORDS && m % 128 == 0; ++i) bits[i] =",
+        (TILE, "lane ^ ahead, 4)", "lane, 4)", "odd rows masked as other columns", TURNED),
+        (TILE, "m + place.row + 8 * half", "m + place.row", "the mask of the rows 8 before", TURNED),
+        (TILE, "1u << (at + e)", "1u << (at + (e ^ 1))", "a column masked as its neighbour", TURNED),
+        (TILE, "if (!(v[e] <= 0.f))", "if (v[e] > 0.f)", "nothing passes where the mask is NaN", TURNED),
+        (TILE, "row * args.shape.k + column0", "row * args.shape.k", "one group's mask", TURNED_TALL),
+        (TILE, "if (part > 0) finish.begin(m);", "if (part > 1) finish.begin(m);",
          "bits of the 64 rows before", TURNED_ROWS),
         # ---- what is taken
         (DGRAD, "return turning + wgmma_cost", "return wgmma_cost", "a pass for nothing", TURNED_LIMITS),
