@@ -72,6 +72,14 @@ def check_size(op: str, name: str, array: Any, most: int | None = MAX_ELEMENTS) 
     return shape
 
 
+def check_indices(op: str, name: str, indices: np.ndarray, count: int) -> None:
+    """Check that every index is that of one of `count` things."""
+    outside = (indices < 0) | (indices >= count)
+    if outside.any():
+        i = int(outside.argmax())
+        raise ValueError(f"{op}: {name} must be in [0, {count}), got {int(indices[i])} at index {i}")
+
+
 def check_shape(op: str, name: str, array: Any, shape: tuple[int, ...], why: str = "") -> None:
     """Check that the array has exactly this shape."""
     if tuple(array.shape) != tuple(shape):

@@ -129,7 +129,7 @@ def prepare(
         indices, conversion = as_int32(op, dev, "indices", indices)
         conversions += conversion
         if dev.kind != "cuda":
-            content_checks += (HostCall(_check_indices, op, inputs["indices"], count),)
+            content_checks += (HostCall(checks.check_indices, op, "indices", inputs["indices"], count),)
     if mirror is not None:
         mirror, conversion = as_flags(op, dev, "mirror", mirror)
         conversions += conversion
@@ -164,14 +164,6 @@ def _check_crop(op: str, crop: Any, size: tuple[int, int], extent: tuple[int, in
             f"{op}: crop must keep {size} pixels inside images of {extent}, "
             f"got top left {tuple(crop[i].tolist())} at index {i}"
         )
-
-
-def _check_indices(op: str, indices: Any, count: int) -> None:
-    """Check that every index is that of one of so many images; ValueError else."""
-    outside = (indices < 0) | (indices >= count)
-    if outside.any():
-        i = int(outside.argmax())
-        raise ValueError(f"{op}: indices must be in [0, {count}), got {int(indices[i])} at index {i}")
 
 
 def _in_depth(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..common.checks import check_number, check_type, unmasked
+from ..common.checks import check_indices, check_number, check_type, unmasked
 from ..common.devices import Device
 from ..network.network import Network
 from ..network.node import INPUT
@@ -167,12 +167,7 @@ class PlanInputs:
                 f"Plan.feed: indices of kept images must be integers of shape (n,), "
                 f"got {indices.dtype} of shape {indices.shape}"
             )
-        outside = (indices < 0) | (indices >= len(of))
-        if outside.any():
-            i = int(outside.argmax())
-            raise ValueError(
-                f"Plan.feed: indices of kept images must be in [0, {len(of)}), got {indices[i]} at index {i}"
-            )
+        check_indices("Plan.feed", "indices of kept images", indices, len(of))
         return indices.astype(np.int32)
 
     def _feed_shard(

@@ -3,7 +3,7 @@
 //
 // A block takes 32 filters by 32 channels of a tap through shared memory, four neighbours a thread: reads and writes
 // fill lines of 128 bytes, rows of 33 keep columns apart in the banks. Each weight is read and written once: bound by
-// memory, 2 us for the largest of AlexNet's convolutions.
+// memory, which at 4.3 TB/s takes 2 us for the largest of AlexNet's convolutions.
 #pragma once
 #include "conv/elements.h"
 #include "conv/gemm_extent.h"
