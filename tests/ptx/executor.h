@@ -22,6 +22,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace ptx {
@@ -147,13 +148,16 @@ struct alignas(64) TensorMap {
   uint8_t nan_fill = 0;  // elements outside are NaN instead of zero
   uint8_t element_stride[5] = {1, 1, 1, 1, 1};
   int8_t lower[3] = {0, 0, 0}, upper[3] = {0, 0, 0};  // im2col: corners of the bounding box, {w, h, d}
-  uint16_t box[5] = {0, 0, 0, 0, 0};                  // tiled: elements; im2col: {channels, pixels}
+  uint8_t gap = 0;
+  uint16_t box[5] = {0, 0, 0, 0, 0};  // tiled: elements; im2col: {channels, pixels}
   uint64_t base = 0;
   uint32_t dim[5] = {0, 0, 0, 0, 0};  // extent minus 1
   uint32_t unused = 0;
   uint64_t stride[5] = {0, 0, 0, 0, 0};
+  uint64_t rest[3] = {0, 0, 0};
 };
 static_assert(sizeof(TensorMap) == 128, "as CUtensorMap");
+static_assert(std::has_unique_object_representations<TensorMap>::value, "equal maps are equal bytes");
 
 // ---- launches -----------------------------------------------------------------------------------
 

@@ -474,3 +474,19 @@ def test_maps_are_of_the_arrays_that_are_given():
             assert_right(
                 ops.conv2d(x, w, kernel=kernel, **case.options), y, problem(case, BF16).terms["conv2d"]
             )
+
+
+def test_maps_that_are_found_again_are_of_the_call():
+    """At one address lie new contents and arrays of another shape in turn."""
+    case, dev = CASES[5], devices.emulator()
+    (kernel, *_) = (name for name in kernels("conv2d", case, precision="bf16") if "_wgmma" in name)
+    n, h, w, c = case.x
+    rng = np.random.default_rng(3)
+    pixels, filters = np.empty(n * h * w * c, BF16), rng.standard_normal(case.w).astype(BF16)
+    with ops.on(dev):
+        for shape in 2 * [(n, h, w, c), (n, w, h, c), (n, h, w, c)]:
+            x = pixels.reshape(shape)
+            x[...] = rng.standard_normal(shape)
+            y = reference.conv2d(x.astype(np.float64), filters.astype(np.float64), **case.options)
+            found = ops.conv2d(x, filters, kernel=kernel, **case.options)
+            assert_right(found, y, problem(case, BF16).terms["conv2d"])

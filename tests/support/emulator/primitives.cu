@@ -8,8 +8,10 @@
 #include "probe.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <functional>
+#include <thread>
 
 using probe::Array;
 using probe::small;
@@ -360,6 +362,7 @@ void vectors(Result& r) {
 }
 
 #include "primitives_launch.h"
+#include "primitives_maps.h"
 #include "primitives_tensor.h"
 
 struct Case {
@@ -390,6 +393,7 @@ const Case CASES[] = {
     {"tma_store", tma_store_case},
     {"tma_96_bytes", tma_96_bytes_case},
     {"tensor_maps", tensor_maps_case},
+    {"found_maps", found_maps},
     {"elect", elect_case},
     {"dependent", dependent_case},
     {"stmatrix", stmatrix_case},
