@@ -91,19 +91,27 @@ def headers(folder: Path) -> Path:
 # ---- what the compiler makes of it -------------------------------------------------------------------------
 
 
+def command(op: str, precision: str, extent: tuple[int, int], include: Path, nvcc: str) -> list[str]:
+    """The call of nvcc for one kernel, up to what it is to make."""
+    element, item = ELEMENTS[precision]
+    bm, bn = extent
+    made = [nvcc, str(HERE / "cutlass_conv.cu"), "-std=c++17", "-DNDEBUG", "--expt-relaxed-constexpr"]
+    made += [f"-I{include}", f"-I{include.parent / 'tools/util/include'}"]
+    made += [f"-DPCN_OP={OPS[op]}", f"-DPCN_ELEMENT={element}"]
+    return [*made, f"-DPCN_M={bm}", f"-DPCN_N={bn}", f"-DPCN_K={STEP // item}"]
+
+
 def compiled(op: str, precision: str, extent: tuple[int, int], include: Path, nvcc: str, dump: str) -> Peer:
     """Compile one kernel and read its machine code."""
-    element, item = ELEMENTS[precision]
+    item = ELEMENTS[precision][1]
     bm, bn = extent
     bk = STEP // item
     name = f"{bm}x{bn}"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "conv.cubin"
-        command = [nvcc, "-std=c++17", "-arch=sm_90a", "-cubin", "-DNDEBUG", "--expt-relaxed-constexpr"]
-        command += [f"-I{include}", f"-I{include.parent / 'tools/util/include'}", "-Xptxas", "-v"]
-        command += [f"-DPCN_OP={OPS[op]}", f"-DPCN_ELEMENT={element}"]
-        command += [f"-DPCN_M={bm}", f"-DPCN_N={bn}", f"-DPCN_K={bk}", "-o", str(binary)]
-        done = subprocess.run([*command, str(HERE / "cutlass_conv.cu")], capture_output=True, text=True)
+        line = command(op, precision, extent, include, nvcc)
+        line += ["-arch=sm_90a", "-cubin", "-Xptxas", "-v", "-o", str(binary)]
+        done = subprocess.run(line, capture_output=True, text=True)
         output = done.stdout + done.stderr
         if done.returncode:
             error = next((line for line in output.splitlines() if "error" in line), output[-200:])

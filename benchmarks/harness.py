@@ -35,9 +35,10 @@ the array, or as ``OnDevice(function)`` of the device. A row without `kernels` s
 what must move at least, each input read and each output written once; the harness counts it from the arrays
 unless the row says otherwise. `part` is the column of the table: "fprop", "dgrad", "wgrad", "block".
 
-``peer(t, a)`` receives a peer (`peers.Torch`, also compiled, `cudnn_peer.Cudnn`) and the same arrays as
-tensors, and returns works that do the same; ``peer=None``: there is none. Ours and theirs are compared with
-float64 (`exact`, of ``compare(result)``: what of our result the peers have too) before any time counts.
+``peer(t, a)`` receives a peer (`peers.Torch`, also compiled, `cudnn_peer.Cudnn`, `cutlass_contender.Cutlass`)
+and the same arrays as tensors, and returns works that do the same; ``peer=None``: there is none. Ours and
+theirs are compared with float64 (`exact`, of ``compare(result)``: what of our result the peers have too)
+before any time counts.
 
 How the numbers come about. All contenders of a row are timed in one process turn about. CUDA: a memory-set
 larger than the L2 (and long enough to hide the Python of the call) before every call, CUDA events around it,
@@ -286,6 +287,7 @@ def setup(args: argparse.Namespace) -> tuple[devices.Device, int, Rivals]:
     if args.no_peers or args.check:
         return device, batch, rivals
     import cudnn_peer
+    import cutlass_contender
     import peers
 
     rivals.torch, reason = peers.find(device)
@@ -295,7 +297,8 @@ def setup(args: argparse.Namespace) -> tuple[devices.Device, int, Rivals]:
         seconds = args.compile_seconds
         seconds = (600.0 if device.kind == "cuda" else 0.0) if seconds is None else seconds
         found["torch.compile"] = peers.compiled(rivals.torch, seconds)
-    found["cuDNN"] = cudnn_peer.find(rivals.torch and rivals.torch.torch, device)
+    torch = rivals.torch and rivals.torch.torch
+    found |= {"cuDNN": cudnn_peer.find(torch, device), "CUTLASS": cutlass_contender.find(torch, device)}
     for name, (peer, reason) in found.items():
         rivals.reasons[name] = peer.name if peer else reason or ""
         rivals.others += [peer] if peer else []

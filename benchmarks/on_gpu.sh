@@ -8,10 +8,12 @@
 #   benchmarks/on_gpu.sh OUT build layers some parts, in the order above; also these, which take longer:
 #                                         full   layers, network and kernels at every batch, torch.compile unhurried
 #                                         cifar  CIFAR-10's 80sec net to convergence in fp32, tf32 and bf16
+#                                         cutlass  CUTLASS's convolutions compiled into build/cutlass, 15 minutes of one
+#                                                core; from then on they take part in layers and full
 #
 # Needs CUDA >= 13.0, Python >= 3.11, CuPy 14, NumPy, Pillow, pybind11 >= 3, setuptools >= 77, cmake; for the tests
 # pytest and hypothesis, for the training scikit-learn, for the comparison PyTorch and (else cuDNN's own plans are
-# missing among the peers) nvidia-cudnn-frontend, for the chart matplotlib.
+# missing among the peers) nvidia-cudnn-frontend, for the chart matplotlib, for the part cutlass nvidia-cutlass.
 # PYCONVNET_WHEELS=DIR   a folder of wheels to install what is missing from (nothing is ever fetched)
 # PYCONVNET_DEVICE=NAME  the device, default cuda:0; "emulator" tries this script on a machine without a GPU, "ptx" tries
 #                        it on a stand-in for CUDA there: the script and the library as for a GPU, small shapes, the
@@ -44,7 +46,7 @@ device=${PYCONVNET_DEVICE:-cuda:0} card=no stand_in=no cuda=no
 [ "${device%%:*}" = cuda ] && card=yes cuda=yes
 [ "$device" = ptx ] && device=cuda:0 stand_in=yes cuda=yes
 usual=(build emulator tests layers network kernels primitives graph input sanitizer train)
-all=("${usual[@]}" full cifar)
+all=(build cutlass "${usual[@]:1}" full cifar)
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=("${usual[@]}")
 for part in "${parts[@]}"; do
@@ -71,9 +73,9 @@ failed=0
 # Seconds of a part: what it takes at most, and what the parts before leave it at least (both together make the whole
 # fit: the least ones and the build's most are less than the time for everything).
 declare -A most=([build]=150 [emulator]=120 [tests]=120 [layers]=160 [network]=80 [kernels]=80 [primitives]=40
-  [graph]=50 [input]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000)
+  [graph]=50 [input]=50 [sanitizer]=70 [train]=50 [full]=100000 [cifar]=100000 [cutlass]=100000)
 declare -A least=([build]=120 [emulator]=30 [tests]=40 [layers]=80 [network]=35 [kernels]=30 [primitives]=15
-  [graph]=20 [input]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60)
+  [graph]=20 [input]=20 [sanitizer]=25 [train]=20 [full]=60 [cifar]=60 [cutlass]=60)
 whole=465
 if [ $stand_in = yes ]; then # whose times are its own
   whole=36000
@@ -119,7 +121,7 @@ machine() {
   nvcc --version || true
   "$python" --version
   "$python" -m pip list 2>/dev/null |
-    grep -iE '^(numpy|cupy|torch|nvidia-cudnn|pybind11|setuptools|cmake|ninja|pytest|pillow|safetensors|scikit-learn)' || true
+    grep -iE '^(numpy|cupy|torch|nvidia-cu(dnn|tlass)|pybind11|setuptools|cmake|ninja|pytest|pillow|safetensors|scikit-learn)' || true
 }
 machine >"$out/machine.txt" 2>&1
 
@@ -205,6 +207,15 @@ tests() {
   # Interrupted, not killed: what was tested by then is reported.
   timeout --signal=INT "$((limit > 20 ? limit - 8 : limit))" \
     "$python" -P -m pytest -q -rs "${which[@]}" --junitxml="$out/tests.xml" "$where"
+}
+
+# CUTLASS's convolutions, which the benchmarks find where they are compiled.
+cutlass() {
+  if [ $card = no ] || ! "$python" -P -c "import importlib.util as u; assert u.find_spec('cutlass_library')" 2>/dev/null; then
+    echo "skipped: CUTLASS's convolutions need a GPU and the headers of nvidia-cutlass"
+    exit 77
+  fi
+  "$python" benchmarks/cutlass_contender.py
 }
 
 # Status 2 of the comparison: its program, which is for compute capability 9.0, cannot run here.
@@ -347,7 +358,7 @@ PY
 }
 
 export python device card cuda stand_in out work logs site
-export -f build has_emulator emulator tests bench layers network kernels primitives sanitizer graph input train full cifar
+export -f build cutlass has_emulator emulator tests bench layers network kernels primitives sanitizer graph input train full cifar
 asked=" ${parts[*]} "
 built=yes
 where=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)

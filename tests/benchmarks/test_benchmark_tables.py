@@ -144,7 +144,7 @@ def test_the_usual_parts_fit():
     most, least = amounts(text, "most"), amounts(text, "least")
     whole = int(re.search(r"^whole=(\d+)", text, re.MULTILINE).group(1))
     assert most["build"] + sum(least[part] for part in usual if part != "build") <= whole < 480
-    assert set(most) == set(least) == {*usual, "full", "cifar"}
+    assert set(most) == set(least) == {*usual, "full", "cifar", "cutlass"}
     assert all(least[part] <= most[part] for part in usual)
 
 
@@ -164,13 +164,14 @@ def on_gpu(out: Path, *parts: str, device: str = "emulator", **env: str) -> subp
 
 def test_parts_of_the_script_on_the_emulator(tmp_path):
     options = {"PYCONVNET_ONLY": "fc8", "PYCONVNET_PEERS": "no", "PYCONVNET_CIFAR": ""}
-    done = on_gpu(tmp_path, "layers", "cifar", **options)
+    done = on_gpu(tmp_path, "layers", "cifar", "cutlass", **options)
     assert done.returncode == 0, done.stdout + done.stderr
     families = [d["family"] for d in json.loads((tmp_path / "layers.json").read_text())["documents"]]
     assert families == ["conv", "linear", "block", "space_to_depth"]
     summary = (tmp_path / "summary.txt").read_text()
     assert re.search(r"^layers +ok", summary, re.MULTILINE)
     assert re.search(r"^cifar +skipped .*PYCONVNET_CIFAR", summary, re.MULTILINE)
+    assert re.search(r"^cutlass +skipped .*nvidia-cutlass", summary, re.MULTILINE)
     last = done.stdout.rstrip().splitlines()[-1]
     assert last.startswith("fc8")
     assert "No GPU's figures" in (tmp_path / "table.md").read_text()
