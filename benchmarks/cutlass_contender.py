@@ -42,7 +42,7 @@ KERNELS: list[Kernel] = [
     if op == "conv2d" or precision == "bf16"
 ]
 #: CUDA's runtime is the library's own, whatever others the process has loaded.
-FLAGS = ("-shared", "-Xcompiler", "-fPIC", "-Xlinker", "--exclude-libs=ALL,-Bsymbolic")
+FLAGS = ("-arch=sm_90a", "-shared", "-Xcompiler", "-fPIC", "-Xlinker", "--exclude-libs=ALL,-Bsymbolic")
 #: Both operands of the product and its result, and the axis along which each is cut into groups.
 ORDER = {"conv2d": "xwy", "conv2d_dgrad": "ywx", "conv2d_wgrad": "yxw"}
 AXIS = {"x": 3, "w": 0, "y": 3}
@@ -65,14 +65,14 @@ def installed_headers() -> Path | None:
     return Path(spec.origin).parent / "source" / "include" if spec and spec.origin else None
 
 
-def build(kernel: Kernel, include: Path, nvcc: str, flags: tuple[str, ...] = ("-arch=sm_90a",)) -> Path:
+def build(kernel: Kernel, include: Path, nvcc: str) -> Path:
     """Compile a kernel's library, unless it is there; raise RuntimeError with the compiler's words."""
     library = path_of(kernel)
     if library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     partial = library.with_suffix(f".{os.getpid()}.part")
-    line = [*command(*kernel, include, nvcc), *FLAGS, *flags, "-o", str(partial)]
+    line = [*command(*kernel, include, nvcc), *FLAGS, "-o", str(partial)]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{library.name}: {(done.stdout + done.stderr)[-1000:]}")
@@ -197,7 +197,12 @@ class Cutlass:
         """A contender for each tile; of the three tensors the result's content does not matter."""
         tiles = {k[2]: library for k, library in self.libraries.items() if k[:2] == (op, self.precision)}
         if not tiles:
-            raise NotOffered(f"CUTLASS has no {op} in {self.precision}, or it was not compiled")
+            lacks = (
+                "was not compiled"
+                if (op, self.precision) in {k[:2] for k in KERNELS}
+                else "is not among its kernels"
+            )
+            raise NotOffered(f"{op} in {self.precision} {lacks}")
         label = self.label if groups == 1 else f"{self.label}, groups apart"
         step, (before, after), join = _pair(stride), both_sides(pad), lambda result: result
         if step != (1, 1) and groups == 1 and x.shape[3] * x.element_size() % 16:

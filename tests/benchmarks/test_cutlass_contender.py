@@ -138,14 +138,19 @@ def test_every_tile_computes_the_row_and_the_wrong_one_is_refused(load, cutlass,
     ("part", "precision", "note"),
     [
         ("fused", "bf16", "the convolution alone"),
-        ("fprop", "fp32", "no conv2d in fp32"),
-        ("dgrad", "tf32", "no conv2d_dgrad in tf32"),
+        ("fprop", "fp32", "conv2d in fp32 is not among its kernels"),
+        ("dgrad", "tf32", "conv2d_dgrad in tf32 is not among"),
     ],
 )
 def test_what_it_cannot_do_is_said(load, cutlass, part, precision, note):
     good, refused = judged(load, cutlass, "conv3", part, precision)
     assert good == []
     assert note in refused[None]
+
+
+def test_a_direction_that_was_not_compiled_is_said(load, cutlass):
+    cutlass.libraries = {k: v for k, v in cutlass.libraries.items() if k[0] != "conv2d"}
+    assert judged(load, cutlass, "conv3", "fprop", "bf16")[1] == {None: "conv2d in bf16 was not compiled"}
 
 
 def test_a_layer_it_refuses_is_said_in_its_words(load, cutlass, monkeypatch):
