@@ -101,13 +101,16 @@ def cutlass(load, monkeypatch):
     return module.Cutlass(libraries, torch)
 
 
-def judged(load, peer, name, part, precision):
-    """Labels and kernels of who may be timed, and the notes of who may not."""
-    contest = load("contest")
+def row_of(load, name, part, precision):
     pad = ((0, 3), (0, 3)) if name == "conv1" else 1
     given = {"name": name, "stride": 1, "pad": pad, "groups": 1, "flops": 1.0}
     layer = SimpleNamespace(**given | LAYERS[name])
-    row = next(r for r in load("bench_conv")._rows(layer, precision) if r.part == part)
+    return next(r for r in load("bench_conv")._rows(layer, precision) if r.part == part)
+
+
+def judged(load, peer, name, part, precision):
+    """Labels and kernels of who may be timed, and the notes of who may not."""
+    contest, row = load("contest"), row_of(load, name, part, precision)
     arrays = contest.Prepared(row, devices.cpu()).arrays()
     rivals = contest.Rivals(load("peers").Torch(torch, "cpu"), [peer])
     contenders, refused = contest.judge(row, rivals, arrays, row.exact(row, arrays, devices.cpu()))
@@ -132,6 +135,17 @@ def test_every_tile_computes_the_row_and_the_wrong_one_is_refused(load, cutlass,
     assert "against float64" in refused["128x192"]
     left = [library.functions.plans for library in cutlass.libraries.values()]
     assert not any(left), "plans are freed"
+
+
+def test_the_fastest_right_tile_is_its_time(load, cutlass):
+    contest, clocks, row = load("contest"), load("clocks"), row_of(load, "conv2", "wgrad", "bf16")
+    rivals = contest.Rivals(load("peers").Torch(torch, "cpu"), [cutlass])
+    (result,) = contest.time_row(row, devices.cpu(), clocks.WallClock(0, 3), clocks.no_limits(), rivals)
+    tiles = {p["kernel"]: p for p in result["peers"] if p["name"] == "CUTLASS, groups apart"}
+    assert {name for name, p in tiles.items() if p["counts"]} == {"128x64", "128x128"}
+    notes = sorted(str(p["note"]) for p in tiles.values() if p["counts"])
+    assert notes == ["None", "not the fastest plan: least number of calls"]
+    assert all(p["median_us"] > 0 for p in tiles.values() if p["counts"])
 
 
 @pytest.mark.parametrize(
@@ -166,8 +180,12 @@ def test_without_it_the_reason_is_told(load, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PYCONVNET_CUTLASS", str(tmp_path))
     monkeypatch.setattr(module.compiler, "find_nvcc", lambda: None)
     monkeypatch.setattr(module, "installed_headers", lambda: None)
-    *_, rivals = harness.setup(harness.parser("").parse_args(["--device", "cpu"]))
-    assert rivals.reasons["CUTLASS"] == "CUTLASS needs a CUDA device"
+    args = harness.parser("").parse_args(["--device", "cpu", "--tiny", "--calls", "3", "--seconds", "0"])
+    args.only, args.precisions = "conv3", "bf16"
+    document = harness.run("conv", load("bench_conv").rows, args)
+    assert document["peers"]["CUTLASS"] == "CUTLASS needs a CUDA device"
+    assert len(document["rows"]) == 4
+    assert not any(p["name"].startswith("CUTLASS") for row in document["rows"] for p in row["peers"])
     assert "# CUTLASS: CUTLASS needs a CUDA device" in capsys.readouterr().out
     card = SimpleNamespace(kind="cuda", index=0)
     assert "PyTorch" in module.find(None, card)[1]
