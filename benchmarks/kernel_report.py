@@ -29,6 +29,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def _table(rows: list[dict], failures: list[str]) -> tuple[list[dict], list[str]
             {"family": row["family"], "stem": row["stem"], "kernel": kernel, "threads": None, "arch": {}},
         )
         made["threads"] = row.get("threads") or made["threads"]
-        if "WgmmaTile<" in kernel:
+        if re.search(r"\b(Wgmma|Halo|Transposing)Tile<", kernel):
             made["threads"] = lines[row["stem"]]
         made["arch"][row["arch"]] = {
             "registers": row.get("registers", 0),

@@ -32,6 +32,8 @@ BANKS = 128  #: bytes of shared memory a cycle
 #: Bytes a cycle and multiprocessor from L2, 7.4 TB/s in all: what TF32 kernels of 128x128 tiles are seen to
 #: reach on an H100 (240 TFLOP/s at 32 flops a byte).
 L2 = 32
+#: Instructions with which a warp transposes four pixels of 32 filters (kernels/conv/hopper/weights_tf32.h).
+TRANSPOSING = 27
 LATENCY = 800  #: cycles until a block's first operands are there, and until its results are away; assumed
 #: Of the instructions outside the loop, those that a warp runs: code for whole vectors and for single
 #: elements is both there.
@@ -40,7 +42,7 @@ POWER = 4.0  #: of the sum over the units; assumed
 #: What a prediction may be wrong by: a product, a kernel bound by memory, the whole step.
 ERROR = {"product": 0.25, "memory": 0.15, "step": 0.25}
 
-_TILE = re.compile(r"Tile<(\d+), (\d+), (\d+),")
+_TILE = re.compile(r"\b(Wgmma|Halo|Transposing|)(?:Mma)?Tile<(\d+), (\d+), (\d+),")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Tile:
     resident: int
     producer: bool = False  # a warpgroup brings the operands by TMA; the others multiply, on wgmma
     persistent: bool = False  # blocks that take tile after tile
+    halo: bool = False  # of pixels that all taps share: HaloTile
+    transposes: bool = False  # columns, in shared memory: TransposingTile
+    registers: bool = False  # through which rows pass: its weights
 
     @property
     def multiplying(self) -> int:
@@ -70,6 +75,7 @@ class Product:
     ----------
     flops : useful ones, without what the space-to-depth layout pads
     nbytes : operands and result, each once
+    windows : where rows are the pixels of a convolution at stride 1
     """
 
     rows: int
@@ -78,6 +84,52 @@ class Product:
     batches: int
     flops: float
     nbytes: float
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Of `images` outputs of p x q pixels the windows: r x s pixels of an image w wide, padded by `pad`."""
+
+    images: int
+    p: int
+    q: int
+    w: int
+    r: int
+    s: int
+    pad: int
+
+
+#: Those of AlexNet's conv3 to conv5: what a tile's efficiency is told for.
+USUAL_WINDOWS = Windows(128, 13, 13, 13, 3, 3, 1)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """What a tile of ``kernels/conv/hopper/halo.h`` has of windows.
+
+    Attributes
+    ----------
+    rows : of the product, positions that are multiplied in vain as well
+    useful : share of them that are outputs
+    step_bytes : of a step's pixels from L2: once for all taps, but twice a plane's 16 bytes, half a sector
+    """
+
+    rows: int
+    useful: float
+    step_bytes: float | None
+
+
+def strips(tile: Tile, windows: Windows) -> Strips:
+    """Cut windows into strips, as ``halo_strips`` does, of which a tile has two."""
+    w, positions = windows, tile.bm // 2
+    pitch = w.w + w.pad
+    most = (positions - w.q) // pitch + 1
+    count = ceil_div(w.p, most)
+    box = (ceil_div(w.p, count) + w.r - 1 + (w.pad > 0)) * pitch
+    rows = w.images * count * positions
+    step_bytes = 2 * 2 * box * tile.bk * tile.item / (w.r * w.s)
+    return Strips(rows, w.images * w.p * w.q / rows, step_bytes)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -96,12 +148,15 @@ def tile_of(row: dict) -> Tile:
     if found is None or not row["threads"] or not row.get("occupancy"):
         raise ValueError(f"{row['stem']}: no tile, block size or occupancy in the report of {row['kernel']}")
     return Tile(
-        *map(int, found.groups()),
+        *map(int, found.groups()[1:]),
         warps=row["threads"] // 32,
         item=2 if "Bf16" in row["kernel"] else 4,
         resident=row["occupancy"]["blocks"],
-        producer="WgmmaTile" in row["kernel"],
-        persistent="WgmmaTile" in row["kernel"],
+        producer=found[1] != "",
+        persistent=found[1] != "",
+        halo=found[1] == "Halo",
+        transposes=found[1] == "Transposing",
+        registers="WeightsTf32" in row["kernel"],
     )
 
 
@@ -135,30 +190,39 @@ def step_counts(tile: Tile, loop: dict[str, dict[str, int]]) -> dict[str, float]
     }
 
 
-def unit_cycles(tile: Tile, loop: dict[str, dict[str, int]], l2: float = L2) -> dict[str, float]:
+def unit_cycles(
+    tile: Tile, loop: dict[str, dict[str, int]], l2: float = L2, pixels: float | None = None
+) -> dict[str, float]:
     """Cycles for which a block's step keeps each unit of its multiprocessor busy.
 
     A quarter of the multiprocessor issues an instruction a cycle to a fourth of the warps. Integers,
     comparisons and selections take its 16 lanes 2 cycles (`alu`); float32 has 32 lanes, of which the integer
     multiplier shares half (`fma`). Operands come from L2 once a block (`l2`, so many bytes a cycle). wgmma
     reads its operands, 64 and BN rows of 32 bytes, from shared memory each time, where TMA has put each once
-    (`shared`).
+    (`shared`); where rows pass through registers, the code's own loads count, and where columns are
+    transposed, they are read and written once more. `pixels`: bytes of the rows' operand that a step brings,
+    where it is not all of it.
     """
     counts = step_counts(tile, loop)
     quarter = tile.multiplying / 4
     imad, ffma = counts.get("imad", 0), counts.get("ffma", 0)
+    brought = (tile.bm * tile.bk * tile.item if pixels is None else pixels) + tile.bn * tile.bk * tile.item
     found = {
         "issue": quarter * counts["issue"],
         "alu": quarter * 2 * counts.get("alu", 0),
         "fma": quarter * max(2 * imad, imad + ffma),
         "shared": tile.multiplying * counts.get("passes", 0),
-        "l2": (tile.bm + tile.bn) * tile.bk * tile.item / l2,
+        "l2": brought / l2,
         "tensor": 0.0,
     }
     if tile.producer:
-        found["shared"] += tile.multiplying / WARPGROUP * counts["HGMMA"] * (64 + tile.bn) * 32 / BANKS
-        found["shared"] += (tile.bm + tile.bn) * tile.bk * tile.item / BANKS
+        rows = 0 if tile.registers else 64  # that a product reads there
+        found["shared"] += tile.multiplying / WARPGROUP * counts["HGMMA"] * (rows + tile.bn) * 32 / BANKS
+        found["shared"] += brought / BANKS
         found["tensor"] = tile.bm * tile.bn * tile.bk / (TENSOR[tile.item] * WGMMA_SHARE)
+    if tile.transposes:
+        found["shared"] += 2 * tile.bn * tile.bk * tile.item / BANKS
+        found["issue"] += tile.bn * tile.bk / 128 * TRANSPOSING / 3  # of three quarters, a warp each
     if counts.get("HMMA"):
         found["tensor"] = tile.bm * tile.bn * tile.bk / (TENSOR[tile.item] * MMA_SHARE)
     return found
@@ -174,12 +238,14 @@ def efficiencies(rows: list[dict]) -> list[int]:
     rates = []
     for row in rows:
         tile = tile_of(row)
-        rates.append(tile.bm * tile.bn * tile.bk / step_cycles(unit_cycles(tile, newest(row)["loop"]), 1))
+        pixels = strips(tile, USUAL_WINDOWS).step_bytes if tile.halo else None
+        units = unit_cycles(tile, newest(row)["loop"], pixels=pixels)
+        rates.append(tile.bm * tile.bn * tile.bk / step_cycles(units, 1))
     return [round(100 * rate / max(rates)) for rate in rates]
 
 
 def edge_cycles(
-    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: int, l2: float = L2
+    tile: Tile, loop: dict[str, dict[str, int]], blocks: int, out_item: float, l2: float = L2
 ) -> float:
     """Cycles that so many blocks, side by side, spend before and after the loop.
 
@@ -224,7 +290,7 @@ def memory_us(nbytes: float, launches: int = 1) -> float:
 
 def predict(row: dict, product: Product, splits: int, precision: str, out_item: int, l2: float = L2) -> dict:
     """Predict a kernel's time for a product: :func:`predict_tile` of a kernel of the report."""
-    if "Weights<" in row["kernel"]:  # whose rows are weights, its columns filters
+    if "Weights" in row["kernel"]:  # whose rows are weights, its columns filters
         product = replace(product, rows=product.cols, cols=product.rows)
     found = predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
     if "Turned" not in row["kernel"]:
@@ -255,12 +321,17 @@ def predict_tile(
         ``step_cycles`` with all resident blocks at work (a block's share), ``bound``; ``us`` and ``percent``
         of the limit.
     """
-    tiles = ceil_div(product.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
+    cut = strips(tile, product.windows) if tile.halo else Strips(product.rows, 1.0, None)
+    tiles = ceil_div(cut.rows, tile.bm) * ceil_div(product.cols, tile.bn) * product.batches
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
-    units = unit_cycles(tile, loop, l2)
+    units = unit_cycles(tile, loop, l2, cut.step_bytes)
     item = 4 if splits > 1 else out_item
     cycles = busiest_cycles(
-        tiles * splits, tile.resident, steps, units, lambda n: edge_cycles(tile, loop, n, item, l2)
+        tiles * splits,
+        tile.resident,
+        steps,
+        units,
+        lambda n: edge_cycles(tile, loop, n, item * cut.useful, l2),
     ) + longer_cycles(
         tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps, l2
     )

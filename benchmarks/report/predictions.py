@@ -28,17 +28,20 @@ def product_of(layer: str, op: str, shapes: dict[str, Any], precision: str, usef
     """The matrix product of an operation; `useful`: its flops without padding."""
     item, (n, h, w, c), (k, r, s, group_channels) = ITEM[precision], shapes["x"], shapes["w"]
     _, p, q, _ = y = output_shape(shapes)
-    groups = shapes["groups"]
+    groups, pad = shapes["groups"], shapes["pad"]
+    windows = None
     x_bytes, w_bytes, y_bytes = (item * math.prod(shape) for shape in (shapes["x"], shapes["w"], y))
     if op == "conv2d":
         extent, nbytes = (n * p * q, k // groups, r * s * group_channels), x_bytes + w_bytes + y_bytes
+        windows = cycles.Windows(n, p, q, w, r, s, pad)
     elif op == "conv2d_dgrad":
         extent, nbytes = (n * h * w, c // groups, r * s * k // groups), x_bytes + w_bytes + y_bytes
         nbytes += x_bytes if layer in MASKED else 0
+        windows = cycles.Windows(n, h, w, q, r, s, s - 1 - pad)
     else:
         extent, nbytes = (k // groups, r * s * group_channels, n * p * q), x_bytes + y_bytes
         nbytes += 4 * math.prod(shapes["w"])
-    return cycles.Product(*extent, groups, useful, nbytes)
+    return cycles.Product(*extent, groups, useful, nbytes, windows)
 
 
 def by_stem(kernels: list[dict]) -> dict[str, dict]:

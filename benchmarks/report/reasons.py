@@ -31,6 +31,9 @@ REASONS: dict[str, str] = {
         "24 columns of floats are 3 products, which no order of odd rows keeps out of even rows' banks; a "
         "hundred steps are made before each store"
     ),
+    "conv2d_dgrad_wgmma_halo896x48: shared store at conv/hopper/wgmma_tile.h": (
+        "24 columns of floats, as above; 200 steps are made before each store"
+    ),
     "load at norm/lrn_generic.cu": _SHIFTED,
     "load at norm/lrn_backward_generic.cu": _SHIFTED,
     "load at norm/pooled.h": _SHIFTED,

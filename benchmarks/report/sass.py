@@ -31,7 +31,11 @@ COUNTED = {
     "LDL/STL": re.compile(r"(?:LDL|STL)\b"),
 }
 #: Kernel -> the instructions that it is written for.
-NEEDED = {"wgmma_kernel": ("HGMMA", "UTMALDG.IM2COL", "UTMASTG")}
+NEEDED = {
+    "wgmma_kernel": ("HGMMA", "UTMALDG.IM2COL", "UTMASTG"),
+    "transposing_kernel": ("HGMMA", "UTMALDG.IM2COL", "UTMASTG"),
+    "halo_kernel": ("HGMMA", "UTMALDG"),
+}
 PACKAGES = ("nvidia-cuda-cuobjdump==13.5.*", "nvidia-cuda-nvdisasm==13.5.*")
 
 FUNCTION = re.compile(r"^\s*Function : (\S+)")

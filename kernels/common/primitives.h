@@ -13,6 +13,8 @@
 //   mma_m16n8k8_tf32, mma_m16n8k16_bf16, _f16     d += a * b on one warp, PTX fragment layouts
 //   named_barrier_sync/arrive(id, threads)        id 1 to 15
 //   mbarrier_init/arrive/arrive_expect_tx/wait, fence_mbarrier_init, fence_proxy_async                  sm_90
+//   read_in_vain(shared, bytes)   tells the emulator that products read what nothing was written to, for rows that are
+//                                 not stored: its checks do not report it, its NaN is there as ever    sm_90
 //   tma_load_2d/4d, tma_load_im2col_4d, tma_store_2d/4d, tma_store_commit, tma_store_wait<N>            sm_90
 //   l2_evict_first(), l2_evict_last()             what the copies take as their last argument: how long L2 keeps
 //                                                 the bytes; made once a thread                         sm_90
@@ -54,9 +56,11 @@ namespace pcn {
 //   K-major    a row is an index of D, `group_bytes` lie between groups of 8 rows. Along K: add bytes / 16.
 //   MN-major   a row is an index of K, `group_bytes` as above; `next_bytes` from the `swizzle` bytes of a row
 //              to the next ones of the same K. Along K: add 16 * swizzle / 16.
+// Without swizzle (0) a K-major row is 16 bytes, may begin at any multiple of them, and has its next 16 `next_bytes`
+// further on. Along K: add 2 * next_bytes / 16.
 PCN_HOST_FN uint64_t wgmma_descriptor(uint32_t shared_address, uint32_t group_bytes = 1024,
                                       uint32_t swizzle = 128, uint32_t next_bytes = 16) {
-  const uint64_t mode = swizzle == 128 ? 1 : swizzle == 64 ? 2 : 3;
+  const uint64_t mode = swizzle == 0 ? 0 : swizzle == 128 ? 1 : swizzle == 64 ? 2 : 3;
   return static_cast<uint64_t>((shared_address & 0x3ffff) >> 4) |
          static_cast<uint64_t>((next_bytes & 0x3ffff) >> 4) << 16 |
          static_cast<uint64_t>((group_bytes & 0x3ffff) >> 4) << 32 | mode << 62;

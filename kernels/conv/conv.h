@@ -117,6 +117,7 @@ extern const Conv2dTraits conv2d_fprop_first_layer_traits, conv2d_fprop_generic_
 #define PCN_DGRAD_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dDgradFn, Bf16, stem)
 #define PCN_WGRAD_MMA(stem, ...) PCN_DECLARE(Conv2dWgradFn, float, stem)
 #define PCN_WGRAD_TILE(stem, ...) PCN_DECLARE(Conv2dWgradFn, float, stem)
+#define PCN_WGRAD_WGMMA(stem, ...) PCN_DECLARE(Conv2dWgradFn, float, stem)
 #define PCN_WGRAD_WGMMA_BF16(stem, ...) PCN_DECLARE(Conv2dWgradFn, Bf16, stem)
 #define PCN_WGRAD_MMA_BF16(stem, ...) PCN_DECLARE(Conv2dWgradFn, Bf16, stem)
 #include "conv/tiles.inc"

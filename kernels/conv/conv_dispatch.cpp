@@ -68,6 +68,7 @@ KernelTable<Conv2dDgradRow<Bf16>> conv2d_dgrad_kernels<Bf16>() {
 template <>
 KernelTable<Conv2dWgradRow<float>> conv2d_wgrad_kernels<float>() {
   static const Conv2dWgradRow<float> rows[] = {
+#define PCN_WGRAD_WGMMA(stem, ...) PCN_ROW(stem),
 #define PCN_WGRAD_MMA(stem, ...) PCN_ROW(stem),
 #include "conv/tiles.inc"
       PCN_ROW_OF(float, conv2d_wgrad_first_layer),

@@ -1,4 +1,4 @@
-// Neighbouring elements, float or Bf16, through the read-only cache, as float. Device code.
+// Neighbouring elements, float or Bf16, through the read-only cache, as float; what becomes TF32. Device code.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
@@ -37,6 +37,14 @@ __device__ __forceinline__ void load_constant(float (&v)[N], const Bf16* p) {
     static_assert(N == 1, "1, 2, 4 or 8 elements");
     v[0] = from_bf16(__ldg(reinterpret_cast<const unsigned short*>(p)));
   }
+}
+
+// Makes of the tensor core's cut a rounding. It drops the 13 lowest bits of an operand, as numbers go half a
+// step of TF32 on the average; this adds about as much beforehand, 0.36 to 0.72 steps (23 2^-16 of a number
+// that is 1 to 2 times 2^10 steps). Of 2^-11 of the operand, errors are 0.45 rms and at most 1.28 (nearest:
+// 0.42, 1), their mean is 0.002. A TF32 number stays it; NaN and infinity stay what they are.
+__device__ __forceinline__ uint32_t raised(uint32_t x) {
+  return __float_as_uint(__uint_as_float(x) * (1.f + 23.f / 65536.f));
 }
 
 }  // namespace pcn::conv

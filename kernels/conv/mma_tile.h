@@ -9,7 +9,7 @@
 // ones are multiplied.
 //
 // Precision. Products of Bf16 are exact. Operands that are float32 in memory become TF32 in registers,
-// rounded by raised(), which halves the error of the hardware's own truncation and frees it of bias. With
+// rounded by raised() of elements.h, which halves the error of the hardware's own truncation and frees it of bias. With
 // PRODUCTS = 3 each operand is the sum of two TF32 numbers, the nearest ones (cvt.rna), big = tf32(x) and
 // small = tf32(x - big), and
 //   a b = small big + big small + big big      (small small is below float32's own rounding)
@@ -159,14 +159,6 @@ constexpr std::size_t ring_bytes() {
   static_assert(bytes <= 96 * 1024,
                 "what a block may have on every device with tensor cores, sm_86 included");
   return bytes;
-}
-
-// Makes of the tensor core's cut a rounding. It drops the 13 lowest bits of an operand, as numbers go half a
-// step of TF32 on the average; this adds about as much beforehand, 0.36 to 0.72 steps (23 2^-16 of a number
-// that is 1 to 2 times 2^10 steps). Of 2^-11 of the operand, errors are 0.45 rms and at most 1.28 (nearest:
-// 0.42, 1), their mean is 0.002. A TF32 number stays it; NaN and infinity stay what they are.
-__device__ __forceinline__ uint32_t raised(uint32_t x) {
-  return __float_as_uint(__uint_as_float(x) * (1.f + 23.f / 65536.f));
 }
 
 // acc += a b, 32 bytes along the reduction. The next fragments are read meanwhile: read_a(i) when a[i] has

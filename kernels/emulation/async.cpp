@@ -39,6 +39,10 @@ void note_read_async(const void* p, size_t bytes) {
   PCN_RACE(async_read = false);
 }
 
+void read_in_vain([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes) {
+  PCN_RACE(read_in_vain(p, bytes));
+}
+
 // ---- cp.async -----------------------------------------------------------------------------------
 static void make_copy(const PendingCopy& c) {
   if (c.source_bytes) note_read(c.source, static_cast<size_t>(c.source_bytes));

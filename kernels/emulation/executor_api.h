@@ -99,6 +99,7 @@ void yield();  // a scheduling point for __nanosleep in spin loops
 void note_read(const void* p, size_t bytes);
 void note_write(void* p, size_t bytes);
 void note_read_async(const void* p, size_t bytes);
+void read_in_vain(const void* p, size_t bytes);
 
 // ---- asynchronous copies ------------------------------------------------------------------------
 void cp_async(void* shared, const void* global, int bytes, int source_bytes);  // the rest is zero-filled

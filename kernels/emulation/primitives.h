@@ -255,6 +255,7 @@ inline void mbarrier_init(uint64_t* b, uint32_t count) { emulation::mbarrier_ini
 inline void mbarrier_invalidate(uint64_t* b) { emulation::mbarrier_invalidate(b); }
 inline void fence_mbarrier_init() {}
 inline void fence_proxy_async() { emulation::fence_proxy_async(); }
+inline void read_in_vain(const void* shared, std::size_t bytes) { emulation::read_in_vain(shared, bytes); }
 inline void mbarrier_arrive(uint64_t* b) { emulation::mbarrier_arrive(b, 0); }
 inline void mbarrier_arrive_expect_tx(uint64_t* b, uint32_t bytes) {
   emulation::mbarrier_arrive(b, static_cast<int>(bytes));
@@ -326,19 +327,21 @@ struct WgmmaArg {
   int a_mn, b_mn, accumulate, warp;
 };
 
-// An operand in shared memory, decoded from its descriptor: rows of `span` bytes in groups of 8.
+// An operand in shared memory, decoded from its descriptor: rows of `span` bytes in groups of 8. Without swizzle a row
+// is 16 bytes, may begin anywhere, and what K-major lies further along K is `next_bytes` away.
 struct WgmmaOperand {
   uint32_t start, group_bytes, next_bytes, span;
   int mode;
-  explicit WgmmaOperand(uint64_t d)
+  WgmmaOperand(uint64_t d, bool mn_major)
       : start(static_cast<uint32_t>(d & 0x3fff) << 4),
         group_bytes(static_cast<uint32_t>(d >> 32 & 0x3fff) << 4),
         next_bytes(static_cast<uint32_t>(d >> 16 & 0x3fff) << 4),
         mode(static_cast<int>(d >> 62)) {
     if (d >> 49 & 7) emulation::fail("wgmma descriptor: base offset is not emulated");
-    if (mode == 0) emulation::fail("wgmma descriptor: operands without swizzle are not emulated");
-    span = mode == 1 ? 128 : mode == 2 ? 64 : 32;
-    if (start % (8 * span) >= span) {  // beyond what the steps along K add
+    if (mode == 0 && mn_major)
+      emulation::fail("wgmma descriptor: MN-major operands without swizzle are not emulated");
+    span = mode == 0 ? 16 : 256u >> mode;
+    if (mode != 0 && start % (8 * span) >= span) {  // beyond what the steps along K add
       emulation::fail(
           "wgmma descriptor: shared address %u must be in the first of 8 rows, where the swizzle of %u "
           "bytes begins",
@@ -376,7 +379,7 @@ template <class Element>
 PCN_NO_RACECHECK inline void wgmma_read(uint64_t descriptor, bool mn_major, int first, int count, float* out,
                                         int along_i, int along_k) {
   constexpr int CHUNK = 16 / Element::BYTES, K = 2 * CHUNK;
-  const WgmmaOperand operand(descriptor);
+  const WgmmaOperand operand(descriptor, mn_major);
   const int rows = mn_major ? K : count, columns = mn_major ? count : K;
   for (int row = 0; row < rows; ++row) {
     for (int column = 0; column < columns; column += CHUNK) {

@@ -21,7 +21,8 @@ void launch_begin(const void* closure, size_t closure_bytes);
 std::string launch_end();  // the races found; empty if none
 void block_begin(char* window, size_t window_bytes, size_t dynamic_offset, size_t dynamic_bytes,
                  unsigned threads, uint64_t block);
-void fresh(char* p, size_t bytes);  // newly allocated shared memory: nobody wrote it
+void fresh(char* p, size_t bytes);               // newly allocated shared memory: nobody wrote it
+void read_in_vain(const void* p, size_t bytes);  // of it what may be read all the same
 
 // An access by the running thread, or by the copy engine between agent_begin and agent_end.
 void access(const void* p, size_t bytes, bool write);

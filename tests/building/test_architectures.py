@@ -70,7 +70,7 @@ SINCE = {
     r"mbarrier_\w+|fence_mbarrier_init|fence_proxy_async|tma_\w+": 90,
     r"wgmma_\w+|setmaxnreg_\w+|pin": 90,
     r"elect_one|prefetch_tensor_map|l2_evict_\w+|stmatrix_x\d\w*|grid_dependency_\w+|launch_dependent": 90,
-    r"shared_address|cp_async_\w+|ldmatrix_x\d\w*|to_bf16|from_bf16|named_barrier_\w+": 0,
+    r"shared_address|cp_async_\w+|ldmatrix_x\d\w*|to_bf16|from_bf16|named_barrier_\w+|read_in_vain": 0,
 }
 
 
@@ -119,7 +119,7 @@ def test_code_that_differs_by_architecture_says_what_it_needs(path):
     text = "".join(map(code, own_sources(path)))
     asked = re.findall(r"\bimage_at_least\(\s*[^;]*?,\s*(\w+)\)", text)
     wanted = 90 if path.parent.name == "hopper" else needed(path)  # compiled for 90a alone
-    assert [80 if name == "kTensorCoresSince" else int(name) for name in asked] == [wanted] * bool(wanted)
+    assert {80 if name == "kTensorCoresSince" else int(name) for name in asked} == {wanted} - {0}
 
 
 def test_code_for_9_0_may_be_made_from_compute_80():
@@ -183,7 +183,7 @@ def test_rows_without_their_code_are_refused(image):
     for op, precision, (x, w) in itertools.product(
         OPS,
         ("fp32", "tf32", "fp32x3", "bf16"),
-        (((2, 16, 16, 64), (192, 3, 3, 64)), ((4, 9, 9, 48), (8, 1, 1, 48))),
+        (((2, 13, 13, 64), (192, 3, 3, 64)), ((4, 9, 9, 48), (8, 1, 1, 48))),
     ):
         names = {}
         for version in (90, 80, 75):

@@ -94,6 +94,7 @@ def test_instructions_that_are_lacking_are_named():
     counts = dict.fromkeys(sass.COUNTED, 1)
     assert sass.lacking("wgmma_kernel<WgmmaTile<128, 128, 64, 6, Bf16>, 4>", counts) == []
     assert sass.lacking("wgmma_kernel<>", counts | {"UTMALDG.IM2COL": 0}) == ["UTMALDG.IM2COL"]
+    assert sass.lacking("halo_kernel<>", counts | {"UTMALDG": 0, "UTMASTG": 0}) == ["UTMALDG"]
     assert sass.lacking("fprop_kernel<Tile<128, 64>>", dict.fromkeys(sass.COUNTED, 0)) == []
 
 

@@ -83,13 +83,19 @@ def test_tiles_are_lines():
     assert LIST.read_text().count("(conv2d_") == len(TILES) >= 30
     for tile in TILES:
         line = re.fullmatch(
-            r"PCN_(\w+?)_(\w+)\((\w+), (\d+), \d+, (Mma|Wgmma)?Tile<(\d+), (\d+), [\d, ]+(, Bf16)?>\)",
+            r"PCN_(\w+?)_(\w+)\((\w+), (\d+), \d+, (\w*?)Tile<(\d+), (\d+), [\d, ]+(, Bf16)?>\)",
             tile.line,
         )
-        direction, kind, stem, _, mma, rows, columns, bf16 = line.groups()
-        side = f"{mma.lower()}{rows}x{columns}" if mma else f"{kind.lower()}\\d+"
+        direction, kind, stem, _, tiled, rows, columns, bf16 = line.groups()
+        mma = {
+            "": "", "Mma": "mma", "Wgmma": "wgmma", "Halo": "wgmma_halo",
+            "Transposing": "wgmma(_transposing)?",
+        }[tiled]  # fmt: skip
+        side = f"{mma}{rows}x{columns}" if mma else f"{kind.lower()}\\d+"
         assert re.fullmatch(f"conv2d_{direction.lower()}_{side}{'_bf16' if bf16 else ''}", stem)
-        assert kind == f"{mma.upper()}{'_BF16' if bf16 else ''}" if mma else kind in ("TILE", "ROWS")
+        head = mma.partition("(")[0].partition("_")[0].upper()
+        wanted = [f"{head}{'_BF16' if bf16 else ''}"] if mma else ["TILE", "ROWS"]
+        assert kind in wanted
     for op in ("fprop", "dgrad", "wgrad"):
         for suffix in ("", "_bf16"):
             table = TABLES[f"conv2d_{op}"]

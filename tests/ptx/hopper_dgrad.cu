@@ -3,7 +3,7 @@
 //
 // Of two groups the pass takes 40 channels of 64 filters in tiles of 32; the product has two tiles of pixels and, of 64
 // columns, 40. Eighteen steps turn the ring of four stages round. "tall" has one tile of pixels, of which a warpgroup has
-// three times 64; so has "back", in bfloat16, which takes filters as they lie.
+// three times 64; so has "back", in bfloat16, which takes filters as they lie; "transposing" transposes them on the way.
 #include "rows.h"
 
 #include "conv/hopper/dgrad.h"
@@ -11,6 +11,7 @@
 namespace pcn {
 PCN_DGRAD_WGMMA(hopper_dgrad, 384, 50, WgmmaTile<128, 64, 32, 4>)
 PCN_DGRAD_WGMMA(hopper_dgrad_tall, 384, 50, WgmmaTile<384, 48, 32, 3>)
+PCN_DGRAD_WGMMA(hopper_dgrad_transposing, 384, 50, TransposingTile<128, 64, 32, 3>)
 PCN_DGRAD_WGMMA_BF16(hopper_dgrad_back, 384, 50, WgmmaTile<384, 48, 64, 3, Bf16>)
 template cudaError_t conv::dgrad_finish(const char*, Bf16*, const Bf16*, const Conv2dShape&, void*,
                                         const conv::GemmGrid&, cudaStream_t);
@@ -77,6 +78,9 @@ int main(int, char** arguments) {
   const char* const name = arguments[1];
   if (std::strcmp(name, "back") == 0)
     gradient_by<pcn::Bf16>(name, Precision::kBf16, pcn::hopper_dgrad_back_traits, pcn::hopper_dgrad_back);
+  else if (std::strcmp(name, "transposing") == 0)
+    gradient_by<float>(name, Precision::kTf32, pcn::hopper_dgrad_transposing_traits,
+                       pcn::hopper_dgrad_transposing);
   else if (std::strcmp(name, "tall") == 0)
     gradient_by<float>(name, Precision::kTf32, pcn::hopper_dgrad_tall_traits, pcn::hopper_dgrad_tall);
   else

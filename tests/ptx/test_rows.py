@@ -1,4 +1,4 @@
-"""Seven kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Nine kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
 Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
@@ -13,6 +13,8 @@ from support.once import once
 
 #: All of a matrix descriptor but its address: 128-byte swizzle, 1024 bytes from 8 rows to the next.
 DESCRIPTOR = 1 << 62 | 64 << 32 | 1 << 16
+#: And of pixels in planes, but for the bytes between these: 128 from 8 rows to the next, without swizzle.
+PLANES = 8 << 32
 # (what is wrong, the kernel that has it, pattern and what takes its place)
 FAULTS = [
     ("a copy less is waited for", "mma", r"cp\.async\.wait_group 1;", "cp.async.wait_group 2;"),
@@ -45,7 +47,56 @@ FAULTS = [
     ("a mask told by four lanes to all", "dgrad", r"\b7199;", "31;"),
     ("a mask told by four lanes to all", "back", r"\b7199;", "31;"),
     ("results that TMA does not see", "dgrad", r"fence\.proxy\.async\.shared::cta;", ""),
+    ("filters that wgmma does not see", "transposing", r"fence\.proxy\.async\.shared::cta;", ""),
+    ("filters given back too soon", "transposing", r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;"),
     ("one lane's sums for all", "wgrad", r"(shfl\.sync\.idx\.b32\s+%r\d+\|%p[2-9], %r\d+), %r\d+", r"\1, 0"),
+    ("products without a fence", "halo", r"wgmma\.fence\.sync\.aligned;", ""),
+    ("filters and pixels given back too soon", "halo", r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;"),
+    ("sums read too soon", "halo", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("outputs that pass without barriers", "halo", r"bar\.sync %r\d+, %r\d+;", ""),
+    ("rows of planes too close", "halo", rf"\b{PLANES};", f"{PLANES // 2};"),
+    ("planes swizzled", "halo", rf"\b{PLANES};", f"{PLANES | 1 << 62};"),
+    ("outputs of half a position's row", "halo", r"(shr\.u32 %r\d+, %r\d+), 20;", r"\1, 19;"),
+    ("barriers that TMA does not see", "halo", r"fence\.mbarrier_init\.release\.cluster;", ""),
+    ("products without a fence", "halo_back", r"wgmma\.fence\.sync\.aligned;", ""),
+    ("sums read too soon", "halo_back", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("rows of planes too close", "halo_back", rf"\b{PLANES};", f"{PLANES // 2};"),
+    (
+        "another swizzle in filters' descriptors",
+        "halo_back",
+        rf"\b{DESCRIPTOR};",
+        f"{DESCRIPTOR - (1 << 62)};",
+    ),
+    ("a mask told by four lanes to all", "halo_back", r"\b7199;", "31;"),
+    (
+        "columns that wgmma does not see",
+        "wgrad_tf32",
+        r"fence\.proxy\.async\.shared::cta;(\s+bar\.warp\.sync)",
+        r"\1",
+    ),
+    ("products without a fence", "wgrad_tf32", r"wgmma\.fence\.sync\.aligned;", ""),
+    (
+        "weights changed while they are multiplied",
+        "wgrad_tf32",
+        r"(wgmma\.wait_group\.sync\.aligned) 1;",
+        r"\1 2;",
+    ),
+    ("sums read too soon", "wgrad_tf32", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    (
+        "one lane's places for all",
+        "wgrad_tf32",
+        r"(shfl\.sync\.idx\.b32 %r\d+\|%p[2-5], %r\d+), %r\d+",
+        r"\1, 0",
+    ),
+    ("columns of two warps of three", "wgrad_tf32", r"(mov\.u32 %r\d+), 3;(\s+mbarrier\.init)", r"\1, 2;\2"),
+    ("a stage that is empty while dy is read", "wgrad_tf32", r"(mov\.u32 %r\d+), 11;", r"\1, 8;"),
+    ("sums that other warps have not left", "wgrad_tf32", r"(, 96;\s+)bar\.sync %r\d+, %r\d+;", r"\1"),
+    (
+        "rows of 64 bytes swizzled in part",
+        "wgrad_narrow",
+        r"(shr\.u32 (%r\d+), %r\d+, 3;\s+and\.b32 %r\d+, \2), 48;",
+        r"\1, 16;",
+    ),
 ]
 #: Case -> program, and for what it is compiled.
 PROGRAMS = {
@@ -54,8 +105,13 @@ PROGRAMS = {
     "wgmma": ("hopper_row", "compute_90a"),
     "wgrad": ("hopper_wgrad", "compute_90a"),
     "dgrad": ("hopper_dgrad", "compute_90a"),
+    "wgrad_tf32": ("hopper_wgrad_tf32", "compute_90a"),
+    "wgrad_narrow": ("hopper_wgrad_tf32", "compute_90a"),
     "tall": ("hopper_dgrad", "compute_90a"),
     "back": ("hopper_dgrad", "compute_90a"),
+    "transposing": ("hopper_dgrad", "compute_90a"),
+    "halo": ("hopper_halo", "compute_90a"),
+    "halo_back": ("hopper_halo", "compute_90a"),
 }
 
 

@@ -4,7 +4,8 @@
 // in scratch memory (turn_filters.h). The kernel of every line of PCN_DGRAD_WGMMA and _WGMMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/dgrad.h"
-#include "conv/hopper/product.h"
+#include "conv/hopper/dgrad_tf32.h"
+#include "conv/hopper/halo_product.h"
 #include "conv/hopper/turn_filters.h"
 
 namespace pcn::conv {
@@ -24,7 +25,8 @@ struct Turned : Forward {
   using Finish = ReluBits<T>;
 };
 template <class T>
-using DgradSide = std::conditional_t<std::is_same<typename T::Element, Bf16>::value, Backward, Turned>;
+using DgradSide = std::conditional_t<std::is_same<typename T::Element, Bf16>::value, Backward,
+                                     std::conditional_t<T::TRANSPOSES, BackwardTf32, Turned>>;
 template <class T>
 constexpr bool kTurns = std::is_same<DgradSide<T>, Turned>::value;
 

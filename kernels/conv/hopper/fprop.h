@@ -3,7 +3,7 @@
 // PCN_FPROP_WGMMA and _WGMMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/fprop.h"
-#include "conv/hopper/product.h"
+#include "conv/hopper/halo_product.h"
 
 namespace pcn::conv {
 

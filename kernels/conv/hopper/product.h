@@ -1,6 +1,7 @@
 // The host's side of a product on the tile of wgmma_tile.h: what instructions and maps take, the maps, the launch.
 // Shapes are those of the convolution that is computed, which of dgrad is not the layer's (Backward).
 #pragma once
+#include "conv/hopper/weights_tf32.h"
 #include "conv/hopper/wgmma_kernel.h"
 
 namespace pcn::conv {
@@ -15,7 +16,8 @@ WgmmaSteps wgmma_steps(int group_channels) {
   const auto padded = [&](int part) { return ceil_div(group_channels, part) * part; };
   const bool narrow = Side::NARROW && padded(parts[1]) < padded(parts[0]);
   const int channels = parts[narrow];
-  return {channels * 4 / T::BK, channels, static_cast<int>(ceil_div(group_channels, channels))};
+  const int ks = channels * static_cast<int>(sizeof(typename T::Element)) / 32;
+  return {ks, channels, static_cast<int>(ceil_div(group_channels, channels))};
 }
 
 template <class T, class Side>
@@ -24,19 +26,15 @@ GemmExtent wgmma_extent(const Conv2dShape& s) {
   return {std::int64_t{s.n} * s.p * s.q, s.k / s.groups,
           std::int64_t{s.r} * s.s * steps.chunks * steps.channels, s.groups, s.splits};
 }
-// The rate of the fastest of these tiles in multiply-adds of FFMA: by the cycle model 1.34 times that of the fastest
-// mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h).
+// The rate of the fastest of these tiles, one of halo.h, in multiply-adds of FFMA: by the cycle model 1.65 times that of the
+// fastest mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h). Pieces are weighed by that of the fastest tile that has any.
 template <class T, class Side>
 TileInfo wgmma_info(const Conv2dShape& s, double efficiency) {
-  const double rate = std::is_same<typename T::Element, Bf16>::value ? 12. : 6.;
+  constexpr double fold = std::is_same<typename T::Element, Bf16>::value ? 2 : 1, rate = 7.4 * fold,
+                   cut = 6 * fold;
   const int channels = wgmma_steps<T, Side>(s.c / s.groups).channels;
-  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, rate};
+  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, cut};
 }
-template <class T, class Side>
-GemmGrid wgmma_grid(const Conv2dShape& s) {
-  return gemm_grid(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
-}
-
 // Filters of one pixel that meet each pixel once.
 inline bool single_pixels(const Conv2dShape& s) {
   return s.r == 1 && s.s == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0 &&
@@ -63,39 +61,53 @@ inline bool windows_fit(const Conv2dShape& s) {
   return s.stride_w <= 8 && s.stride_h <= 8 && s.r <= 256 && s.s <= 256;
 }
 
-// What the instructions and maps take: extents of 16 bytes, windows that an im2col map can walk.
-template <class T, class Side>
+// What the instructions take: extents of 16 bytes.
+template <class T>
 bool wgmma_takes(const Conv2dShape& s) {
   using E = typename T::Element;
   const Precision precision = std::is_same<E, Bf16>::value ? Precision::kBf16 : Precision::kTf32;
   if (s.precision != precision || s.aligned == 0 || s.capability != 90) return false;
   const int group_channels = s.c / s.groups, group_columns = s.k / s.groups;
-  if (group_channels % PER_ACCESS<E> != 0 || group_columns % PER_ACCESS<E> != 0) return false;
+  return group_channels % PER_ACCESS<E> == 0 && group_columns % PER_ACCESS<E> == 0;
+}
+// And maps: windows that an im2col map can walk.
+template <class T>
+bool maps_take(const Conv2dShape& s) {
   if (T::BM > 256 && single_pixels(s)) return false;  // rows of a tiled map's box
-  return windows_fit(s) && image_at_least(wgmma_kernel<T, Side, 4>, 90);
+  return wgmma_takes<T>(s) && windows_fit(s);
 }
 // And of groups whole steps.
 template <class T, class Side>
-bool wgmma_supports(const Conv2dShape& s) {
+bool whole_steps(const Conv2dShape& s) {
   const int group_channels = s.c / s.groups;
   const WgmmaSteps steps = wgmma_steps<T, Side>(group_channels);
-  if (s.groups > 1 && steps.chunks * steps.channels != group_channels) return false;
-  return wgmma_takes<T, Side>(s);
+  return s.groups == 1 || steps.chunks * steps.channels == group_channels;
+}
+template <class T, class Side, int KS>
+auto ring_kernel() {
+  if constexpr (T::TRANSPOSES)
+    return transposing_kernel<T, Side>;
+  else
+    return wgmma_kernel<T, Side, KS>;
+}
+template <class T, class Side>
+bool ring_supports(const Conv2dShape& s) {
+  return whole_steps<T, Side>(s) && maps_take<T>(s) && image_at_least(ring_kernel<T, Side, 4>(), 90);
 }
 
 template <class T, class Side>
-std::size_t wgmma_workspace(const Conv2dShape& s) {
+std::size_t ring_workspace(const Conv2dShape& s) {
   return split_bytes(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
 }
 template <class T, class Side, int PERCENT>
-double wgmma_cost(const Conv2dShape& s) {
+double ring_cost(const Conv2dShape& s) {
   return gemm_cost(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, PERCENT / 100.0), s.precision);
 }
 
 // ---- maps
 // float becomes TF32 as it is loaded. wgmma reads the high 19 bits of what it finds: cut off, operands would err by 0.85
 // of 2^-11 (rms), all in one direction (-0.72), and results by more than the 2^-11 that precision tf32 has promised (see
-// raised() in mma_tile.h). A map of TF32 rounds instead: CUTLASS's tensors for wgmma are such maps ("TMA converts f32 input
+// raised() in elements.h). A map of TF32 rounds instead: CUTLASS's tensors for wgmma are such maps ("TMA converts f32 input
 // to tf32"), and it takes maps of integers where it does not want TMA to round. To nearest, operands err by 0.42 of 2^-11
 // and have no bias, so that results keep the bound. No document says how TMA rounds; `tma_tf32` asks a card.
 template <class E>
@@ -137,7 +149,8 @@ cudaError_t map_filters(TensorMap* map, const E* w, const Conv2dShape& s, int ch
   const uint64_t dim[] = {c, s_, r, k}, stride[] = {pixel, s_ * pixel, r * s_ * pixel};
   const uint32_t step = channels, row = SPAN / sizeof(E);
   const uint32_t box[] = {FORWARD ? step : row, 1, 1, FORWARD ? T::BN : step};
-  return encode_tiled(map, w, kOperand<E>, 4, dim, stride, box, swizzle_of(SPAN));
+  return encode_tiled(map, w, kOperand<E>, 4, dim, stride, box,
+                      Side::PLAIN ? TensorSwizzle::kNone : swizzle_of(SPAN));
 }
 
 // Columns and groups are dimensions of their own, so that a tile ends where its group does.
@@ -153,9 +166,9 @@ cudaError_t map_outputs(TensorMap* map, Out* out, std::int64_t rows, int columns
 
 // ---- the launch: out, or the pieces of `grid` in workspace, which the caller adds, with bias, ReLU and mask
 template <class T, class Side, class E>
-cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
-                          bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
-                          void* workspace, cudaStream_t stream) {
+cudaError_t ring_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
+                         bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
+                         void* workspace, cudaStream_t stream) {
   const GemmExtent extent = wgmma_extent<T, Side>(shape);
   const WgmmaSteps steps = wgmma_steps<T, Side>(shape.c / shape.groups);
   const bool pieces = grid.splits > 1;
@@ -180,9 +193,9 @@ cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* fi
                     : map_outputs(&args.out, out, extent.rows, shape.k, shape.groups, 1,
                                   T::template STORE_COLUMNS<E>);
   if (status != cudaSuccess) return status;
-  auto kernel = wgmma_kernel<T, Side, 4>;
+  auto kernel = ring_kernel<T, Side, 4>();
   if constexpr (Side::NARROW)
-    if (steps.ks == 3) kernel = wgmma_kernel<T, Side, 3>;
+    if (steps.ks == 3) kernel = ring_kernel<T, Side, 3>();
   return launch(stem, kernel, dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES,
                 stream, args);
 }

@@ -89,8 +89,9 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
       before = &barriers.empty[place.stage];
       place.advance(ROUND);
     }
-    typename Side::template Finish<T> finish(args, work);
-    finish.begin(work.m0 + warpgroup * T::PARTS * 64);  // while the last products are made
+    typename Side::template Finish<T> finish(args, work, shared_barriers.bias[warpgroup]);
+    finish.begin(
+        RowsFrom{work.m0 + warpgroup * T::PARTS * 64, args.rows - 1});  // while the last products are made
     wgmma_wait<0>(acc);
     if (ROUND > 1 && left < 0) release(before);  // which a second step would have given back
     release(before + ROUND - 1);
@@ -99,7 +100,7 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
   if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
 }
 
-// Side: Forward, Backward, Turned of hopper/dgrad.h or Weights of hopper/wgrad.h. KS: products of 32 bytes a step, 4 or 3.
+// Side: Forward, Backward, Turned of hopper/dgrad.h or Weights of hopper/weights.h. KS: products of 32 bytes a step, 4 or 3.
 template <class T, class Side, int KS>
 __global__ void __maxnreg__(T::REGISTERS) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
   WgmmaBarriers<T>& barriers = shared<WgmmaBarriers<T>>();

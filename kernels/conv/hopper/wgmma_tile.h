@@ -1,7 +1,7 @@
 // The tile of a convolution on sm_90a, out[m, n] = sum_k pixels[m, k] filters[n, k], which all conv2d_*_wgmma*
 // kernels share. Operands are Bf16, or float multiplied as TF32. At stride 1 dgrad is such a convolution, too: of dy,
 // with filters turned round, whose channels have become the columns (Backward below). In wgrad filters and pixels have
-// changed places (Weights in hopper/wgrad.h): rows are weights, columns filters, and the reduction runs over pixels.
+// changed places (Weights in hopper/weights.h): rows are weights, columns filters, and the reduction runs over pixels.
 //
 // A block stays and takes one tile after the other (persistent). Its warps have roles. One thread, the producer,
 // brings both operands by TMA into a ring of STAGES steps of up to 128 bytes along the reduction: pixels through an
@@ -22,7 +22,8 @@
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
 //
-// Device code, for 90a alone; wgmma_kernel.h has the kernel, which hopper/fprop.h, dgrad.h and wgrad.h instantiate.
+// Device code, for 90a alone; wgmma_kernel.h has the kernel, which hopper/fprop.h, dgrad.h and wgrad.h instantiate. What is
+// said above of producer and ring is its: halo.h and weights_tf32.h bring their operands otherwise.
 #pragma once
 #include "common/device.h"
 #include "common/element.h"
@@ -32,11 +33,11 @@
 
 namespace pcn::conv {
 
-// Rows and columns of the tile, elements of a step (128 bytes), stages of the ring, element type.
-template <int BM_, int BN_, int BK_, int STAGES_, class E = float>
-struct WgmmaTile {
+// What tiles of wgmma have in common: rows and columns, elements of a step, element type.
+template <int BM_, int BN_, int BK_, class E>
+struct WgmmaProducts {
   using Element = E;
-  static constexpr int BM = BM_, BN = BN_, BK = BK_, STAGES = STAGES_;
+  static constexpr int BM = BM_, BN = BN_, BK = BK_;
   static constexpr int ROW_BYTES = 128, WARPGROUP = 128, CONSUMERS = 2;
   static constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
   // A thread's at first, and what three threads, one of each warpgroup, make of theirs. 512 would be all; the 32 that are
@@ -45,16 +46,10 @@ struct WgmmaTile {
   static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (CONSUMERS + 1) * REGISTERS &&
                     (CONSUMERS + 1) * REGISTERS + 32 <= 512,
                 "of 16384 a quarter of a multiprocessor has");
-  static constexpr int PARTS = BM / (64 * CONSUMERS);  // of 64 rows, which a consumer has
-  static constexpr int A_BYTES = BM * ROW_BYTES, STAGE_BYTES = (BM + BN) * ROW_BYTES;
+  static constexpr int PARTS = BM / (64 * CONSUMERS);             // of 64 rows, which a consumer has
   static constexpr int STORE_BYTES = 64 * ROW_BYTES, STORES = 2;  // what a consumer's outputs pass through
-  static constexpr std::size_t SHARED_BYTES =                     // the swizzle begins at multiples of 1024
-      1024 + std::size_t{STAGES} * STAGE_BYTES + CONSUMERS * STORES * STORE_BYTES;
-  static_assert(BK * sizeof(E) == ROW_BYTES, "a step is a row of the swizzle");
   static_assert(PARTS >= 1 && BM == PARTS * 64 * CONSUMERS && BN % 8 == 0 && BN <= 256, "shapes of wgmma");
   static_assert(PARTS * BN <= 384, "sums that fit into the registers");
-  static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
-  static_assert(SHARED_BYTES + 16 * STAGES <= 227 * 1024, "what a block may have");
 
   // Columns of an output of type Out that pass at once: 128 or 96 bytes, without remainder.
   template <class Out>
@@ -76,28 +71,50 @@ struct WgmmaTile {
   }
 };
 
-// What a launch is told; the maps are made by the host.
-struct WgmmaArgs {
-  // pixels   (channels, W, H, N), im2col; or (channels, pixels)
-  // filters  (channels of a group, S, R, filters), as the layer has them
-  // out      (columns of a group, groups, rows, pieces)
-  // Weights: pixels of x; filters (filters, pixels), which is dy; out (rows, columns of a group, groups, pieces)
-  TensorMap pixels, filters, out;
-  const float* bias;  // or null; Forward
-  const void* mask;   // like out, or null; Backward
-  float* sums;        // of dy, or null; Weights
-  long long piece;    // floats from a piece's sums to the next one's; Weights
-  Conv2dShape shape;  // of the convolution that is computed
-  int single;         // filters of one pixel: the map of pixels is tiled
-  int pieces;         // the results are float and incomplete
-  int relu;
-  int chunks, channels;          // steps a filter tap, channels a step; Weights: blocks a tap
-  int rows, m_tiles, n_tiles;    // outputs and tiles of a group
-  int steps, piece_steps, work;  // of the reduction, of a piece of it; tiles of all groups and pieces
+// And stages of a ring that bring both operands, 128 bytes along the reduction.
+template <int BM, int BN, int BK, int STAGES_, class E = float>
+struct WgmmaTile : WgmmaProducts<BM, BN, BK, E> {
+  using P = WgmmaProducts<BM, BN, BK, E>;
+  static constexpr bool HALO = false, TRANSPOSES = false;
+  static constexpr int STAGES = STAGES_;
+  static constexpr int A_BYTES = BM * P::ROW_BYTES, STAGE_BYTES = (BM + BN) * P::ROW_BYTES;
+  static constexpr std::size_t SHARED_BYTES =  // the swizzle begins at multiples of 1024
+      1024 + std::size_t{STAGES} * STAGE_BYTES + P::CONSUMERS * P::STORES * P::STORE_BYTES;
+  static_assert(BK * sizeof(E) == P::ROW_BYTES, "a step is a row of the swizzle");
+  static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
+  static_assert(SHARED_BYTES + 16 * STAGES + 8 * BN <= 227 * 1024, "what a block may have");
 };
 
-struct WgmmaWork {
-  int group, m0, n0, piece, begin, end;  // steps [begin, end)
+// What a launch is told; the maps are made by the host.
+struct WgmmaOperands {
+  // pixels   (channels, W, H, N), im2col; or (channels, pixels)
+  // filters  (channels of a group, S, R, filters), as the layer has them
+  TensorMap pixels, filters;
+  const float* bias;  // or null; Forward
+  const void* mask;   // like out, or null; Backward
+  Conv2dShape shape;  // of the convolution that is computed
+  int relu;
+  int chunks, channels;  // steps a filter tap, channels a step; Weights: blocks a tap
+  int n_tiles, work;     // tiles of a group's columns; of all groups and pieces
+};
+struct WgmmaArgs : WgmmaOperands {
+  // out (columns of a group, groups, rows, pieces)
+  // Weights: pixels of x; filters (filters, pixels), which is dy; out (rows, columns of a group, groups, pieces)
+  TensorMap out;
+  float* sums;             // of dy, or null; Weights
+  long long piece;         // floats from a piece's sums to the next one's; Weights
+  int single;              // filters of one pixel: the map of pixels is tiled
+  int pieces;              // the results are float and incomplete
+  int rows, m_tiles;       // outputs and tiles of a group
+  int steps, piece_steps;  // of the reduction, of a piece of it
+};
+
+// The columns of a tile.
+struct WgmmaColumns {
+  int group, n0;
+};
+struct WgmmaWork : WgmmaColumns {
+  int m0, piece, begin, end;  // steps [begin, end)
 };
 template <class T>
 __device__ __forceinline__ WgmmaWork wgmma_work(const WgmmaArgs& args, int index) {
@@ -107,12 +124,13 @@ __device__ __forceinline__ WgmmaWork wgmma_work(const WgmmaArgs& args, int index
   index /= args.shape.groups;
   const int m = index % args.m_tiles, piece = index / args.m_tiles;
   const int begin = piece * args.piece_steps;
-  return {group, m * T::BM, n * T::BN, piece, begin, min(begin + args.piece_steps, args.steps)};
+  return {{group, n * T::BN}, m * T::BM, piece, begin, min(begin + args.piece_steps, args.steps)};
 }
 
 template <class T>
 struct WgmmaBarriers {
   uint64_t full[T::STAGES], empty[T::STAGES];
+  alignas(16) float bias[T::CONSUMERS][T::BN];  // BiasAndRelu's
 };
 
 // A role's place in the ring.
@@ -140,6 +158,7 @@ struct TapSteps;
 // What they have in common. Rows are pixels: K-major, 128 bytes each.
 struct PixelRows {
   static constexpr Major A_MAJOR = Major::kK;
+  static constexpr bool PLAIN = false;  // whether filters come without a swizzle
   // Steps of a round of a consumer's loop: 8 products, of 128 rows as of 256.
   template <class T>
   static constexpr int ROUND = T::PARTS == 1 ? 2 : 1;
@@ -164,25 +183,29 @@ struct PixelRows {
                                                int& turn, Finish& finish);
 };
 
-// The bias of a tile's columns, and ReLU.
+// The bias of a tile's columns, which a consumer's threads put into shared memory, 0 where there is none; and ReLU.
 template <class T>
 struct BiasAndRelu {
   const float* bias;
-  int columns, relu;
-  __device__ __forceinline__ BiasAndRelu(const WgmmaArgs& args, const WgmmaWork& work)
-      : bias(args.bias), columns(args.shape.k / args.shape.groups - work.n0), relu(args.relu) {
-    if (bias != nullptr) bias += work.group * (args.shape.k / args.shape.groups) + work.n0;
+  int relu;
+  __device__ __forceinline__ BiasAndRelu(const WgmmaOperands& args, const WgmmaColumns& work, float* own)
+      : bias(own), relu(args.relu) {
+    const int columns = args.shape.k / args.shape.groups, first = work.group * columns + work.n0;
+    PCN_UNROLL_ON_DEVICE
+    for (int column = threadIdx.x % T::WARPGROUP; column < T::BN; column += T::WARPGROUP)
+      own[column] =
+          args.bias != nullptr && work.n0 + column < columns ? __ldg(args.bias + first + column) : 0.f;
+    named_barrier_sync(1 + threadIdx.x / T::WARPGROUP, T::WARPGROUP);
   }
-  __device__ __forceinline__ void begin(int) {}
+  template <class Rows>
+  __device__ __forceinline__ void begin(const Rows&) {}
   template <class Out>
   __device__ __forceinline__ void pair(float (&v)[2], int column, int) const {
-    float add[2] = {0.f, 0.f};
-    if (bias != nullptr && column < columns) add[0] = __ldg(bias + column), add[1] = __ldg(bias + column + 1);
+    const float2 add = *reinterpret_cast<const float2*>(bias + column);
+    v[0] += add.x, v[1] += add.y;
     PCN_UNROLL_ON_DEVICE
-    for (int e = 0; e < 2; ++e) {
-      v[e] += add[e];
+    for (int e = 0; e < 2; ++e)
       if (relu != 0) v[e] = v[e] < 0.f ? 0.f : v[e];  // keeps NaN
-    }
   }
 };
 
@@ -191,7 +214,7 @@ struct Forward : PixelRows {
   static constexpr Major MAJOR = Major::kK;
   static constexpr bool NARROW = true;  // whether steps of 96 bytes are compiled
   template <class T>
-  static constexpr int SPAN = T::ROW_BYTES;
+  static constexpr int SPAN = T::BK * static_cast<int>(sizeof(typename T::Element));
   template <class T>
   static constexpr int PRODUCT = 2;  // as A_PRODUCT
   template <class T>
@@ -201,12 +224,12 @@ struct Forward : PixelRows {
 
   template <class T>
   static __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
-    return wgmma_descriptor(address);
+    return wgmma_descriptor(address, 8 * SPAN<T>, SPAN<T>);
   }
   // A step's filters: from channel c of the group on, of a tap.
   template <class T>
-  static __device__ __forceinline__ void load(const WgmmaArgs& args, const WgmmaWork& work, unsigned char* b,
-                                              uint64_t* full, int c, int tap_w, int tap_h) {
+  static __device__ __forceinline__ void load(const WgmmaOperands& args, const WgmmaColumns& work,
+                                              unsigned char* b, uint64_t* full, int c, int tap_w, int tap_h) {
     const int filter = work.group * (args.shape.k / args.shape.groups) + work.n0;
     tma_load_4d(b, &args.filters, full, c, tap_w, tap_h, filter);
   }
@@ -219,14 +242,16 @@ template <class T>
 struct ReluBits {
   using E = typename T::Element;
   static constexpr int PRODUCTS = T::BN / 8, WORDS = (PRODUCTS + 15) / 16;  // 2 bits of each product
-  const WgmmaArgs& args;
+  const WgmmaOperands& args;
   int column0, columns;
   uint32_t bits[2][WORDS];
-  __device__ __forceinline__ ReluBits(const WgmmaArgs& args_, const WgmmaWork& work)
+  __device__ __forceinline__ ReluBits(const WgmmaOperands& args_, const WgmmaColumns& work, float*)
       : args(args_),
         column0(work.group * (args_.shape.k / args_.shape.groups) + work.n0),
         columns(args_.shape.k / args_.shape.groups - work.n0) {}
-  __device__ __forceinline__ void begin(int m) {
+  // rows(r): which row of the mask the r-th of 64 has; of those that do not exist, any.
+  template <class Rows>
+  __device__ __forceinline__ void begin(const Rows& rows) {
     const OutputPlace<T> place;
     const int ahead = place.row % 2 * T::template AHEAD<E>;  // of odd rows, see wgmma_store
     PCN_UNROLL_ON_DEVICE
@@ -235,7 +260,7 @@ struct ReluBits {
       uint32_t& mine = bits[half][word];
       mine = ~0u;
       if (args.mask == nullptr) continue;
-      const int row = min(m + place.row + 8 * half, args.rows - 1);
+      const int row = rows(place.row + 8 * half);
       const uint32_t read = read_columns(row * args.shape.k + column0, word, place.pair * 4);
       mine = 0;
       PCN_UNROLL_ON_DEVICE
@@ -297,8 +322,8 @@ struct Backward : PixelRows {
     return wgmma_descriptor(address, 8 * SPAN<T>, SPAN<T>, BLOCK_BYTES<T>);
   }
   template <class T>
-  static __device__ __forceinline__ void load(const WgmmaArgs& args, const WgmmaWork& work, unsigned char* b,
-                                              uint64_t* full, int c, int tap_w, int tap_h) {
+  static __device__ __forceinline__ void load(const WgmmaOperands& args, const WgmmaColumns& work,
+                                              unsigned char* b, uint64_t* full, int c, int tap_w, int tap_h) {
     const Conv2dShape& s = args.shape;
     const int filter = work.group * (s.c / s.groups) + c;
     PCN_UNROLL_ON_DEVICE
@@ -350,48 +375,62 @@ __device__ __forceinline__ void put_pair(unsigned char* row, int row_in_8, int c
   *reinterpret_cast<float2*>(row + ((column / 4 ^ row_in_8) * 16 + column % 4 * 4)) = make_float2(a, b);
 }
 
-// A consumer's outputs of a tile, through its buffers, of which `turn` is the next. Where pairs are of floats, rows 2 i
-// and 2 i + 1 of a product have their 8 columns in the same banks; so odd rows are two products ahead.
+// 64 of a consumer's sums' rows, `columns` of them from column c * COLUMNS on, finished and put into a buffer. Where pairs
+// are of floats, rows 2 i and 2 i + 1 of a product have their 8 columns in the same banks; so odd rows are two products ahead.
+template <class T, class Out, class Finish>
+__device__ __forceinline__ void put_outputs(unsigned char* buffer, const float (&acc)[T::BN / 2], int c,
+                                            const Finish& finish) {
+  constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
+  constexpr int AHEAD = T::template AHEAD<Out>;
+  const OutputPlace<T> place;
+  const int ahead = place.row % 2 * AHEAD;
+  PCN_UNROLL_ON_DEVICE
+  for (int j = 0; j < PRODUCTS; ++j) {
+    const int within = 8 * (j ^ ahead) + place.pair;
+    PCN_UNROLL_ON_DEVICE
+    for (int half = 0; half < 2; ++half) {
+      float v[2];
+      PCN_UNROLL_ON_DEVICE
+      for (int e = 0; e < 2; ++e) {
+        const int at = 4 * c * PRODUCTS + 2 * half + e;
+        v[e] = ahead == 0 ? acc[at + 4 * j] : acc[at + 4 * (j ^ AHEAD)];
+      }
+      finish.template pair<Out>(v, c * COLUMNS + within, 2 * (c * PRODUCTS + j) + half);
+      put_pair(buffer + (place.row + 8 * half) * T::ROW_BYTES, place.row % 8, within, v[0], v[1],
+               static_cast<Out*>(nullptr));
+    }
+  }
+}
+
+// Row r of the 64 from m on, which the last one stands for where they end.
+struct RowsFrom {
+  int m, last;
+  __device__ __forceinline__ int operator()(int r) const { return min(m + r, last); }
+};
+
+// A consumer's outputs of a tile, through its buffers, of which `turn` is the next.
 template <class T, class Out, class Finish>
 __device__ __forceinline__ void wgmma_store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
                                             const WgmmaWork& work, int warpgroup, unsigned char* buffers,
                                             int& turn, Finish& finish) {
-  constexpr int COLUMNS = T::template STORE_COLUMNS<Out>, PRODUCTS = COLUMNS / 8;
-  constexpr int AHEAD = T::template AHEAD<Out>;
+  constexpr int COLUMNS = T::template STORE_COLUMNS<Out>;
   const int group_filters = args.shape.k / args.shape.groups;
-  const OutputPlace<T> place;
-  const int ahead = place.row % 2 * AHEAD;
+  const int thread = threadIdx.x % T::WARPGROUP;
   PCN_UNROLL_ON_DEVICE
   for (int part = 0; part < T::PARTS; ++part) {
     const int m = work.m0 + (warpgroup * T::PARTS + part) * 64;
     if constexpr (std::is_same<Out, typename T::Element>::value)
-      if (part > 0) finish.begin(m);
+      if (part > 0) finish.begin(RowsFrom{m, args.rows - 1});
     PCN_UNROLL_ON_DEVICE
     for (int c = 0; c < T::BN / COLUMNS; ++c) {
       if (m >= args.rows || work.n0 + c * COLUMNS >= group_filters) continue;  // nothing of it exists
       unsigned char* buffer = buffers + turn * T::STORE_BYTES;
-      if (place.thread == 0)
-        tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
+      if (thread == 0) tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
       named_barrier_sync(1 + warpgroup, T::WARPGROUP);
-      PCN_UNROLL_ON_DEVICE
-      for (int j = 0; j < PRODUCTS; ++j) {
-        const int within = 8 * (j ^ ahead) + place.pair;
-        PCN_UNROLL_ON_DEVICE
-        for (int half = 0; half < 2; ++half) {
-          float v[2];
-          PCN_UNROLL_ON_DEVICE
-          for (int e = 0; e < 2; ++e) {
-            const int at = 4 * c * PRODUCTS + 2 * half + e;
-            v[e] = ahead == 0 ? acc[part][at + 4 * j] : acc[part][at + 4 * (j ^ AHEAD)];
-          }
-          finish.template pair<Out>(v, c * COLUMNS + within, 2 * (c * PRODUCTS + j) + half);
-          put_pair(buffer + (place.row + 8 * half) * T::ROW_BYTES, place.row % 8, within, v[0], v[1],
-                   static_cast<Out*>(nullptr));
-        }
-      }
+      put_outputs<T, Out>(buffer, acc[part], c, finish);
       fence_proxy_async();  // what TMA reads has been written by threads
       named_barrier_sync(1 + warpgroup, T::WARPGROUP);
-      if (place.thread == 0) {
+      if (thread == 0) {
         tma_store_4d(&args.out, buffer, work.n0 + c * COLUMNS, work.group, m, work.piece);
         tma_store_commit();
       }

@@ -1,18 +1,9 @@
-// Gradient with respect to the filters on sm_90a: dw[k, weight] = sum over pixels of x[pixel, weight] dy[pixel, k], on
-// the tile of wgmma_tile.h. Rows are the weights of a group's filters (tap, channel), columns its filters, the reduction
-// runs over all output pixels, in pieces that are added in order (conv/wgrad.h). The kernel of every line of
-// PCN_WGRAD_WGMMA_BF16 in tiles.inc.
-//
-// Both operands lie across the reduction, MN-major. A step is 64 pixels. Of x it brings a tile's rows in blocks of one
-// tap and CHANNELS channels, by an im2col map that walks the pixels (a tiled one of 1x1 filters), of dy 64, 32 or 16
-// filters a block by a tiled one. Nothing of it is gathered or transposed by threads.
-//
-// Sums leave transposed, 32 weights of 32 filters at a time: in a buffer a row is a filter, as in dw.
-//
-// db, where it is asked for, is made beside the products: one of the producer's other warps for each block of dy adds
-// up what lies in the stages of the tiles that have the first weights.
+// Gradient with respect to the filters on sm_90a, the host's side: what weights.h and, of float, weights_tf32.h compute. The
+// kernel of every line of PCN_WGRAD_WGMMA and _WGMMA_BF16 in tiles.inc.
 #pragma once
 #include "conv/hopper/product.h"
+#include "conv/hopper/weights.h"
+#include "conv/hopper/weights_tf32.h"
 #include "conv/wgrad.h"
 
 namespace pcn::conv {
@@ -21,184 +12,23 @@ namespace pcn::conv {
 extern template cudaError_t wgrad_finish(const char* stem, float* dw, float* db, const Conv2dShape& shape,
                                          void* workspace, const GemmGrid& grid, cudaStream_t stream);
 
-// The steps of a tile of weights: pixels, of which each step has the next 64.
-template <class T, class Side>
-struct PixelSteps {
-  const WgmmaArgs& args;
-  const WgmmaWork& work;
-  int pixel, channel, chunk, tap_w, tap_h;  // the next pixel; the first block of the tile
-  __device__ __forceinline__ PixelSteps(const WgmmaArgs& args_, const WgmmaWork& work_)
-      : args(args_), work(work_), pixel(work_.begin * T::BK) {
-    const int block = work.m0 / Side::CHANNELS, tap = block / args.chunks;
-    channel = work.group * (args.shape.c / args.shape.groups);
-    chunk = block % args.chunks, tap_w = tap % args.shape.s, tap_h = tap / args.shape.s;
-  }
-  // Blocks behind the last weight lie behind the last channel, where there are zeros.
-  __device__ __forceinline__ void load(unsigned char* stage, uint64_t* full) const {
-    const Conv2dShape& s = args.shape;
-    const int q = pixel % s.q, np = pixel / s.q;
-    const int w = q * s.stride_w - s.pad_w, h = np % s.p * s.stride_h - s.pad_h, n = np / s.p;
-    int at = chunk, x = tap_w, y = tap_h;
-    for (int block = 0; block < T::BM / Side::CHANNELS; ++block) {
-      unsigned char* a = stage + block * Side::template A_BLOCK_BYTES<T>;
-      const bool exists = y < s.r;
-      const int c = exists ? channel + at * Side::CHANNELS : s.c;
-      if (args.single != 0)
-        tma_load_2d(a, &args.pixels, full, c, pixel);
-      else
-        tma_load_im2col_4d(a, &args.pixels, full, c, w, h, n, static_cast<uint16_t>(exists ? x : 0),
-                           static_cast<uint16_t>(exists ? y : 0));
-      if (++at == args.chunks) {
-        at = 0;
-        if (++x == s.s) x = 0, ++y;
-      }
-    }
-    constexpr int COLUMNS = Side::template COLUMNS<T>;
-    const int filter = work.group * (s.k / s.groups) + work.n0;
-    PCN_UNROLL_ON_DEVICE
-    for (int block = 0; block < T::BN / COLUMNS; ++block)
-      tma_load_2d(stage + T::A_BYTES + block * Side::template BLOCK_BYTES<T>, &args.filters, full,
-                  filter + block * COLUMNS, pixel);
-  }
-  __device__ __forceinline__ void advance() { pixel += T::BK; }
-};
-
-// A consumer's sums, on their way to dw or a piece of it.
 template <class T>
-struct Transposed {
-  static constexpr int RUN = 32;  // weights, 128 bytes, and filters that leave at once
-  static_assert(T::BN % RUN == 0 && 2 * RUN * T::ROW_BYTES == T::STORE_BYTES, "a buffer is full");
-  __device__ __forceinline__ Transposed(const WgmmaArgs&, const WgmmaWork&) {}
-  __device__ __forceinline__ void begin(int) {}
-};
+constexpr bool kTransposes = T::TRANSPOSES;
+// Channels of a wide block of x: rows of 128 bytes.
+template <class T>
+constexpr int kWide = 128 / static_cast<int>(sizeof(typename T::Element));
+template <class T, int CHANNELS>
+using WeightsSide = std::conditional_t<kTransposes<T>, WeightsTf32<CHANNELS>, Weights<CHANNELS>>;
 
-// CHANNELS of a block of x: 64, rows of 128 bytes, or 16, rows of 32.
-template <int CHANNELS_>
-struct Weights : Backward {
-  static constexpr int CHANNELS = CHANNELS_, A_SPAN = CHANNELS * 2;
-  static constexpr Major A_MAJOR = Major::kMN;
-  template <class T>
-  static constexpr int ROUND = 1;  // help() gives back no stage that passes empty
-  template <class T>
-  static constexpr int A_BLOCK_BYTES = T::BK * A_SPAN;
-  template <class T>
-  static constexpr int A_PRODUCT = 16 * A_SPAN / 16;  // 16 pixels
-  template <class T>
-  using Steps = PixelSteps<T, Weights>;
-  template <class T>
-  using Finish = Transposed<T>;
-
-  template <class T>
-  static __device__ __forceinline__ uint64_t a_descriptor(uint32_t address) {
-    return wgmma_descriptor(address, 8 * A_SPAN, A_SPAN, A_BLOCK_BYTES<T>);
-  }
-
-  template <class T>
-  static __device__ __forceinline__ void store(const WgmmaArgs& args, const float (&acc)[T::PARTS][T::BN / 2],
-                                               const WgmmaWork& work, int warpgroup, unsigned char* buffers,
-                                               int& turn, Transposed<T>&) {
-    constexpr int RUN = Transposed<T>::RUN, HALF = RUN * T::ROW_BYTES;
-    const int group_filters = args.shape.k / args.shape.groups;
-    const OutputPlace<T> place;
-    const int weight = place.row % RUN, first_half = place.row / RUN * HALF;
-    PCN_UNROLL_ON_DEVICE
-    for (int part = 0; part < T::PARTS; ++part) {
-      const int m = work.m0 + (warpgroup * T::PARTS + part) * 64;
-      PCN_UNROLL_ON_DEVICE
-      for (int c = 0; c < T::BN / RUN; ++c) {
-        if (m >= args.rows || work.n0 + c * RUN >= group_filters) continue;  // nothing of it exists
-        unsigned char* buffer = buffers + turn * T::STORE_BYTES;
-        if (place.thread == 0)
-          tma_store_wait_read<T::STORES - 1>();  // what left through this buffer has been read
-        named_barrier_sync(1 + warpgroup, T::WARPGROUP);
-        PCN_UNROLL_ON_DEVICE
-        for (int half = 0; half < 2; ++half) {
-          PCN_UNROLL_ON_DEVICE
-          for (int e = 0; e < 2; ++e) {
-            const int row = weight + 8 * half, in_8 = place.pair + e;  // of the swizzle's 8 filters
-            unsigned char* to =
-                buffer + first_half + in_8 * T::ROW_BYTES + (row / 4 ^ in_8) * 16 + row % 4 * 4;
-            PCN_UNROLL_ON_DEVICE
-            for (int j = 0; j < RUN / 8; ++j)
-              *reinterpret_cast<float*>(to + j * 8 * T::ROW_BYTES) =
-                  acc[part][(c * RUN / 8 + j) * 4 + 2 * half + e];
-          }
-        }
-        fence_proxy_async();  // what TMA reads has been written by threads
-        named_barrier_sync(1 + warpgroup, T::WARPGROUP);
-        if (place.thread == 0) {
-          tma_store_4d(&args.out, buffer, m, work.n0 + c * RUN, work.group, work.piece);
-          if (m + RUN < args.rows)
-            tma_store_4d(&args.out, buffer + HALF, m + RUN, work.n0 + c * RUN, work.group, work.piece);
-          tma_store_commit();
-        }
-        turn = turn + 1 == T::STORES ? 0 : turn + 1;
-      }
-    }
-  }
-
-  // ---- db
-  template <class T>
-  static __device__ __forceinline__ int helpers(const WgmmaArgs& args) {
-    return args.sums != nullptr ? T::BN / Backward::COLUMNS<T> : 0;
-  }
-  // A lane has two neighbouring filters, of which it adds every LANES-th pixel of a step, all steps; in the end the
-  // lanes of the same filters are added. (More filters a lane would be more registers than there are.)
-  template <class T>
-  static __device__ __forceinline__ void help(const WgmmaArgs& args, WgmmaBarriers<T>& barriers,
-                                              unsigned char* stages) {
-    constexpr int SPAN = Backward::SPAN<T>, COLUMNS = Backward::COLUMNS<T>, PAIRS = COLUMNS / 2,
-                  LANES = 32 / PAIRS;
-    static_assert(T::BN / COLUMNS <= 3 && PAIRS >= 16, "warps beside the producer; a lane for each filter");
-    const int block = static_cast<int>(threadIdx.x) / 32 - T::CONSUMERS * T::WARPGROUP / 32 - 1;
-    if (block >= helpers<T>(args)) return;
-    const int lane = threadIdx.x % 32;
-    RingPlace<T> place;
-    for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-      const WgmmaWork work = wgmma_work<T>(args, index);
-      float sum[2] = {0.f, 0.f};
-      for (int step = work.begin; step < work.end; ++step) {
-        mbarrier_wait(&barriers.full[place.stage], place.parity);
-        if (work.m0 == 0) {
-          const unsigned char* dy =
-              stages + place.stage * T::STAGE_BYTES + T::A_BYTES + block * Backward::BLOCK_BYTES<T>;
-          for (int pixel = lane / PAIRS; pixel < T::BK; pixel += LANES) {
-            const int at = pixel * SPAN + lane % PAIRS * 4, swizzled = at ^ (at / 128 % (SPAN / 16)) * 16;
-            const uint32_t pair = *reinterpret_cast<const uint32_t*>(dy + swizzled);
-            sum[0] += from_bf16(static_cast<uint16_t>(pair));
-            sum[1] += from_bf16(static_cast<uint16_t>(pair >> 16));
-          }
-        }
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&barriers.empty[place.stage]);
-        place.advance();
-      }
-      if (work.m0 != 0) continue;
-      float* const to = args.sums + work.piece * args.piece + work.group * (args.shape.k / args.shape.groups);
-      PCN_UNROLL_ON_DEVICE
-      for (int e = 0; e < 2; ++e) PCN_UNROLL_ON_DEVICE
-      for (int other = PAIRS; other < 32; other *= 2) sum[e] += __shfl_xor_sync(0xffffffffu, sum[e], other);
-      PCN_UNROLL_ON_DEVICE
-      for (int first = 0; first < COLUMNS; first += 32) {  // neighbouring lanes, neighbouring filters
-        const int from = (first + lane) / 2, filter = work.n0 + block * COLUMNS + first + lane;
-        const float even = __shfl_sync(0xffffffffu, sum[0], from),
-                    odd = __shfl_sync(0xffffffffu, sum[1], from);
-        if (filter < args.shape.k / args.shape.groups) to[filter] = lane % 2 == 0 ? even : odd;
-      }
-    }
-  }
-};
-
-// ---- the host's side
 inline GemmExtent weights_extent(const Conv2dShape& s) {
   const GemmExtent e = wgrad_extent(s);
   return {e.cols, e.rows, e.depth, e.batches, e.splits};
 }
 // The rate of the fastest of these tiles in multiply-adds of FFMA: by the cycle model 1.55 times that of the fastest
-// mma.sync tile.
+// mma.sync tile, of TF32 1.33 times.
 template <class T>
 TileInfo weights_info(double efficiency) {
-  constexpr double RATE = 14;
+  constexpr double RATE = kTransposes<T> ? 6 : 14;
   return {T::BM, T::BN, T::BK, T::THREADS, 1, efficiency * RATE, RATE};
 }
 template <class T>
@@ -207,11 +37,15 @@ GemmGrid weights_grid(const Conv2dShape& s) {
 }
 
 // Channels of a block: no block has two taps.
-inline bool wide_blocks(const Conv2dShape& s) { return s.c / s.groups % 64 == 0 || (s.r == 1 && s.s == 1); }
+template <class T>
+bool wide_blocks(const Conv2dShape& s) {
+  return s.c / s.groups % kWide<T> == 0 || (s.r == 1 && s.s == 1);
+}
 
 template <class T>
 bool wgmma_wgrad_supports(const Conv2dShape& s) {
-  return (wide_blocks(s) || s.c / s.groups % 16 == 0) && wgmma_takes<T, Weights<64>>(s);
+  return (wide_blocks<T>(s) || s.c / s.groups % 16 == 0) && maps_take<T>(s) &&
+         image_at_least(ring_kernel<T, WeightsSide<T, 16>, 4>(), 90);
 }
 template <class T>
 std::size_t wgmma_wgrad_workspace(const Conv2dShape& s) {
@@ -226,11 +60,13 @@ double wgmma_wgrad_cost(const Conv2dShape& s) {
 // dy (pixels, filters), of which a load takes 64 pixels of a block.
 template <class T, class E>
 cudaError_t map_gradient(TensorMap* map, const E* dy, const Conv2dShape& s) {
-  constexpr int SPAN = Backward::SPAN<T>;
+  constexpr int SPAN = WeightsSide<T, 16>::template SPAN<T>;
   const uint64_t k = s.k, pixels = std::uint64_t(s.n) * s.p * s.q;
   const uint64_t dim[] = {k, pixels}, stride[] = {k * sizeof(E)};
   const uint32_t box[] = {SPAN / sizeof(E), T::BK};
-  return encode_tiled(map, dy, kOperand<E>, 2, dim, stride, box, swizzle_of(SPAN));
+  // A lane reads rows of float as they lie, and rounds them; wgmma wants those of Bf16 swizzled.
+  return encode_tiled(map, dy, kTransposes<T> ? TensorElement::kFloat32 : kOperand<E>, 2, dim, stride, box,
+                      kTransposes<T> ? TensorSwizzle::kNone : swizzle_of(SPAN));
 }
 
 // dw, or the pieces, `piece` floats apart: filters end with their group.
@@ -249,9 +85,9 @@ cudaError_t wgmma_wgrad(const char* stem, float* dw, float* db, const E* dy, con
                         const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   const GemmExtent extent = weights_extent(shape);
   const GemmGrid grid = weights_grid<T>(shape);
-  const bool pieces = grid.splits > 1, wide = wide_blocks(shape);
+  const bool pieces = grid.splits > 1, wide = wide_blocks<T>(shape);
   const std::int64_t piece = wgrad_piece(shape, db != nullptr);
-  const int channels = wide ? 64 : 16;
+  const int channels = wide ? kWide<T> : 16;
   float* const out = pieces ? static_cast<float*>(workspace) : dw;
   WgmmaArgs args = {};
   args.sums = db != nullptr && pieces ? out + wgrad_piece(shape, false) : db;
@@ -265,21 +101,21 @@ cudaError_t wgmma_wgrad(const char* stem, float* dw, float* db, const E* dy, con
   args.steps = static_cast<int>(ceil_div(extent.depth, T::BK));
   args.piece_steps = static_cast<int>(grid.chunk / T::BK);
   args.work = static_cast<int>(grid.tiles * grid.splits);
-  cudaError_t status = map_pixels(&args.pixels, x, shape, channels, T::BK, swizzle_of(2 * channels));
+  cudaError_t status = map_pixels(&args.pixels, x, shape, channels, T::BK, swizzle_of(channels * sizeof(E)));
   if (status == cudaSuccess) status = map_gradient<T>(&args.filters, dy, shape);
   if (status == cudaSuccess) status = map_weights<T>(&args.out, out, extent, grid.splits, piece);
   if (status != cudaSuccess) return status;
-  status =
-      launch(stem, wide ? wgmma_kernel<T, Weights<64>, 4> : wgmma_kernel<T, Weights<16>, 4>,
-             dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES, stream, args);
+  status = launch(
+      stem, wide ? ring_kernel<T, WeightsSide<T, kWide<T>>, 4>() : ring_kernel<T, WeightsSide<T, 16>, 4>(),
+      dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES, stream, args);
   if (status != cudaSuccess) return status;
   return wgrad_finish(stem, dw, db, shape, workspace, grid, stream);
 }
 
 }  // namespace pcn::conv
 
-// A line of PCN_WGRAD_WGMMA_BF16 in tiles.inc: the kernel's launcher and its traits.
-#define PCN_WGRAD_WGMMA_BF16(stem, THREADS_A_BLOCK, PERCENT, ...)                                    \
+// A line of PCN_WGRAD_WGMMA or _WGMMA_BF16 in tiles.inc: the kernel's launcher and its traits.
+#define PCN_WGRAD_WGMMA(stem, THREADS_A_BLOCK, PERCENT, ...)                                         \
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                   \
   const Conv2dTraits stem##_traits = {                                                               \
       conv::wgmma_wgrad_supports<conv::__VA_ARGS__>, conv::wgmma_wgrad_workspace<conv::__VA_ARGS__>, \
@@ -289,3 +125,4 @@ cudaError_t wgmma_wgrad(const char* stem, float* dw, float* db, const E* dy, con
                    cudaStream_t stream) {                                                            \
     return conv::wgmma_wgrad<conv::__VA_ARGS__>(#stem, dw, db, dy, x, shape, workspace, stream);     \
   }
+#define PCN_WGRAD_WGMMA_BF16 PCN_WGRAD_WGMMA

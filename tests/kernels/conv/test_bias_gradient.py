@@ -57,7 +57,7 @@ def rows(cases: list[Conv], precisions: tuple[str, ...] = PRECISIONS) -> list:
         for precision in precisions
         for case in dict.fromkeys(cases)
         for kernel in kernels(OP, case, precision=precision)
-        if precision in ("fp32", "bf16") or "_mma" in kernel or kernel.endswith("first_layer")
+        if precision in ("fp32", "bf16") or "mma" in kernel or kernel.endswith("first_layer")
     ]
 
 

@@ -18,6 +18,7 @@ from support.kernels.conv_problems import (
     PLAIN,
     TINY,
     compute,
+    halo_rows,
     is_representative,
     kernels,
     once_each,
@@ -91,7 +92,7 @@ def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
     first_layer = {name for name in table(op) if name.endswith("first_layer")}  # calls one of the others
     for cases in (BF16_CASES, [case for case in BF16_CASES if is_representative(case, DIRECTIONS[op])]):
         split, whole = reached(op, cases, "bf16")
-        assert split == table(op, BF16) - first_layer
+        assert split == table(op, BF16) - first_layer - halo_rows(table(op, BF16))
         assert whole == table(op, BF16)
     assert {name for case in FEW_BF16 for name in kernels(op, case, precision="bf16")} == table(op, BF16)
 
@@ -139,7 +140,7 @@ def test_pieces_that_are_asked_for(op, name):
     p = problem(case, BF16)
     with ops.on("emulator"):
         for kernel in kernels(op, case, precision="bf16"):
-            for pieces in (1, 2, 3):
+            for pieces in (1,) if halo_rows({kernel}) else (1, 2, 3):
                 result = compute(op, case, devices.emulator(), f"{kernel}/{pieces}", BF16)
                 assert_right(result, p.expected(op), p.terms[op])
 

@@ -1,10 +1,11 @@
 """The kernels for compute capability 9.0 (kernels/conv/hopper): TMA, mbarriers, wgmma.
 
-``test_conv_bf16.py`` and ``test_masked_dgrad.py`` run them on the shapes of every row. Here are shapes for
-what they alone have: a ring that turns round within a tile and from tile to tile, rounds of two steps and
-last steps alone in their round, steps of 96 and of 128 bytes, groups as offsets of channels, maps; of dgrad
-filters across the reduction, in taps that go backwards; of wgrad both operands across it, blocks of 16 and 64
-channels, sums that leave transposed, dy's beside them.
+``test_conv_bf16.py`` and ``test_masked_dgrad.py`` run them on the shapes of every row, ``test_conv_halo.py``
+those of halo.h on shapes of their own. Here are shapes for what the others alone have: a ring that turns
+round within a tile and from tile to tile, rounds of two steps and last steps alone in their round, steps of
+96 and of 128 bytes, groups as offsets of channels, maps; of dgrad filters across the reduction, in taps that
+go backwards; of wgrad both operands across it, blocks of 16 and 64 channels, sums that leave transposed,
+dy's beside them.
 """
 
 import itertools
@@ -12,7 +13,7 @@ import itertools
 import numpy as np
 import pytest
 from support.helpers import assert_close, filled_with_nan, same_bits
-from support.kernels.conv_problems import PLAIN, compute, kernels, problem, slow, table
+from support.kernels.conv_problems import PLAIN, compute, cuts, halo_rows, kernels, problem, slow, table
 from support.kernels.conv_shapes import RAGGED_CONVS, RAGGED_OF_EIGHT, Conv
 from test_conv_bf16 import BF16, F32, assert_right
 from test_conv_precision import EPS_TF32, rms
@@ -65,17 +66,32 @@ SEVERAL = Conv("several_tiles_a_block", (1, 2, 3, 16), (26000, 1, 2, 16), pad=((
 ODD_TILES = Conv("several_odd_tiles", (1, 1, 4, 16), (26000, 1, 5, 16), pad=((0, 0), (2, 2)))
 SEVERAL_BACKWARD = Conv("several_back", (1, 2, 2, 26000), (16, 1, 2, 26000), pad=((0, 0), (0, 1)))
 SEVERAL_GRADIENT = Conv("several_gradient", (65, 1, 1, 264), (12872, 1, 1, 264))
+MANY_TILES = (SEVERAL, ODD_TILES, SEVERAL_BACKWARD, SEVERAL_GRADIENT)
 ORDERS = list(itertools.product(("fwd", "rev", "mix"), ("late", "eager", "rand")))
 NASTY = [("rev", "eager"), ("mix", "late"), ("mix", "rand")]
 
 
-def rows(cases: list[Conv], op: str = "conv2d", precision: str = "bf16") -> list:
-    """One test for each case and each of these kernels."""
+def on_the_ring(names) -> set[str]:
+    """The kernels of wgmma_tile.h among those: pixels come by taps."""
+    wgmma = {name for name in names if "_wgmma" in name}
+    return wgmma - halo_rows(wgmma)
+
+
+@pytest.fixture
+def device(device):
+    """The emulator and, where it is of 9.0, the GPU."""
+    if capability(device) != 90:
+        pytest.skip("not a GPU of compute capability 9.0")
+    return device
+
+
+def rows(cases: list[Conv], op: str = "conv2d", precision: str = "bf16", pieces: int = 1) -> list:
+    """One test for each case and each of these kernels, of those that take so many pieces."""
     return [
         pytest.param(case, kernel, id=f"{case}-{kernel.removeprefix('conv2d_').removeprefix('fprop_')}")
         for case in cases
         for kernel in kernels(op, case, precision=precision)
-        if "_wgmma" in kernel
+        if "_wgmma" in kernel and cuts(op, case, kernel, pieces, precision)
     ]
 
 
@@ -112,8 +128,6 @@ def forward(case: Conv, dev, kernel: str, relu: bool = False) -> None:
 @pytest.mark.kernels
 @pytest.mark.parametrize(("case", "kernel"), rows([*CASES, SEVERAL]))
 def test_kernel(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         forward(case, device, kernel)
         if case is not SEVERAL:
@@ -131,8 +145,6 @@ def assert_tf32(case: Conv, y: np.ndarray, relu: bool = False) -> None:
 @pytest.mark.kernels
 @pytest.mark.parametrize(("case", "kernel"), by_default(rows([*CASES, SEVERAL], precision="tf32")))
 def test_tf32(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         y = compute("conv2d", case, device, f"{kernel}/1", precision="tf32", activation="relu")
         assert_tf32(case, y, relu=True)
@@ -160,8 +172,6 @@ def test_tf32_in_every_order(case, kernel, order, asynchronous):
 @pytest.mark.parametrize(("case", "kernel"), rows([CASES[5]], precision="tf32"))
 def test_tf32_roundings(case, kernel, device, run_on):
     """TF32 numbers stay what they are, others have no bias, and what is not finite is not lost."""
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     rng = np.random.default_rng(4)
     with run_on(device):
 
@@ -186,8 +196,6 @@ def test_tf32_roundings(case, kernel, device, run_on):
     ("case", "kernel"), by_default(rows([*CASES, *BACKWARD, SEVERAL_BACKWARD], "conv2d_dgrad"))
 )
 def test_dgrad(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         backward(case, device, f"{kernel}/1", masked=True)
         if case is not SEVERAL_BACKWARD:
@@ -199,8 +207,6 @@ def test_dgrad(case, kernel, device, run_on):
     ("case", "kernel"), by_default(rows([*CASES, *GRADIENT, SEVERAL_GRADIENT], "conv2d_wgrad"))
 )
 def test_wgrad(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         gradient(case, device, f"{kernel}/1", biased=True)
         if case is not SEVERAL_GRADIENT:
@@ -231,32 +237,39 @@ def with_orders() -> list:
             (weights, GRADIENT[0], 1, some),
             (weights, SEVERAL_GRADIENT, 1, NASTY[2:]),
         )
-        for row in rows([wanted], op)
+        for row in rows([wanted], op, pieces=pieces)
         for order in orders
         for case, kernel in (row.values,)
+        if not (case in MANY_TILES and halo_rows({kernel}))  # which have such shapes of their own
     ]
     first = {
         forward: ("as_conv2", "channels_of_96", SEVERAL.name, ODD_TILES.name),
         backward: ("as_conv2",),
         weights: ("wide_blocks",),
     }
-    return slow(found, unless=lambda op, case, _, *order: case.name in first[op] or (
-        tuple(order) in NASTY and (op == forward or case is GRADIENT[1])
-    ))  # fmt: skip
+
+    def by_default(op, case, kernel, *order):
+        if case in MANY_TILES and "wgmma128" not in kernel:  # whose rounds have two steps
+            return case is SEVERAL and order == NASTY[2]
+        return case.name in first[op] or (order in NASTY and (op == forward or case is GRADIENT[1]))
+
+    return slow(found, unless=by_default)
 
 
 def test_the_kernels_take_every_case():
     for precision, dtype in (("bf16", BF16), ("tf32", F32)):
-        every = {name for name in table("conv2d", dtype) if "_wgmma" in name}
+        every = on_the_ring(table("conv2d", dtype))
         for case in [*CASES, SEVERAL]:
             tall = case.w[1:3] == (1, 1) and case.stride == (1, 1)  # rows of a tiled map's box
             wanted = {name for name in every if not (tall and "wgmma384" in name)}
-            assert {row.values[1] for row in rows([case], precision=precision)} == wanted
-    every = {name for name in table("conv2d_dgrad", BF16) if "_wgmma" in name}
+            found = {row.values[1] for row in rows([case], precision=precision)}
+            assert on_the_ring(found) == wanted
+    every = on_the_ring(table("conv2d_dgrad", BF16))
     for case in [*CASES, *BACKWARD, SEVERAL_BACKWARD]:
         others = case.name in ("strided", "channels_of_96")  # a stride; groups of 40 filters
         wanted = {name for name in every if not (case.w[1:3] == (1, 1) and "wgmma384" in name)}
-        assert {row.values[1] for row in rows([case], "conv2d_dgrad")} == (set() if others else wanted)
+        found = {row.values[1] for row in rows([case], "conv2d_dgrad")}
+        assert on_the_ring(found) == (set() if others else wanted)
     every = sum("_wgmma" in name for name in table("conv2d_wgrad", BF16))
     for case in [*CASES, *GRADIENT, SEVERAL_GRADIENT]:
         others = case.name == "rows_and_more"  # 24 channels, 3x3
@@ -291,12 +304,14 @@ def test_every_order_gives_the_same_bits(op, case, kernel, order, asynchronous):
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 @pytest.mark.parametrize(
     ("case", "kernel"),
-    [*rows([CASES[1]]), *rows([CASES[1]], "conv2d_dgrad"), *rows([GRADIENT[1]], "conv2d_wgrad")],
+    [
+        *rows([CASES[1]], pieces=5),
+        *rows([CASES[1]], "conv2d_dgrad", pieces=5),
+        *rows([GRADIENT[1]], "conv2d_wgrad", pieces=5),
+    ],
 )
 def test_pieces(case, kernel, pieces, device, run_on):
     """25 steps, of dgrad 50, of wgrad 10, in pieces: floats leave by a map of their own, and are added."""
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     with run_on(device):
         if "dgrad" in kernel:
             backward(case, device, f"{kernel}/{pieces}", masked=True)
@@ -308,8 +323,6 @@ def test_pieces(case, kernel, pieces, device, run_on):
 
 @pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]]))
 def test_a_group_does_not_see_the_other(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     p = problem(case, BF16)
     x = p.x.copy()
     x[..., 48] = np.nan  # the first channel of the second group, next to the last one of the first
@@ -322,8 +335,6 @@ def test_a_group_does_not_see_the_other(case, kernel, device, run_on):
 
 @pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]], "conv2d_dgrad"))
 def test_a_group_of_filters_does_not_see_the_other(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     p = problem(case, BF16)
     dy = p.dy.copy()
     dy[..., 128] = np.nan
@@ -336,8 +347,6 @@ def test_a_group_of_filters_does_not_see_the_other(case, kernel, device, run_on)
 
 @pytest.mark.parametrize(("case", "kernel"), rows([CASES[1]], "conv2d_wgrad"))
 def test_weights_of_a_group_do_not_see_the_other(case, kernel, device, run_on):
-    if capability(device) != 90:
-        pytest.skip("not a GPU of compute capability 9.0")
     p = problem(case, BF16)
     x, dy = p.x.copy(), p.dy.copy()
     x[..., 48], dy[..., 127] = np.nan, np.nan  # next to each other's group
@@ -359,11 +368,11 @@ TAKEN = {"stride": 2, "pad": 0, "groups": 1}
 
 
 def taken(x, w, op="conv2d", **options) -> bool:
-    """Whether these kernels apply; all or none."""
+    """Whether these kernels apply, those of halo.h aside; all or none."""
     found = ops.kernels(op, x, w, precision="bf16", device="emulator", **TAKEN | options)
-    wgmma = [name for name in found if "_wgmma" in name]
-    assert len(wgmma) in (0, sum("_wgmma" in name for name in table(op, BF16)))
-    return bool(wgmma)
+    ring = on_the_ring(found)
+    assert ring in (set(), on_the_ring(table(op, BF16)))
+    return bool(ring)
 
 
 def test_limits_of_instructions_and_maps():
@@ -454,9 +463,8 @@ def test_alexnet_runs_on_them(monkeypatch):
 
 @pytest.mark.parametrize("case", [*RAGGED_CONVS, *RAGGED_OF_EIGHT], ids=str)
 def test_other_precisions_do_not_take_them(case):
-    exact = ("fp32", "fp32x3")
-    for op, others in (("conv2d", exact), ("conv2d_dgrad", exact), ("conv2d_wgrad", (*exact, "tf32"))):
-        for precision in others:
+    for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad"):
+        for precision in ("fp32", "fp32x3"):
             assert not any("_wgmma" in name for name in kernels(op, case, precision=precision))
         for name in kernels(op, case, precision="tf32"):
             assert not ("_wgmma" in name and "_bf16" in name)

@@ -307,7 +307,8 @@ const Case CASES[] = {
     BUG(gemm, 4),   BUG(gemm, 5),   BUG(gemm, 6),     RIGHT(store),     BUG(store, 1),     BUG(store, 2),
     BUG(store, 3),  RIGHT(narrow),  BUG(narrow, 1),   BUG(narrow, 2),   BUG(narrow, 3),    BUG(narrow, 4),
     RIGHT(taps),    BUG(taps, 1),   RIGHT(major),     BUG(major, 1),    BUG(major, 2),     BUG(major, 3),
-    BUG(major, 4),  BUG(major, 5),  BUG(major, 6),    BUG(ring, 6),     BUG(narrow, 5),    BUG(narrow, 6),
+    BUG(major, 4),  BUG(major, 5),  BUG(major, 6),    BUG(major, 7),    RIGHT(vain),       BUG(vain, 1),
+    BUG(ring, 6),   BUG(narrow, 5), BUG(narrow, 6),
 };
 
 }  // namespace

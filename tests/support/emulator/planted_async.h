@@ -126,7 +126,7 @@ void manual(Result& r) {
 
 // c[64][128] = a[64][32] b[128][32]^T of bfloat16, K outermost in both. BUG: 1 B taken for K-major; 2 the second
 // 64 columns of B looked for right behind the first; 3 a swizzle of 64 bytes for 128; 4 groups of 8 rows for those
-// of 64 bytes; 5 the same K twice; 6 A's registers filled anew before the wait
+// of 64 bytes; 5 the same K twice; 6 A's registers filled anew before the wait; 7 no swizzle
 template <int BUG>
 __global__ void __launch_bounds__(128) major_kernel(const float* a, const float* b, float* c) {
   using pcn::Major;
@@ -148,9 +148,10 @@ __global__ void __launch_bounds__(128) major_kernel(const float* a, const float*
         a + (16 * warp + lane / 4 + 8 * (i % 2)) * 32 + 16 * (i / 4) + 2 * (lane % 4) + 8 * (i / 2 % 2);
     fragment[i / 4][i % 4] = pcn::to_bf16(p[0]) | static_cast<uint32_t>(pcn::to_bf16(p[1])) << 16;
   }
+  constexpr uint32_t SWIZZLE = BUG == 3 ? 64 : BUG == 7 ? 0 : 128;
   const uint64_t da = pcn::wgmma_descriptor(pcn::shared_address(as));
-  const uint64_t db = pcn::wgmma_descriptor(pcn::shared_address(bs), BUG == 4 ? 512 : 1024,
-                                            BUG == 3 ? 64 : 128, BUG == 2 ? 128 : 4096);
+  const uint64_t db =
+      pcn::wgmma_descriptor(pcn::shared_address(bs), BUG == 4 ? 512 : 1024, SWIZZLE, BUG == 2 ? 128 : 4096);
   pcn::wgmma_fence(d, fragment);
   PCN_UNROLL for (int k = 0; k < 2; ++k) {
     const uint64_t next = static_cast<uint64_t>(k) * (BUG == 5 ? 0 : 2048 / 16);
@@ -179,6 +180,49 @@ void major(Result& r) {
   r.expect<float>(c, [](int i) {
     float sum = 0;
     for (int k = 0; k < 32; ++k) sum += small(i / 128 * 32 + k) * small(i % 128 * 32 + k + 5);
+    return sum;
+  });
+}
+
+// c[56][48] = a[56][16] b[48][16]^T of bfloat16 in planes of 16 bytes: 8 rows more are multiplied in vain. BUG: 1 that is
+// not said
+template <int BUG>
+__global__ void __launch_bounds__(128) vain_kernel(const float* a, const float* b, float* c) {
+  unsigned char* as = aligned_window(true);
+  unsigned char* bs = as + 2 * 64 * 16;
+  const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32;
+  const auto put = [](unsigned char* base, int rows, int i, int k, float value) {
+    *reinterpret_cast<uint16_t*>(base + (k / 8 * rows + i) * 16 + k % 8 * 2) = pcn::to_bf16(value);
+  };
+  for (int i = t; i < 56 * 16; i += 128) put(as, 64, i / 16, i % 16, a[i]);
+  for (int i = t; i < 48 * 16; i += 128) put(bs, 48, i / 16, i % 16, b[i]);
+  if (BUG != 1 && t == 0) {
+    for (int plane = 0; plane < 2; ++plane) pcn::read_in_vain(as + (64 * plane + 56) * 16, 8 * 16);
+  }
+  pcn::fence_proxy_async();
+  __syncthreads();
+  float d[24];
+  pcn::wgmma_fence(d);
+  pcn::wgmma_m64k16_bf16<48>(d, pcn::wgmma_descriptor(pcn::shared_address(as), 128, 0, 64 * 16),
+                             pcn::wgmma_descriptor(pcn::shared_address(bs), 128, 0, 48 * 16), 0);
+  pcn::wgmma_commit();
+  pcn::wgmma_wait<0>(d);
+  PCN_UNROLL for (int j = 0; j < 6; ++j) {
+    PCN_UNROLL for (int e = 0; e < 4; ++e) {
+      const int row = warp * 16 + lane / 4 + e / 2 * 8;
+      if (row < 56) c[row * 48 + j * 8 + lane % 4 * 2 + e % 2] = d[4 * j + e];
+    }
+  }
+}
+template <int BUG>
+void vain(Result& r) {
+  Array<float> a(56 * 16, small), b(48 * 16, [](int i) { return small(i + 5); }), c(56 * 48);
+  r.run(pcn::launch("vain", vain_kernel<BUG>, dim3(1), dim3(128), 8 * 1024, nullptr, a.data(), b.data(),
+                    c.data()));
+  c.read();
+  r.expect<float>(c, [](int i) {
+    float sum = 0;
+    for (int k = 0; k < 16; ++k) sum += small(i / 48 * 16 + k) * small(i % 48 * 16 + k + 5);
     return sum;
   });
 }

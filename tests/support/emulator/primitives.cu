@@ -405,6 +405,7 @@ const Case CASES[] = {
     {"wgmma_tf32", wgmma_tf32_case},
     {"wgmma_bf16", wgmma_bf16_case},
     {"wgmma_swizzle", wgmma_swizzle_case},
+    {"wgmma_planes", wgmma_planes_case},
     {"wgmma_mn", wgmma_mn_case},
     {"wgmma_mn_partial", wgmma_mn_partial_case},
     {"wgmma_registers", wgmma_registers_case},

@@ -4,12 +4,13 @@
 // ---- wgmma --------------------------------------------------------------------------------------
 using pcn::Major;
 // What a product is made of: bfloat16 or TF32, columns of D, how the operands lie, bytes of their swizzle,
-// whether A is in registers.
+// whether A is in registers; without swizzle how many rows before its own a plane has.
 template <bool BF16_, int N_, Major A_ = Major::kK, Major B_ = Major::kK, int SWIZZLE_ = 128,
-          bool REGISTERS_ = false>
+          bool REGISTERS_ = false, int START_ = 0>
 struct Product {
   static constexpr bool BF16 = BF16_, REGISTERS = REGISTERS_;
   static constexpr int N = N_, SWIZZLE = SWIZZLE_, SIZE = BF16 ? 2 : 4, K = 256 / SIZE, STEPS = 8;
+  static constexpr int START = START_;
   static constexpr Major A = A_, B = B_;
 };
 // An operand of `rows` indices of D in shared memory, K deep.
@@ -36,6 +37,25 @@ struct Stored {
                                  MAJOR == Major::kK ? 16 : P::K * P::SWIZZLE);
   }
 };
+// And one without swizzle: planes of 16 bytes of K, one behind the other, of which rows begin anywhere.
+template <class P>
+struct Planes {
+  static constexpr int PER_ROW = 16 / P::SIZE;
+  unsigned char* base;
+  int rows;
+  static PCN_FN int plane(int rows) { return (P::START + rows + 1) * 16; }
+  static PCN_FN int bytes(int rows) { return P::K / PER_ROW * plane(rows); }
+  PCN_FN unsigned char* at(int i, int k) const {
+    return base + k / PER_ROW * plane(rows) + (P::START + i) * 16 + k % PER_ROW * P::SIZE;
+  }
+  PCN_FN uint64_t descriptor(int step) const {
+    const int next = plane(rows);
+    return pcn::wgmma_descriptor(pcn::shared_address(at(0, 0)), 128, 0, static_cast<uint32_t>(next)) +
+           static_cast<uint64_t>(step * (2 * next / 16));
+  }
+};
+template <class P, Major MAJOR>
+using Lying = std::conditional_t<P::SWIZZLE == 0, Planes<P>, Stored<P, MAJOR>>;
 template <class P>
 PCN_FN void put_operand(unsigned char* p, float value) {
   if constexpr (P::BF16) {
@@ -49,8 +69,8 @@ PCN_FN void put_operand(unsigned char* p, float value) {
 template <class P>
 __global__ void __launch_bounds__(128) wgmma_kernel(const float* a, const float* b, float* c) {
   const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32;
-  const Stored<P, P::A> as{aligned_window(), 64};
-  const Stored<P, P::B> bs{as.base + Stored<P, P::A>::bytes(64), P::N};
+  const Lying<P, P::A> as{aligned_window(), 64};
+  const Lying<P, P::B> bs{as.base + Lying<P, P::A>::bytes(64), P::N};
   for (int i = t; i < 64 * P::K; i += 128) put_operand<P>(as.at(i / P::K, i % P::K), a[i]);
   for (int i = t; i < P::N * P::K; i += 128) put_operand<P>(bs.at(i / P::K, i % P::K), b[i]);
   pcn::fence_proxy_async();
@@ -101,7 +121,8 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const float* a, const float*
 template <class P>
 void wgmma_one(Result& r) {
   Array<float> a(64 * P::K, small), b(P::N * P::K, [](int i) { return small(i + 5); }), c(64 * P::N);
-  const size_t bytes = static_cast<size_t>(64 + (P::N + 63) / 64 * 64) * P::K * P::SIZE + 1024;
+  const size_t bytes =
+      static_cast<size_t>(64 + (P::N + 63) / 64 * 64 + 2 * P::START + 2) * P::K * P::SIZE + 1024;
   r.run(pcn::launch("wgmma", wgmma_kernel<P>, dim3(1), dim3(128), bytes, nullptr, a.data(), b.data(),
                     c.data()));
   r.expect_each<float>(c.read(), [](int i) {
@@ -127,6 +148,15 @@ void wgmma_swizzle_case(Result& r) {
   wgmma_one<Product<true, 48, K, K, 32>>(r);
   wgmma_one<Product<false, 96, K, K, 64>>(r);
   wgmma_one<Product<false, 48, K, K, 32>>(r);
+}
+// Rows from any position on: no multiple of 8, nor is what lies between planes. Of B the planes' begin is none either.
+void wgmma_planes_case(Result& r) {
+  constexpr Major K = Major::kK;
+  wgmma_one<Product<true, 96, K, K, 0, false, 0>>(r);
+  wgmma_one<Product<true, 128, K, K, 0, false, 1>>(r);
+  wgmma_one<Product<true, 48, K, K, 0, false, 13>>(r);
+  wgmma_one<Product<false, 96, K, K, 0, false, 3>>(r);
+  wgmma_one<Product<false, 48, K, K, 0, false, 30>>(r);
 }
 void wgmma_mn_case(Result& r) {
   constexpr Major K = Major::kK, MN = Major::kMN;

@@ -48,6 +48,11 @@ def table(op: str, dtype=np.float32) -> set[str]:
     return {name for name in names if name.endswith(("_bf16", "_generic", "_first_layer"))}
 
 
+def halo_rows(names: set[str]) -> set[str]:
+    """Those of conv/hopper/halo.h, which have shapes of their own and never cut a reduction."""
+    return {name for name in names if "_halo" in name}
+
+
 def shape_of(case: Conv, precision: str):
     """The kernels' shape struct of a case."""
     (n, h, w, c), (k, r, s, _), (_, p, q, _) = case.x, case.w, case.y
@@ -61,6 +66,11 @@ def shape_of(case: Conv, precision: str):
 def listed(op: str, shape) -> dict[str, int]:
     """{kernel: bytes of workspace} of a shape, splits included."""
     return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape))
+
+
+def cuts(op: str, case: Conv, kernel: str, pieces: int, precision: str) -> bool:
+    """Whether a kernel takes a case with the reduction in so many pieces."""
+    return kernel in listed(op, shape_of(case, precision).cut(pieces))
 
 
 def reached(op: str, cases: list[Conv], precision: str) -> tuple[set[str], set[str]]:

@@ -124,7 +124,7 @@ RAGGED_CONVS = [
     Conv("wide_filters", (1, 5, 5, 8), (260, 1, 1, 8)),
     Conv("many_channels", (1, 3, 3, 260), (8, 3, 3, 260), pad=_SAME1),
     Conv("cifar_conv2", (2, 16, 16, 32), (32, 5, 5, 32), pad=_SAME2),
-    Conv("many_pixels", (3, 22, 23, 8), (16, 3, 3, 8), pad=_SAME1),
+    Conv("many_pixels", (3, 22, 23, 16), (16, 3, 3, 16), pad=_SAME1),
     # Channels not divisible by 4: the generic kernels.
     Conv("cifar_conv1", (2, 17, 16, 3), (32, 5, 5, 3), pad=_SAME2),
     Conv("one_by_one", (1, 1, 1, 1), (1, 1, 1, 1)),

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.planted import planted_bf16, planted_conv_bf16, planted_masks, planted_pooled, planted_wgmma
+from support.planted import (
+    planted_bf16,
+    planted_conv_bf16,
+    planted_dgrad_tf32,
+    planted_halo,
+    planted_masks,
+    planted_pooled,
+    planted_wgmma,
+    planted_wgrad_tf32,
+)
 
 FAMILIES = ("augment", "conv", "loss", "norm", "optim", "pointwise", "pool")
 
@@ -248,7 +257,7 @@ MUTATIONS = [
         slow=True,
     ),
     Mutation(
-        "conv/mma_tile.h",
+        "conv/elements.h",
         "return __float_as_uint(__uint_as_float(x) * (1.f + 23.f / 65536.f));",
         "return x;",
         "operands cut off, not rounded",
@@ -358,7 +367,11 @@ MUTATIONS = [
     *[Mutation(*bug, NORM_POOLED, files, slow) for *bug, files, slow in planted_pooled.BUGS],
     *[Mutation(*bug) for bug in [*planted_masks.BUGS, *planted_bf16.BUGS, *planted_conv_bf16.BUGS]],
     # slow: compiling one takes ten seconds, and tests/ptx/test_rows.py has the like in the PTX
-    *[Mutation(*bug, slow=True) for bug in planted_wgmma.BUGS],
+    *[
+        Mutation(*bug, slow=True)
+        for planted in (planted_wgmma, planted_halo, planted_wgrad_tf32, planted_dgrad_tf32)
+        for bug in planted.BUGS
+    ],
     # ---- pointwise
     Mutation(
         "pointwise/bias_backward_two_stage.cu",

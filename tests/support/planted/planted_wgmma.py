@@ -1,7 +1,7 @@
 """Bugs for test_planted_bugs.py: the kernels for compute capability 9.0: ring, maps, stores."""
 
-TILE, KERNEL, HOST, DGRAD, WGRAD = (
-    f"conv/hopper/{name}.h" for name in ("wgmma_tile", "wgmma_kernel", "product", "dgrad", "wgrad")
+TILE, KERNEL, HOST, DGRAD, WGRAD, ACROSS = (
+    f"conv/hopper/{name}.h" for name in ("wgmma_tile", "wgmma_kernel", "product", "dgrad", "wgrad", "weights")
 )
 ELEMENTS = "conv/elements.h"
 SHAPES = (
@@ -172,8 +172,8 @@ BUGS = [
     ),
     (
         TILE,
-        "bias += work.group * (args.shape.k / args.shape.groups) + work.n0",
-        "bias += work.n0",
+        "first = work.group * columns + work.n0;",
+        "first = work.n0;",
         "the first group's bias for all",
         SHAPES,
         SMALL,
@@ -314,8 +314,8 @@ BUGS = [
     ),
     (
         HOST,
-        "steps.chunks * steps.channels != group_channels",
-        "steps.chunks == 0",
+        "steps.chunks * steps.channels == group_channels",
+        "steps.chunks > 0",
         "steps that reach into the next group",
         LIMITS,
         SMALL,
@@ -352,7 +352,7 @@ BUGS += [
     (TILE, "16 * SPAN<T> / 16", "8 * SPAN<T> / 16", "products 8 rows apart", BACK, BACK_128),
     (TILE, "work.n0 + block * COLUMNS<T>,", "work.n0,", "the first columns in every block", BACK, BACK_128),
     (TILE, "filter = work.group * (s.c / s.groups) + c", "filter = c", "one group's filters", BACK, BACK_128),
-    (TILE, "if (part > 0) finish.begin(m);", "", "the mask of the first 64 rows for all", BACK_TALL, BACK_48),
+    (TILE, "if (part > 0)", "if (part > 9)", "the mask of the first 64 rows for all", BACK_TALL, BACK_48),
     (TILE, "word, place.pair * 4)", "word, 0)", "the mask read by one lane for all four", BACK, BACK_128),
     (TILE, "ahead, 4) >> place.pair", "ahead, 4)", "all four lanes masked as the first", BACK, BACK_128),
     (TILE, "(both & 2) != 0", "(both & 1) != 0", "columns of a pair masked as the first", BACK, BACK_128),
@@ -416,11 +416,11 @@ BUGS += [
         (DGRAD, "    w = filters;\n", "", "filters as the layer has them", TURNED),
         # ---- the mask
         (TILE, "lane ^ ahead, 4)", "lane, 4)", "odd rows masked as other columns", TURNED),
-        (TILE, "m + place.row + 8 * half", "m + place.row", "the mask of the rows 8 before", TURNED),
+        (TILE, "rows(place.row + 8 * half)", "rows(place.row)", "the mask of the rows 8 before", TURNED),
         (TILE, "1u << (at + e)", "1u << (at + (e ^ 1))", "a column masked as its neighbour", TURNED),
         (TILE, "if (!(v[e] <= 0.f))", "if (v[e] > 0.f)", "nothing passes where the mask is NaN", TURNED),
         (TILE, "row * args.shape.k + column0", "row * args.shape.k", "one group's mask", TURNED_TALL),
-        (TILE, "if (part > 0) finish.begin(m);", "if (part > 1) finish.begin(m);",
+        (TILE, "if (part > 0) finish.begin(RowsFrom", "if (part > 1) finish.begin(RowsFrom",
          "bits of the 64 rows before", TURNED_ROWS),
         # ---- what is taken
         (DGRAD, "return turning + wgmma_cost", "return wgmma_cost", "a pass for nothing", TURNED_LIMITS),
@@ -435,19 +435,16 @@ _WEIGHTS = "test_wgrad and emulator and (as_conv2 or wide_blocks or ten_steps or
 WEIGHTS = ("test_conv_wgmma.py", f"{_WEIGHTS} and 256x96")
 WEIGHTS_ORDERS = ("test_conv_wgmma.py", "test_every_order and (ten_steps or wide_blocks) and 256x96")
 WEIGHTS_PIECES = ("test_conv_wgmma.py", "test_pieces and emulator and 256x96")
+WEIGHTS_EXACT = ("test_wgrad_tf32.py", "test_integers and emulator and 256x96_bf16")
 WEIGHTS_LIMITS = ("test_conv_wgmma.py", "test_limits_of_wgrad")
 WEIGHTS_96 = ("conv2d_wgrad_wgmma256x96_bf16.cu",)
 BUGS += [
-    (WGRAD, plant, instead, what, tests, WEIGHTS_96)
+    (ACROSS, plant, instead, what, tests, WEIGHTS_96)
     for plant, instead, what, tests in (
         # ---- operands
         ("16 * A_SPAN / 16", "8 * A_SPAN / 16", "products of weights 8 pixels apart", WEIGHTS),
         ("8 * A_SPAN, A_SPAN, A_BLOCK", "16 * A_SPAN, A_SPAN, A_BLOCK", "every other 8 pixels", WEIGHTS),
         ("A_SPAN, A_BLOCK_BYTES<T>);", "A_SPAN, A_BLOCK_BYTES<T> / 2);", "blocks half as far apart", WEIGHTS),
-        ("shape, channels, T::BK, swizzle_of(2 * channels)", "shape, channels, T::BK, swizzle_of(128)",
-         "narrow blocks swizzled as wide ones", WEIGHTS),
-        ("s.c / s.groups % 64 == 0 ||", "s.c / s.groups % 16 == 0 ||", "blocks of two taps", WEIGHTS),
-        ("swizzle_of(SPAN)", "swizzle_of(2 * SPAN)", "dy swizzled as what is wider", WEIGHTS),
         ("if (++x == s.s) x = 0, ++y;", "if (++x == s.s) ++y;", "taps that leave their filter", WEIGHTS),
         ("? channel + at * Side::CHANNELS : s.c", "? channel : s.c", "the first channels for all", WEIGHTS),
         ("chunk = block % args.chunks", "chunk = 0", "tiles that begin with a tap's first channels", WEIGHTS),
@@ -457,8 +454,6 @@ BUGS += [
         ("pixel += T::BK;", "pixel += T::BK / 2;", "pixels multiplied twice", WEIGHTS),
         ("pixel(work_.begin * T::BK)", "pixel(0)", "pieces of the same pixels", WEIGHTS_PIECES),
         ("np % s.p * s.stride_h", "np % s.p * s.stride_w", "rows of pixels as far apart as columns", WEIGHTS),
-        ("s.c / s.groups % 16 == 0) && wgmma", "s.c / s.groups % 8 == 0) && wgmma", "half blocks taken",
-         WEIGHTS_LIMITS),
         # ---- the way out
         ("(row / 4 ^ in_8) * 16", "(row / 4) * 16", "sums that are not swizzled", WEIGHTS),
         ("place.row / RUN * HALF", "place.row / RUN * 0", "weights over those of the other half", WEIGHTS),
@@ -473,8 +468,6 @@ BUGS += [
         ("work.n0 + c * RUN, work.group, work.piece);\n          if",
          "work.n0 + c * RUN, work.group, 0);\n          if",
          "every piece of weights stored as the first", WEIGHTS_PIECES),
-        ("{row, filters * row, static_cast<uint64_t>(4 * piece)}",
-         "{row, filters * row, groups * filters * row}", "pieces without room for db", WEIGHTS_PIECES),
         # ---- db
         ("? T::BN / Backward::COLUMNS<T> : 0", "? T::BN / Backward::COLUMNS<T> - 1 : 0",
          "filters without a warp", WEIGHTS),
@@ -489,6 +482,18 @@ BUGS += [
          "every group's sums as the first's", WEIGHTS),
         ("lane % 2 == 0 ? even : odd", "even", "every other filter's sum twice", WEIGHTS),
         ("if (filter < args.shape.k", "if (filter <= args.shape.k", "a sum of the next group's filter",
-         WEIGHTS_ORDERS),
+         WEIGHTS_EXACT),
+    )
+] + [
+    (WGRAD, plant, instead, what, tests, WEIGHTS_96)
+    for plant, instead, what, tests in (
+        ("T::BK, swizzle_of(channels * sizeof(E))", "T::BK, swizzle_of(128)",
+         "narrow blocks swizzled as wide ones", WEIGHTS),
+        ("s.c / s.groups % kWide<T> == 0 ||", "s.c / s.groups % 16 == 0 ||", "blocks of two taps", WEIGHTS),
+        ("swizzle_of(SPAN)", "swizzle_of(2 * SPAN)", "dy swizzled as what is wider", WEIGHTS),
+        ("s.c / s.groups % 16 == 0) && maps", "s.c / s.groups % 8 == 0) && maps", "half blocks taken",
+         WEIGHTS_LIMITS),
+        ("{row, filters * row, static_cast<uint64_t>(4 * piece)}",
+         "{row, filters * row, groups * filters * row}", "pieces without room for db", WEIGHTS_PIECES),
     )
 ]  # fmt: skip
