@@ -11,10 +11,9 @@ from pyconvnet.layers import AvgPool2d
 from pyconvnet.plan import Plan, buckets
 
 N = 3
-# How far results may be from the emulator's, relative to their norm: the order of sums and fused products, and
-# in TF32 a few operands that lie so close between two numbers that an error of float32 decides. And from the
-# cpu's, which rounds no operand to TF32's 11 bits or a bfloat16's 8.
-EMULATOR = {"fp32": 5e-6, "tf32": 2e-5, "bf16": 5e-6}
+# How far results may be from the emulator's, relative to their norm: the order of sums and fused products, no
+# more. And from the cpu's, which rounds no operand to TF32's 11 bits or a bfloat16's 8.
+EMULATOR = 5e-6
 CPU = {"fp32": 2e-5, "tf32": 0.05, "bf16": 0.2}
 
 
@@ -55,7 +54,8 @@ def step(device: str, precision: str, depth: bool, fuse: bool | None = True) -> 
     plan.set_parameters(spread(net))
     plan.set_hyper(0.01, 0.9)
     plan.set_weight_decay(5e-4)
-    rng = np.random.default_rng(5)
+    # With some seeds an operand lies so close between two TF32 numbers that an error of float32 decides.
+    rng = np.random.default_rng(11)
     plan.feed(rng.standard_normal((N, *net.input_shape), np.float32), rng.integers(net.classes, size=N))
     plan.step(N)
     out = {f"g {name}": g for name, g in plan.get_gradients().items()}
@@ -83,5 +83,5 @@ def test_a_step_agrees_with_emulator_and_cpu(machine, precision, depth):
     assert any(not m.ordered(a, b) and not m.ordered(b, a) for a in updates for b in products)
     assert mine.keys() == exact.keys()
     for name, result in mine.items():
-        assert distance(result, emulated[name]) < EMULATOR[precision], name
+        assert distance(result, emulated[name]) < EMULATOR, name
         assert distance(result, exact[name]) < CPU[precision], name
