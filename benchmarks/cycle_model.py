@@ -2,6 +2,7 @@
 
     python benchmarks/cycle_model.py                      the step, and the rows that the heuristic chooses
     python benchmarks/cycle_model.py --all --only conv2   every row of some layers
+    python benchmarks/cycle_model.py --batch 96           the products of another batch
     python benchmarks/cycle_model.py --order              where heuristic and model rank rows otherwise
     python benchmarks/cycle_model.py --costs             efficiencies for tiles.inc (--write: into it)
     python benchmarks/cycle_model.py --results FOLDER     beside the times that on_gpu.sh left below it
@@ -120,6 +121,7 @@ def print_products(rows: list[dict]) -> None:
         "precision",
         "row",
         "splits",
+        "shared",
         "steps",
         "tail",
         *units,
@@ -134,7 +136,9 @@ def print_products(rows: list[dict]) -> None:
         head,
         [
             [
-                *(row[cell] for cell in ("layer", "op", "precision", "row", "splits", "steps", "tail")),
+                *(row[cell] for cell in ("layer", "op", "precision", "row", "splits")),
+                "/".join(map(str, row["shared"])) if any(row["shared"]) else "-",
+                *(row[cell] for cell in ("steps", "tail")),
                 *(*row["cycles"].values(), row["step_cycles"], row["bound"], row["us"], row["percent"]),
                 f"{row['measured_us']} ({row['ratio']})" if row["measured_us"] else "-",
             ]
@@ -158,11 +162,17 @@ def print_order(kernels: list[dict]) -> None:
             )
 
 
+def matches(row: dict, text: str) -> bool:
+    """Tell whether a row's layer, operation, precision or kernel contains a text."""
+    return any(text in str(row[cell]) for cell in ("layer", "op", "precision", "row"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--all", action="store_true", help="every row, not the chosen ones alone")
     parser.add_argument("--only", default="", help="rows whose layer, op, precision or kernel contains it")
+    parser.add_argument("--batch", type=int, help="the products of a step of so many images, and no more")
     parser.add_argument("--order", action="store_true", help="compare the orders of heuristic and model")
     parser.add_argument(
         "--costs", action="store_true", help="compare the tiles' efficiencies with the model's"
@@ -189,6 +199,11 @@ def main(arguments: list[str] | None = None) -> int:
             sys.exit("cycle_model: no cuobjdump (--disassembler FOLDER)")
         count = add_loops(report["kernels"], sass.dump(cuobjdump, "-sass", given.module, "-arch", "sm_90"))
         print(f"{count} loops read from {given.module}")
+    if given.batch:
+        rows = predictions.products(report["kernels"], alexnet.rows(given.batch), given.batch)
+        rows = rows if given.all else predictions.chosen(rows)
+        print_products([row for row in rows if matches(row, given.only)])
+        return 0
     anew = given.order or given.module or given.write
     rows = alexnet.rows() if anew else [{k: row[k] for k in alexnet.CELLS} for row in report["products"]]
     found = predictions.predict(report["kernels"], rows, given.results)
@@ -200,10 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         file.with_suffix(".md").write_text(render.markdown(report, REASONS))
     print_steps(found["steps"])
     rows = found["products"] if given.all else predictions.chosen(found["products"])
-    shown = [
-        row for row in rows if any(given.only in str(row[c]) for c in ("layer", "op", "precision", "row"))
-    ]
-    print_products(shown)
+    print_products([row for row in rows if matches(row, given.only)])
     if given.order:
         print_order(report["kernels"])
     return 0

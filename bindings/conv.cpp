@@ -36,7 +36,7 @@ Conv2dShape conv_shape(int n, int h, int w, int c, int k, int r, int s, int p, i
     fail("the number of terms in a sum must stay below 2^31 - 1024");
   if (precision < 0 || precision > 3)
     fail("precision must be 0 (fp32), 1 (tf32), 2 (fp32x3) or 3 (bf16), got " + std::to_string(precision));
-  if (splits < 0) fail("splits must not be negative, got " + std::to_string(splits));
+  if (splits < kShareTiles) fail("splits must be a number of pieces, 0 or -1, got " + std::to_string(splits));
   return {n,
           h,
           w,
@@ -213,7 +213,8 @@ py::list ranked_rows(const KernelTable<Row>& table, const Conv2dShape& shape, Va
 }
 
 // OP_kernels(shape) -> [(name, workspace bytes)], cheapest first; OP_costs(shape) -> [(name, estimated time)]
-// of the same; OP_table() -> every name, each once.
+// of the same; OP_shared(shape) -> [(name, (tiles, shares))] of the same, tiles that so many blocks share;
+// OP_table() -> every name, each once.
 template <class FloatTable, class Bf16Table>
 void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(), Bf16Table (*of_bf16)()) {
   m.def((op + "_kernels").c_str(),
@@ -227,6 +228,16 @@ void def_ranked(py::module_& m, const std::string& op, FloatTable (*of_float)(),
         [=](const Conv2dShape& shape) {
           const auto cost = [&](const auto& row) { return row.cost(shape); };
           return is_bf16(shape) ? ranked_rows(of_bf16(), shape, cost) : ranked_rows(of_float(), shape, cost);
+        },
+        py::arg("shape"));
+  m.def((op + "_shared").c_str(),
+        [=](const Conv2dShape& shape) {
+          const auto shared = [&](const auto& row) {
+            const SharedTiles found = row.shared(shape);
+            return py::make_tuple(found.tiles, found.shares);
+          };
+          return is_bf16(shape) ? ranked_rows(of_bf16(), shape, shared)
+                                : ranked_rows(of_float(), shape, shared);
         },
         py::arg("shape"));
   m.def((op + "_table").c_str(), [=] {
@@ -251,13 +262,14 @@ void register_conv(py::module_& m) {
       .def(
           "cut",
           [](Conv2dShape shape, int splits) {
-            if (splits < 0)
-              throw py::value_error("Conv2dShape: splits must not be negative, got " +
+            if (splits < kShareTiles)
+              throw py::value_error("Conv2dShape: splits must be a number of pieces, 0 or -1, got " +
                                     std::to_string(splits));
             shape.splits = splits;
             return shape;
           },
-          py::arg("splits"), "The same shape with the reduction cut into so many pieces.")
+          py::arg("splits"),
+          "The same shape with the reduction cut into so many pieces; 0: as kernels find good; -1: stream-K.")
       .def_readonly("splits", &Conv2dShape::splits)
       .def_readonly("n", &Conv2dShape::n)
       .def_readonly("c", &Conv2dShape::c)

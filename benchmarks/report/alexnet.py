@@ -12,7 +12,7 @@ from shapes import alexnet_convs, alexnet_linears
 
 BATCH = 128
 PRECISIONS = ("fp32", "tf32", "bf16")
-CELLS = ("layer", "op", "precision", "row", "splits", "cost")  #: of a row of :func:`rows`
+CELLS = ("layer", "op", "precision", "row", "splits", "shared", "cost")  #: of a row of :func:`rows`
 OPS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 
 
@@ -64,7 +64,8 @@ def operations(batch: int = BATCH) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def rows(batch: int = BATCH) -> list[dict[str, Any]]:
     """List every row that may take a product of the step and multiplies in its precision: pieces of the
-    reduction, cost by the heuristic, cheapest first. Rows for any shape are left out.
+    reduction; tiles that blocks share (stream-K), and how many blocks; cost by the heuristic, cheapest first.
+    Rows for any shape are left out.
     """
     from pyconvnet.common import devices
     from pyconvnet.ops import core
@@ -78,11 +79,13 @@ def rows(batch: int = BATCH) -> list[dict[str, Any]]:
             costs = getattr(dev.ext, f"{listed.table}_costs")(listed.shape)
             kernels = getattr(dev.ext, f"{listed.table}_kernels")
             workspace, uncut = dict(kernels(listed.shape)), dict(kernels(listed.shape.cut(1)))
+            shared = dict(getattr(dev.ext, f"{listed.table}_shared")(listed.shape))
             for name, cost in costs:
                 if name.endswith("_generic") or (precision != "fp32" and "mma" not in name):
                     continue
-                splits = max((workspace[name] - uncut[name]) // (4 * out), 1)
-                row = (layer, op, precision, name, splits, round(cost))
+                pieces = (workspace[name] - uncut[name]) // (4 * out)
+                splits = max(pieces, 1) if shared[name] == (0, 0) else 1
+                row = (layer, op, precision, name, splits, [*shared[name]], round(cost))
                 found.append(dict(zip(CELLS, row, strict=True)))
     return found
 

@@ -11,7 +11,9 @@ takes longer.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scaling.hardware import GPUS
@@ -288,11 +290,19 @@ def memory_us(nbytes: float, launches: int = 1) -> float:
     return 1e6 * (nbytes / H200.bandwidth + launches * H200.overhead)
 
 
-def predict(row: dict, product: Product, splits: int, precision: str, out_item: int, l2: float = L2) -> dict:
+def predict(
+    row: dict,
+    product: Product,
+    splits: int,
+    precision: str,
+    out_item: int,
+    l2: float = L2,
+    shared: Sequence[int] = (0, 0),
+) -> dict:
     """Predict a kernel's time for a product: :func:`predict_tile` of a kernel of the report."""
     if "Weights" in row["kernel"]:  # whose rows are weights, its columns filters
         product = replace(product, rows=product.cols, cols=product.rows)
-    found = predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2)
+    found = predict_tile(tile_of(row), newest(row)["loop"], product, splits, precision, out_item, l2, shared)
     if "Turned" not in row["kernel"]:
         return found
     # A pass before it reads and writes the filters.
@@ -309,9 +319,11 @@ def predict_tile(
     precision: str,
     out_item: int,
     l2: float = L2,
+    shared: Sequence[int] = (0, 0),
 ) -> dict:
     """Predict the time of a kernel of a tile and a loop for a product; `splits`: pieces of the reduction,
-    `l2`: bytes a cycle that a multiprocessor gets.
+    `l2`: bytes a cycle that a multiprocessor gets, `shared`: how many tiles at the end
+    blocks share, and how many blocks (stream-K).
 
     Returns
     -------
@@ -326,15 +338,20 @@ def predict_tile(
     steps = ceil_div(ceil_div(product.depth, tile.bk), splits)
     units = unit_cycles(tile, loop, l2, cut.step_bytes)
     item = 4 if splits > 1 else out_item
+    shared_tiles, shares = shared
+    whole = (tiles - shared_tiles) * splits
     cycles = busiest_cycles(
-        tiles * splits,
+        whole,
         tile.resident,
         steps,
         units,
         lambda n: edge_cycles(tile, loop, n, item * cut.useful, l2),
     ) + longer_cycles(
-        tile, loop, ceil_div(tiles * splits, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps, l2
+        tile, loop, ceil_div(whole, MULTIPROCESSORS), ceil_div(product.cols, tile.bn), steps, l2
     )
+    if shares:
+        cycles += ceil_div(shared_tiles * steps, shares) * step_cycles(units, 1)
+        cycles += edge_cycles(tile, loop, 1, 4 * cut.useful, l2)
     cycles += 2 * LATENCY if tile.persistent else 0
     busy, memory = 1e6 * cycles / CLOCK, 1e6 * product.nbytes / H200.bandwidth
     us = max(busy, memory) + 1e6 * H200.overhead
@@ -342,14 +359,19 @@ def predict_tile(
         out = product.rows * product.cols * product.batches
         us += memory_us(out * (8 * splits + out_item))
     slots = MULTIPROCESSORS * tile.resident
-    waves = ceil_div(tiles * splits, slots)
+    waves = ceil_div(whole, slots) + (shares > 0)
+    busy_waves = whole / slots
+    if shares:
+        parts = shares + shared_tiles - math.gcd(shares, shared_tiles)
+        us += memory_us(cut.useful * tile.bm * tile.bn * (8 * parts + out_item * shared_tiles))
+        busy_waves += shares / MULTIPROCESSORS
     return {
         "tiles": tiles,
         "splits": splits,
         "steps": steps,
         "resident": tile.resident,
         "waves": waves,
-        "tail": round(1 - tiles * splits / (waves * slots), 3),
+        "tail": round(1 - busy_waves / waves, 3),
         "cycles": {unit: round(value) for unit, value in units.items()},
         "step_cycles": round(step_cycles(units, 1)),
         "bound": "hbm" if memory > busy else max(units, key=units.__getitem__),

@@ -9,7 +9,7 @@ lengthens the product's steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from scaling.work import UPDATE_BYTES
@@ -45,7 +45,13 @@ def alone(precision: str) -> float:
 
 
 def beside(
-    row: dict, product: cycles.Product, splits: int, precision: str, out_item: int, us: float
+    row: dict,
+    product: cycles.Product,
+    splits: int,
+    shared: Sequence[int],
+    precision: str,
+    out_item: int,
+    us: float,
 ) -> tuple[float, float] | None:
     """Rate of the update beside a product that takes `us` alone, in bytes a microsecond, and the product's
     time beside it; None where there is no room for it.
@@ -58,7 +64,7 @@ def beside(
     if rate <= 0 or not resident:
         return None
     row = row | {"occupancy": {"blocks": resident}}
-    slowed = cycles.predict(row, product, splits, precision, out_item, cycles.L2 - rate / CYCLES)
+    slowed = cycles.predict(row, product, splits, precision, out_item, cycles.L2 - rate / CYCLES, shared)
     return rate, max(us, slowed["us"])
 
 

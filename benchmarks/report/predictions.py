@@ -62,7 +62,8 @@ def products(kernels: list[dict], rows: list[dict], batch: int = BATCH) -> list[
         layer, op, precision = row["layer"], row["op"], row["precision"]
         product = product_of(layer, op, shapes[layer, op], precision, useful[layer])
         out_item = 4 if op == "conv2d_wgrad" else ITEM[precision]
-        more = cycles.predict(stems[row["row"]], product, row["splits"], precision, out_item)
+        cut = {"splits": row["splits"], "shared": row["shared"]}
+        more = cycles.predict(stems[row["row"]], product, precision=precision, out_item=out_item, **cut)
         found.append(row | more | {"measured_us": None, "ratio": None})
     return found
 
@@ -116,7 +117,8 @@ def updates(kernels: list[dict], rows: list[dict], batch: int = BATCH) -> dict[s
         precision = row["precision"]
         product = product_of(row["layer"], row["op"], shapes[row["layer"], row["op"]], precision, 0.0)
         out_item = 4 if row["op"] == "conv2d_wgrad" else ITEM[precision]
-        return overlap.beside(stems[row["row"]], product, row["splits"], precision, out_item, row["us"])
+        cut = row["splits"], row["shared"]
+        return overlap.beside(stems[row["row"]], product, *cut, precision, out_item, row["us"])
 
     own = {precision: [r for r in chosen(rows) if r["precision"] == precision] for precision in PRECISIONS}
     return {precision: overlap.update_us(rows, beside, precision) for precision, rows in own.items()}

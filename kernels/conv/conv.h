@@ -30,6 +30,12 @@ namespace pcn {
 // the Bf16 kernels, and theirs alone.
 enum class Precision : int { kFp32 = 0, kTf32 = 1, kFp32x3 = 2, kBf16 = 3 };
 
+// Of a launch the last tiles, which so many blocks share (hopper/stream_k.h); 0, 0: none.
+constexpr int kShareTiles = -1;  // as Conv2dShape::splits: that there are some
+struct SharedTiles {
+  int tiles = 0, shares = 0;
+};
+
 struct Conv2dShape {
   int n, h, w, c;  // input; c over all groups
   int k, r, s;     // filters over all groups, their height and width
@@ -40,7 +46,7 @@ struct Conv2dShape {
   int aligned;  // 1: every pointer is a multiple of 16 bytes, so that kernels may move 16 bytes at once
   Precision precision;
   int capability;  // compute capability of the device, 10 * major + minor
-  int splits;      // pieces into which the reduction is cut; 0: as many as each kernel finds good
+  int splits;      // pieces into which the reduction is cut; 0: as each kernel finds good; or kShareTiles
   int bias_grad;   // 1: wgrad is asked for db, too, for which its rows may need scratch memory
 };
 
@@ -60,18 +66,22 @@ using Conv2dWgradFn = cudaError_t(float* dw, float* db /* or null */, const E* d
 // What a kernel says about itself: the shapes it accepts, the scratch memory it needs, and the time it is
 // estimated to take (arbitrary units, comparable within a table; infinite where it cannot cut the reduction
 // into shape.splits pieces). sums_bias: whether a wgrad kernel makes db beside dw for a shape that it supports;
-// for others bias_backward of the pointwise family reads dy once more.
+// for others bias_backward of the pointwise family reads dy once more. shared: tiles that blocks share.
+inline bool never(const Conv2dShape&) { return false; }
+inline SharedTiles none_shared(const Conv2dShape&) { return {}; }
 struct Conv2dTraits {
   bool (*supports)(const Conv2dShape&);
   std::size_t (*workspace_bytes)(const Conv2dShape&);
   double (*cost)(const Conv2dShape&);
-  bool (*sums_bias)(const Conv2dShape&) = [](const Conv2dShape&) { return false; };
+  bool (*sums_bias)(const Conv2dShape&) = never;
+  SharedTiles (*shared)(const Conv2dShape&) = none_shared;
 };
 
 template <class Launch>
 struct Conv2dRow : KernelRow<Conv2dShape, Launch> {
   double (*cost)(const Conv2dShape&);
   bool (*sums_bias)(const Conv2dShape&);
+  SharedTiles (*shared)(const Conv2dShape&);
 };
 template <class E>
 using Conv2dFpropRow = Conv2dRow<Conv2dFpropFn<E>>;
@@ -135,6 +145,7 @@ KernelTable<Conv2dWgradRow<E>> conv2d_wgrad_kernels();
 // Whether a row takes a shape, and can cut the reduction as the shape asks.
 template <class Row>
 bool applies(const Row& row, const Conv2dShape& shape) {
+  if (shape.splits == kShareTiles) return row.supports(shape) && row.shared(shape).tiles > 0;
   return row.supports(shape) && (shape.splits == 0 || std::isfinite(row.cost(shape)));
 }
 
@@ -142,11 +153,13 @@ bool applies(const Row& row, const Conv2dShape& shape) {
 // breaks ties. The first one is the one that runs.
 template <class Row>
 std::vector<const Row*> ranked(const KernelTable<Row>& table, const Conv2dShape& shape) {
-  std::vector<const Row*> rows;
+  std::vector<std::pair<double, const Row*>> costs;
   for (const Row& row : table)
-    if (applies(row, shape)) rows.push_back(&row);
-  std::stable_sort(rows.begin(), rows.end(),
-                   [&](const Row* a, const Row* b) { return a->cost(shape) < b->cost(shape); });
+    if (applies(row, shape)) costs.emplace_back(row.cost(shape), &row);
+  std::stable_sort(costs.begin(), costs.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<const Row*> rows;
+  for (const auto& [cost, row] : costs) rows.push_back(row);
   return rows;
 }
 

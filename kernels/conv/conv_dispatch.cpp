@@ -6,7 +6,8 @@ namespace {
 
 template <class Launch>
 Conv2dRow<Launch> row(const char* name, const Conv2dTraits& traits, Launch* launch) {
-  return {{name, traits.supports, traits.workspace_bytes, launch}, traits.cost, traits.sums_bias};
+  return {
+      {name, traits.supports, traits.workspace_bytes, launch}, traits.cost, traits.sums_bias, traits.shared};
 }
 
 }  // namespace

@@ -26,9 +26,9 @@ kernel : str, optional
     Forces one of ``ops.kernels("conv2d", x_shape, w_shape, stride=..., pad=..., groups=...)`` (likewise
     ``"conv2d_dgrad"``, ``"conv2d_wgrad"``) in place of the preferred one. CUDA and emulator only.
     ``"NAME/8"`` asks for split-K: every sum is cut into 8 splits, which different blocks make and which are
-    then added in order; ``"NAME/1"`` is without. Where no number is given each kernel finds one by the shape.
-    A split is a whole number of the kernel's steps, so not every number is possible; input gradients of
-    stride 2 and more have none.
+    then added in order; ``"NAME/1"`` is without. A split is a whole number of the kernel's steps, so not
+    every number is possible; input gradients of stride 2 and more have none. ``"NAME/stream-k"`` has blocks
+    share the tiles that do not fill a last wave (``wgmma``, y and dx). ``"NAME"`` finds one by the shape.
 workspace : object with ``get(nbytes)``, optional
     Where scratch memory comes from (uint8, contiguous, at least that long); else it is allocated.
 

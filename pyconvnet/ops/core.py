@@ -144,8 +144,14 @@ def select(op: str, rows: list[tuple[str, int]], kernel: str | None) -> tuple[st
     raise ValueError(f"{op}: kernel {kernel!r} does not apply to these shapes; these do: {names}")
 
 
+#: As a number of splits: blocks share the tiles of the last wave (stream-K).
+STREAM_K = -1
+
+
 def parse_kernel(op: str, kernel: str | None) -> tuple[str | None, int]:
-    """Parse ``"NAME/SPLITS"``, e.g. ``"conv2d_wgrad_tile64/8"``, into name and number; ``"NAME"`` has 0."""
+    """Parse ``"NAME/SPLITS"``, e.g. ``"conv2d_wgrad_tile64/8"``, into name and number; ``"NAME"`` has 0,
+    ``"NAME/stream-k"`` :data:`STREAM_K`.
+    """
     if kernel is None:
         return None, 0
     if not isinstance(kernel, str):
@@ -153,8 +159,12 @@ def parse_kernel(op: str, kernel: str | None) -> tuple[str | None, int]:
     stem, slash, splits = kernel.partition("/")
     if not slash:
         return stem, 0
+    if splits == "stream-k":
+        return stem, STREAM_K
     if not (splits.isascii() and splits.isdigit() and 0 < int(splits) < 2**31):
-        raise ValueError(f"{op}: kernel must be NAME or NAME/SPLITS with a positive number, got {kernel!r}")
+        raise ValueError(
+            f"{op}: kernel must be NAME, NAME/stream-k or NAME/SPLITS with a positive number, got {kernel!r}"
+        )
     return stem, int(splits)
 
 

@@ -185,9 +185,9 @@ class Launch:
         shape = None if name in self.libraries else self.shape.cut(splits)
         able = {} if shape is None else dict(self._listed(shape))
         if name not in able:
+            what = "share its tiles" if splits == core.STREAM_K else f"cut their sums into {splits} splits"
             raise ValueError(
-                f"{self.caller}: kernel {kernel!r} does not apply to these shapes: {name} cannot cut their "
-                f"sums into {splits} splits"
+                f"{self.caller}: kernel {kernel!r} does not apply to these shapes: {name} cannot {what}"
             )
         return name, shape, able[name]
 
@@ -231,14 +231,22 @@ class Launch:
         return dict(self._listed(self.shape.cut(splits))).get(name)
 
     def splits(self, name: str) -> int | None:
-        """Tell how many splits a kernel finds good by itself; None for what makes none, libraries say.
+        """Tell how many splits a kernel finds good by itself, or :data:`core.STREAM_K`; None for what makes
+        none, libraries say.
 
         Its scratch memory tells: so much for each split, beyond what it needs without any.
         """
         if name in self.libraries:
             return None
+        if self.shared(name) != (0, 0):
+            return core.STREAM_K
         found, whole, two = (self.workspace_bytes(name, splits) for splits in (0, 1, 2))
         return 1 if found == whole or two is None else round(2 * (found - whole) / (two - whole))
+
+    def shared(self, name: str) -> tuple[int, int]:
+        """Return how many of a kernel's last tiles several blocks share, and how many blocks: stream-K."""
+        with self.dev.activate():
+            return dict(getattr(self.dev.ext, f"{self.table}_shared")(self.shape))[name]
 
     @property
     def terms(self) -> int:

@@ -329,7 +329,7 @@ def test_the_update_gets_what_a_product_leaves():
             "occupancy": {"blocks": 2},
             "arch": {"90": {"loop": BEFORE, "registers": registers}},
         }
-        return overlap.beside(kernel, dataclasses.replace(product, nbytes=nbytes), 1, "tf32", 4, 90.0)
+        return overlap.beside(kernel, dataclasses.replace(product, nbytes=nbytes), 1, (0, 0), "tf32", 4, 90.0)
 
     def slowed(blocks: int, l2: float) -> float:
         kernel = KERNEL | {"occupancy": {"blocks": blocks}}

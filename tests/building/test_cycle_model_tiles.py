@@ -61,6 +61,22 @@ def test_transposed_columns_by_hand():
     assert found["shared"] == 2 * 4 * (64 + 128) * 32 / 128 + 256 * 32 * 4 / 128 + 2 * 128
 
 
+def test_shared_tiles_by_hand():
+    """150 tiles, of which 108 blocks share 18: six steps each, sums that are written as float, and a pass."""
+    kernel, windows = STEMS["conv2d_fprop_wgmma_halo384x96"], cycles.Windows(300, 13, 13, 13, 3, 3, 1)
+    product = cycles.Product(300 * 169, 96, 36 * 32, 1, 1.0, 1.0, windows)
+    whole, found = (
+        cycles.predict(kernel, product, 1, "tf32", 4, shared=shared) for shared in ((0, 0), (18, 108))
+    )
+    assert (whole["tiles"], whole["waves"], whole["tail"]) == (150, 2, round(1 - 150 / 264, 3))
+    assert (found["tiles"], found["waves"], found["tail"]) == (150, 2, round(1 - (132 + 108) / 264, 3))
+    passing = 3 + 2 * 169 * 96 * (8 * 108 + 4 * 18) / cycles.H200.bandwidth * 1e6
+    assert whole["us"] - found["us"] == pytest.approx(30 * found["step_cycles"] / 1755 - passing, abs=0.2)
+    uneven = cycles.predict(kernel, product, 1, "tf32", 4, shared=(18, 132))  # 5 steps, 144 parts
+    more = 2 * 169 * 96 * 8 * 36 / cycles.H200.bandwidth * 1e6
+    assert found["us"] - uneven["us"] == pytest.approx(found["step_cycles"] / 1755 - more, abs=0.2)
+
+
 def test_only_outputs_of_strips_leave():
     kernel, images = STEMS["conv2d_fprop_wgmma_halo384x96"], 2 * 132
     windows = cycles.Windows(images, 13, 13, 13, 3, 3, 1)

@@ -316,12 +316,17 @@ def test_no_kernel_spills():
 
 def test_kernels_for_9_0_multiply_bring_and_leave_by_its_machinery():
     found = [row for row in COMMITTED["kernels"] if row["kernel"].partition("<")[0] in sass.NEEDED]
-    # Others must not be compiled for it alone, where the linker might keep these; but its own pass.
+    # Others must not be compiled for it alone, where the linker might keep these; but its own passes.
     alone = [row for row in COMMITTED["kernels"] if list(row["arch"]) == ["90a"]]
-    assert [row["kernel"] for row in alone if row not in found] == ["turn_filters_kernel<32>"]
+    parts = [
+        f"add_parts_kernel<{args}, {out}>" for args in ("HaloArgs", "WgmmaArgs") for out in ("Bf16", "float")
+    ]
+    assert [row["kernel"] for row in alone if row not in found] == [*parts, "turn_filters_kernel<32>"]
     assert all(row in alone for row in found)
-    includers = [path for path in compiler.KERNELS.rglob("*.*") if "turn_filters.h\"" in path.read_text()]
-    assert [path.parent.name for path in includers] == ["hopper"]
+    for passes in ("turn_filters", "stream_k_product"):
+        texts = {path: path.read_text() for path in compiler.KERNELS.rglob("*.*")}
+        includers = [path for path, text in texts.items() if f'{passes}.h"' in text]
+        assert [path.parent.name for path in includers] == ["hopper"]
     stems = [tile.stem for tile in TILES if "_WGMMA" in tile.line]
     stems += [stem for stem in stems if "dgrad" not in stem]  # two widths of fprop's steps, of wgrad's blocks
     assert [row["stem"] for row in found] == sorted(stems)

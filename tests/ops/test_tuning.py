@@ -11,7 +11,7 @@ from support.helpers import same_bits
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.ops import tuning
+from pyconvnet.ops import core, tuning
 from pyconvnet.ops.launch import Launch
 from pyconvnet.ops.tuning import cache as caches
 from pyconvnet.ops.tuning import candidates as rules
@@ -52,13 +52,16 @@ def test_rules(direction, precision):
     assert all(made.applies(name) for name in names)
     assert not any(name.endswith("generic") for name in names)
     costs = made.costs(0)
-    least = min(made.costs(int(p or 0))[n] for n, _, p in (name.partition("/") for name in names))
+    parsed = [core.parse_kernel("x", name) for name in names]
+    least = min(made.costs(splits)[name] for name, splits in parsed)
     assert {s for s in stems if costs[s] > 2 * rules.COST_FACTOR * least} == set()
-    for name, _, splits in (name.partition("/") for name in names):
+    for name, splits in parsed:
         if splits:
-            assert int(splits) != made.splits(name)
-            assert int(splits) == 1 or made.terms // int(splits) >= rules.MIN_SPLIT_TERMS
-            assert made.workspace_bytes(name, int(splits)) <= rules.MAX_SPLITS_BYTES
+            assert splits != made.splits(name)
+            assert splits <= 1 or made.terms // splits >= rules.MIN_SPLIT_TERMS
+            assert made.workspace_bytes(name, splits) <= rules.MAX_SPLITS_BYTES
+    wgmma = precision in (1, 3) and direction != "wgrad"
+    assert any(splits == core.STREAM_K for _, splits in parsed) == wgmma
     assert len(names) >= 3
     assert any("/" in name for name in names)
 

@@ -4,6 +4,7 @@
 // An image of 19 rows is cut into 3 strips, of which the last is shorter, or into 5; the last tile's second strip lies behind
 // the image. Steps of channels, of 96 and of 128 bytes, are 3, so that the first buffer is used again; the ring of 4
 // stages turns round six times. Of two tiles of columns, or of a group's one, the last is not full.
+// The forward convolution also runs with all tiles shared by blocks (stream_k.h).
 #include "rows.h"
 
 #include <algorithm>
@@ -99,7 +100,8 @@ int main(int, char** arguments) {
       return pcn::hopper_halo_back(dx, dy, w, mask, s, workspace, nullptr);
     });
   } else {
-    const pcn::Conv2dShape s = shape_of(144, 72, 1, pcn::Precision::kBf16);
+    pcn::Conv2dShape s = shape_of(144, 72, 1, pcn::Precision::kBf16);
+    if (std::strcmp(name, "halo_shared") == 0) s.splits = pcn::kShareTiles;
     const Bf16* x = on_device<Bf16>(kHeight * kWidth * s.c, x_of);
     const Bf16* w = on_device<Bf16>(s.k * 9 * s.c, w_of);
     const float* bias = on_device<float>(s.k, bias_of);

@@ -1,4 +1,4 @@
-"""Nine kernels of convolutions as nvcc compiles them, and faults in their PTX.
+"""Kernels of convolutions as nvcc compiles them, and faults in their PTX.
 
 Two are for the default run; the others, whose programs take nvcc long, for ``--slow``.
 """
@@ -58,6 +58,9 @@ FAULTS = [
     ("planes swizzled", "halo", rf"\b{PLANES};", f"{PLANES | 1 << 62};"),
     ("outputs of half a position's row", "halo", r"(shr\.u32 %r\d+, %r\d+), 20;", r"\1, 19;"),
     ("barriers that TMA does not see", "halo", r"fence\.mbarrier_init\.release\.cluster;", ""),
+    ("sums read too soon", "halo_shared", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
+    ("sums of a lane over another's", "halo_shared", r"(st\.global\.v2\.f32 \[%rd\d+)\+32\]", r"\1]"),
+    ("a part that is not added", "halo_shared", r"(?s)(\.entry \w*add_parts.*?)add\.f32", r"\1sub.f32"),
     ("products without a fence", "halo_back", r"wgmma\.fence\.sync\.aligned;", ""),
     ("sums read too soon", "halo_back", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;"),
     ("rows of planes too close", "halo_back", rf"\b{PLANES};", f"{PLANES // 2};"),
@@ -111,6 +114,7 @@ PROGRAMS = {
     "back": ("hopper_dgrad", "compute_90a"),
     "transposing": ("hopper_dgrad", "compute_90a"),
     "halo": ("hopper_halo", "compute_90a"),
+    "halo_shared": ("hopper_halo", "compute_90a"),
     "halo_back": ("hopper_halo", "compute_90a"),
 }
 

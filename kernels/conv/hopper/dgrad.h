@@ -59,12 +59,17 @@ double wgmma_dgrad_cost(const Conv2dShape& s) {
   return turning + wgmma_cost<T, DgradSide<T>, PERCENT>(turned(s));
 }
 
+template <class T>
+SharedTiles wgmma_dgrad_shared(const Conv2dShape& s) {
+  return wgmma_layout<T, DgradSide<T>>(turned(s)).shared;
+}
+
 template <class T, class E>
 cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const E* mask,
                         const Conv2dShape& shape, void* workspace, cudaStream_t stream) {
   using Side = DgradSide<T>;
   const Conv2dShape seen = turned(shape);
-  const GemmGrid grid = wgmma_grid<T, Side>(seen);
+  const WgmmaLayout layout = wgmma_layout<T, Side>(seen);
   void* const pieces = static_cast<char*>(workspace) + turned_filters<T>(shape);
   if constexpr (kTurns<T>) {
     float* const filters = static_cast<float*>(workspace);
@@ -72,10 +77,10 @@ cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const 
     if (status != cudaSuccess) return status;
     w = filters;
   }
-  const cudaError_t status =
-      wgmma_product<T, Side>(stem, dx, dy, w, nullptr, false, mask, seen, grid, pieces, stream);
+  const Epilogue<E> epilogue = {nullptr, false, mask};
+  const cudaError_t status = wgmma_product<T, Side>(stem, dx, dy, w, epilogue, seen, layout, pieces, stream);
   if (status != cudaSuccess) return status;
-  return dgrad_finish(stem, dx, mask, shape, pieces, grid, stream);
+  return dgrad_finish(stem, dx, mask, shape, pieces, layout.grid, stream);
 }
 
 }  // namespace pcn::conv
@@ -85,7 +90,8 @@ cudaError_t wgmma_dgrad(const char* stem, E* dx, const E* dy, const E* w, const 
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                 \
   const Conv2dTraits stem##_traits = {conv::wgmma_dgrad_supports<conv::__VA_ARGS__>,               \
                                       conv::wgmma_dgrad_workspace<conv::__VA_ARGS__>,              \
-                                      conv::wgmma_dgrad_cost<conv::__VA_ARGS__, PERCENT>};         \
+                                      conv::wgmma_dgrad_cost<conv::__VA_ARGS__, PERCENT>, never,   \
+                                      conv::wgmma_dgrad_shared<conv::__VA_ARGS__>};                \
   cudaError_t stem(conv::__VA_ARGS__::Element* dx, const conv::__VA_ARGS__::Element* dy,           \
                    const conv::__VA_ARGS__::Element* w, const conv::__VA_ARGS__::Element* mask,    \
                    const Conv2dShape& shape, void* workspace, cudaStream_t stream) {               \

@@ -10,6 +10,7 @@ namespace pcn::conv {
 // Filters as Backward brings them, but for a swizzle.
 struct BackwardTf32 : Backward {
   static constexpr bool PLAIN = true;
+  static constexpr bool SHARES = false;
   template <class T>
   using Steps = TapSteps<T, BackwardTf32>;
   template <class T>
@@ -21,18 +22,15 @@ struct BackwardTf32 : Backward {
   static __device__ __forceinline__ void consume(const WgmmaArgs& args,
                                                  TransposingBarriers<T>& shared_barriers,
                                                  unsigned char* stages, unsigned char* columns) {
-    const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
+    const int warpgroup = own_warpgroup<T>();
     constexpr int ROWS = 64 * T::ROW_BYTES / 16;  // in the units of a descriptor
     const uint64_t pixels = wgmma_descriptor(shared_address(stages)) + warpgroup * (T::PARTS * ROWS);
     const uint64_t filters = __shfl_sync(0xffffffffu, wgmma_descriptor(shared_address(columns)), 0);
     TransposingBarriers<T>& barriers = *kept_shared(&shared_barriers);
     unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
-    const auto release = [&](uint64_t* empty) {
-      if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-    };
-    RingPlace<T> place;
-    int buffer = 0, turn = 0;
-    uint32_t parity = 0;
+    RingPlace<T::STAGES> place;
+    RingPlace<T::BUFFERS> buffer;
+    int turn = 0;
     float acc[T::PARTS][T::BN / 2];
     for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
       const WgmmaWork work = wgmma_work<T>(args, index);
@@ -40,9 +38,9 @@ struct BackwardTf32 : Backward {
       int accumulate = 0;                                                           // whether there was one
       for (int left = work.end - work.begin; left > 0; --left) {
         const uint64_t a = further(pixels, place.stage * (T::STAGE_BYTES / 16));
-        const uint64_t b = further(filters, buffer * (T::BUFFER_BYTES / 16));
+        const uint64_t b = further(filters, buffer.stage * (T::BUFFER_BYTES / 16));
         mbarrier_wait(&barriers.full[place.stage], place.parity);
-        mbarrier_wait(&barriers.columns_full[buffer], parity);
+        mbarrier_wait(&barriers.columns_full[buffer.stage], buffer.parity);
         wgmma_fence();
         PCN_UNROLL_ON_DEVICE
         for (int ks = 0; ks < 4; ++ks) PCN_UNROLL_ON_DEVICE
@@ -53,9 +51,9 @@ struct BackwardTf32 : Backward {
         wgmma_wait<1>();
         if (accumulate) release(before), release(columns_before);
         accumulate = 1;
-        before = &barriers.empty[place.stage], columns_before = &barriers.columns_empty[buffer];
+        before = &barriers.empty[place.stage], columns_before = &barriers.columns_empty[buffer.stage];
         place.advance();
-        if (++buffer == T::BUFFERS) buffer = 0, parity ^= 1;
+        buffer.advance();
       }
       ReluBits<T> finish(args, work, nullptr);
       finish.begin(

@@ -20,13 +20,12 @@ template <class T, class E>
 cudaError_t wgmma_fprop(const char* stem, E* y, const E* x, const E* w, const float* b,
                         const Conv2dShape& shape, Activation activation, void* workspace,
                         cudaStream_t stream) {
-  const GemmGrid grid = wgmma_grid<T, Forward>(shape);
-  const bool relu = activation == Activation::kRelu;
-  const E* no_mask = nullptr;
+  const WgmmaLayout layout = wgmma_layout<T, Forward>(shape);
+  const Epilogue<E> epilogue = {b, activation == Activation::kRelu, nullptr};
   const cudaError_t status =
-      wgmma_product<T, Forward>(stem, y, x, w, b, relu, no_mask, shape, grid, workspace, stream);
+      wgmma_product<T, Forward>(stem, y, x, w, epilogue, shape, layout, workspace, stream);
   if (status != cudaSuccess) return status;
-  return fprop_finish(stem, y, b, shape, activation, workspace, grid, stream);
+  return fprop_finish(stem, y, b, shape, activation, workspace, layout.grid, stream);
 }
 
 }  // namespace pcn::conv
@@ -36,7 +35,8 @@ cudaError_t wgmma_fprop(const char* stem, E* y, const E* x, const E* w, const fl
   static_assert(conv::__VA_ARGS__::THREADS == THREADS_A_BLOCK, "threads a block");                        \
   const Conv2dTraits stem##_traits = {conv::wgmma_supports<conv::__VA_ARGS__, conv::Forward>,             \
                                       conv::wgmma_workspace<conv::__VA_ARGS__, conv::Forward>,            \
-                                      conv::wgmma_cost<conv::__VA_ARGS__, conv::Forward, PERCENT>};       \
+                                      conv::wgmma_cost<conv::__VA_ARGS__, conv::Forward, PERCENT>, never, \
+                                      conv::wgmma_shared<conv::__VA_ARGS__, conv::Forward>};              \
   cudaError_t stem(conv::__VA_ARGS__::Element* y, const conv::__VA_ARGS__::Element* x,                    \
                    const conv::__VA_ARGS__::Element* w, const float* b, const Conv2dShape& shape,         \
                    Activation activation, void* workspace, cudaStream_t stream) {                         \

@@ -13,7 +13,8 @@
 // bytes, is asked twice for a pixel, and no more: of 25 taps 2 where an im2col map asks 25 times.
 //
 // Two threads are producers: one brings a step of channels of both strips, into two buffers in turns, the other the filters of a
-// tap and step, through a ring of STAGES. Consumers take for each step of channels all taps. Reductions are never cut.
+// tap and step, through a ring of STAGES. Consumers take for each step of channels all taps. Where blocks share a tile (stream_k.h), a
+// part may begin and end at any tap; both parts bring the pixels of that step of channels.
 //
 // Outputs leave by a warp for each consumer, through shared memory, 16 bytes a lane: a strip's rows do not end where 64
 // positions do, so that no map can tell which of them are outputs. Their consumer begins the next tile meanwhile.
@@ -41,6 +42,7 @@ struct HaloTile : WgmmaProducts<BM, BN, BK, E> {
   static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
 };
 
+using HaloBlock = BlockWork<true>;
 struct HaloArgs : WgmmaOperands {
   void* out;
   int pitch, strip_rows, strips;  // strips of an image
@@ -48,16 +50,19 @@ struct HaloArgs : WgmmaOperands {
   uint32_t per_pitch;  // 2^20 / pitch, rounded up: p / pitch is p per_pitch / 2^20 for p and pitch to 1023
 };
 
-// A tile of `args.work`, its columns and the first of its strips.
+// A tile, its columns and the first of its strips; its steps, taps of a step of channels, all or a part of them.
 struct HaloWork : WgmmaColumns {
-  int strip;
+  int strip, begin, end;
 };
 template <class T>
-__device__ __forceinline__ HaloWork halo_work(const HaloArgs& args, int index) {
+__device__ __forceinline__ HaloWork halo_work(const HaloArgs& args, const HaloBlock& block) {
+  int index = block.tile;
   const int n = index % args.n_tiles;
   index /= args.n_tiles;
   const int groups = args.shape.groups;
-  return {{index % groups, n * T::BN}, index / groups * T::CONSUMERS};
+  HaloWork work = {{index % groups, n * T::BN}, index / groups * T::CONSUMERS, 0, args.stream_k.steps};
+  block.narrow(work.begin, work.end);
+  return work;
 }
 
 // A strip: its image and first row of outputs. Behind the last image there are zeros, and no outputs.
@@ -86,6 +91,7 @@ template <class T>
 struct HaloBarriers {
   uint64_t full[T::STAGES], empty[T::STAGES];  // of filters
   uint64_t pixels_full[T::BUFFERS], pixels_empty[T::BUFFERS];
+  BlockStart start;
   alignas(16) float bias[T::CONSUMERS][T::BN];  // BiasAndRelu's
 };
 // Where shared memory has what, in bytes from its start: filters, pixels, what outputs pass through.
@@ -107,22 +113,22 @@ __device__ __forceinline__ void halo_produce_pixels(const HaloArgs& args, HaloBa
                                                     unsigned char* shared_memory) {
   const HaloLayout<T, KS> layout(args);
   const Conv2dShape& s = args.shape;
-  int buffer = 0;
-  uint32_t parity = 1;  // of a fresh barrier, which counts as passed
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const HaloWork work = halo_work<T>(args, index);
-    for (int chunk = 0; chunk < args.chunks; ++chunk) {
-      mbarrier_wait(&barriers.pixels_empty[buffer], parity);
-      uint64_t* full = &barriers.pixels_full[buffer];
+  const int taps = s.r * s.s;
+  RingPlace<T::BUFFERS> buffer;
+  for (HaloBlock block(args.stream_k, args.work, barriers.start); block.more(); block.advance()) {
+    const HaloWork work = halo_work<T>(args, block);
+    for (int chunk = work.begin / taps; chunk * taps < work.end; ++chunk) {
+      mbarrier_wait(&barriers.pixels_empty[buffer.stage], buffer.parity ^ 1);
+      uint64_t* full = &barriers.pixels_full[buffer.stage];
       mbarrier_arrive_expect_tx(full, T::CONSUMERS * layout.PLANES * args.box * 16);
-      unsigned char* to = shared_memory + layout.PIXELS + buffer * layout.buffer;
+      unsigned char* to = shared_memory + layout.PIXELS + buffer.stage * layout.buffer;
       for (int of = 0; of < T::CONSUMERS; ++of) {
         const Strip strip(args, work.strip + of);
         int channel = work.group * (s.c / s.groups) + chunk * args.channels;
         for (int plane = 0; plane < layout.PLANES; ++plane, channel += T::CHUNK, to += args.plane * 16)
           tma_load_4d(to, &args.pixels, full, channel, -s.pad_w, strip.row - s.pad_h, strip.image);
       }
-      if (++buffer == T::BUFFERS) buffer = 0, parity ^= 1;
+      buffer.advance();
     }
   }
 }
@@ -131,19 +137,21 @@ __device__ __forceinline__ void halo_produce_pixels(const HaloArgs& args, HaloBa
 template <class T, class Side, int KS>
 __device__ __forceinline__ void halo_produce_filters(const HaloArgs& args, HaloBarriers<T>& barriers,
                                                      unsigned char* filters) {
-  RingPlace<T> place;
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const HaloWork work = halo_work<T>(args, index);
-    for (int chunk = 0; chunk < args.chunks; ++chunk)
-      for (int r = 0; r < args.shape.r; ++r)
-        for (int s = 0; s < args.shape.s; ++s) {
-          mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
-          uint64_t* full = &barriers.full[place.stage];
-          mbarrier_arrive_expect_tx(full, KS * 32 * T::BN);
-          Side::template load<T>(args, work, filters + place.stage * T::FILTER_BYTES, full,
-                                 chunk * args.channels, s, r);
-          place.advance();
-        }
+  RingPlace<T::STAGES> place;
+  for (HaloBlock block(args.stream_k, args.work, barriers.start); block.more(); block.advance()) {
+    const HaloWork work = halo_work<T>(args, block);
+    const int taps = args.shape.r * args.shape.s, first = work.begin % taps;
+    int chunk = work.begin / taps, tap_h = first / args.shape.s, tap_w = first % args.shape.s;
+    for (int left = work.end - work.begin; left > 0; --left) {
+      mbarrier_wait(&barriers.empty[place.stage], place.parity ^ 1);
+      uint64_t* full = &barriers.full[place.stage];
+      mbarrier_arrive_expect_tx(full, KS * 32 * T::BN);
+      Side::template load<T>(args, work, filters + place.stage * T::FILTER_BYTES, full, chunk * args.channels,
+                             tap_w, tap_h);
+      place.advance();
+      if (++tap_w == args.shape.s) tap_w = 0, ++tap_h;
+      if (tap_h == args.shape.r) tap_h = 0, ++chunk;
+    }
   }
 }
 
@@ -176,14 +184,15 @@ __device__ __forceinline__ void halo_put(const float (&acc)[T::PARTS][T::BN / 2]
 
 // The warp's: all strips of its consumer, 16 bytes a lane.
 template <class T>
-__device__ __forceinline__ void halo_store(const HaloArgs& args, const unsigned char* buffers,
-                                           int warpgroup) {
+__device__ __forceinline__ void halo_store(const HaloArgs& args, HaloBarriers<T>& barriers,
+                                           const unsigned char* buffers, int warpgroup) {
   using E = typename T::Element;
   constexpr int COLUMNS = T::template STORE_COLUMNS<E>, CHUNKS = COLUMNS / T::CHUNK;
   const int group_columns = args.shape.k / args.shape.groups;
   int turn = 0;
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const HaloWork work = halo_work<T>(args, index);
+  for (HaloBlock block(args.stream_k, args.work, barriers.start); block.more(); block.advance()) {
+    const HaloWork work = halo_work<T>(args, block);
+    if (block.sharing()) continue;  // its sums do not come this way
     const Strip strip(args, work.strip + warpgroup);
     PCN_NO_UNROLL
     for (int part = 0; part < T::PARTS; ++part) {
@@ -212,31 +221,32 @@ template <class T, class Side, int KS>
 __device__ __forceinline__ void halo_consume(const HaloArgs& args, HaloBarriers<T>& shared_barriers,
                                              unsigned char* shared_memory) {
   const HaloLayout<T, KS> layout(args);
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
+  const int warpgroup = own_warpgroup<T>();
   const uint64_t filters =
       __shfl_sync(0xffffffffu, Side::template descriptor<T>(shared_address(shared_memory)), 0);
   const uint64_t pixels = wgmma_descriptor(
       shared_address(shared_memory) + layout.PIXELS + warpgroup * layout.strip, 128, 0, args.plane * 16);
   HaloBarriers<T>& barriers = *kept_shared(&shared_barriers);
   unsigned char* outputs = shared_memory + layout.outputs(warpgroup);
-  const auto release = [&](uint64_t* empty) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-  };
   const int along_k = 2 * args.plane;  // from product to product, in the units of a descriptor
-  RingPlace<T> place;
-  int buffer = 0, turn = 0;
-  uint32_t parity = 0;
+  RingPlace<T::STAGES> place;
+  RingPlace<T::BUFFERS> buffer;
+  int turn = 0;
   float acc[T::PARTS][T::BN / 2];
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const HaloWork work = halo_work<T>(args, index);
+  for (HaloBlock block(args.stream_k, args.work, shared_barriers.start); block.more(); block.advance()) {
+    const HaloWork work = halo_work<T>(args, block);
     uint64_t* before = barriers.empty;          // of the step before
     uint64_t* emptied = barriers.pixels_empty;  // of the step of channels before
     int accumulate = 0;                         // whether there was one
-    for (int chunk = 0; chunk < args.chunks; ++chunk) {
-      uint64_t a = further(pixels, buffer * layout.buffer / 16);
-      mbarrier_wait(&barriers.pixels_full[buffer], parity);
-      int tap_w = 0, first = chunk;  // of the step of channels; 0 behind its first tap
-      for (int left = args.shape.r * args.shape.s; left > 0; --left) {
+    const int taps = args.shape.r * args.shape.s;
+    int tap = work.begin % taps, tap_w = tap % args.shape.s;  // of a step of channels
+    int offset = tap / args.shape.s * args.pitch + tap_w;
+    for (int left = work.end - work.begin; left > 0;) {
+      const int stop = max(left + tap - taps, 0);  // what is left behind this step of channels
+      uint64_t a = further(pixels, buffer.stage * layout.buffer / 16 + offset);
+      mbarrier_wait(&barriers.pixels_full[buffer.stage], buffer.parity);
+      int first = accumulate;  // whether there was a step of channels before; 0 behind this one's first tap
+      for (; left > stop; --left) {
         const uint64_t b = further(filters, place.stage * (T::FILTER_BYTES / 16));
         mbarrier_wait(&barriers.full[place.stage], place.parity);
         wgmma_fence();
@@ -255,8 +265,9 @@ __device__ __forceinline__ void halo_consume(const HaloArgs& args, HaloBarriers<
         a = further(a, 1);
         if (++tap_w == args.shape.s) tap_w = 0, a = further(a, args.pitch - args.shape.s);
       }
-      emptied = &barriers.pixels_empty[buffer];
-      if (++buffer == T::BUFFERS) buffer = 0, parity ^= 1;
+      tap = 0, offset = 0;
+      emptied = &barriers.pixels_empty[buffer.stage];
+      buffer.advance();
     }
     const Strip strip(args, work.strip + warpgroup);
     typename Side::template Finish<T> finish(args, work, shared_barriers.bias[warpgroup]);
@@ -264,6 +275,11 @@ __device__ __forceinline__ void halo_consume(const HaloArgs& args, HaloBarriers<
     wgmma_wait<0>(acc);
     release(before);
     release(emptied);
+    if (block.sharing()) {
+      put_part<T>(block.sums(T::BM * T::BN), acc, warpgroup,
+                  [&](int position) { return strip.output(position) >= 0; });
+      continue;
+    }
     halo_put<T>(acc, strip, args.shape.k / args.shape.groups - work.n0, warpgroup, outputs, turn, finish);
   }
 }
@@ -296,6 +312,7 @@ __global__ void __maxnreg__(T::REGISTERS) halo_kernel(const __grid_constant__ Ha
       mbarrier_init(&barriers.pixels_empty[buffer], PRODUCER / 32);
     }
     fence_mbarrier_init();
+    barriers.start.find(args.stream_k, args.work);
     halo_gaps<T, KS>(args, shared_memory);
   } else if (threadIdx.x == PRODUCER) {
     for (const TensorMap* map : {&args.pixels, &args.filters}) prefetch_tensor_map(map);
@@ -308,7 +325,8 @@ __global__ void __maxnreg__(T::REGISTERS) halo_kernel(const __grid_constant__ Ha
     else if (threadIdx.x == PRODUCER + 32)
       halo_produce_filters<T, Side, KS>(args, barriers, shared_memory);
     else if (threadIdx.x >= PRODUCER + 64)
-      halo_store<T>(args, shared_memory + HaloLayout<T, KS>(args).outputs((threadIdx.x - PRODUCER) / 32 - 2),
+      halo_store<T>(args, barriers,
+                    shared_memory + HaloLayout<T, KS>(args).outputs((threadIdx.x - PRODUCER) / 32 - 2),
                     (threadIdx.x - PRODUCER) / 32 - 2);
   } else {
     setmaxnreg_inc<T::CONSUMER_REGISTERS>();

@@ -56,12 +56,6 @@ GemmExtent halo_extent(const Conv2dShape& s) {
   e.splits = 1;
   return e;
 }
-template <class T, class Side>
-double halo_cost(const Conv2dShape& s, double efficiency) {
-  if (s.splits > 1) return std::numeric_limits<double>::infinity();
-  return gemm_cost(halo_extent<T, Side>(s), wgmma_info<T, Side>(s, efficiency), s.precision);
-}
-
 // Pixels (channels, W, H, N), of which a load takes one plane of a strip.
 template <class T, class E>
 cudaError_t map_planes(TensorMap* map, const E* x, const Conv2dShape& s, const HaloStrips& h) {
@@ -72,22 +66,22 @@ cudaError_t map_planes(TensorMap* map, const E* x, const Conv2dShape& s, const H
 }
 
 template <class T, class Side, class E>
-cudaError_t halo_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
-                         bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
-                         cudaStream_t stream) {
+cudaError_t halo_product(const char* stem, E* out, const E* pixels, const E* filters,
+                         const Epilogue<E>& epilogue, const Conv2dShape& shape, const WgmmaLayout& layout,
+                         void* workspace, cudaStream_t stream) {
   const WgmmaSteps steps = wgmma_steps<T, Side>(shape.c / shape.groups);
   const HaloStrips h = halo_strips<T>(shape);
   HaloArgs args = {};
-  args.bias = bias;
-  args.mask = mask;
+  args.bias = epilogue.bias;
+  args.mask = epilogue.mask;
   args.shape = shape;
-  args.relu = relu;
+  args.relu = epilogue.relu;
   args.chunks = steps.chunks, args.channels = steps.channels;
-  args.n_tiles = static_cast<int>(grid.n_tiles), args.work = static_cast<int>(grid.tiles);
   args.out = out;
   args.pitch = h.pitch, args.strip_rows = h.rows, args.strips = h.strips;
   args.box = h.box_rows * h.pitch, args.plane = h.plane;
   args.per_pitch = static_cast<uint32_t>(ceil_div(1 << 20, h.pitch));
+  lay_out(args, layout, workspace);
   cudaError_t status = map_planes<T>(&args.pixels, pixels, shape, h);
   if (status == cudaSuccess) status = map_filters<T, Side>(&args.filters, filters, shape, steps.channels);
   if (status != cudaSuccess) return status;
@@ -96,8 +90,8 @@ cudaError_t halo_product(const char* stem, E* out, const E* pixels, const E* fil
     static_assert(kHaloProducts<T, Side> == 4, "steps of 128 or 96 bytes");
     if (steps.ks == 3) kernel = halo_kernel<T, Side, 3>;
   }
-  return launch(stem, kernel, dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES,
-                stream, args);
+  status = launch(stem, kernel, blocks_of(args), dim3(T::THREADS), T::SHARED_BYTES, stream, args);
+  return status == cudaSuccess ? add_parts<T>(stem, out, args, epilogue, stream) : status;
 }
 
 // ---- either tile
@@ -108,37 +102,34 @@ bool wgmma_supports(const Conv2dShape& s) {
   else
     return ring_supports<T, Side>(s);
 }
+// How a product is laid over the blocks: tiles of halo.h have no even pieces, those that transpose share none.
+template <class T, class Side>
+WgmmaLayout wgmma_layout(const Conv2dShape& s, double efficiency = 1) {
+  GemmExtent extent = wgmma_extent<T, Side>(s);
+  if constexpr (T::HALO) extent = halo_extent<T, Side>(s);
+  return layout_of(extent, wgmma_info<T, Side>(s, efficiency), Side::SHARES ? s.splits : 1);
+}
 template <class T, class Side>
 std::size_t wgmma_workspace(const Conv2dShape& s) {
-  if constexpr (T::HALO)
-    return 0;
-  else
-    return ring_workspace<T, Side>(s);
+  return layout_bytes(wgmma_layout<T, Side>(s));
 }
 template <class T, class Side, int PERCENT>
 double wgmma_cost(const Conv2dShape& s) {
-  if constexpr (T::HALO)
-    return halo_cost<T, Side>(s, PERCENT / 100.0);
-  else
-    return ring_cost<T, Side, PERCENT>(s);
+  if (T::HALO && s.splits > 1) return std::numeric_limits<double>::infinity();
+  return layout_cost(wgmma_layout<T, Side>(s, PERCENT / 100.0), s.precision);
 }
-// How many pieces the reduction is cut into, and where they lie.
 template <class T, class Side>
-GemmGrid wgmma_grid(const Conv2dShape& s) {
-  if constexpr (T::HALO)
-    return gemm_grid(halo_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
-  else
-    return gemm_grid(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
+SharedTiles wgmma_shared(const Conv2dShape& s) {
+  return wgmma_layout<T, Side>(s).shared;
 }
 template <class T, class Side, class E>
-cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
-                          bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
+cudaError_t wgmma_product(const char* stem, E* out, const E* pixels, const E* filters,
+                          const Epilogue<E>& epilogue, const Conv2dShape& shape, const WgmmaLayout& layout,
                           void* workspace, cudaStream_t stream) {
   if constexpr (T::HALO)
-    return halo_product<T, Side>(stem, out, pixels, filters, bias, relu, mask, shape, grid, stream);
+    return halo_product<T, Side>(stem, out, pixels, filters, epilogue, shape, layout, workspace, stream);
   else
-    return ring_product<T, Side>(stem, out, pixels, filters, bias, relu, mask, shape, grid, workspace,
-                                 stream);
+    return ring_product<T, Side>(stem, out, pixels, filters, epilogue, shape, layout, workspace, stream);
 }
 
 }  // namespace pcn::conv

@@ -1,6 +1,7 @@
 // The host's side of a product on the tile of wgmma_tile.h: what instructions and maps take, the maps, the launch.
 // Shapes are those of the convolution that is computed, which of dgrad is not the layer's (Backward).
 #pragma once
+#include "conv/hopper/stream_k_product.h"
 #include "conv/hopper/weights_tf32.h"
 #include "conv/hopper/wgmma_kernel.h"
 
@@ -27,13 +28,14 @@ GemmExtent wgmma_extent(const Conv2dShape& s) {
           std::int64_t{s.r} * s.s * steps.chunks * steps.channels, s.groups, s.splits};
 }
 // The rate of the fastest of these tiles, one of halo.h, in multiply-adds of FFMA: by the cycle model 1.65 times that of the
-// fastest mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h). Pieces are weighed by that of the fastest tile that has any.
+// fastest mma.sync tile, which is 4.5 and, of Bf16, 9 (mma_tile.h). Pieces, and parts of shared tiles, are weighed by that of the
+// fastest tile of its kind.
 template <class T, class Side>
 TileInfo wgmma_info(const Conv2dShape& s, double efficiency) {
   constexpr double fold = std::is_same<typename T::Element, Bf16>::value ? 2 : 1, rate = 7.4 * fold,
-                   cut = 6 * fold;
+                   own = (T::HALO ? 7.4 : 6) * fold;
   const int channels = wgmma_steps<T, Side>(s.c / s.groups).channels;
-  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, cut};
+  return {T::BM, T::BN, channels, T::THREADS, 1, efficiency * rate, own};
 }
 // Filters of one pixel that meet each pixel once.
 inline bool single_pixels(const Conv2dShape& s) {
@@ -95,13 +97,40 @@ bool ring_supports(const Conv2dShape& s) {
   return whole_steps<T, Side>(s) && maps_take<T>(s) && image_at_least(ring_kernel<T, Side, 4>(), 90);
 }
 
-template <class T, class Side>
-std::size_t ring_workspace(const Conv2dShape& s) {
-  return split_bytes(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, 1));
+// How a product is laid over the blocks, where extent and tile are known: whole tiles, even pieces, or tiles that are shared.
+struct WgmmaLayout {
+  GemmExtent extent;
+  TileInfo tile;
+  GemmGrid grid;
+  std::int64_t steps;  // of a tile
+  SharedTiles shared;
+};
+// Where `splits` of the shape leaves the choice, tiles are shared if that is estimated to take less time.
+inline WgmmaLayout layout_of(const GemmExtent& e, const TileInfo& t, int splits) {
+  WgmmaLayout layout = {e, t, gemm_grid(e, t), ceil_div(e.depth, t.bk), {}};
+  GemmGrid& g = layout.grid;
+  const double without = splits == kShareTiles ? std::numeric_limits<double>::infinity()
+                                               : busiest(g, e, t) / t.rate + pieces_cost(g, e);
+  if (splits <= 0) layout.shared = shared_tiles(g, layout.steps, t, without);
+  if (layout.shared.tiles > 0) cut(g, e, t, 1);
+  return layout;
 }
-template <class T, class Side, int PERCENT>
-double ring_cost(const Conv2dShape& s) {
-  return gemm_cost(wgmma_extent<T, Side>(s), wgmma_info<T, Side>(s, PERCENT / 100.0), s.precision);
+inline std::size_t layout_bytes(const WgmmaLayout& l) {
+  return l.shared.tiles > 0 ? shared_bytes(l.shared, l.tile) : split_bytes(l.extent, l.tile);
+}
+inline double layout_cost(const WgmmaLayout& l, Precision precision) {
+  if (l.shared.tiles > 0) return shared_cost(l.shared, l.grid, l.steps, l.tile, l.tile.efficiency);
+  return gemm_cost(l.extent, l.tile, precision);
+}
+// What a launch is told of it; the maps aside.
+inline void lay_out(WgmmaOperands& args, const WgmmaLayout& l, void* workspace) {
+  args.n_tiles = static_cast<int>(l.grid.n_tiles);
+  args.work = static_cast<int>(l.grid.tiles * l.grid.splits) - l.shared.tiles;
+  args.stream_k = {static_cast<float*>(workspace), l.shared.tiles, l.shared.shares,
+                   static_cast<int>(l.steps)};
+}
+inline dim3 blocks_of(const WgmmaOperands& args) {
+  return dim3(std::max(std::min(args.work, kMultiprocessors), args.stream_k.shares));
 }
 
 // ---- maps
@@ -164,40 +193,40 @@ cudaError_t map_outputs(TensorMap* map, Out* out, std::int64_t rows, int columns
   return encode_tiled(map, out, kResult<Out>, 4, dim, stride, box, TensorSwizzle::k128);
 }
 
-// ---- the launch: out, or the pieces of `grid` in workspace, which the caller adds, with bias, ReLU and mask
+// ---- the launch: out, or even pieces in workspace, which the caller adds, with bias, ReLU and mask
 template <class T, class Side, class E>
-cudaError_t ring_product(const char* stem, E* out, const E* pixels, const E* filters, const float* bias,
-                         bool relu, const E* mask, const Conv2dShape& shape, const GemmGrid& grid,
+cudaError_t ring_product(const char* stem, E* out, const E* pixels, const E* filters,
+                         const Epilogue<E>& epilogue, const Conv2dShape& shape, const WgmmaLayout& layout,
                          void* workspace, cudaStream_t stream) {
-  const GemmExtent extent = wgmma_extent<T, Side>(shape);
+  const GemmGrid& grid = layout.grid;
   const WgmmaSteps steps = wgmma_steps<T, Side>(shape.c / shape.groups);
   const bool pieces = grid.splits > 1;
   WgmmaArgs args = {};
-  args.bias = pieces ? nullptr : bias;
-  args.mask = pieces ? nullptr : mask;
+  args.bias = pieces ? nullptr : epilogue.bias;
+  args.mask = pieces ? nullptr : epilogue.mask;
   args.shape = shape;
   args.single = single_pixels(shape);
   args.pieces = pieces;
-  args.relu = relu && !pieces;
+  args.relu = epilogue.relu && !pieces;
   args.chunks = steps.chunks, args.channels = steps.channels;
-  args.rows = static_cast<int>(extent.rows);
-  args.m_tiles = static_cast<int>(grid.m_tiles), args.n_tiles = static_cast<int>(grid.n_tiles);
-  args.steps = static_cast<int>(extent.depth / steps.channels);
+  args.rows = static_cast<int>(layout.extent.rows);
+  args.m_tiles = static_cast<int>(grid.m_tiles);
+  args.steps = static_cast<int>(layout.steps);
   args.piece_steps = static_cast<int>(grid.chunk / steps.channels);
-  args.work = static_cast<int>(grid.tiles * grid.splits);
+  lay_out(args, layout, workspace);
   cudaError_t status = map_pixels(&args.pixels, pixels, shape, steps.channels, T::BM, TensorSwizzle::k128);
   if (status == cudaSuccess) status = map_filters<T, Side>(&args.filters, filters, shape, steps.channels);
   if (status == cudaSuccess)
-    status = pieces ? map_outputs(&args.out, static_cast<float*>(workspace), extent.rows, shape.k,
-                                  shape.groups, grid.splits, T::template STORE_COLUMNS<float>)
-                    : map_outputs(&args.out, out, extent.rows, shape.k, shape.groups, 1,
+    status = pieces ? map_outputs(&args.out, static_cast<float*>(workspace), args.rows, shape.k, shape.groups,
+                                  grid.splits, T::template STORE_COLUMNS<float>)
+                    : map_outputs(&args.out, out, args.rows, shape.k, shape.groups, 1,
                                   T::template STORE_COLUMNS<E>);
   if (status != cudaSuccess) return status;
   auto kernel = ring_kernel<T, Side, 4>();
   if constexpr (Side::NARROW)
     if (steps.ks == 3) kernel = ring_kernel<T, Side, 3>();
-  return launch(stem, kernel, dim3(std::min(args.work, kMultiprocessors)), dim3(T::THREADS), T::SHARED_BYTES,
-                stream, args);
+  status = launch(stem, kernel, blocks_of(args), dim3(T::THREADS), T::SHARED_BYTES, stream, args);
+  return status == cudaSuccess ? add_parts<T>(stem, out, args, epilogue, stream) : status;
 }
 
 }  // namespace pcn::conv

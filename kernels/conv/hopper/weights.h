@@ -69,6 +69,7 @@ struct Transposed {
 // CHANNELS of a block of x: 64, rows of 128 bytes, or 16, rows of 32.
 template <int CHANNELS_>
 struct Weights : Backward {
+  static constexpr bool SHARES = false;
   static constexpr int CHANNELS = CHANNELS_, A_SPAN = CHANNELS * 2;
   static constexpr Major A_MAJOR = Major::kMN;
   template <class T>
@@ -147,7 +148,7 @@ struct Weights : Backward {
     const int block = static_cast<int>(threadIdx.x) / 32 - T::CONSUMERS * T::WARPGROUP / 32 - 1;
     if (block >= helpers<T>(args)) return;
     const int lane = threadIdx.x % 32;
-    RingPlace<T> place;
+    RingPlace<T::STAGES> place;
     for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
       const WgmmaWork work = wgmma_work<T>(args, index);
       float sum[2] = {0.f, 0.f};

@@ -96,18 +96,17 @@ template <class T, class Side>
 __device__ __forceinline__ void transpose_filters(const WgmmaArgs& args, TransposingBarriers<T>& barriers,
                                                   const unsigned char* stages, unsigned char* columns) {
   const int warp = threadIdx.x / 32 - T::CONSUMERS * T::WARPGROUP / 32 - 1, lane = threadIdx.x % 32;
-  RingPlace<T> place;
-  int buffer = 0;
-  uint32_t parity = 1;  // of a fresh barrier, which counts as passed
+  RingPlace<T::STAGES> place;
+  RingPlace<T::BUFFERS> buffer;
   for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
     const WgmmaWork steps = wgmma_work<T>(args, index);
     float sums[T::BLOCKS] = {};
     for (int left = steps.end - steps.begin; left > 0; --left) {
       mbarrier_wait(&barriers.full[place.stage], place.parity);
-      mbarrier_wait(&barriers.columns_empty[buffer], parity);
+      mbarrier_wait(&barriers.columns_empty[buffer.stage], buffer.parity ^ 1);
       const float* dy =
           reinterpret_cast<const float*>(stages + place.stage * T::STAGE_BYTES + T::A_BYTES) + lane;
-      unsigned char* to = columns + buffer * T::BUFFER_BYTES + lane * T::ROW_BYTES;
+      unsigned char* to = columns + buffer.stage * T::BUFFER_BYTES + lane * T::ROW_BYTES;
       PCN_UNROLL_ON_DEVICE
       for (int block = 0; block < T::BLOCKS; ++block) {
         PCN_NO_UNROLL
@@ -127,11 +126,11 @@ __device__ __forceinline__ void transpose_filters(const WgmmaArgs& args, Transpo
       fence_proxy_async();  // what wgmma reads has been written by threads
       __syncwarp();
       if (lane == 0) {
-        mbarrier_arrive(&barriers.columns_full[buffer]);
+        mbarrier_arrive(&barriers.columns_full[buffer.stage]);
         mbarrier_arrive(&barriers.empty[place.stage]);
       }
       place.advance();
-      if (++buffer == T::BUFFERS) buffer = 0, parity ^= 1;
+      buffer.advance();
     }
     if (args.sums == nullptr) continue;
     const WgmmaWork work =
@@ -161,18 +160,15 @@ __device__ __forceinline__ void transposing_consume(const WgmmaArgs& args,
                                                     TransposingBarriers<T>& shared_barriers,
                                                     unsigned char* stages, unsigned char* columns) {
   using Fragment = WeightFragment<T, Side>;
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
+  const int warpgroup = own_warpgroup<T>();
   const Fragment fragment;
   const unsigned char* const weights = stages + warpgroup * T::PARTS * Fragment::PART_BYTES;
   const uint64_t filters = __shfl_sync(0xffffffffu, wgmma_descriptor(shared_address(columns)), 0);
   TransposingBarriers<T>& barriers = *kept_shared(&shared_barriers);
   unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
-  const auto release = [&](uint64_t* empty) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-  };
-  RingPlace<T> place;
-  int buffer = 0, turn = 0;
-  uint32_t parity = 0;
+  RingPlace<T::STAGES> place;
+  RingPlace<T::BUFFERS> buffer;
+  int turn = 0;
   float acc[T::PARTS][T::BN / 2];
   uint32_t a[2][2][T::PARTS][4];
   for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
@@ -181,13 +177,13 @@ __device__ __forceinline__ void transposing_consume(const WgmmaArgs& args,
     int accumulate = 0;                         // whether there was one
     for (int left = work.end - work.begin; left > 0; --left) {
       const unsigned char* x = weights + place.stage * T::STAGE_BYTES;
-      const uint64_t b = further(filters, buffer * (T::BUFFER_BYTES / 16));
+      const uint64_t b = further(filters, buffer.stage * (T::BUFFER_BYTES / 16));
       mbarrier_wait(&barriers.full[place.stage], place.parity);
       PCN_UNROLL_ON_DEVICE
       for (int half = 0; half < 2; ++half) {
         fragment.read(a[half], x + half * 2 * Fragment::GROUP_BYTES);
         if (half == 0) {
-          mbarrier_wait(&barriers.columns_full[buffer], parity);
+          mbarrier_wait(&barriers.columns_full[buffer.stage], buffer.parity);
         } else {
           __syncwarp();
           release(&barriers.empty[place.stage]);  // of x all is in registers
@@ -203,9 +199,9 @@ __device__ __forceinline__ void transposing_consume(const WgmmaArgs& args,
         if (half == 0 && accumulate) release(before);
       }
       accumulate = 1;
-      before = &barriers.columns_empty[buffer];
+      before = &barriers.columns_empty[buffer.stage];
       place.advance();
-      if (++buffer == T::BUFFERS) buffer = 0, parity ^= 1;
+      buffer.advance();
     }
     Transposed<T> finish(args, work, nullptr);
     wgmma_wait<0>(acc);

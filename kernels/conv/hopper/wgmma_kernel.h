@@ -14,9 +14,10 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarrie
                                               unsigned char* stages) {
   constexpr int ROUND = Side::template ROUND<T>;
   static_assert(T::STAGES % ROUND == 0, "a round's stages lie side by side");
-  RingPlace<T> place;
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const WgmmaWork work = wgmma_work<T>(args, index);
+  RingPlace<T::STAGES> place;
+  for (BlockWork<Side::SHARES> block(args.stream_k, args.work, barriers.start); block.more();
+       block.advance()) {
+    const WgmmaWork work = wgmma_work<T>(args, block);
     typename Side::template Steps<T> steps(args, work);
     const int stages_end =
         work.end + static_cast<unsigned>(work.begin - work.end) % ROUND;  // of whole rounds
@@ -35,17 +36,12 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaArgs& args, WgmmaBarrie
   }
 }
 
-// A descriptor so much further on: an address stays within its low word.
-__device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t by) {
-  return (descriptor & 0xffffffff00000000u) | (static_cast<uint32_t>(descriptor) + by);
-}
-
 // A consumer: multiplies what has landed, one step behind in giving stages back, and stores. Filters' descriptor is one
 // lane's for all, barriers are kept_shared: of what they are made of, the compiler would make them anew in every round.
 template <class T, class Side, int KS>
 __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarriers<T>& shared_barriers,
                                               unsigned char* stages) {
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / T::WARPGROUP, 0);
+  const int warpgroup = own_warpgroup<T>();
   constexpr int ROUND = Side::template ROUND<T>;
   constexpr int ROWS = 64 * T::ROW_BYTES / 16, STAGE = T::STAGE_BYTES / 16;  // in the units of a descriptor
   const uint64_t pixels =
@@ -54,14 +50,12 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
       __shfl_sync(0xffffffffu, Side::template descriptor<T>(shared_address(stages) + T::A_BYTES), 0);
   WgmmaBarriers<T>& barriers = *kept_shared(&shared_barriers);
   unsigned char* buffers = stages + T::STAGES * T::STAGE_BYTES + warpgroup * T::STORES * T::STORE_BYTES;
-  const auto release = [&](uint64_t* empty) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-  };
-  RingPlace<T> place;
+  RingPlace<T::STAGES> place;
   int turn = 0;
   float acc[T::PARTS][T::BN / 2];
-  for (int index = blockIdx.x; index < args.work; index += gridDim.x) {
-    const WgmmaWork work = wgmma_work<T>(args, index);
+  for (BlockWork<Side::SHARES> block(args.stream_k, args.work, shared_barriers.start); block.more();
+       block.advance()) {
+    const WgmmaWork work = wgmma_work<T>(args, block);
     uint64_t* before = barriers.empty;  // of the stages that the round before has multiplied
     int accumulate = 0;                 // whether there was one
     int left = work.end - work.begin;   // steps
@@ -95,6 +89,12 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaArgs& args, WgmmaBarrie
     wgmma_wait<0>(acc);
     if (ROUND > 1 && left < 0) release(before);  // which a second step would have given back
     release(before + ROUND - 1);
+    if (block.sharing()) {
+      const int first = work.m0 + warpgroup * T::PARTS * 64;
+      put_part<T>(block.sums(T::BM * T::BN), acc, warpgroup,
+                  [&](int row) { return first + row < args.rows; });
+      continue;
+    }
     Side::template store<T>(args, acc, work, warpgroup, buffers, turn, finish);
   }
   if (threadIdx.x % T::WARPGROUP == 0) tma_store_wait_read<0>();  // shared memory ends with the block
@@ -114,6 +114,7 @@ __global__ void __maxnreg__(T::REGISTERS) wgmma_kernel(const __grid_constant__ W
                     T::CONSUMERS * T::WARPGROUP / 32 + Side::template helpers<T>(args));
     }
     fence_mbarrier_init();
+    if (Side::SHARES) barriers.start.find(args.stream_k, args.work);
   } else if (threadIdx.x == T::CONSUMERS * T::WARPGROUP) {
     for (const TensorMap* map : {&args.pixels, &args.filters, &args.out}) prefetch_tensor_map(map);
   }

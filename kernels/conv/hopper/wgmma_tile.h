@@ -30,6 +30,8 @@
 #include "common/primitives.h"
 #include "common/tensor_map.h"
 #include "conv/gemm_tile.h"
+#include "conv/hopper/ring.h"
+#include "conv/hopper/stream_k.h"
 
 namespace pcn::conv {
 
@@ -82,7 +84,7 @@ struct WgmmaTile : WgmmaProducts<BM, BN, BK, E> {
       1024 + std::size_t{STAGES} * STAGE_BYTES + P::CONSUMERS * P::STORES * P::STORE_BYTES;
   static_assert(BK * sizeof(E) == P::ROW_BYTES, "a step is a row of the swizzle");
   static_assert(STAGES >= 3, "a step being multiplied, one waited for and one on its way");
-  static_assert(SHARED_BYTES + 16 * STAGES + 8 * BN <= 227 * 1024, "what a block may have");
+  static_assert(SHARED_BYTES + 16 * STAGES + 16 + 8 * BN <= 227 * 1024, "what a block may have");
 };
 
 // What a launch is told; the maps are made by the host.
@@ -95,7 +97,8 @@ struct WgmmaOperands {
   Conv2dShape shape;  // of the convolution that is computed
   int relu;
   int chunks, channels;  // steps a filter tap, channels a step; Weights: blocks a tap
-  int n_tiles, work;     // tiles of a group's columns; of all groups and pieces
+  int n_tiles, work;     // tiles of a group's columns; of all groups and pieces, but those that are shared
+  StreamK stream_k;
 };
 struct WgmmaArgs : WgmmaOperands {
   // out (columns of a group, groups, rows, pieces)
@@ -126,21 +129,18 @@ __device__ __forceinline__ WgmmaWork wgmma_work(const WgmmaArgs& args, int index
   const int begin = piece * args.piece_steps;
   return {{group, n * T::BN}, m * T::BM, piece, begin, min(begin + args.piece_steps, args.steps)};
 }
+template <class T, bool SHARES>
+__device__ __forceinline__ WgmmaWork wgmma_work(const WgmmaArgs& args, const BlockWork<SHARES>& block) {
+  WgmmaWork work = wgmma_work<T>(args, block.tile);
+  block.narrow(work.begin, work.end);
+  return work;
+}
 
 template <class T>
 struct WgmmaBarriers {
   uint64_t full[T::STAGES], empty[T::STAGES];
+  BlockStart start;
   alignas(16) float bias[T::CONSUMERS][T::BN];  // BiasAndRelu's
-};
-
-// A role's place in the ring.
-template <class T>
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int steps = 1) {
-    if ((stage += steps) == T::STAGES) stage = 0, parity ^= 1;
-  }
 };
 
 // Where a thread's outputs lie among 64 rows: columns pair and pair + 1 of every 8, rows row and row + 8.
@@ -159,6 +159,7 @@ struct TapSteps;
 struct PixelRows {
   static constexpr Major A_MAJOR = Major::kK;
   static constexpr bool PLAIN = false;  // whether filters come without a swizzle
+  static constexpr bool SHARES = true;  // whether blocks may share tiles (stream_k.h)
   // Steps of a round of a consumer's loop: 8 products, of 128 rows as of 256.
   template <class T>
   static constexpr int ROUND = T::PARTS == 1 ? 2 : 1;
@@ -399,6 +400,23 @@ __device__ __forceinline__ void put_outputs(unsigned char* buffer, const float (
       put_pair(buffer + (place.row + 8 * half) * T::ROW_BYTES, place.row % 8, within, v[0], v[1],
                static_cast<Out*>(nullptr));
     }
+  }
+}
+
+// A consumer's sums of a part of a tile, as they are: rows of BN, of which those that exist() are written.
+template <class T, class Exists>
+__device__ __forceinline__ void put_part(float* part, const float (&acc)[T::PARTS][T::BN / 2], int warpgroup,
+                                         const Exists& exists) {
+  const OutputPlace<T> place;
+  float* const to = part + (warpgroup * T::PARTS * 64 + place.row) * T::BN + place.pair;
+  PCN_UNROLL_ON_DEVICE
+  for (int of = 0; of < T::PARTS; ++of) PCN_UNROLL_ON_DEVICE
+  for (int half = 0; half < 2; ++half) {
+    if (!exists(of * 64 + half * 8 + place.row)) continue;
+    PCN_UNROLL_ON_DEVICE
+    for (int j = 0; j < T::BN / 8; ++j)
+      *reinterpret_cast<float2*>(to + (of * 64 + half * 8) * T::BN + j * 8) =
+          make_float2(acc[of][4 * j + 2 * half], acc[of][4 * j + 2 * half + 1]);
   }
 }
 

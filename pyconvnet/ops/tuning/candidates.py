@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core import STREAM_K
+
 #: Rows for the shapes that others refuse. They move one element where the others move 4 or 8, by estimate a
 #: factor of 3 slower: they are timed only where nothing else applies.
 GENERIC = ("_generic", "_any")
@@ -59,19 +61,21 @@ def _without_generic(names: list[str]) -> list[str]:
 
 
 def _other_splits(call: Any, name: str) -> dict[str, float]:
-    """Estimate a kernel with other numbers of splits than the one it finds by itself: none, half as many,
-    twice as many. More blocks fill the card, fewer leave less to add up; how much depends on
-    the number of multiprocessors, which the heuristic does not look at.
+    """Estimate a kernel cut otherwise than it finds good by itself: not at all, into half as many splits,
+    into twice as many, or with tiles that blocks share (stream-K). More blocks fill the card, fewer leave
+    less to add up; how much depends on the number of multiprocessors, which the heuristic does not look at.
     """
     found = call.splits(name)
     if found is None:
         return {}
+    numbers = {found // 2, 2 * found} if found > 0 else set()
     result = {}
-    for splits in sorted({1, found // 2, 2 * found} - {0, found}):
+    for splits in sorted({STREAM_K, 1, *numbers} - {0, found}):
         if splits > 1 and call.terms // splits < MIN_SPLIT_TERMS:
             continue
         nbytes = call.workspace_bytes(name, splits)
         if nbytes is None or nbytes > MAX_SPLITS_BYTES:
             continue  # the kernel cannot split so
-        result[f"{name}/{splits}"] = call.costs(splits)[name]
+        suffix = "stream-k" if splits == STREAM_K else splits
+        result[f"{name}/{suffix}"] = call.costs(splits)[name]
     return result

@@ -13,7 +13,6 @@ from support.kernels.conv_problems import (
     PLAIN,
     TINY,
     compute,
-    halo_rows,
     is_representative,
     kernels,
     once_each,
@@ -72,7 +71,7 @@ def test_the_shapes_reach_split_and_whole_reductions_of_every_row(op):
     some = [case for case in dict.fromkeys([*TINY, *CASES]) if is_representative(case, DIRECTIONS[op])]
     for cases in (CASES, some):
         split, whole = reached(op, cases, "tf32")
-        assert split == table(op) - first_layer - halo_rows(table(op))
+        assert split == table(op) - first_layer
         assert whole == table(op)
 
 

@@ -113,7 +113,9 @@ def least(parameters: list) -> list:
 
 
 def run(op: str, case: Conv, dev, kernel: str) -> np.ndarray:
-    """Compute a case, with bias and ReLU or behind a mask, and compare with float64."""
+    """Compute a case, with bias and ReLU or behind a mask, and compare with float64. ``kernel/1`` shares no
+    tiles (test_stream_k.py).
+    """
     dtype = dtype_of(kernel)
     p = problem(case, dtype)
     if op == "conv2d":
@@ -138,7 +140,7 @@ def always(op, case, kernel) -> bool:
 @pytest.mark.parametrize(("op", "case", "kernel"), slow(rows([*EVERY, *ALEXNET]), unless=always))
 def test_kernel(op, case, kernel, device, run_on):
     with run_on(device):
-        run(op, case, device, kernel)
+        run(op, case, device, f"{kernel}/1")
 
 
 @pytest.mark.kernels
@@ -170,9 +172,9 @@ def in_every_order(op, case, kernel, order, asynchronous):
     try:
         dev.ext.configure(order=order, async_=asynchronous, seed=5)
         with ops.on(dev):
-            result = run(op, case, dev, kernel)
+            result = run(op, case, dev, f"{kernel}/1")
             dev.ext.configure()
-            assert same_bits(result, run(op, case, dev, kernel))
+            assert same_bits(result, run(op, case, dev, f"{kernel}/1"))
     finally:
         dev.ext.configure()
 
@@ -210,15 +212,15 @@ def test_what_is_not_finite_reaches_its_windows_alone(op, case, kernel, value, d
     pixels = (p.x if op == "conv2d" else p.dy).copy()
     bad = np.random.default_rng(7).random(pixels.shape) < 0.004
     bad[0, 0, -1, 0] = bad[-1, -1, 0, -1] = True  # beside another row's and another image's pixels
-    with run_on(device):
-        clean = outputs_of(op, case, device, kernel, pixels)
-        pixels[bad] = value
-        seen = outputs_of(op, case, device, kernel, pixels)
     reached = reach(op, case, bad)
     assert reached.any()
     assert not reached.all()
-    np.testing.assert_array_equal(np.isfinite(seen.astype(F32)), ~reached)
-    assert same_bits(np.where(reached, 0, seen), np.where(reached, 0, clean))
+    infected = np.where(bad, np.array(value, pixels.dtype), pixels)
+    for name in (f"{kernel}/1", kernel):  # tiles whole, and shared
+        with run_on(device):
+            clean, seen = (outputs_of(op, case, device, name, given) for given in (pixels, infected))
+        np.testing.assert_array_equal(np.isfinite(seen.astype(F32)), ~reached)
+        assert same_bits(np.where(reached, 0, seen), np.where(reached, 0, clean))
 
 
 @pytest.mark.parametrize("image", range(3))
@@ -354,7 +356,7 @@ def test_alexnets_layers_have_them(precision):
 
 
 @pytest.mark.parametrize(("op", "case", "kernel"), rows([NAMED["five_steps"]]))
-def test_the_reduction_is_not_cut(op, case, kernel):
+def test_the_reduction_is_not_cut_evenly(op, case, kernel):
     dev, dtype = devices.emulator(), dtype_of(kernel)
     with ops.on(dev):
         with pytest.raises(ValueError, match=f"{op}: .*{kernel} cannot cut their sums into 2 splits"):

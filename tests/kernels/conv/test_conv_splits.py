@@ -180,10 +180,10 @@ def test_the_binding_refuses_what_cannot_be_cut():
     with pytest.raises(ValueError, match="workspace"):
         ext.conv2d_fprop("conv2d_fprop_generic", shape.cut(3), y, x, w, None, 0, scratch[:64], 0)
     for make in (
-        lambda: shape.cut(-1),
-        lambda: ext.Conv2dShape(n=1, h=1, w=1, c=1, k=1, r=1, s=1, p=1, q=1, splits=-1),
+        lambda: shape.cut(-2),
+        lambda: ext.Conv2dShape(n=1, h=1, w=1, c=1, k=1, r=1, s=1, p=1, q=1, splits=-2),
     ):
-        with pytest.raises(ValueError, match="splits must not be negative, got -1"):
+        with pytest.raises(ValueError, match="splits must be a number of pieces, 0 or -1, got -2"):
             make()
     assert (shape.splits, shape.cut(3).splits, shape.cut(3).cut(0).splits) == (0, 3, 0)
 

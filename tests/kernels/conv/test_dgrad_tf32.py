@@ -9,7 +9,16 @@ filters before the pieces, a mask of floats in bits, and that fully connected la
 import numpy as np
 import pytest
 from support.helpers import Scratch, assert_close, filled_with_nan, same_bits
-from support.kernels.conv_problems import compute, halo_rows, kernels, listed, problem, shape_of, table
+from support.kernels.conv_problems import (
+    compute,
+    halo_rows,
+    kernels,
+    listed,
+    problem,
+    shape_of,
+    shared_bytes,
+    table,
+)
 from support.kernels.conv_shapes import Conv, alexnet_convs
 from test_conv_precision import EPS_TF32, rms
 from test_conv_wgmma import (
@@ -63,10 +72,11 @@ def backward(case: Conv, dev, kernel: str, mask: np.ndarray | None = None) -> np
     assert_close(dx, expected, p.terms[OP], eps=EPS_TF32)
     assert rms(dx - expected) <= EPS_TF32 * rms(expected)
     name, _, pieces = kernel.partition("/")
-    wanted = listed(OP, shape_of(case, "tf32").cut(int(pieces or 0)))[name]
+    shape = shape_of(case, "tf32").cut(int(pieces or 0))
+    wanted, of_tiles = listed(OP, shape)[name], shared_bytes(OP, shape, name)
     assert scratch.requests == ([wanted] if wanted else [])
-    count = (wanted - bytes_of_filters(case, kernel)) / p.dx.nbytes * 2  # of float64
-    may_be_cut = not pieces and not halo_rows({name})
+    count = (wanted - bytes_of_filters(case, kernel) - of_tiles) / p.dx.nbytes * 2  # of float64
+    may_be_cut = not (pieces or of_tiles or halo_rows({name}))
     assert count == (int(pieces) if pieces not in ("", "1") else 0) or (may_be_cut and count >= 2)
     return dx
 

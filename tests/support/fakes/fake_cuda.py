@@ -112,7 +112,7 @@ class FakeExtension:
         function = getattr(self._ext, name)
         if (
             isinstance(function, type)
-            or name.endswith(("_kernels", "_costs", "_table"))
+            or name.endswith(("_kernels", "_costs", "_shared", "_table"))
             or not callable(function)
         ):
             return function

@@ -234,7 +234,7 @@ class _Extension(FakeExtension):
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.module, name)
-        if isinstance(function, type) or name.endswith(("_kernels", "_costs", "_table")):
+        if isinstance(function, type) or name.endswith(("_kernels", "_costs", "_shared", "_table")):
             return function
         return lambda *args: self._launch(name, getattr(self._ext, name), args)
 

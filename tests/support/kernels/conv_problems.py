@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 
 import numpy as np
 import pytest
 from support.helpers import filled_with_nan
 from support.kernels.conv_shapes import RAGGED_CONVS, Conv, reduced_convs
+from support.kernels.tiles import TILES
 
 from pyconvnet import ops
 from pyconvnet.common import devices
@@ -49,7 +51,7 @@ def table(op: str, dtype=np.float32) -> set[str]:
 
 
 def halo_rows(names: set[str]) -> set[str]:
-    """Those of conv/hopper/halo.h, which have shapes of their own and never cut a reduction."""
+    """Those of conv/hopper/halo.h, which have shapes of their own and cut no reduction evenly."""
     return {name for name in names if "_halo" in name}
 
 
@@ -66,6 +68,24 @@ def shape_of(case: Conv, precision: str):
 def listed(op: str, shape) -> dict[str, int]:
     """{kernel: bytes of workspace} of a shape, splits included."""
     return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_kernels")(shape))
+
+
+def shared(op: str, shape) -> dict[str, tuple[int, int]]:
+    """{kernel: (tiles, blocks that share them)} of a shape; (0, 0): none."""
+    return dict(getattr(devices.emulator().ext, f"conv2d_{DIRECTIONS[op]}_shared")(shape))
+
+
+def tile_of(kernel: str) -> tuple[int, int, int]:
+    """Rows, columns and elements of a step of a kernel's tile."""
+    (line,) = (tile.line for tile in TILES if tile.stem == kernel)
+    return tuple(map(int, re.findall(r"Tile<(\d+), (\d+), (\d+)", line)[0]))
+
+
+def shared_bytes(op: str, shape, kernel: str) -> int:
+    """Scratch memory of the parts of a kernel's shared tiles: share and tile number them (stream_k.h)."""
+    tiles, shares = shared(op, shape)[kernel]
+    rows_, columns, _ = tile_of(kernel)
+    return 4 * rows_ * columns * (tiles + shares - 1) if tiles else 0
 
 
 def cuts(op: str, case: Conv, kernel: str, pieces: int, precision: str) -> bool:

@@ -12,6 +12,7 @@ from support.planted import (
     planted_halo,
     planted_masks,
     planted_pooled,
+    planted_stream_k,
     planted_wgmma,
     planted_wgrad_tf32,
 )
@@ -369,7 +370,13 @@ MUTATIONS = [
     # slow: compiling one takes ten seconds, and tests/ptx/test_rows.py has the like in the PTX
     *[
         Mutation(*bug, slow=True)
-        for planted in (planted_wgmma, planted_halo, planted_wgrad_tf32, planted_dgrad_tf32)
+        for planted in (
+            planted_wgmma,
+            planted_halo,
+            planted_wgrad_tf32,
+            planted_dgrad_tf32,
+            planted_stream_k,
+        )
         for bug in planted.BUGS
     ],
     # ---- pointwise

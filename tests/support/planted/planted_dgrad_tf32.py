@@ -10,9 +10,10 @@ BUGS = [
     (file, plant, instead, what, tests, STEMS)
     for file, plant, instead, what, tests in (
         # ---- barriers
-        (SIDE, "        mbarrier_wait(&barriers.columns_full[buffer], parity);\n", "",
+        (SIDE, "        mbarrier_wait(&barriers.columns_full[buffer.stage], buffer.parity);\n", "",
          "filters multiplied before they are transposed", ORDERS),
-        (SIDE, "buffer = 0, parity ^= 1;", "buffer = 0;", "a parity that does not turn", ORDERS),
+        (SIDE, "        buffer.advance();", "        buffer.stage ^= 1;",
+         "a parity that does not turn", ORDERS),
         (SIDE, "if (accumulate) release(before), release(columns_before);",
          "if (accumulate) release(before);", "transposed filters that are never given back", SHAPES),
         (SIDE, "wgmma_wait<1>();", "wgmma_wait<2>();",

@@ -15,11 +15,11 @@ BUGS = [
     (file, plant, instead, what, tests, ("conv2d_wgrad_wgmma256x96.cu",))
     for file, plant, instead, what, tests in (
         # ---- barriers: parities, counts, what is waited for
-        (DEVICE, "uint32_t parity = 1;", "uint32_t parity = 0;", "a wait for buffers that never were full",
+        (DEVICE, "buffer.parity ^ 1);", "buffer.parity);", "a wait for buffers that never were full",
          WIDE),
-        (DEVICE, "buffer = 0, parity ^= 1;\n    }\n    if (args", "buffer = 0;\n    }\n    if (args",
+        (DEVICE, "buffer.advance();\n    }\n    if (args", "buffer.stage ^= 1;\n    }\n    if (args",
          "columns over those that are multiplied", ORDERS),
-        (DEVICE, "buffer = 0, parity ^= 1;\n    }\n    Trans", "buffer = 0;\n    }\n    Trans",
+        (DEVICE, "buffer.advance();\n    }\n    Trans", "buffer.stage ^= 1;\n    }\n    Trans",
          "columns of two steps before", ORDERS),
         (DEVICE, "columns_full[buffer], T::WARPS)", "columns_full[buffer], T::WARPS - 1)",
          "columns that two warps of three have written", ORDERS),
@@ -29,9 +29,9 @@ BUGS = [
          "a stage empty that some have not read", ORDERS),
         (DEVICE, "      mbarrier_wait(&barriers.full[place.stage], place.parity);\n      mbarrier_wait(&",
          "      mbarrier_wait(&", "dy that has not landed", ORDERS),
-        (DEVICE, "      mbarrier_wait(&barriers.columns_empty[buffer], parity);\n", "",
+        (DEVICE, "      mbarrier_wait(&barriers.columns_empty[buffer.stage], buffer.parity ^ 1);\n", "",
          "a buffer that nobody waits for", ORDERS),
-        (DEVICE, "          mbarrier_wait(&barriers.columns_full[buffer], parity);\n", "",
+        (DEVICE, "          mbarrier_wait(&barriers.columns_full[buffer.stage], buffer.parity);\n", "",
          "columns that nobody waits for", ORDERS),
         (DEVICE, "        } else {\n          __syncwarp();", "        }\n        if (half == 0) {\n",
          "a stage given back before its second half is read", ORDERS),
