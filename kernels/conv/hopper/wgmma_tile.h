@@ -21,6 +21,7 @@
 //
 // Order of tiles: columns, groups, rows, pieces of the reduction, columns fastest. The 132 blocks that run side by side
 // share the pixels of a few image rows, and all filters, which for AlexNet's layers are in L2 anyway.
+// The last ones, which do not fill a wave, blocks may share, and then do so first (stream_k.h).
 //
 // Device code, for 90a alone; wgmma_kernel.h has the kernel, which hopper/fprop.h, dgrad.h and wgrad.h instantiate. What is
 // said above of producer and ring is its: halo.h and weights_tf32.h bring their operands otherwise.
