@@ -65,6 +65,24 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values.astype(np.float64)))))
 
 
+def assert_gradient_rounds_fairly(op: str, case: Conv, kernel: str, device, other: tuple, out: tuple) -> None:
+    """Of a gradient's dy and its other operand TF32 numbers stay what they are, others have no bias. `other`,
+    `out`: shapes of that operand and of the gradient.
+    """
+    rng = np.random.default_rng(4)
+
+    def both(dy: np.ndarray, operand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        exact = getattr(reference, op)(dy.astype(np.float64), operand.astype(np.float64), out, **case.options)
+        arrays = (device.asarray(a.astype(np.float32)) for a in (dy, operand))
+        gradient = getattr(ops, op)(*arrays, out, kernel=kernel, precision="tf32", **case.options)
+        return device.to_numpy(gradient), exact
+
+    np.testing.assert_array_equal(*both(rng.integers(-2047, 2047, case.y), rng.integers(-15, 15, other)))
+    found, exact = both(*(np.abs(rng.standard_normal(shape)).astype(np.float32) for shape in (case.y, other)))
+    seen = exact > 0
+    assert abs(((found - exact)[seen] / exact[seen]).mean()) < 0.1 * EPS_TF32
+
+
 # ---------------------------------------------------------------- every kernel, every shape
 
 

@@ -20,7 +20,7 @@ from support.kernels.conv_problems import (
     table,
 )
 from support.kernels.conv_shapes import Conv, alexnet_convs
-from test_conv_precision import EPS_TF32, rms
+from test_conv_precision import EPS_TF32, assert_gradient_rounds_fairly, rms
 from test_conv_wgmma import (
     BACKWARD,
     CASES,
@@ -37,7 +37,6 @@ from test_masked_dgrad import relu_output, through_relu
 
 from pyconvnet import ops
 from pyconvnet.common import devices
-from pyconvnet.ops import reference
 from pyconvnet.ops.conv import capability
 
 OP, F32 = "conv2d_dgrad", np.float32
@@ -128,22 +127,8 @@ def test_every_order_gives_the_same_bits(case, kernel, pieces, order, asynchrono
 
 @pytest.mark.parametrize(("case", "kernel"), turned([BACKWARD[0]]))
 def test_roundings(case, kernel, device, run_on):
-    """TF32 numbers stay what they are, others have no bias."""
-    rng = np.random.default_rng(4)
     with run_on(device):
-
-        def both(dy: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            exact = reference.conv2d_dgrad(
-                dy.astype(np.float64), w.astype(np.float64), case.x, **case.options
-            )
-            arrays = (device.asarray(a.astype(F32)) for a in (dy, w))
-            dx = ops.conv2d_dgrad(*arrays, case.x, kernel=kernel, precision="tf32", **case.options)
-            return device.to_numpy(dx), exact
-
-        np.testing.assert_array_equal(*both(rng.integers(-2047, 2047, case.y), rng.integers(-15, 15, case.w)))
-        dx, exact = both(*(np.abs(rng.standard_normal(shape)).astype(F32) for shape in (case.y, case.w)))
-        seen = exact > 0
-        assert abs(((dx - exact)[seen] / exact[seen]).mean()) < 0.1 * EPS_TF32
+        assert_gradient_rounds_fairly("conv2d_dgrad", case, kernel, device, case.w, case.x)
 
 
 @pytest.mark.parametrize(("case", "kernel"), turned(TURNED[1:2]))

@@ -27,7 +27,7 @@ from support.kernels.conv_problems import (
 )
 from support.kernels.conv_shapes import Conv, alexnet_convs
 from test_conv_bf16 import BF16, F32
-from test_conv_halo import PRECISION, dtype_of, run
+from test_conv_halo import PRECISION, dtype_of, in_every_order, run
 from test_conv_wgmma import NASTY, ORDERS, SAME1, SAME2
 
 from pyconvnet import ops
@@ -141,15 +141,7 @@ def in_orders() -> list:
 @pytest.mark.kernels
 @pytest.mark.parametrize(("op", "case", "kernel", "order", "asynchronous"), in_orders())
 def test_every_order_gives_the_same_bits(op, case, kernel, order, asynchronous):
-    dev = devices.emulator()
-    try:
-        dev.ext.configure(order=order, async_=asynchronous, seed=3)
-        with ops.on(dev):
-            result = run(op, case, dev, f"{kernel}/stream-k")
-            dev.ext.configure()
-            assert same_bits(result, run(op, case, dev, f"{kernel}/stream-k"))
-    finally:
-        dev.ext.configure()
+    in_every_order(op, case, f"{kernel}/stream-k", order, asynchronous)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from support.helpers import Scratch, assert_close, filled_with_nan, same_bits
 from support.kernels.conv_problems import PLAIN, compute, kernels, problem, slow, table
 from support.kernels.conv_shapes import Conv, alexnet_convs
 from test_conv_bf16 import BF16, F32
-from test_conv_precision import EPS_TF32, rms
+from test_conv_precision import EPS_TF32, assert_gradient_rounds_fairly, rms
 from test_conv_wgmma import (
     CASES,
     GRADIENT,
@@ -164,22 +164,8 @@ def test_integers_are_exact(case, kernel, precision, pieces, device, run_on):
 
 @pytest.mark.parametrize(("case", "kernel"), weights([NAMED["as_conv2"]]))
 def test_roundings(case, kernel, device, run_on):
-    """TF32 numbers stay what they are, others have no bias."""
-    rng = np.random.default_rng(4)
     with run_on(device):
-
-        def both(dy: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            exact = reference.conv2d_wgrad(
-                dy.astype(np.float64), x.astype(np.float64), case.w, **case.options
-            )
-            arrays = (device.asarray(a.astype(F32)) for a in (dy, x))
-            dw = ops.conv2d_wgrad(*arrays, case.w, kernel=kernel, precision="tf32", **case.options)
-            return device.to_numpy(dw), exact
-
-        np.testing.assert_array_equal(*both(rng.integers(-2047, 2047, case.y), rng.integers(-15, 15, case.x)))
-        dw, exact = both(*(np.abs(rng.standard_normal(shape)).astype(F32) for shape in (case.y, case.x)))
-        seen = exact > 0
-        assert abs(((dw - exact)[seen] / exact[seen]).mean()) < 0.1 * EPS_TF32
+        assert_gradient_rounds_fairly("conv2d_wgrad", case, kernel, device, case.x, case.w)
 
 
 @pytest.mark.parametrize(("case", "kernel"), weights(ACROSS[5:7]))
